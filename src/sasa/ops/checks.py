@@ -1,0 +1,87 @@
+"""What every back-end may rely on: shapes, dtypes and options are checked here once, before any kernel runs."""
+
+import torch
+from torch import Tensor
+
+from sasa.errors import ArgumentError
+
+PADDINGS = ("zeros", "mask")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_kernel_size(kernel_size: int) -> None:
+    """The window is centred on its query, so its side must be odd."""
+    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or kernel_size < 1:
+        raise ArgumentError(f"kernel_size must be a positive odd integer, got {kernel_size!r}")
+    if kernel_size % 2 == 0:
+        raise ArgumentError(
+            f"kernel_size ({kernel_size}) must be odd: the window is centred on its query pixel; "
+            f"use {kernel_size - 1} or {kernel_size + 1}"
+        )
+
+
+def check_padding(padding: object) -> None:
+    """Only "zeros" and "mask" exist; an integer, as nn.Conv2d takes, gets a sentence of its own."""
+    if isinstance(padding, int | tuple | list) and not isinstance(padding, bool):
+        raise ArgumentError(
+            f"padding ({padding}) is not a number of pixels here: attention keeps the size of its map by "
+            'itself; leave it out, or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
+        )
+    if padding not in PADDINGS:
+        raise ArgumentError(f'padding must be "zeros" or "mask", got {padding!r}')
+
+
+def check_heads(channels: int, num_heads: int, name: str, *, relative: bool) -> None:
+    """Heads are equal contiguous groups of channels; relative embeddings use one half for rows, one for columns."""
+    if not isinstance(num_heads, int) or num_heads < 1:
+        raise ArgumentError(f"num_heads must be a positive integer, got {num_heads!r}")
+    if channels % num_heads:
+        raise ArgumentError(f"{name} ({channels}) must be divisible by num_heads ({num_heads})")
+    head_dim = channels // num_heads
+    if relative and head_dim % 2:
+        raise ArgumentError(
+            f"relative positions need an even number of channels in each head, half for rows and half for "
+            f"columns: {name} ({channels}) over num_heads ({num_heads}) gives {head_dim}"
+        )
+
+
+def check_same(tensors: dict[str, Tensor | None]) -> None:
+    """All given tensors are floating point, of one dtype, on one device."""
+    given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    first_name, first = given[0]
+    if first.dtype not in DTYPES:
+        raise ArgumentError(f"{first_name} must be floating point, got {first.dtype}")
+    for name, tensor in given[1:]:
+        if tensor.dtype != first.dtype:
+            raise ArgumentError(f"{name} ({tensor.dtype}) must have the dtype of {first_name} ({first.dtype})")
+        if tensor.device != first.device:
+            raise ArgumentError(f"{name} ({tensor.device}) must be on the device of {first_name} ({first.device})")
+
+
+def check_relative(
+    rel_row: Tensor | None, rel_col: Tensor | None, expected: tuple[int, int, int], like: Tensor
+) -> None:
+    """Both embeddings or neither, each (num_heads, number of offsets, head_dim / 2), of query's dtype or float32."""
+    if (rel_row is None) != (rel_col is None):
+        raise ArgumentError("rel_row and rel_col go together: give both or neither")
+    for name, rel in (("rel_row", rel_row), ("rel_col", rel_col)):
+        if rel is None:
+            continue
+        if tuple(rel.shape) != expected:
+            raise ArgumentError(f"{name} {tuple(rel.shape)} must be (num_heads, offsets, head_dim / 2) = {expected}")
+        if rel.dtype not in (like.dtype, torch.float32):
+            raise ArgumentError(f"{name} ({rel.dtype}) must be float32 or have the query's dtype ({like.dtype})")
+        if rel.device != like.device:
+            raise ArgumentError(f"{name} ({rel.device}) must be on the query's device ({like.device})")
+
+
+def check_no_forward_mode(tensors: dict[str, Tensor | None]) -> None:
+    """Forward-mode differentiation would silently give zeros; refuse it instead."""
+    if torch.compiler.is_compiling():
+        return
+    for name, tensor in tensors.items():
+        if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(
+                f"{name} carries a forward-mode tangent: sasa operators differentiate in reverse mode only "
+                '(backend="reference" differentiates in both)'
+            )

@@ -1,0 +1,207 @@
+"""The stem's block attention in plain torch, a strip of blocks at a time; forward and backward.
+
+Blocks do not overlap, so a strip of whole block rows is a problem of its own: no halo, nothing to add up but the
+gradients of the weights.
+
+Shapes: B images, I x J blocks, P = S query and key pixels of a block, C image channels, N heads, D query and key
+channels of a head, E value channels of a head.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sasa.ops.precision import compute_dtype, empty_map, without_autocast
+from sasa.ops.reference import block_offsets, from_blocks, to_blocks
+
+STRIP_PIXELS = {
+    "cpu": 2**14,
+    "cuda": 2**20,
+}  # pixels at once: keeps a strip's queries, keys and values in cache
+
+
+def strips(image: Tensor, block_size: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Slices (images, all channels, rows) that cover the batch in whole rows of blocks."""
+    batch, _, height, width = image.shape
+    budget = STRIP_PIXELS.get(image.device.type, STRIP_PIXELS["cpu"])
+    rows = max(1, budget // max(1, width * block_size)) * block_size
+    images = max(1, budget // max(1, width * height)) if rows >= height else 1
+    for first in range(0, batch, images):
+        for top in range(0, height, rows):
+            yield slice(first, first + images), slice(None), slice(top, top + rows)
+
+
+class Block:
+    """The weights in compute dtype, and the products that forward and backward share."""
+
+    def __init__(
+        self,
+        w_query: Tensor,
+        w_key: Tensor | None,
+        w_value: Tensor | None,
+        rel_row: Tensor | None,
+        rel_col: Tensor | None,
+        block_size: int,
+        num_heads: int,
+        scale: float,
+    ) -> None:
+        dtype = compute_dtype(w_query)
+        self.block_size, self.num_heads, self.scale = block_size, num_heads, scale
+        self.w_query = w_query.to(dtype) * scale
+        self.w_key = None if w_key is None else w_key.to(dtype)
+        self.w_value = None if w_value is None else w_value.to(dtype)
+        self.rows, self.cols = block_offsets(block_size, w_query.device)
+        self.relative_NPSD = None
+        if rel_row is not None and rel_col is not None:
+            r = [rel_row.to(dtype)[:, self.rows], rel_col.to(dtype)[:, self.cols]]
+            self.relative_NPSD = torch.cat(r, dim=-1)
+
+    def heads(self, pixels_BIJPC: Tensor) -> Tensor:
+        """(B, I, J, P, N * D) -> (B, I, J, N, P, D)."""
+        return pixels_BIJPC.unflatten(-1, (self.num_heads, -1)).transpose(3, 4)
+
+    def merge(self, heads_BIJNPD: Tensor) -> Tensor:
+        """The inverse of `heads`."""
+        return heads_BIJNPD.transpose(3, 4).flatten(4, 5)
+
+    def logits(self, query: Tensor, key: Tensor | None, image: Tensor) -> Tensor:
+        """(B, I, J, N, P, S); -inf where the key pixel lies beyond the picture."""
+        logits = query.new_zeros((*query.shape[:-1], query.shape[-2])) if key is None else query @ key.mT
+        if self.relative_NPSD is not None:
+            logits = logits + torch.einsum("bijnpd,npsd->bijnps", query, self.relative_NPSD)
+        if image.shape[2] % self.block_size or image.shape[3] % self.block_size:
+            beyond = to_blocks(torch.ones_like(image[:1, :1]), self.block_size) == 0
+            logits = logits.masked_fill(beyond[:, :, :, None, None, :, 0], float("-inf"))
+        return logits
+
+    def values(self, pixels: Tensor, value: Tensor | None) -> Tensor:
+        """(B, I, J, N, S, E): each pixel by the value matrix of its position, or the given map."""
+        if value is not None:
+            return self.heads(to_blocks(value.to(pixels.dtype), self.block_size))
+        assert self.w_value is not None
+        return self.heads(torch.einsum("bijsc,sec->bijse", pixels, self.w_value))
+
+
+def forward(
+    image: Tensor,
+    w_query: Tensor,
+    w_key: Tensor | None,
+    w_value: Tensor | None,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    value: Tensor | None,
+    block_size: int,
+    num_heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 7-8 with relative positions: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+    block = Block(w_query, w_key, w_value, rel_row, rel_col, block_size, num_heads, scale)
+    output = empty_map(image, value_channels(w_value, value))
+    logsumexp = image.new_empty((image.shape[0], num_heads, *image.shape[2:]), dtype=compute_dtype(image))
+    with without_autocast(image.device):
+        for strip in strips(image, block_size):
+            part = image[strip].to(logsumexp.dtype)
+            size = (part.shape[2], part.shape[3], block_size)
+            pixels = to_blocks(part, block_size)
+            query = block.heads(pixels @ block.w_query.T)
+            key = None if block.w_key is None else block.heads(pixels @ block.w_key.T)
+            logits = block.logits(query, key, part)
+            total = logits.logsumexp(-1, keepdim=True)
+            weights = logits.sub_(total).exp_()
+            mixed = weights @ block.values(pixels, None if value is None else value[strip])
+            output[strip] = from_blocks(block.merge(mixed), *size).to(output.dtype)
+            logsumexp[strip] = from_blocks(block.merge(total), *size)
+    return output, logsumexp
+
+
+def backward(
+    grad_output: Tensor,
+    image: Tensor,
+    w_query: Tensor,
+    w_key: Tensor | None,
+    w_value: Tensor | None,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    value: Tensor | None,
+    output: Tensor,
+    logsumexp: Tensor,
+    block_size: int,
+    num_heads: int,
+    scale: float,
+    image_gradient: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None)."""
+    block = Block(w_query, w_key, w_value, rel_row, rel_col, block_size, num_heads, scale)
+    grad_image = empty_map(image, image.shape[1]) if image_gradient else None
+    grad_value = None if value is None else empty_map(value, value.shape[1])
+    grad_w = [None if w is None else torch.zeros_like(w) for w in (block.w_query, block.w_key, block.w_value)]
+    grad_relative = None if block.relative_NPSD is None else torch.zeros_like(block.relative_NPSD)
+    with without_autocast(image.device):
+        for strip in strips(image, block_size):
+            part = image[strip].to(logsumexp.dtype)
+            size = (part.shape[2], part.shape[3], block_size)
+            pixels = to_blocks(part, block_size)
+            query = block.heads(pixels @ block.w_query.T)
+            key = None if block.w_key is None else block.heads(pixels @ block.w_key.T)
+            total = block.heads(to_blocks(logsumexp[strip], block_size))
+            weights = block.logits(query, key, part).sub_(total).exp_()
+            grad = block.heads(to_blocks(grad_output[strip].to(part.dtype), block_size))
+            out = block.heads(to_blocks(output[strip].to(part.dtype), block_size))
+            grad_values = block.merge(weights.mT @ grad)
+            grad_weights = grad @ block.values(pixels, None if value is None else value[strip]).mT
+            grad_logits = grad_weights.sub_((grad * out).sum(-1, keepdim=True)).mul_(weights)
+
+            grad_query = torch.zeros_like(query)
+            if key is not None:
+                grad_query = grad_logits @ key
+                grad_key = block.merge(grad_logits.mT @ query)
+                _add(grad_w[1], grad_key.flatten(0, 3).T @ pixels.flatten(0, 3))
+            if block.relative_NPSD is not None:
+                grad_query = grad_query + torch.einsum("bijnps,npsd->bijnpd", grad_logits, block.relative_NPSD)
+                _add(grad_relative, torch.einsum("bijnps,bijnpd->npsd", grad_logits, query))
+            grad_query = block.merge(grad_query)
+            _add(grad_w[0], grad_query.flatten(0, 3).T @ pixels.flatten(0, 3))
+            if grad_value is not None:
+                grad_value[strip] = from_blocks(grad_values, *size).to(grad_value.dtype)
+            else:
+                _add(grad_w[2], torch.einsum("bijse,bijsc->sec", grad_values, pixels))
+            if grad_image is not None:
+                grad_pixels = grad_query @ block.w_query
+                if key is not None and block.w_key is not None:
+                    grad_pixels = grad_pixels + grad_key @ block.w_key
+                if block.w_value is not None:
+                    grad_pixels = grad_pixels + torch.einsum("bijse,sec->bijsc", grad_values, block.w_value)
+                grad_image[strip] = from_blocks(grad_pixels, *size).to(grad_image.dtype)
+
+    weights_in = (w_query, w_key, w_value)
+    assert grad_w[0] is not None
+    grad_w[0] *= scale
+    grads = [None if g is None or w is None else g.to(w.dtype) for g, w in zip(grad_w, weights_in, strict=True)]
+    return grad_image, *grads, *relative_gradients(block, grad_relative, rel_row, rel_col), grad_value
+
+
+def _add(total: Tensor | None, part: Tensor) -> None:
+    assert total is not None
+    total += part
+
+
+def relative_gradients(
+    block: Block, grad_NPSD: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Collect the gradient of r for every pair of pixels into the offsets that the pairs share."""
+    if grad_NPSD is None or rel_row is None or rel_col is None:
+        return None, None
+    grads = []
+    for rel, index, part in zip((rel_row, rel_col), (block.rows, block.cols), grad_NPSD.chunk(2, dim=-1), strict=True):
+        one_hot = torch.nn.functional.one_hot(index, rel.shape[1]).to(part.dtype)
+        grads.append(torch.einsum("pso,npsd->nod", one_hot, part).to(rel.dtype))
+    return grads[0], grads[1]
+
+
+def value_channels(w_value: Tensor | None, value: Tensor | None) -> int:
+    """N * E, from whichever of the two is given."""
+    if value is not None:
+        return value.shape[1]
+    assert w_value is not None
+    return w_value.shape[1]

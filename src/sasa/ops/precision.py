@@ -1,0 +1,42 @@
+"""Arithmetic in float32 or better, whatever the storage and whatever autocast says; layouts of results."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 stays float64; everything else is computed in float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Turn autocast off inside an implementation: it would round products that must stay float32."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def autocast_to(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in autocast's dtype where autocast is on for their device, else as they are.
+
+    float64 is left alone, as torch's own autocast does.
+    """
+    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
+        return tensors
+    dtype = torch.get_autocast_dtype(device.type)
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether the channels of a pixel lie side by side, as in a channels_last map or a slice of its channels."""
+    return tensor.shape[1] > 1 and tensor.stride(1) == 1 and not tensor.is_contiguous()
+
+
+def empty_map(like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised (B, channels, H, W) map, dense, in the layout (and by default the dtype) of `like`."""
+    batch, _, height, width = like.shape
+    if not is_channels_last(like):
+        return like.new_empty((batch, channels, height, width), dtype=dtype)
+    return like.new_empty((batch, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)

@@ -1,0 +1,186 @@
+"""The equation, in plain torch: the judge of every other back-end.
+
+Written to be read, not to be fast: all windows are gathered (as views) and each line is one term of Eq. 3.
+Any device and dtype; float16 and bfloat16 are computed in float32. Differentiable to any order.
+
+Shapes: B batch, N heads, D query and key channels of a head, E value channels of a head, H x W the map,
+K the kernel size (window rows R and columns C, both of length K), P pixels of a block, I x J blocks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sasa.ops.precision import compute_dtype, without_autocast
+
+
+def window_view(map_BCHW: Tensor, kernel_size: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, H, W, K, K): the window centred on every pixel, zeros outside the map. A view."""
+    half = kernel_size // 2
+    padded = F.pad(map_BCHW, (half, half, half, half))
+    return padded.unfold(2, kernel_size, 1).unfold(3, kernel_size, 1)
+
+
+def split_heads(map_BCHW: Tensor, num_heads: int) -> Tensor:
+    """(B, N * D, H, W) -> (B, N, D, H, W): heads are contiguous groups of channels."""
+    return map_BCHW.unflatten(1, (num_heads, map_BCHW.shape[1] // num_heads))
+
+
+def relative_logits(query_BNDHW: Tensor, rel_row_NKD: Tensor, rel_col_NKD: Tensor) -> Tensor:
+    """q_ij . r_{a-i, b-j} of Eq. 3, (B, N, H, W, K, K).
+
+    r is the concatenation of a row embedding and a column embedding, half of the channels each, so the
+    product is the sum of two short ones: q[:D/2] . rel_row[a-i] + q[D/2:] . rel_col[b-j].
+    """
+    query_row, query_col = query_BNDHW.chunk(2, dim=2)
+    row_BNHWR = torch.einsum("bndhw,nrd->bnhwr", query_row, rel_row_NKD)
+    col_BNHWC = torch.einsum("bndhw,ncd->bnhwc", query_col, rel_col_NKD)
+    return row_BNHWR[..., :, None] + col_BNHWC[..., None, :]
+
+
+def attention_logits(
+    query: Tensor,
+    key: Tensor | None,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    *,
+    kernel_size: int,
+    num_heads: int,
+    padding: str,
+    scale: float,
+) -> Tensor:
+    """scale * (q_ij . k_ab + q_ij . r_{a-i, b-j}), (B, N, H, W, K, K); -inf where padding="mask" hides a key."""
+    query_BNDHW = split_heads(query, num_heads)
+    logits = query_BNDHW.new_zeros(())
+    if key is not None:
+        key_windows = split_heads(key, num_heads)
+        key_BNDHWRC = window_view(key_windows.flatten(0, 1), kernel_size).unflatten(0, key_windows.shape[:2])
+        logits = logits + torch.einsum("bndhw,bndhwrc->bnhwrc", query_BNDHW, key_BNDHWRC)
+    if rel_row is not None and rel_col is not None:
+        logits = logits + relative_logits(query_BNDHW, rel_row, rel_col)
+    logits = logits * scale
+    if padding == "mask":
+        inside = window_view(torch.ones_like(query[:1, :1]), kernel_size)[:, :, :, :, :, :] > 0
+        logits = logits.masked_fill(~inside, float("-inf"))
+    return logits
+
+
+def attention_weights(
+    query: Tensor, key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None, **options
+) -> Tensor:
+    """softmax_ab of Eq. 3, (B, N, K, K, H, W): how much pixel (i, j) takes from offset (a - i, b - j)."""
+    dtype = compute_dtype(query)
+    tensors = [None if t is None else t.to(dtype) for t in (query, key, rel_row, rel_col)]
+    with without_autocast(query.device):
+        logits = attention_logits(*tensors, **options)  # pyright: ignore[reportArgumentType]
+    return logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:]).permute(0, 1, 4, 5, 2, 3)
+
+
+def local_attention(
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    *,
+    kernel_size: int,
+    num_heads: int,
+    padding: str,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """y_ij = sum over ab of softmax_ab(logit) v_ab, Eq. 3, and the log-sum-exp of the logits.
+
+    Returns:
+        output (B, N * E, H, W) in query's dtype; logsumexp (B, N, H, W) in float32 or better.
+    """
+    dtype = compute_dtype(query)
+    query_, key_, value_, row_, col_ = (
+        None if t is None else t.to(dtype) for t in (query, key, value, rel_row, rel_col)
+    )
+    assert query_ is not None and value_ is not None
+    with without_autocast(query.device):
+        logits = attention_logits(
+            query_, key_, row_, col_,
+            kernel_size=kernel_size, num_heads=num_heads, padding=padding, scale=scale,
+        )  # fmt: skip
+        logsumexp_BNHW = logits.flatten(-2).logsumexp(-1)
+        weights_BNHWRC = (logits - logsumexp_BNHW[..., None, None]).exp()
+        value_heads = split_heads(value_, num_heads)
+        value_BNEHWRC = window_view(value_heads.flatten(0, 1), kernel_size).unflatten(0, value_heads.shape[:2])
+        output_BNEHW = torch.einsum("bnhwrc,bnehwrc->bnehw", weights_BNHWRC, value_BNEHWRC)
+    return output_BNEHW.flatten(1, 2).to(query.dtype), logsumexp_BNHW
+
+
+def to_blocks(map_BCHW: Tensor, block_size: int) -> Tensor:
+    """(B, C, H, W) -> (B, I, J, P, C): the pixels of every block, row by row; zeros beyond the map."""
+    height, width = map_BCHW.shape[-2:]
+    padded = F.pad(map_BCHW, (0, -width % block_size, 0, -height % block_size))
+    blocks = padded.unfold(2, block_size, block_size).unfold(3, block_size, block_size)
+    return blocks.permute(0, 2, 3, 4, 5, 1).flatten(3, 4)
+
+
+def from_blocks(blocks_BIJPC: Tensor, height: int, width: int, block_size: int) -> Tensor:
+    """The inverse of `to_blocks`: (B, I, J, P, C) -> (B, C, H, W), what lies beyond the map cut off."""
+    pixels = blocks_BIJPC.unflatten(3, (block_size, block_size))
+    return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+
+
+def block_offsets(block_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices (P, P) into rel_row and rel_col for query pixel p and key pixel s; 0 is offset -(block_size - 1)."""
+    position = torch.arange(block_size, device=device)
+    offset = position[None, :] - position[:, None] + block_size - 1
+    rows = offset.repeat_interleave(block_size, 0).repeat_interleave(block_size, 1)
+    return rows, offset.repeat(block_size, block_size)
+
+
+def block_attention(
+    image: Tensor,
+    w_query: Tensor,
+    w_key: Tensor | None,
+    w_value: Tensor | None,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    value: Tensor | None,
+    *,
+    block_size: int,
+    num_heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The stem's attention (Section 3.2, Eq. 7-8): Eq. 3 inside each block, values mixed by position.
+
+    Args:
+        image: (B, C_in, H, W).
+        w_query, w_key: (N * D, C_in); w_key is None without content logits.
+        w_value: (P, N * E, C_in), the value matrix of each position of the block; or None with `value`.
+        rel_row, rel_col: (N, 2 * block_size - 1, D / 2), index 0 is offset -(block_size - 1).
+        value: (B, N * E, H, W), values given as a map in place of w_value.
+
+    Returns:
+        output (B, N * E, H, W) in image's dtype; logsumexp (B, N, H, W) in float32 or better.
+    """
+    dtype = compute_dtype(image)
+    height, width = image.shape[-2:]
+    with without_autocast(image.device):
+        pixels_BIJPC = to_blocks(image.to(dtype), block_size)
+        query = (pixels_BIJPC @ w_query.to(dtype).T).unflatten(-1, (num_heads, -1))
+        logits_BIJNPS = query.new_zeros(())
+        if w_key is not None:
+            key = (pixels_BIJPC @ w_key.to(dtype).T).unflatten(-1, (num_heads, -1))
+            logits_BIJNPS = logits_BIJNPS + torch.einsum("bijpnd,bijsnd->bijnps", query, key)
+        if rel_row is not None and rel_col is not None:
+            rows, cols = block_offsets(block_size, image.device)
+            r_NPSD = torch.cat([rel_row.to(dtype)[:, rows], rel_col.to(dtype)[:, cols]], dim=-1)
+            logits_BIJNPS = logits_BIJNPS + torch.einsum("bijpnd,npsd->bijnps", query, r_NPSD)
+        inside = to_blocks(torch.ones_like(image[:1, :1]), block_size)[:, :, :, None, None, :, 0] > 0
+        logits_BIJNPS = (logits_BIJNPS * scale).masked_fill(~inside, float("-inf"))
+        if value is None:
+            assert w_value is not None
+            value_BIJSE = torch.einsum("bijsc,sec->bijse", pixels_BIJPC, w_value.to(dtype))
+        else:
+            value_BIJSE = to_blocks(value.to(dtype), block_size)
+        logsumexp_BIJNP = logits_BIJNPS.logsumexp(-1)
+        weights = (logits_BIJNPS - logsumexp_BIJNP[..., None]).exp()
+        output = torch.einsum("bijnps,bijsne->bijpne", weights, value_BIJSE.unflatten(-1, (num_heads, -1)))
+    output_BCHW = from_blocks(output.flatten(-2), height, width, block_size)
+    logsumexp_BNHW = from_blocks(logsumexp_BIJNP.transpose(-1, -2), height, width, block_size)
+    return output_BCHW.to(image.dtype), logsumexp_BNHW
