@@ -1,1 +1,20 @@
-"""x"""
+"""sasa: stand-alone self-attention in vision models (Ramachandran et al., NeurIPS 2019) for PyTorch."""
+
+from sasa import nn, ops
+from sasa.errors import SasaError
+from sasa.models import create_model, list_models
+from sasa.nn import AttentionStem, LocalAttention2d
+from sasa.ops import backends
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionStem",
+    "LocalAttention2d",
+    "SasaError",
+    "backends",
+    "create_model",
+    "list_models",
+    "nn",
+    "ops",
+]

@@ -47,10 +47,12 @@ class Tiling:
 
     @property
     def tile(self) -> tuple[int, int]:
+        """Side lengths of a tile of queries, T and U."""
         return min(TILE, self.height), min(TILE, self.width)
 
     @property
     def halo(self) -> int:
+        """How far a window reaches beyond its query."""
         return self.kernel_size // 2
 
     @property

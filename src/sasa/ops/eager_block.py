@@ -153,6 +153,7 @@ def backward(
             grad_logits = grad_weights.sub_((grad * out).sum(-1, keepdim=True)).mul_(weights)
 
             grad_query = torch.zeros_like(query)
+            grad_key = None
             if key is not None:
                 grad_query = grad_logits @ key
                 grad_key = block.merge(grad_logits.mT @ query)
@@ -168,7 +169,7 @@ def backward(
                 _add(grad_w[2], torch.einsum("bijse,bijsc->sec", grad_values, pixels))
             if grad_image is not None:
                 grad_pixels = grad_query @ block.w_query
-                if key is not None and block.w_key is not None:
+                if grad_key is not None and block.w_key is not None:
                     grad_pixels = grad_pixels + grad_key @ block.w_key
                 if block.w_value is not None:
                     grad_pixels = grad_pixels + torch.einsum("bijse,sec->bijsc", grad_values, block.w_value)

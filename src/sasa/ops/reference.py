@@ -60,7 +60,7 @@ def attention_logits(
         logits = logits + relative_logits(query_BNDHW, rel_row, rel_col)
     logits = logits * scale
     if padding == "mask":
-        inside = window_view(torch.ones_like(query[:1, :1]), kernel_size)[:, :, :, :, :, :] > 0
+        inside = window_view(torch.ones_like(query[:1, :1]), kernel_size) > 0
         logits = logits.masked_fill(~inside, float("-inf"))
     return logits
 
@@ -97,7 +97,8 @@ def local_attention(
     query_, key_, value_, row_, col_ = (
         None if t is None else t.to(dtype) for t in (query, key, value, rel_row, rel_col)
     )
-    assert query_ is not None and value_ is not None
+    assert query_ is not None
+    assert value_ is not None
     with without_autocast(query.device):
         logits = attention_logits(
             query_, key_, row_, col_,

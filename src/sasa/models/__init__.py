@@ -1,0 +1,16 @@
+"""The networks of the paper, by name, and their files."""
+
+from sasa.models.config import ResNetConfig
+from sasa.models.create import create_model, list_models
+from sasa.models.resnet import FeaturePyramid, ResNet
+from sasa.models.weights import load_pretrained, save_pretrained
+
+__all__ = [
+    "FeaturePyramid",
+    "ResNet",
+    "ResNetConfig",
+    "create_model",
+    "list_models",
+    "load_pretrained",
+    "save_pretrained",
+]

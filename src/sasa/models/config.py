@@ -1,0 +1,110 @@
+"""What decides a network: one frozen table of options, checked once, saved beside the weights as config.json."""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sasa.errors import ArgumentError
+from sasa.nn.position import check_position
+from sasa.nn.stem import VALUES
+from sasa.ops.checks import check_kernel_size, check_padding
+
+STEMS = ("attention", "conv", "small_attention", "small_conv")
+STEM_HEADS = 4  # Section A.1
+EXPANSION = 4
+BASE_WIDTHS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A bottleneck ResNet whose spatial operation is convolution or attention, group by group.
+
+    Args:
+        layers: blocks in each of the four groups: (3, 4, 6, 3) for 50 layers.
+        stem: "attention" (Section 3.2), "conv" (7 x 7, stride 2, and max pool), and for small pictures, at full
+            resolution, "small_conv" (3 x 3) and "small_attention" (no spatial convolution).
+        groups: a letter for each group: "c" convolution, "a" attention.
+        num_classes: outputs; 0 gives pooled features.
+        in_chans: channels of the picture.
+        width: factor of every width, rounded to a multiple of 2 * num_heads.
+        kernel_size: side of the attention window.
+        num_heads: attention heads of each layer (the stem has 4).
+        position: "relative", "absolute" or "none" (Table 5).
+        content: False leaves q.k out (Table 6).
+        padding: what attention sees beyond the map, "zeros" or "mask".
+        stem_block: side of the attention stem's blocks, and its reduction.
+        stem_values: "mixture", "pointwise" or "convolution" (Table 7).
+        stem_mixtures: value matrices of the stem's mixture.
+        stem_activation: ReLU after the attention stem's batch norm.
+        zero_init_residual: the last batch norm of each block starts with gamma 0 (docs/choices.md: what makes
+            attention networks train).
+    """
+
+    layers: tuple[int, int, int, int]
+    stem: str = "attention"
+    groups: str = "aaaa"
+    num_classes: int = 1000
+    in_chans: int = 3
+    width: float = 1.0
+    kernel_size: int = 7
+    num_heads: int = 8
+    position: str = "relative"
+    content: bool = True
+    padding: str = "zeros"
+    stem_block: int = 4
+    stem_values: str = "mixture"
+    stem_mixtures: int = 5
+    stem_activation: bool = True
+    zero_init_residual: bool = True
+
+    def __post_init__(self) -> None:
+        if self.stem not in STEMS:
+            raise ArgumentError(f"stem must be one of {', '.join(STEMS)}; got {self.stem!r}")
+        if len(self.groups) != 4 or set(self.groups) - {"a", "c"}:
+            raise ArgumentError(f'groups must be four letters, "a" attention or "c" convolution; got {self.groups!r}')
+        if self.stem_values not in VALUES:
+            raise ArgumentError(f"stem_values must be one of {', '.join(VALUES)}; got {self.stem_values!r}")
+        if self.width <= 0 or self.num_classes < 0 or self.in_chans < 1 or self.num_heads < 1:
+            raise ArgumentError(
+                f"width ({self.width}) must be positive, num_classes ({self.num_classes}) not negative, in_chans "
+                f"({self.in_chans}) and num_heads ({self.num_heads}) at least 1"
+            )
+        check_kernel_size(self.kernel_size)
+        check_padding(self.padding)
+        check_position(self.position, self.content)
+
+    @property
+    def stem_channels(self) -> int:
+        """Channels of the stem: its own heads and the layers' heads both divide them."""
+        return self._rounded(BASE_WIDTHS[0], math.lcm(2 * self.num_heads, 2 * STEM_HEADS))
+
+    @property
+    def group_widths(self) -> tuple[int, ...]:
+        """Bottleneck channels of each group; a block's output has four times as many."""
+        return tuple(self._rounded(channels, 2 * self.num_heads) for channels in BASE_WIDTHS)
+
+    @property
+    def stem_reduction(self) -> int:
+        """How many pixels of the picture a side of the stem's output pixel covers."""
+        return {"attention": self.stem_block, "conv": 4}.get(self.stem, 1)
+
+    def _rounded(self, channels: int, multiple: int) -> int:
+        return max(multiple, round(channels * self.width / multiple) * multiple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as config.json holds them."""
+        return {**dataclasses.asdict(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ResNetConfig":
+        """The inverse of `to_dict`; unknown options are refused with the nearest known name."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                raise ArgumentError(
+                    f"{name!r} is no option of a network" + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+        return cls(**{**values, "layers": tuple(values["layers"])})

@@ -1,0 +1,63 @@
+"""`create_model` and `list_models`: networks by name, or from a directory that `save_pretrained` or training wrote."""
+
+import difflib
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+from sasa.errors import ArgumentError
+from sasa.models.config import ResNetConfig
+from sasa.models.resnet import FeaturePyramid, ResNet
+from sasa.models.variants import VARIANTS
+from sasa.models.weights import load_pretrained
+
+
+def list_models(pattern: str | None = None) -> list[str]:
+    """Names that `create_model` knows, all or those that match a shell pattern.
+
+    >>> sasa.list_models("sasa_resnet26*")
+    ['sasa_resnet26', 'sasa_resnet26_convstem']
+    """
+    return sorted(name for name in VARIANTS if pattern is None or fnmatch.fnmatch(name, pattern))
+
+
+def create_model(
+    name_or_directory: str | Path,
+    *,
+    features_only: bool = False,
+    out_indices: tuple[int, ...] = (1, 2, 3, 4),
+    **options: Any,
+) -> ResNet | FeaturePyramid:
+    """A network of the paper by name, freshly initialised; or one that was saved, with its weights.
+
+    Args:
+        name_or_directory: a name of `list_models()`, or a directory with model.safetensors and config.json.
+        features_only: return a `FeaturePyramid`, a list of maps, in place of a classifier.
+        out_indices: with features_only, which maps: 0 the stem, 1 to 4 the groups.
+        **options: fields of `ResNetConfig`: num_classes=1000, in_chans=3, width=1.0, stem, groups, kernel_size=7,
+            num_heads=8, position="relative", content=True, padding, stem_block=4, stem_values="mixture", ...
+            For a directory they must agree with what was saved. None means the default.
+
+    Raises:
+        ArgumentError: (a ValueError) an unknown name (near ones are listed) or option, or values that do not fit.
+
+    >>> sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)(torch.randn(2, 3, 37, 50)).shape
+    torch.Size([2, 10])
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(options.get("groups"), tuple | list):
+        options["groups"] = "".join(options["groups"])
+    if str(name_or_directory) in VARIANTS:
+        name = str(name_or_directory)
+        model = ResNet(ResNetConfig.from_dict({**VARIANTS[name], **options}), name)
+    elif Path(name_or_directory).is_dir():
+        model = load_pretrained(Path(name_or_directory), options)
+    else:
+        raise ArgumentError(unknown_model(str(name_or_directory)))
+    return FeaturePyramid(model, out_indices) if features_only else model
+
+
+def unknown_model(name: str) -> str:
+    """The sentence for a name that is neither a network nor a directory."""
+    near = difflib.get_close_matches(name, VARIANTS, 3, 0.5) or list_models("sasa*")
+    return f"{name!r} is neither a known network nor a directory of a saved one; near: {', '.join(near)}"

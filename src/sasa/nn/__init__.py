@@ -1,0 +1,7 @@
+"""Layers that own parameters."""
+
+from sasa.nn.attention import LocalAttention2d
+from sasa.nn.position import sinusoid
+from sasa.nn.stem import AttentionStem
+
+__all__ = ["AttentionStem", "LocalAttention2d", "sinusoid"]

@@ -1,0 +1,184 @@
+"""`LocalAttention2d`: the layer that stands where a spatial convolution stood.
+
+Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sasa.errors import ArgumentError
+from sasa.nn.position import check_position, relative_embedding, sinusoid
+from sasa.ops import local_attention, reference
+from sasa.ops.backends import check_backend
+from sasa.ops.checks import check_heads, check_kernel_size, check_padding
+
+
+class LocalAttention2d(nn.Module):
+    """Local self-attention in place of `nn.Conv2d`, Eq. 3 of the paper::
+
+        y_ij = sum over ab in N_K(i, j) of softmax_ab(q_ij . k_ab + q_ij . r_{a-i, b-j}) v_ab
+
+    with q = W_Q x, k = W_K x, v = W_V x. The map keeps its size; `stride` pools the result, as the paper does
+    where the convolution had one (Section 4.1).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; divisible by `num_heads`, and by `2 * num_heads` with relative
+            positions.
+        kernel_size: K, the side of the window, odd; an int or a pair of equal ints.
+        stride: side of the average pool after the attention; partial windows at the border count what they hold.
+        padding: "zeros": positions outside the map have zero keys and values and take part in the softmax.
+            "mask": they take no part.
+        num_heads: N; heads are contiguous groups of channels.
+        bias: biases on W_Q, W_K and W_V. The paper has none.
+        position: "relative" (the paper's choice), "absolute" (a 2-D sinusoid added to the input) or "none".
+        content: False leaves q.k out, and with it W_K (Table 6).
+        scale: factor of the logits. The paper has no 1 / sqrt(D).
+        backend: "auto", or the name of a back-end for tests and comparison.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)), any H, W >= 1; also
+        without B.
+
+    Raises:
+        ArgumentError: (a ValueError) at construction, where arguments do not fit, with both values.
+
+    >>> layer = sasa.LocalAttention2d(64, 128, kernel_size=7, stride=2)
+    >>> layer(torch.randn(2, 64, 15, 20)).shape
+    torch.Size([2, 128, 8, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 7,
+        stride: int | tuple[int, int] = 1,
+        padding: str = "zeros",
+        num_heads: int = 8,
+        bias: bool = False,
+        *,
+        position: str = "relative",
+        content: bool = True,
+        scale: float = 1.0,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = _one_side(kernel_size, "kernel_size")
+        self.stride = _one_side(stride, "stride")
+        check_kernel_size(self.kernel_size)
+        check_padding(padding)
+        check_position(position, content)
+        check_heads(out_channels, num_heads, "out_channels", relative=position == "relative")
+        check_backend(backend)
+        if in_channels < 1 or self.stride < 1:
+            raise ArgumentError(f"in_channels ({in_channels}) and stride ({self.stride}) must be at least 1")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.padding = padding
+        self.num_heads = num_heads
+        self.position = position
+        self.content = content
+        self.scale = scale
+        self.backend = backend
+
+        factory = {"device": device, "dtype": dtype}
+        # One projection for q, k and v (q and v without content): its output is read once, and split as views.
+        projections = 3 if content else 2
+        self.qkv = nn.Conv2d(in_channels, projections * out_channels, 1, bias=bias, **factory)  # pyright: ignore
+        self.rel_row: nn.Parameter | None = None
+        self.rel_col: nn.Parameter | None = None
+        if position == "relative":
+            head_dim = out_channels // num_heads
+            self.rel_row = relative_embedding(num_heads, self.kernel_size, head_dim, **factory)
+            self.rel_col = relative_embedding(num_heads, self.kernel_size, head_dim, **factory)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """W_V keeps the variance of its input; W_Q, W_K and r start with logits of order one for any head width.
+
+        docs/choices.md says what was tried.
+        """
+        head_dim = self.out_channels // self.num_heads
+        query, *key, value = self.qkv.weight.chunk(3 if self.content else 2)
+        with torch.no_grad():
+            for weight in (query, *key):
+                nn.init.normal_(weight, std=self.in_channels**-0.5 * head_dim**-0.25)
+            nn.init.normal_(value, std=self.in_channels**-0.5)
+            if self.qkv.bias is not None:
+                nn.init.zeros_(self.qkv.bias)
+            for rel in (self.rel_row, self.rel_col):
+                if rel is not None:
+                    nn.init.normal_(rel, std=head_dim**-0.25)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """q, k (None without content) and v of Eq. 3, (B, out_channels, H, W) each: views of one map."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ArgumentError(f"the input must be (batch, {self.in_channels}, height, width), got {tuple(x.shape)}")
+        if self.position == "absolute":
+            x = x + sinusoid(x.shape[1], x.shape[2], x.shape[3], device=x.device).to(x.dtype)
+        if self.content:
+            return self.qkv(x).chunk(3, dim=1)
+        query, value = self.qkv(x).chunk(2, dim=1)
+        return query, None, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""
+        if x.dim() == 3:
+            return self(x[None])[0]
+        query, key, value = self.project(x)
+        y = local_attention(
+            query,
+            key,
+            value,
+            self.rel_row,
+            self.rel_col,
+            kernel_size=self.kernel_size,
+            num_heads=self.num_heads,
+            padding=self.padding,
+            scale=self.scale,
+            content=self.content,
+            backend=self.backend,
+        )
+        if self.stride == 1:
+            return y
+        # ceil_mode and true counts: an odd side gives the size that a strided shortcut gives.
+        return F.avg_pool2d(y, self.stride, ceil_mode=True, count_include_pad=False)
+
+    @torch.no_grad()
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """softmax_ab of Eq. 3, (B, N, K, K, H, W) before pooling: what pixel (i, j) takes from each offset.
+
+        Entry [b, n, u, v, i, j] belongs to the position (i + u - K // 2, j + v - K // 2). They sum to one over
+        u and v. For pictures: the memory is K * K * N floats a pixel.
+        """
+        query, key, _ = self.project(x)
+        return reference.attention_weights(
+            query,
+            key,
+            self.rel_row,
+            self.rel_col,
+            kernel_size=self.kernel_size,
+            num_heads=self.num_heads,
+            padding=self.padding,
+            scale=self.scale,
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from the paper's, after those that always matter."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}"
+        defaults = {"stride": 1, "padding": "zeros", "position": "relative", "content": True, "scale": 1.0}
+        return text + "".join(
+            f", {name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value
+        )
+
+
+def _one_side(value: int | tuple[int, int], name: str) -> int:
+    if isinstance(value, tuple | list):
+        if len(value) != 2 or value[0] != value[1]:
+            raise ArgumentError(f"{name} must be one number or two equal ones, got {tuple(value)}")
+        return value[0]
+    return value

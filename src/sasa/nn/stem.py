@@ -1,0 +1,193 @@
+"""`AttentionStem`: the first layer of a network without a spatial convolution (Section 3.2 and Appendix A.1).
+
+Shapes: B batch, C channels, H x W the picture, S the block size, P = S * S positions of a block, M mixtures.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sasa.errors import ArgumentError
+from sasa.nn.position import check_position, relative_embedding, sinusoid
+from sasa.ops import block_attention
+from sasa.ops.backends import check_backend
+from sasa.ops.checks import check_heads
+
+VALUES = ("mixture", "pointwise", "convolution")
+
+
+class AttentionStem(nn.Module):
+    """Attention inside each block of pixels with values that know their place, batch norm, then max pool::
+
+        y_p   = sum over s of softmax_s(q_p . k_s + q_p . r_{s-p}) v~_s                      Eq. 7, with Eq. 3's r
+        v~_s  = (sum over m of p(s, m) W_V^m) x_s                                            Eq. 8
+        p(s, m) = softmax_m((emb_row(a) + emb_col(b)) . nu^m),  s = (a, b)                   Eq. 9
+
+    p depends on nothing but the position in the block, so the M matrices are mixed once and not per pixel.
+
+    Args:
+        in_channels: channels of the picture.
+        out_channels: channels of the result; divisible by `num_heads` (by `2 * num_heads` with relative positions).
+        block_size: S, the side of the attention's block and of the max pool's window.
+        num_heads: heads; they share the mixture.
+        values: "mixture" (the paper's stem), "pointwise" (one matrix everywhere) or "convolution" (S x S), Table 7.
+        num_mixtures: M.
+        position: "relative", "absolute" (a 2-D sinusoid added to the picture) or "none".
+        content: False leaves q.k out, and with it W_K.
+        scale: factor of the logits.
+        norm: batch norm between attention and pool.
+        activation: ReLU after batch norm. Max pool and ReLU commute.
+        pool: max pool over each block; False keeps the full resolution.
+        backend: "auto", or the name of a back-end for tests and comparison.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / S), ceil(W / S)), or H, W without pool; any H, W >= 1.
+
+    >>> stem = sasa.AttentionStem(3, 64)
+    >>> stem(torch.randn(1, 3, 30, 32)).shape
+    torch.Size([1, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 64,
+        *,
+        block_size: int = 4,
+        num_heads: int = 4,
+        values: str = "mixture",
+        num_mixtures: int = 5,
+        position: str = "relative",
+        content: bool = True,
+        scale: float = 1.0,
+        norm: bool = True,
+        activation: bool = True,
+        pool: bool = True,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if values not in VALUES:
+            raise ArgumentError(f"values must be one of {', '.join(VALUES)}; got {values!r}")
+        if block_size < 1 or num_mixtures < 1 or in_channels < 1:
+            raise ArgumentError(
+                f"in_channels ({in_channels}), block_size ({block_size}) and num_mixtures ({num_mixtures}) "
+                "must be at least 1"
+            )
+        check_position(position, content)
+        check_heads(out_channels, num_heads, "out_channels", relative=position == "relative")
+        check_backend(backend)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.block_size = block_size
+        self.num_heads = num_heads
+        self.values = values
+        self.num_mixtures = num_mixtures if values == "mixture" else 1
+        self.position = position
+        self.content = content
+        self.scale = scale
+        self.activation = activation
+        self.pool = pool
+        self.backend = backend
+        factory = {"device": device, "dtype": dtype}
+        self._make_parameters(factory)
+        self.norm = nn.BatchNorm2d(out_channels, **factory) if norm else nn.Identity()  # pyright: ignore
+        self.reset_parameters()
+
+    def _make_parameters(self, factory: dict) -> None:
+        out, into, head_dim = self.out_channels, self.in_channels, self.out_channels // self.num_heads
+        self.w_query = nn.Parameter(torch.empty(out, into, **factory))
+        self.w_key = nn.Parameter(torch.empty(out, into, **factory)) if self.content else None
+        self.rel_row: nn.Parameter | None = None
+        self.rel_col: nn.Parameter | None = None
+        if self.position == "relative":
+            self.rel_row = relative_embedding(self.num_heads, 2 * self.block_size - 1, head_dim, **factory)
+            self.rel_col = relative_embedding(self.num_heads, 2 * self.block_size - 1, head_dim, **factory)
+        self.w_value: nn.Parameter | None = None
+        self.value_conv: nn.Conv2d | None = None
+        if self.values == "convolution":
+            self.value_conv = nn.Conv2d(into, out, self.block_size, bias=False, **factory)
+            return
+        self.w_value = nn.Parameter(torch.empty(self.num_mixtures, out, into, **factory))
+        self.emb_row: nn.Parameter | None = None
+        self.emb_col: nn.Parameter | None = None
+        self.nu: nn.Parameter | None = None
+        if self.values == "mixture":
+            self.emb_row = nn.Parameter(torch.empty(self.block_size, head_dim, **factory))
+            self.emb_col = nn.Parameter(torch.empty(self.block_size, head_dim, **factory))
+            self.nu = nn.Parameter(torch.empty(self.num_mixtures, head_dim, **factory))
+
+    def reset_parameters(self) -> None:
+        """Logits of order one, mixtures that differ between positions from the first step; docs/choices.md."""
+        head_dim = self.out_channels // self.num_heads
+        for weight in (self.w_query, self.w_key):
+            if weight is not None:
+                nn.init.normal_(weight, std=self.in_channels**-0.5 * head_dim**-0.25)
+        for rel in (self.rel_row, self.rel_col):
+            if rel is not None:
+                nn.init.normal_(rel, std=head_dim**-0.25)
+        if self.value_conv is not None:
+            nn.init.kaiming_normal_(self.value_conv.weight)
+            return
+        assert self.w_value is not None
+        nn.init.normal_(self.w_value, std=self.in_channels**-0.5)
+        if self.emb_row is not None and self.emb_col is not None and self.nu is not None:
+            nn.init.normal_(self.emb_row)
+            nn.init.normal_(self.emb_col)
+            nn.init.normal_(self.nu, std=head_dim**-0.5)
+
+    def mixture(self) -> Tensor:
+        """p(a, b, m) of Eq. 9, (P, M): the weight of each value matrix at each position; sums to one over m."""
+        if self.emb_row is None or self.emb_col is None or self.nu is None:
+            assert self.w_value is not None
+            return self.w_value.new_ones(self.block_size**2, 1)
+        position_PD = (self.emb_row[:, None] + self.emb_col[None, :]).flatten(0, 1)
+        return (position_PD @ self.nu.T).softmax(-1)
+
+    def mixed_values(self) -> Tensor | None:
+        """sum over m of p(a, b, m) W_V^m of Eq. 8, (P, out_channels, in_channels); None with a convolution."""
+        if self.w_value is None:
+            return None
+        return torch.einsum("pm,moc->poc", self.mixture(), self.w_value)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / S), ceil(W / S)), or at full size without pool."""
+        if image.dim() != 4 or image.shape[1] != self.in_channels:
+            raise ArgumentError(
+                f"the picture must be (batch, {self.in_channels}, height, width), got {tuple(image.shape)}"
+            )
+        if self.position == "absolute":
+            image = image + sinusoid(*image.shape[1:], device=image.device).to(image.dtype)
+        y = block_attention(
+            image,
+            self.w_query,
+            self.w_key,
+            self.mixed_values(),
+            self.rel_row,
+            self.rel_col,
+            value=self._value_map(image),
+            block_size=self.block_size,
+            num_heads=self.num_heads,
+            scale=self.scale,
+            content=self.content,
+            backend=self.backend,
+        )
+        y = self.norm(y)
+        if self.pool:
+            y = F.max_pool2d(y, self.block_size, ceil_mode=True)
+        return F.relu(y) if self.activation else y
+
+    def _value_map(self, image: Tensor) -> Tensor | None:
+        if self.value_conv is None:
+            return None
+        before = (self.block_size - 1) // 2
+        after = self.block_size - 1 - before  # an even kernel has one pixel more on one side
+        return self.value_conv(F.pad(image, (before, after, before, after)))
+
+    def extra_repr(self) -> str:
+        """What decides the stem's shape and kind."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, block_size={self.block_size}, num_heads={self.num_heads}, "
+            f"values={self.values!r}, num_mixtures={self.num_mixtures}, pool={self.pool}"
+        )
