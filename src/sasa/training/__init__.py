@@ -1,0 +1,1 @@
+"""One short loop on Lightning Fabric, recipes, run folders."""

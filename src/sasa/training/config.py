@@ -1,0 +1,221 @@
+"""A training run as plain values: read from YAML, changed by key=value, written back resolved."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sasa.data.transforms import Augmentation, Preprocessing
+from sasa.errors import UsageError
+
+
+@dataclass
+class DataConfig:
+    """What is learned from.
+
+    Args:
+        source: "digits"; a folder of class folders; a folder of parquet files; a parquet file.
+        held_out: the fraction held out where the data has no split of its own.
+        limit: train on the first so many pictures of a seeded order, 0 for all.
+        image_size: side of the square that the network sees, in pixels.
+        channels: 3 (RGB) or 1 (gray).
+        mean, std: of each channel, pixels being 0 to 1.
+        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction, and cuts the centre out.
+        crop: "resized", "pad" or "none" (see `Augmentation`).
+        crop_padding: pixels, for crop "pad".
+        flip: whether training swaps left and right at random.
+        workers: processes that read pictures; 0 reads them in the training process.
+    """
+
+    source: str = "digits"
+    held_out: float = 0.2
+    limit: int = 0
+    image_size: int = 224
+    channels: int = 3
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    crop_fraction: float = 0.875
+    crop: str = "resized"
+    crop_padding: int = 4
+    flip: bool = True
+    workers: int = 2
+
+    def preprocessing(self) -> Preprocessing:
+        """The part that evaluation and prediction need as well."""
+        return Preprocessing(self.image_size, self.channels, tuple(self.mean), tuple(self.std), self.crop_fraction)
+
+    def augmentation(self) -> Augmentation:
+        """The part that only training does."""
+        return Augmentation(self.crop, self.crop_padding, self.flip)
+
+
+@dataclass
+class RecipeConfig:
+    """How it is learned: SGD with Nesterov momentum, linear warm-up, cosine decay to zero.
+
+    Args:
+        epochs: passes over the training pictures.
+        batch_size: pictures of a step.
+        learning_rate: at the top of the schedule, for this batch size.
+        momentum: of SGD.
+        weight_decay: on weights of convolutions and linear layers; norms, biases and positions are spared.
+        warmup_epochs: epochs in which the learning rate rises from zero.
+        label_smoothing: share of the target spread over all classes.
+        clip_grad_norm: largest norm of the gradient, 0 for none.
+    """
+
+    epochs: int = 90
+    batch_size: int = 64
+    learning_rate: float = 0.025
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 5.0
+    label_smoothing: float = 0.1
+    clip_grad_norm: float = 0.0
+
+
+@dataclass
+class RunConfig:
+    """Where and how it runs.
+
+    Args:
+        seed: of initialisation, order and augmentation.
+        accelerator: "auto", "cpu", "cuda", "mps": Lightning Fabric's names.
+        precision: "32-true", "bf16-mixed", "16-mixed", ...: Lightning Fabric's names.
+        channels_last: keep maps with the channels of a pixel side by side, which convolutions like.
+        checkpoint_steps: steps between checkpoints, 0 for one at the end of each epoch.
+    """
+
+    seed: int = 0
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    channels_last: bool = True
+    checkpoint_steps: int = 0
+
+
+@dataclass
+class TrainConfig:
+    """Everything that decides a run. `model` holds `name` and any option of `sasa.create_model`."""
+
+    model: dict[str, Any] = field(default_factory=lambda: {"name": "sasa_resnet26"})
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and checkpoints hold them."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        """The resolved config as a document."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`; what is left out keeps its default."""
+        config = cls()
+        for key, value in flatten(values):
+            config.set(key, value)
+        return config
+
+    def set(self, key: str, value: Any) -> None:
+        """Set one value by its dotted name, such as recipe.epochs or model.width.
+
+        Raises:
+            UsageError: an unknown name (the nearest is told), or a value of another type.
+        """
+        section_name, _, name = key.partition(".")
+        section = getattr(self, section_name, None)
+        if section_name == "model" and name:
+            self.model[name] = value
+            return
+        known = [f"{s}.{f.name}" for s in ("data", "recipe", "run") for f in dataclasses.fields(getattr(self, s))]
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0.5)
+            raise UsageError(f"{key!r} is no setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+        setattr(section, name, same_type(key, value, getattr(section, name)))
+
+
+def same_type(key: str, value: Any, like: Any) -> Any:
+    """The value as the type that `like` has, where that loses nothing."""
+    if isinstance(like, float) and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as a string
+        except ValueError:
+            pass
+    if isinstance(like, list) and isinstance(value, list | tuple):
+        return [float(item) for item in value]
+    if type(value) is not type(like):
+        raise UsageError(f"{key} must be {type(like).__name__}, got {value!r}")
+    return value
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """[("recipe.epochs", 90), ...] of nested dictionaries."""
+    flat = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat += flatten(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
+    return flat
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package, by name."""
+    folder = resources.files("sasa.training") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_config(path_or_name: str) -> TrainConfig:
+    """A config from a YAML file, or from a recipe that comes with the package.
+
+    Raises:
+        UsageError: no such file or recipe, YAML that is broken or holds tags (nothing in it is run).
+    """
+    import yaml
+
+    path = Path(path_or_name)
+    if path.is_file():
+        text = path.read_text()
+    elif path_or_name in recipe_names():
+        text = (resources.files("sasa.training") / "recipes" / f"{path_or_name}.yaml").read_text()
+    else:
+        raise UsageError(f"{path_or_name!r} is no file and no recipe of the package ({', '.join(recipe_names())})")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path_or_name} is not plain YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path_or_name} must hold sections model, data, recipe, run")
+    return TrainConfig.from_dict(values)
+
+
+def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> TrainConfig:
+    """The config of a file or recipe with changes applied in order.
+
+    Without either, or with the data "digits" alone, it is the recipe for the digits; pictures of one's own start
+    from the defaults of the classes above.
+    """
+    data = dict(changes).get("data.source", "digits")
+    config = read_config(path_or_name or "digits") if path_or_name or data == "digits" else TrainConfig()
+    for key, value in changes:
+        config.set(key, value)
+    return config
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """("recipe.epochs", 5) of "recipe.epochs=5"; the value is read as YAML."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes key=value, got {text!r}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text}: the value is not plain YAML") from error

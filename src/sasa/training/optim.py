@@ -1,0 +1,30 @@
+"""SGD with Nesterov momentum, and a learning rate that is a function of the step alone."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups: weights of convolutions and linear layers decay; norms, biases and positions do not."""
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
+    decay, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (rest if parameter.dim() < 2 or name in spared else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """Nesterov SGD over `parameter_groups`."""
+    groups = parameter_groups(model, weight_decay)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Factor of the learning rate at `step` of `total`: a line from 0 to 1 over `warmup` steps, a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1.0, total - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,46 @@
+"""What a run tells while it goes: a bar on a terminal, a line an epoch everywhere else."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+
+class Progress:
+    """Prints to `stream`: each epoch's metrics, and on a terminal a bar with loss, images a second and time left."""
+
+    def __init__(
+        self, total_steps: int, steps_per_epoch: int, first_step: int = 0, stream: TextIO | None = None
+    ) -> None:
+        self.total, self.per_epoch, self.first = total_steps, steps_per_epoch, first_step
+        self.stream = stream or sys.stdout
+        self.began = time.monotonic()
+        self._last = 0.0
+
+    def step(self, step: int, batch: int, loss: float, pictures: int) -> None:
+        """Redraw the bar, ten times a second at most."""
+        now = time.monotonic()
+        if not self.stream.isatty() or (now - self._last < 0.1 and batch != self.per_epoch):
+            return
+        self._last = now
+        left = (now - self.began) / max(1, step - self.first) * (self.total - step)
+        filled = round(24 * batch / self.per_epoch)
+        bar = "#" * filled + "." * (24 - filled)
+        self.stream.write(f"\r[{bar}] step {step}/{self.total}  loss {loss:.3f}  {clock(left)} left \x1b[K")
+        self.stream.flush()
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """One line of metrics."""
+        start = "\r\x1b[K" if self.stream.isatty() else ""
+        self.stream.write(
+            f"{start}epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f} top-1 {row['train_top1']:.2%}  "
+            f"held out loss {row['held_out_loss']:.3f} top-1 {row['held_out_top1']:.2%}  "
+            f"{row['images_per_second']:.0f} images/s\n"
+        )
+        self.stream.flush()
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,0 +1,35 @@
+"""Ctrl-C and SIGTERM: the first asks the loop to save and stop, a second one ends at once."""
+
+import signal
+from types import FrameType
+
+from sasa.errors import SasaError
+
+
+class StoppedError(SasaError):
+    """Training was stopped by a signal, after saving; the exit status is 128 + the signal's number."""
+
+    def __init__(self, sentence: str, number: int) -> None:
+        super().__init__(sentence)
+        self.exit_status = 128 + number
+
+
+class StopRequest:
+    """While entered, `signal_number` is None until SIGINT or SIGTERM arrives, and then its number."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number = number
+        signal.signal(number, signal.SIG_DFL)
