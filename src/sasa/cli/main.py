@@ -134,8 +134,8 @@ def flops(
         "network": name,
         "picture": f"{size} x {size}",
         "parameters_M": round(counted.parameters / 1e6, 2),
-        "flops_simple_G": round(counted.simple / 1e9, 2),
-        "flops_calibrated_G": round(counted.calibrated / 1e9, 2),
+        "flops_simple_G": round(counted.flops_simple / 1e9, 2),
+        "flops_calibrated_G": round(counted.flops_calibrated / 1e9, 2),
         "macs_G": round(counted.macs / 1e9, 2),
     }
     typer.echo(json.dumps(values, indent=2)) if as_json else print_table(values)

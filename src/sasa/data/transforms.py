@@ -36,8 +36,7 @@ class Preprocessing:
 
     def to_tensor(self, picture: Image.Image) -> Tensor:
         """(channels, height, width), normalised, at the picture's own size."""
-        from torchvision.transforms.v2 import functional as T
-
+        T = _functional()
         return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), self.mean, self.std)
 
     def evaluation(self, picture: Image.Image) -> Tensor:
@@ -46,12 +45,11 @@ class Preprocessing:
 
     def square(self, picture: Image.Image) -> Image.Image:
         """What the network is shown of a picture in evaluation."""
-        from torchvision.transforms.v2 import functional as T
-
+        T = _functional()
         side = round(self.image_size / self.crop_fraction)
         if min(picture.size) != side:
             picture = T.resize(picture, [side], antialias=True)
-        return T.center_crop(picture, [self.image_size, self.image_size])  # pyright: ignore (it takes PIL as well)
+        return T.center_crop(picture, [self.image_size, self.image_size])
 
     def place(self, row: int, column: int, height: int, width: int) -> tuple[float, float]:
         """Where pixel (row, column) of a height x width picture lies in `square`, as fractions 0 to 1 of its side.
@@ -113,3 +111,10 @@ def seeded(pipeline: Any, picture: Image.Image, seed: int, epoch: int, index: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, epoch, index))
         return pipeline(picture)
+
+
+def _functional() -> Any:
+    """torchvision's functions of pictures and tensors; their annotations name tensors only."""
+    from torchvision.transforms.v2 import functional
+
+    return functional

@@ -15,6 +15,8 @@ STEMS = ("attention", "conv", "small_attention", "small_conv")
 STEM_HEADS = 4  # Section A.1
 EXPANSION = 4
 BASE_WIDTHS = (64, 128, 256, 512)
+POOLS = ("avg", "")
+LEAST = {"num_classes": 0, "in_chans": 1, "num_heads": 1, "stem_block": 1, "stem_mixtures": 1}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class ResNetConfig:
         stem_activation: ReLU after the attention stem's batch norm.
         zero_init_residual: the last batch norm of each block starts with gamma 0 (docs/choices.md: what makes
             attention networks train).
+        global_pool: "avg", or "" for features as a map; a classifier needs "avg".
     """
 
     layers: tuple[int, int, int, int]
@@ -58,22 +61,39 @@ class ResNetConfig:
     stem_mixtures: int = 5
     stem_activation: bool = True
     zero_init_residual: bool = True
+    global_pool: str = "avg"
 
     def __post_init__(self) -> None:
         if self.stem not in STEMS:
             raise ArgumentError(f"stem must be one of {', '.join(STEMS)}; got {self.stem!r}")
-        if len(self.groups) != 4 or set(self.groups) - {"a", "c"}:
+        if not isinstance(self.groups, str) or len(self.groups) != 4 or set(self.groups) - {"a", "c"}:
             raise ArgumentError(f'groups must be four letters, "a" attention or "c" convolution; got {self.groups!r}')
         if self.stem_values not in VALUES:
             raise ArgumentError(f"stem_values must be one of {', '.join(VALUES)}; got {self.stem_values!r}")
-        if self.width <= 0 or self.num_classes < 0 or self.in_chans < 1 or self.num_heads < 1:
+        if self.global_pool not in POOLS or (self.num_classes and not self.global_pool):
             raise ArgumentError(
-                f"width ({self.width}) must be positive, num_classes ({self.num_classes}) not negative, in_chans "
-                f"({self.in_chans}) and num_heads ({self.num_heads}) at least 1"
+                f'global_pool must be "avg", or "" with num_classes=0 for a map without classifier; got '
+                f"{self.global_pool!r} with num_classes={self.num_classes!r}"
             )
+        self._check_numbers()
         check_kernel_size(self.kernel_size)
         check_padding(self.padding)
         check_position(self.position, self.content)
+
+    def _check_numbers(self) -> None:
+        """Types too: the values may come from a config.json that somebody edited."""
+        layers = self.layers
+        if not isinstance(layers, tuple) or len(layers) != 4 or not all(_is_integer(n, 1) for n in layers):
+            raise ArgumentError(f"layers must be four numbers of blocks, at least 1 each; got {layers!r}")
+        for name, least in LEAST.items():
+            if not _is_integer(getattr(self, name), least):
+                raise ArgumentError(f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}")
+        for name in ("content", "stem_activation", "zero_init_residual"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        number = isinstance(self.width, int | float) and not isinstance(self.width, bool)
+        if not number or not 0 < self.width < math.inf:
+            raise ArgumentError(f"width must be a positive number, got {self.width!r}")
 
     @property
     def stem_channels(self) -> int:
@@ -107,4 +127,11 @@ class ResNetConfig:
                 raise ArgumentError(
                     f"{name!r} is no option of a network" + (f"; did you mean {near[0]!r}?" if near else "")
                 )
-        return cls(**{**values, "layers": tuple(values["layers"])})
+        if "layers" not in values:
+            raise ArgumentError("layers is missing: the number of blocks in each of the four groups")
+        layers = values["layers"]
+        return cls(**{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})
+
+
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -46,7 +46,7 @@ def create_model(
     """
     options = {name: value for name, value in options.items() if value is not None}
     if isinstance(options.get("groups"), tuple | list):
-        options["groups"] = "".join(options["groups"])
+        options["groups"] = "".join(map(str, options["groups"]))
     if str(name_or_directory) in VARIANTS:
         name = str(name_or_directory)
         model = ResNet(ResNetConfig.from_dict({**VARIANTS[name], **options}), name)

@@ -3,7 +3,10 @@
 Shapes: B batch, C channels, H x W the map.
 """
 
+import contextlib
+import dataclasses
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,44 @@ def make_stem(config: ResNetConfig) -> nn.Module:
     return nn.Sequential(layers)
 
 
+def default_cfg(config: ResNetConfig) -> dict[str, Any]:
+    """What timm asks of a network: the pictures it is meant for (ImageNet's) and its first and last layer."""
+    side = -(-224 // (8 * config.stem_reduction))
+    return {
+        "num_classes": config.num_classes,
+        "input_size": (config.in_chans, 224, 224),
+        "fixed_input_size": False,
+        "pool_size": (side, side),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "stem.conv" if config.stem.endswith("conv") else (),
+        "classifier": "fc",
+    }
+
+
+@contextlib.contextmanager
+def scratch_buffers(block: nn.Module) -> Iterator[None]:
+    """Inside, batch norms move copies of their running statistics; after it the block has its own again."""
+    kept = [(module, *item) for module in block.modules() for item in module.named_buffers(recurse=False)]
+    try:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer.clone())
+        yield
+    finally:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)
+
+
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """block(x), computed again in the backward pass, which must not move batch norm's statistics a second time."""
+    if torch.compiler.is_compiling():  # a compiled graph repeats arithmetic only, and knows no contexts
+        return checkpoint(block, x, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    contexts = lambda: (contextlib.nullcontext(), scratch_buffers(block))  # noqa: E731
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportReturnType]
+
+
 class ResNet(nn.Module):
     """Stem, four groups of bottlenecks, average pool, linear classifier.
 
@@ -116,8 +157,11 @@ class ResNet(nn.Module):
         self.config = config
         self.name = name
         self.metadata: dict[str, Any] = {}
+        # timm's names for it: pretrained_cfg, and default_cfg from before.
+        self.pretrained_cfg = self.default_cfg = {"architecture": name, **default_cfg(config)}
         self.num_classes = config.num_classes
-        self.global_pool = "avg"
+        self.in_chans = config.in_chans
+        self.global_pool = config.global_pool
         self.drop_rate = 0.0
         self.grad_checkpointing = False
 
@@ -163,7 +207,7 @@ class ResNet(nn.Module):
     def _run_group(self, group: nn.Sequential, x: Tensor) -> Tensor:
         for block in group:
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+                x = checkpointed(block, x)
             else:
                 x = block(x)
         return x
@@ -218,20 +262,28 @@ class ResNet(nn.Module):
         """Indices of maps, 0 the stem to 4 the last group, as `forward_intermediates` takes them."""
         if indices is None:
             return list(range(5))
-        given = list(range(5 - indices, 5)) if isinstance(indices, int) else list(indices)
-        wanted = [index + 5 if index < 0 else index for index in given]
+        if isinstance(indices, int):
+            if not 1 <= indices <= 5:
+                raise ArgumentError(f"indices ({indices}), a number of last maps, must be 1 to 5")
+            return list(range(5 - indices, 5))
+        wanted = [index + 5 if index < 0 else index for index in indices]
         if not wanted or any(not 0 <= index < 5 for index in wanted):
-            raise ArgumentError(f"indices ({given}) must lie in 0 (stem) to 4 (last group)")
+            raise ArgumentError(f"indices ({list(indices)}) must lie in 0 (stem) to 4 (last group)")
         return wanted
 
     def prune_intermediate_layers(
         self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the groups behind the last map asked for, and the classifier; the indices, resolved."""
+        """Drop the groups behind the last map asked for, and the classifier; the indices, resolved.
+
+        A classifier that the last map no longer fits goes even with `prune_head=False`.
+        """
         wanted = self.intermediate_indices(indices)
-        for number in range(max(wanted) + 1, 5):
+        last = max(wanted)
+        for number in range(last + 1, 5):
             setattr(self, f"layer{number}", nn.Sequential())
-        if prune_head:
+        self.num_features = self.head_hidden_size = int(self.feature_info[last]["num_chs"])
+        if prune_head or last < 4:
             self.reset_classifier(0, "")
         return wanted
 
@@ -247,14 +299,12 @@ class ResNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier, freshly initialised; 0 classes gives features, global_pool "" leaves them a map."""
-        if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise ArgumentError(f'global_pool must be "avg" or "", got {global_pool!r}')
-            self.global_pool = global_pool
+        pool = self.global_pool if global_pool is None else global_pool
+        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
         like = next(self.parameters())
         fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.fc = fc.to(device=like.device, dtype=like.dtype)
-        self.num_classes = num_classes
+        self.num_classes, self.global_pool = num_classes, pool
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the inputs of blocks in training, and compute each block again in the backward pass."""

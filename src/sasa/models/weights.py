@@ -5,7 +5,7 @@ Pickles are refused: opening one runs what it says.
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sasa.models.resnet import ResNet
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
+PICKLES = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # how torch.save files begin
 
 
 def save_pretrained(model: ResNet, directory: str | Path, **metadata: Any) -> None:
@@ -31,17 +32,22 @@ def save_pretrained(model: ResNet, directory: str | Path, **metadata: Any) -> No
             config.json and in `model.metadata` after loading.
     """
     directory = Path(directory)
+    config = {
+        "format": FORMAT,
+        "architecture": model.name,
+        "options": model.config.to_dict(),
+        "metadata": {**model.metadata, **metadata},
+    }
+    try:  # before a file is touched, so that what was saved there stays whole
+        text = json.dumps(config, indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"metadata must be what JSON can hold: {error}") from error
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    content = _safetensors().save(weights, {"format": "pt"})
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        atomic_write(directory / WEIGHTS_NAME, _safetensors().save(weights, {"format": "pt"}))
-        config = {
-            "format": FORMAT,
-            "architecture": model.name,
-            "options": {**model.config.to_dict(), "num_classes": model.num_classes},
-            "metadata": {**model.metadata, **metadata},
-        }
-        atomic_write(directory / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+        atomic_write(directory / WEIGHTS_NAME, content)
+        atomic_write(directory / CONFIG_NAME, text.encode())
     except OSError as error:
         raise SasaError(f"cannot write {directory}: {error.strerror or error}") from error
 
@@ -57,31 +63,46 @@ def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> 
         ArgumentError: where they do not agree.
         SasaError: a file that is missing, damaged, or a pickle (refused, not opened).
     """
-    config = read_config(directory)
-    options = config["options"]
-    for name, value in (expected or {}).items():
-        if name in options and _plain(options[name]) != _plain(value):
+    saved = read_config(directory)
+    try:
+        config = ResNetConfig.from_dict(saved["options"])
+    except ArgumentError as error:
+        raise SasaError(f"{directory / CONFIG_NAME} describes no network: {error}") from error
+    wanted = ResNetConfig.from_dict({**config.to_dict(), **(expected or {})})
+    for name, value in config.to_dict().items():
+        other = wanted.to_dict()[name]
+        if value != other:
             hint = "; load it as it is and call reset_classifier() for a new head" if name == "num_classes" else ""
-            raise ArgumentError(f"{directory} holds a network with {name}={options[name]}, not {value}{hint}")
-    model = ResNet(ResNetConfig.from_dict({**options, **(expected or {})}), config.get("architecture", "resnet"))
-    model.metadata = config.get("metadata", {})
+            raise ArgumentError(f"{directory} holds a network with {name}={value}, not {other}{hint}")
+    model = ResNet(config, saved["architecture"])
+    model.metadata = saved["metadata"]
     load_weights(model, directory / WEIGHTS_NAME)
     return model
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """config.json of a saved network, checked for its shape."""
+    """config.json of a saved network, checked for its shape: format, architecture, options and metadata."""
     path = directory / CONFIG_NAME
     if not path.is_file():
         raise SasaError(f"{directory} holds no saved network: {CONFIG_NAME} is missing")
     try:
         config = json.loads(path.read_text())
-        if not isinstance(config["options"], dict):
-            raise TypeError("options")
-    except (ValueError, KeyError, TypeError) as error:
-        raise SasaError(f"{path} is not a network's config: {error}") from error
-    if config.get("format") != FORMAT:
-        raise SasaError(f"{path} has format {config.get('format')!r}; this version reads format {FORMAT}")
+    except OSError as error:
+        raise SasaError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SasaError(f"{path} is not a network's config: it is not JSON ({error})") from error
+    if not isinstance(config, dict) or "format" not in config:
+        raise SasaError(f"{path} is not a network's config: it has no format")
+    if config["format"] != FORMAT:
+        raise SasaError(f"{path} has format {config['format']!r}; this version reads format {FORMAT}")
+    config = {"architecture": "resnet", "metadata": {}, **config}
+    for name, kind, text in (
+        ("options", dict, "a table"),
+        ("metadata", dict, "a table"),
+        ("architecture", str, "text"),
+    ):
+        if not isinstance(config.get(name), kind):
+            raise SasaError(f"{path} is not a network's config: {name} must be {text}, got {config.get(name)!r}")
     return config
 
 
@@ -93,50 +114,49 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the network lacks"
         raise SasaError(f"{path} does not fit the network: it {what} ({len(missing)} missing, {len(extra)} extra)")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
+    for name, mine in own.items():
+        tensor = state[name]
+        if tensor.shape != mine.shape:
             raise SasaError(
-                f"{path} does not fit the network: {name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+                f"{path} does not fit the network: {name} is {tuple(tensor.shape)}, not {tuple(mine.shape)}"
             )
+        if tensor.is_floating_point() != mine.is_floating_point():
+            raise SasaError(f"{path} does not fit the network: {name} is {tensor.dtype}, not {mine.dtype}")
     model.load_state_dict(state)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; anything else, a pickle above all, is refused and not opened further."""
+    library = _safetensors()
     try:
-        with path.open("rb") as file:
-            head = file.read(2)
-        if head in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        content = path.read_bytes()
+    except OSError as error:
+        raise SasaError(f"cannot read weights {path}: {error.strerror or error}") from error
+    try:
+        return library.load(content)
+    except Exception as error:  # a damaged header fails in many ways; none of them has run anything
+        # Only now, for the sentence: a good file may begin with these bytes, they are the length of its header.
+        if content.startswith(PICKLES):
             raise SasaError(
                 f"{path} is a pickle (a torch.save file), which could run code when opened; it was not opened: "
                 "weights must be safetensors"
-            )
-        return _safetensors().load(path.read_bytes())
-    except OSError as error:
-        raise SasaError(f"cannot read weights {path}: {error.strerror or error}") from error
-    except _safetensors_error() as error:
+            ) from error
         raise SasaError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 def atomic_write(path: Path, content: bytes) -> None:
     """Replace the file as one step: a reader, or a power cut, sees the old content or the new, never a part."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    file = temporary.open("xb")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's files are private; a written file is as open as others
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _safetensors() -> Any:
@@ -145,9 +165,3 @@ def _safetensors() -> Any:
     except ImportError as error:
         raise SasaError("saving and loading networks needs safetensors: pip install 'sasa[train]'") from error
     return safetensors.torch
-
-
-def _safetensors_error() -> type[Exception]:
-    import safetensors
-
-    return safetensors.SafetensorError

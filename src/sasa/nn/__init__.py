@@ -1,7 +1,8 @@
 """Layers that own parameters."""
 
 from sasa.nn.attention import LocalAttention2d
+from sasa.nn.convert import convert
 from sasa.nn.position import sinusoid
 from sasa.nn.stem import AttentionStem
 
-__all__ = ["AttentionStem", "LocalAttention2d", "sinusoid"]
+__all__ = ["AttentionStem", "LocalAttention2d", "convert", "sinusoid"]

@@ -74,8 +74,11 @@ class LocalAttention2d(nn.Module):
         check_position(position, content)
         check_heads(out_channels, num_heads, "out_channels", relative=position == "relative")
         check_backend(backend)
-        if in_channels < 1 or self.stride < 1:
-            raise ArgumentError(f"in_channels ({in_channels}) and stride ({self.stride}) must be at least 1")
+        if min(in_channels, out_channels, self.stride) < 1:
+            raise ArgumentError(
+                f"in_channels ({in_channels}), out_channels ({out_channels}) and stride ({self.stride}) "
+                "must be at least 1"
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.padding = padding

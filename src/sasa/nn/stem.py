@@ -70,10 +70,10 @@ class AttentionStem(nn.Module):
         super().__init__()
         if values not in VALUES:
             raise ArgumentError(f"values must be one of {', '.join(VALUES)}; got {values!r}")
-        if block_size < 1 or num_mixtures < 1 or in_channels < 1:
+        if min(in_channels, out_channels, block_size, num_mixtures) < 1:
             raise ArgumentError(
-                f"in_channels ({in_channels}), block_size ({block_size}) and num_mixtures ({num_mixtures}) "
-                "must be at least 1"
+                f"in_channels ({in_channels}), out_channels ({out_channels}), block_size ({block_size}) and "
+                f"num_mixtures ({num_mixtures}) must be at least 1"
             )
         check_position(position, content)
         check_heads(out_channels, num_heads, "out_channels", relative=position == "relative")
@@ -106,13 +106,13 @@ class AttentionStem(nn.Module):
             self.rel_col = relative_embedding(self.num_heads, 2 * self.block_size - 1, head_dim, **factory)
         self.w_value: nn.Parameter | None = None
         self.value_conv: nn.Conv2d | None = None
+        self.emb_row: nn.Parameter | None = None
+        self.emb_col: nn.Parameter | None = None
+        self.nu: nn.Parameter | None = None
         if self.values == "convolution":
             self.value_conv = nn.Conv2d(into, out, self.block_size, bias=False, **factory)
             return
         self.w_value = nn.Parameter(torch.empty(self.num_mixtures, out, into, **factory))
-        self.emb_row: nn.Parameter | None = None
-        self.emb_col: nn.Parameter | None = None
-        self.nu: nn.Parameter | None = None
         if self.values == "mixture":
             self.emb_row = nn.Parameter(torch.empty(self.block_size, head_dim, **factory))
             self.emb_col = nn.Parameter(torch.empty(self.block_size, head_dim, **factory))
@@ -140,8 +140,7 @@ class AttentionStem(nn.Module):
     def mixture(self) -> Tensor:
         """p(a, b, m) of Eq. 9, (P, M): the weight of each value matrix at each position; sums to one over m."""
         if self.emb_row is None or self.emb_col is None or self.nu is None:
-            assert self.w_value is not None
-            return self.w_value.new_ones(self.block_size**2, 1)
+            return self.w_query.new_ones(self.block_size**2, 1)  # one value matrix, or the one convolution
         position_PD = (self.emb_row[:, None] + self.emb_col[None, :]).flatten(0, 1)
         return (position_PD @ self.nu.T).softmax(-1)
 

@@ -70,7 +70,8 @@ def block_attention(
     tensors = (image, w_query, w_key, w_value, rel_row, rel_col, value)
     if backend == "reference":
         return reference.block_attention(*tensors, block_size=block_size, num_heads=num_heads, scale=scale)[0]
-    check_no_forward_mode({"image": image, "w_query": w_query, "w_key": w_key, "w_value": w_value})
+    names = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
+    check_no_forward_mode(dict(zip(names, tensors, strict=True)))
     if backend == "eager":
         return _Eager.apply(*tensors, block_size, num_heads, float(scale))
     with without_autocast(device):
