@@ -1,0 +1,80 @@
+"""Configs: round trips, settings by dotted name, and refusal of what is not plain."""
+
+from pathlib import Path
+
+import pytest
+
+from sasa.errors import UsageError
+from sasa.training.config import TrainConfig, parse_setting, read_config, recipe_names, resolve
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [*recipe_names(), *map(str, CONFIGS)])
+def test_every_recipe_reads_and_round_trips(name):
+    config = read_config(name)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_yaml_round_trip(tmp_path):
+    config = resolve(None, [("model.width", 0.5), ("recipe.epochs", 3), ("data.mean", [1, 2, 3])])
+    (tmp_path / "c.yaml").write_text(config.to_yaml())
+    assert read_config(str(tmp_path / "c.yaml")) == config
+    assert config.model["width"] == 0.5
+    assert config.data.mean == [1.0, 2.0, 3.0]
+
+
+def test_own_pictures_start_from_the_general_defaults_and_digits_from_their_recipe():
+    assert resolve(None, [("data.source", "photos")]).data.image_size == 224
+    assert resolve(None, []).data.image_size == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [("recipe.epochs=5", "recipe.epochs", 5), ("data.flip=false", "data.flip", False), ("a=[1, 2]", "a", [1, 2])],
+)
+def test_settings_are_read_as_yaml(text, key, value):
+    assert parse_setting(text) == (key, value)
+
+
+def test_numbers_in_scientific_notation_are_numbers():
+    config = TrainConfig()
+    config.set("recipe.weight_decay", "1e-4")
+    assert config.recipe.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("recipe.epoch", 3, "'recipe.epoch' is no setting; did you mean 'recipe.epochs'"),
+        ("speed", 3, "'speed' is no setting"),
+        ("recipe.epochs", "many", "recipe.epochs must be int, got 'many'"),
+        ("data.flip", 1, "data.flip must be bool, got 1"),
+        ("recipe.learning_rate", "fast", "recipe.learning_rate must be float"),
+    ],
+)
+def test_wrong_settings_are_sentences(key, value, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        TrainConfig().set(key, value)
+
+
+def test_yaml_tags_are_refused_and_not_run(tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "c.yaml").write_text(f"run: !!python/object/apply:os.system ['touch {marker}']\n")
+    with pytest.raises(UsageError, match="is not plain YAML"):
+        read_config(str(tmp_path / "c.yaml"))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("- 1", "must hold sections"), ("a: [", "is not plain YAML")])
+def test_other_yaml_is_refused(tmp_path, text, sentence):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        read_config(str(tmp_path / "c.yaml"))
+
+
+def test_no_such_config():
+    with pytest.raises(UsageError, match="'nothing' is no file and no recipe of the package .*digits"):
+        read_config("nothing")
+    with pytest.raises(UsageError, match="--set takes key=value, got 'x'"):
+        parse_setting("x")
