@@ -46,7 +46,9 @@ def relative_error(got: Tensor, want: Tensor, *, otherwise: float = 1.0) -> floa
     return difference / (size if size > 1e-12 * otherwise else max(otherwise, 1e-300))
 
 
-def assert_close(got: Tensor, want: Tensor, tolerance: float = 1e-10, *, otherwise: float = 1.0, name: str = "") -> None:
+def assert_close(
+    got: Tensor, want: Tensor, tolerance: float = 1e-10, *, otherwise: float = 1.0, name: str = ""
+) -> None:
     """Relative L2 within the tolerance; NaN and a wrong shape fail as well."""
     error = relative_error(got, want, otherwise=otherwise)
     assert error <= tolerance, f"{name} differs by {error:.2e}, allowed is {tolerance:.0e}"

@@ -96,9 +96,7 @@ def test_local_attention(backend, device, shape, terms, padding, dtype):
     tensors = local_inputs(*shape, terms=terms, dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])
     grad = local_grad_output(shape, dtype)
-    got = output_and_gradients(
-        local_attention, tensors, grad, **local_options(shape, padding, terms), backend=backend
-    )
+    got = output_and_gradients(local_attention, tensors, grad, **local_options(shape, padding, terms), backend=backend)
     assert all(g is None or g.dtype == dtype for g in got)
     assert_agrees(got, local_judge(shape, padding, terms, dtype), dtype, grad, LOCAL_NAMES)
 
@@ -144,9 +142,11 @@ LAYOUTS = {
     "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
     "transposed": lambda t: t.mT.contiguous().mT,
     "sliced": sliced,
-    "channels_last_sliced": lambda t: torch.cat([t, t.new_full(t.shape, float("nan"))], 1)
-    .contiguous(memory_format=torch.channels_last)
-    .chunk(2, dim=1)[0],
+    "channels_last_sliced": lambda t: (
+        torch.cat([t, t.new_full(t.shape, float("nan"))], 1)
+        .contiguous(memory_format=torch.channels_last)
+        .chunk(2, dim=1)[0]
+    ),
     "batch_last": lambda t: t.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
     "expanded_batch": lambda t: t[:1].expand(t.shape),
     "expanded_width": lambda t: t[..., :1].expand(t.shape),
@@ -214,9 +214,7 @@ def test_local_attention_of_an_empty_batch(backend, device, terms):
     tensors = local_inputs(*shape, terms=terms, device=device)
     skip_unless_it_runs(backend, tensors[0])
     grad = local_grad_output(shape, torch.float64)
-    got = output_and_gradients(
-        local_attention, tensors, grad, **local_options(shape, "zeros", terms), backend=backend
-    )
+    got = output_and_gradients(local_attention, tensors, grad, **local_options(shape, "zeros", terms), backend=backend)
     assert got[0].shape == (0, 6, 5, 6)
     for tensor, gradient in zip(tensors, got[1:], strict=True):
         assert tensor is None or (gradient.shape == tensor.shape and not gradient.any())

@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
 
 def test_it_learns(finished):
     path, summary = finished
-    rows = list(csv.DictReader((path / "metrics.csv").open()))
+    rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     assert len(rows) == 8
     assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
     assert summary["held_out_top1"] > 0.3  # ten classes: chance is 0.1

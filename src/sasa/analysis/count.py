@@ -5,6 +5,7 @@ adds up formulas of the operators that it calls, in three conventions at once.
 """
 
 import copy
+import functools
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sasa.analysis.conventions import CALIBRATED, SIMPLE, mixture_extra_flops
 from sasa.errors import ArgumentError
 from sasa.nn import AttentionStem, LocalAttention2d
+from sasa.ops.flops import pixels
 
 InputSize = int | tuple[int, int] | tuple[int, int, int]
 
@@ -80,9 +82,9 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
         with true, simple, calibrated:
             model(torch.empty(1, *size, dtype=dtype))
     counted = (
-        _by_module(true, model, stems.mixing),
-        _by_module(simple, model, stems.values),
-        _by_module(calibrated, model, stems.values),
+        _by_module(true, model, stems.flops),
+        _by_module(simple, model, stems.simple),
+        _by_module(calibrated, model, stems.calibrated),
     )
     by_module = {
         name: Cost(_parameters(module), *(flops.get(name, 0) for flops in counted))
@@ -120,32 +122,39 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 
 class _Stems:
-    """What to add to the count of each stem, by its name, since the paper's stem and ours differ in work.
+    """What to add to the count of each attention stem, by its name: the paper's stem and ours differ in work.
 
-    The paper's stem applies its M value matrices to every pixel and then mixes M values (Eq. 8 read literally), and
-    its FLOPS are counted so. Ours mixes the matrices once, for p depends on nothing but the position in the block, and
-    applies one matrix a pixel: that is what the op's formulas count. So `values`, filled while the model runs, is
-    what the paper's conventions charge beyond that. The mixing of matrices is ours alone: it runs here, before the
-    counters start, and is charged to the true count only (`mixing`).
+    - Values. The paper's stem applies M value matrices to every pixel and then mixes M values (Eq. 8 read literally),
+      and its FLOPS are counted so. Ours mixes the matrices once, for p depends on nothing but the position in the
+      block, and applies one matrix a pixel, which is what the op's formulas count. `simple` and `calibrated` get the
+      rest while the model runs. The mixing of matrices is ours alone: it runs here, before the counters start, and is
+      charged to the true count only (`flops`).
+    - ReLU. After batch norm, as after a convolution, it has a map of full resolution. Ours runs behind the max pool,
+      which changes nothing in the result and leaves 1 / S**2 of the work. `calibrated`, the only one that counts
+      ReLU, gets the difference.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.mixing: dict[str, int] = {}
-        self.values: dict[str, int] = defaultdict(int)
+        self.flops: dict[str, int] = defaultdict(int)
+        self.simple: dict[str, int] = defaultdict(int)
+        self.calibrated: dict[str, int] = defaultdict(int)
         for name, stem in model.named_modules():
-            if isinstance(stem, AttentionStem) and stem.values == "mixture":
-                self._prepare(name, stem)
+            if isinstance(stem, AttentionStem):
+                self._mix(name, stem)
+                stem.register_forward_hook(functools.partial(self._charge, name))  # pyright: ignore
 
-    def _prepare(self, name: str, stem: AttentionStem) -> None:
+    def _mix(self, name: str, stem: AttentionStem) -> None:
         with FlopCounterMode(display=False) as mode:
             mixed = stem.mixed_values()
-        self.mixing[name] = mode.get_total_flops()
+        self.flops[name] += mode.get_total_flops()
         stem.mixed_values = lambda: mixed
 
-        def charge(stem: AttentionStem, pictures: tuple[Tensor], _output: Tensor) -> None:
-            self.values[name] += mixture_extra_flops(pictures[0].shape, stem.out_channels, stem.num_mixtures)
-
-        stem.register_forward_hook(charge)  # pyright: ignore[reportArgumentType]
+    def _charge(self, name: str, stem: AttentionStem, pictures: tuple[Tensor], output: Tensor) -> None:
+        picture = pictures[0].shape
+        values = mixture_extra_flops(picture, stem.out_channels, stem.num_mixtures) if stem.values == "mixture" else 0
+        relu = stem.activation * (pixels(picture) * stem.out_channels - output.numel())
+        self.simple[name] += values
+        self.calibrated[name] += values + relu
 
 
 def _by_module(mode: FlopCounterMode, model: nn.Module, corrections: dict[str, int]) -> dict[str, int]:

@@ -205,11 +205,10 @@ class ResNet(nn.Module):
         return x
 
     def _run_group(self, group: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
+            return group(x)  # the module itself, so that its hooks run
         for block in group:
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpointed(block, x)
-            else:
-                x = block(x)
+            x = checkpointed(block, x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -199,8 +199,8 @@ def _setup_context(ctx, inputs, output):
 
 
 def _autograd(ctx, grad_output, _grad_logsumexp):
-    inputs, saved = ctx.saved_tensors[:7], ctx.saved_tensors
-    wanted = [tensor is not None for tensor in inputs]
+    saved = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
+    wanted = [tensor is not None for tensor in saved[:7]]
     wanted[0] = ctx.needs_input_grad[0]
     grads = torch.ops.sasa.block_attention_backward(grad_output, *saved, *ctx.options, wanted[0])
     return *(grad if want else None for want, grad in zip(wanted, grads, strict=True)), None, None, None

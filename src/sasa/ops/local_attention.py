@@ -194,7 +194,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _autograd(ctx, grad_output, _grad_logsumexp):
-    inputs, (output, logsumexp) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+    *inputs, output, logsumexp = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
     grads = torch.ops.sasa.local_attention_backward(grad_output, *inputs, output, logsumexp, *ctx.options)
     return *(None if given is None else grad for given, grad in zip(inputs, grads, strict=True)), *[None] * 4
 
