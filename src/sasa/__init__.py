@@ -1,11 +1,19 @@
-"""sasa: stand-alone self-attention in vision models (Ramachandran et al., NeurIPS 2019) for PyTorch."""
+"""sasa: stand-alone self-attention in vision models (Ramachandran et al., NeurIPS 2019) for PyTorch.
 
-from sasa import nn, ops
-from sasa.analysis import count
+Names are imported when they are first used: `sasa --help` must not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sasa.errors import SasaError
-from sasa.models import create_model, list_models
-from sasa.nn import AttentionStem, LocalAttention2d, convert
-from sasa.ops import backends
+
+if TYPE_CHECKING:
+    from sasa import models, nn, ops
+    from sasa.analysis import count
+    from sasa.models import create_model, list_models
+    from sasa.nn import AttentionStem, LocalAttention2d, convert
+    from sasa.ops import backends
 
 __version__ = "0.1.0"
 
@@ -18,6 +26,31 @@ __all__ = [
     "count",
     "create_model",
     "list_models",
+    "models",
     "nn",
     "ops",
 ]
+
+_HOMES = {
+    "AttentionStem": "sasa.nn",
+    "LocalAttention2d": "sasa.nn",
+    "backends": "sasa.ops",
+    "convert": "sasa.nn",
+    "count": "sasa.analysis",
+    "create_model": "sasa.models",
+    "list_models": "sasa.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("models", "nn", "ops"):
+        return importlib.import_module(f"sasa.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sasa' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

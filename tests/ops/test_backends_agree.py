@@ -4,10 +4,13 @@ A new entry of `BACKENDS` takes part by itself. Memory that a back-end allocates
 what it forgets to write is seen.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from helpers import (
     IMPLEMENTATIONS,
     TOLERANCE,
@@ -19,9 +22,6 @@ from helpers import (
     output_and_gradients,
     skip_unless_it_runs,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from sasa.ops import block_attention, eager, eager_block, local_attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
@@ -78,7 +78,7 @@ def local_grad_output(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tenso
     return normal(batch, heads * value_dim, height, width, seed=99, dtype=dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def local_judge(shape, padding, terms, dtype, scale=1.0):
     """The reference's output and gradients in float64, of inputs rounded to dtype."""
     tensors = double(local_inputs(*shape, terms=terms, dtype=dtype))
@@ -333,7 +333,7 @@ def block_grad_output(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tenso
     return normal(batch, heads * value_dim, height, width, seed=99, dtype=dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def block_judge(shape, terms, values, dtype):
     """The reference's output and gradients in float64, of inputs rounded to dtype."""
     tensors = double(block_inputs(*shape, terms=terms, values=values, dtype=dtype))

@@ -6,10 +6,10 @@ One attention that is right is put together from parts; each mistake replaces on
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_is_equation_3, local_inputs, skip_unless_it_runs
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sasa
+from helpers import assert_is_equation_3, local_inputs, skip_unless_it_runs
 from sasa.ops import local_attention
 from sasa.ops.backends import BACKENDS
 

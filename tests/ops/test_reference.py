@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import assert_close, block_inputs, local_inputs, loop_block_attention, loop_local_attention, normal
 
+from helpers import assert_close, block_inputs, local_inputs, loop_block_attention, loop_local_attention, normal
 from sasa.ops import reference
 
 LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size

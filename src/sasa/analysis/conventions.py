@@ -1,7 +1,8 @@
 """What the paper's FLOPS cells count: two conventions, as formulas that replace those of torch's FlopCounterMode.
 
-The paper does not say how it counted; both were fitted to its tables (docs/paper_map.md). Both count 2 for each
-multiply-add of convolutions, linear layers, q/k/v, q.k and a.v, with all keys of the window also at the border.
+The paper does not say how it counted: both were fitted to its tables, and nothing but the fit confirms them. Both
+count 2 for each multiply-add of convolutions, linear layers, q/k/v, q.k and a.v, with all keys of the window also at
+the border, and the stem's values as M products a pixel and their mixture (`_Stems` in count.py).
 
 - "simple": q.r as one product of D for each key of the window, and nothing element-wise.
 - "calibrated": the relative term 1 for each (query, key, channel), as if k + r came first and then q.(k + r); without

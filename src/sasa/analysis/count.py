@@ -100,18 +100,21 @@ def picture_size(model: nn.Module, input_size: InputSize) -> tuple[int, int, int
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(size) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in size):
         raise ArgumentError(f"input_size must be a side, (H, W) or (C, H, W) in pixels, got {input_size!r}")
-    if len(size) == 3:
-        return size
     channels = (getattr(module, "in_channels", None) for module in model.modules())
-    return next((found for found in channels if isinstance(found, int)), 3), *size
+    taken = next((found for found in channels if isinstance(found, int)), 3)
+    return size[0] if len(size) == 3 else taken, size[-2], size[-1]
 
 
 def on_meta(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose tensors have no memory; its attention takes the dispatcher ops.
 
-    Nothing is copied that is large: the copier is told beforehand what stands for each parameter and buffer.
+    Nothing is copied that is large: the copier is told beforehand what stands for each tensor.
     """
-    memo: dict[int, Tensor] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    memo: dict[int, Tensor] = {}
+    for module in model.modules():
+        own = [value for value in vars(module).values() if isinstance(value, Tensor)]
+        for tensor in (*module.buffers(recurse=False), *own):
+            memo[id(tensor)] = torch.empty_like(tensor, device="meta")
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
     model = copy.deepcopy(model, memo).eval()

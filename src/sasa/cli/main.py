@@ -149,7 +149,9 @@ def paper(
     """The paper's tables beside what is counted from the built networks, and its claims checked."""
     from sasa.analysis import paper as analysis
 
-    typer.echo(analysis.report_json(tables) if as_json else analysis.report(tables))
+    chosen, claims = analysis.tables(tables), [] if tables else analysis.claims()
+    values = {"tables": [table.to_dict() for table in chosen], "claims": [claim.to_dict() for claim in claims]}
+    typer.echo(json.dumps(values, indent=2) if as_json else analysis.to_text(chosen, claims))
 
 
 @app.command()

@@ -1,0 +1,94 @@
+"""The documentation cannot drift: paths exist, examples give what they say, README's commands run."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import sasa
+from sasa.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "model.width=0.05 model.num_heads=2 model.kernel_size=3 model.layers=[1,1,1,1] data.limit=64 recipe.epochs=1 "
+    "recipe.batch_size=16 data.image_size=16 data.workers=0"
+).split()
+
+
+def names_in(path):
+    """Functions, classes and Class.method names that a Python file defines at its top."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{n.name}" for n in node.body if isinstance(n, ast.FunctionDef)}
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+MAP = re.findall(r"`((?:src|tests|benchmarks)/[\w/.]+\.py):([\w.]+)`", (ROOT / "docs/paper_map.md").read_text())
+
+
+def test_the_map_is_not_empty():
+    assert len(MAP) > 20
+
+
+@pytest.mark.parametrize(("path", "name"), sorted(set(MAP)))
+def test_every_place_of_the_paper_map_exists(path, name):
+    assert name in names_in(ROOT / path)
+
+
+MODULES = [m.name for m in pkgutil.walk_packages(sasa.__path__, "sasa.") if not m.name.endswith("timm")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module):
+    results = doctest.testmod(importlib.import_module(module), extraglobs={"sasa": sasa, "torch": torch})
+    assert results.failed == 0
+
+
+def blocks(document, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("README.md", "python"))
+def test_python_of_the_readme_runs(code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_links_lead_somewhere():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cats", "dogs"):
+        for number in range(10):
+            path = tmp_path / "photos" / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 30), 50).convert("RGB").save(path)
+    (tmp_path / "photos" / "cats" / "0.jpg").rename(tmp_path / "picture.jpg")
+    lines = [line for block in blocks("README.md", "bash") for line in block.splitlines() if line.startswith("sasa ")]
+    assert len(lines) >= 6
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[1] == "train" and "--resume" not in words:
+            words += [word for setting in TINY for word in ("--set", setting)]
+        monkeypatch.setattr(sys, "argv", words)
+        try:
+            main()
+        except SystemExit as stop:
+            assert not stop.code, f"{line}: {capsys.readouterr().err}"
