@@ -39,9 +39,9 @@ SURVEY = """
     sebotnet33ts_256 selecsls42 seresnet18 shvit_s1 skresnet18 starnet_s1 swin_tiny_patch4_window7_224
     tf_efficientnet_b0 tiny_vit_5m_224 tinynet_e twins_svt_small vgg11 visformer_tiny vit_tiny_patch16_224 volo_d1_224
     vovnet39a xception41 xcit_nano_12_p16_224
-""".split()
-# These take pictures of one size only, or of multiples of more than 96.
-FIXED = ("vit", "nest", "bat_resnext26ts", "halonet26t")
+"""
+# Of those that timm does not mark as taking one size only: their blocks do not divide a picture of 96 pixels.
+NEED_FULL_SIZE = ("vit", "nest", "bat_resnext26ts", "halonet26t")
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
     print("| network | replaced | kept | parameters before (M) | after (M) | runs |\n|---|---:|---:|---:|---:|---|")
     outcomes = []
-    for name in (f"timm {name}" for name in SURVEY) if survey else NETWORKS:
+    for name in (f"timm {name}" for name in SURVEY.split()) if survey else NETWORKS:
         row, runs = _row(name, survey)
         print(row, flush=True)
         outcomes.append(runs)
@@ -64,7 +64,7 @@ def main() -> None:
 def _row(name: str, survey: bool) -> tuple[str, str]:
     original = _create(*name.split())
     side = 96 if survey else 64
-    if survey and any(part in name for part in FIXED):
+    if survey and (original.default_cfg.get("fixed_input_size") or any(part in name for part in NEED_FULL_SIZE)):
         side = original.default_cfg["input_size"][-1]
     # Dilated convolutions stay convolutions: attention has no holes. Only skresnet18 has any.
     options = {"kernel_size": 3, "num_heads": 4, "where": lambda _, conv: conv.dilation == (1, 1)} if survey else {}

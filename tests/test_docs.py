@@ -88,7 +88,6 @@ def test_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
         if words[1] == "train" and "--resume" not in words:
             words += [word for setting in TINY for word in ("--set", setting)]
         monkeypatch.setattr(sys, "argv", words)
-        try:
+        with pytest.raises(SystemExit) as stop:
             main()
-        except SystemExit as stop:
-            assert not stop.code, f"{line}: {capsys.readouterr().err}"
+        assert not stop.value.code, f"{line}: {capsys.readouterr().err}"

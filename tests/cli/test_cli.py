@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, and one sentence and an exit status where something is wrong."""
+"""The command line as a person meets it: what it prints, and one sentence and a status where something is wrong."""
 
 import json
 import sys

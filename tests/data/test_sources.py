@@ -107,7 +107,10 @@ def test_parquet_without_names_numbers_its_classes(tmp_path):
         (lambda p: (p / "a.txt").write_text("x"), "holds no pictures"),
         (lambda p: (save_picture(p / "a" / "1.png"), (p / "b").mkdir()), "b holds no pictures .1 of 2 classes empty"),
         (lambda p: (p / "x.parquet").write_bytes(b"PAR1"), "x.parquet is not a whole parquet file"),
-        (lambda p: write_parquet(p / "x.parquet", [0, 1], image="photo"), "columns photo, label; expected one of image"),
+        (
+            lambda p: write_parquet(p / "x.parquet", [0, 1], image="photo"),
+            "columns photo, label; expected one of image",
+        ),
         (lambda p: write_parquet(p / "x.parquet", [0, -1]), "labels outside 0 to"),
         (lambda p: save_picture(p / "a" / "1.png"), "1 pictures are too few"),
     ],

@@ -9,6 +9,7 @@ import torch._dynamo.testing
 import torch.autograd.forward_ad as forward_ad
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
+from torch.utils.checkpoint import checkpoint
 
 import sasa
 from helpers import assert_close, block_inputs, local_inputs, loop_local_attention, normal, output_and_gradients
@@ -16,6 +17,8 @@ from sasa.ops import block_attention, local_attention
 
 # torch loads its own forward-mode formulas with torch.jit.script, and warns of it.
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+# opcheck reads .grad of tensors that have none.
+OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 BACKEND = pytest.mark.parametrize("backend", ["auto", "eager"])
 LOCAL = torch.ops.sasa.local_attention.default
 BLOCK = torch.ops.sasa.block_attention.default
@@ -53,22 +56,34 @@ def leaves(tensors):
     return [None if t is None else t.detach().requires_grad_() for t in tensors]
 
 
+def with_layout(tensors, layout):
+    """Strides that a fake implementation may get wrong: of the maps, or of maps and weights."""
+
+    def lay(t):
+        if t is None or layout == "contiguous":
+            return t
+        if layout == "transposed":
+            return t.mT.contiguous().mT
+        return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+
+    return [lay(t) for t in tensors]
+
+
 # -------------------------------------------------------------------------------------------- opcheck, gradcheck
 
 
+@OPCHECK
 @pytest.mark.parametrize(
-    ("terms", "padding", "dtype", "last"),
+    ("terms", "padding", "dtype", "layout"),
     [
-        ("both", "zeros", torch.float32, False),
-        ("content", "mask", torch.float32, True),
-        ("relative", "zeros", torch.bfloat16, False),
+        ("both", "zeros", torch.float32, "contiguous"),
+        ("content", "mask", torch.float32, "channels_last"),
+        ("relative", "zeros", torch.bfloat16, "transposed"),
     ],
     ids=str,
 )
-def test_opcheck_local_attention(terms, padding, dtype, last):
-    tensors = local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype)
-    if last:
-        tensors[:3] = [None if t is None else t.contiguous(memory_format=torch.channels_last) for t in tensors[:3]]
+def test_opcheck_local_attention(terms, padding, dtype, layout):
+    tensors = with_layout(local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype), layout)
     torch.library.opcheck(LOCAL, (*leaves(tensors), 3, 2, padding, 0.5))
     output, logsumexp = LOCAL(*tensors, 3, 2, padding, 0.5)
     backward = torch.ops.sasa.local_attention_backward.default
@@ -76,19 +91,18 @@ def test_opcheck_local_attention(terms, padding, dtype, last):
     torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
+@OPCHECK
 @pytest.mark.parametrize(
-    ("terms", "values", "dtype", "last"),
+    ("terms", "values", "dtype", "layout"),
     [
-        ("both", "weights", torch.float32, False),
-        ("content", "map", torch.float32, True),
-        ("relative", "weights", torch.bfloat16, False),
+        ("both", "weights", torch.float32, "contiguous"),
+        ("content", "map", torch.float32, "channels_last"),
+        ("relative", "weights", torch.bfloat16, "transposed"),
     ],
     ids=str,
 )
-def test_opcheck_block_attention(terms, values, dtype, last):
-    tensors = block_inputs(*BLOCK_SHAPE, terms=terms, values=values, dtype=dtype)
-    if last:
-        tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+def test_opcheck_block_attention(terms, values, dtype, layout):
+    tensors = with_layout(block_inputs(*BLOCK_SHAPE, terms=terms, values=values, dtype=dtype), layout)
     torch.library.opcheck(BLOCK, (*leaves(tensors), 4, 2, 0.5))
     output, logsumexp = BLOCK(*tensors, 4, 2, 0.5)
     backward = torch.ops.sasa.block_attention_backward.default
@@ -124,6 +138,22 @@ def test_gradcheck_block_attention(terms, values, backend):
         return block(*every, block_size=2, backend=backend)
 
     assert torch.autograd.gradcheck(function, given)
+
+
+@OPERATORS
+@BACKEND
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_under_activation_checkpointing(operator, make_inputs, backend, reentrant):
+    tensors = make_inputs()
+
+    def checkpointed(*inputs):
+        return checkpoint(lambda *i: operator(*i, backend=backend), *inputs, use_reentrant=reentrant)
+
+    grad = normal(*operator(*tensors).shape, seed=3)
+    got = output_and_gradients(checkpointed, tensors, grad)
+    want = output_and_gradients(operator, tensors, grad, backend=backend)
+    for one, other in zip(got, want, strict=True):
+        assert one is None if other is None else torch.equal(one, other)
 
 
 def test_logsumexp_is_not_differentiable():
@@ -209,15 +239,24 @@ def test_inductor_runs_a_layer():
     assert_close(got[1], want[1], 1e-5)
 
 
+NAMED = {n: torch.export.Dim(name, min=2, max=512) for n, name in ((0, "batch"), (2, "height"), (3, "width"))}
+AUTO = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+
+
 @pytest.mark.parametrize(
-    "module",
-    [lambda: sasa.LocalAttention2d(3, 8, kernel_size=5, num_heads=2, stride=2), lambda: sasa.AttentionStem(3, 8)],
-    ids=["LocalAttention2d", "AttentionStem"],
+    ("module", "sizes"),
+    [
+        (lambda: sasa.LocalAttention2d(3, 8, kernel_size=5, num_heads=2), NAMED),
+        (lambda: sasa.AttentionStem(3, 8, pool=False), NAMED),
+        # torch's pools with ceil_mode add guards that named sizes cannot express.
+        (lambda: sasa.LocalAttention2d(3, 8, kernel_size=5, num_heads=2, stride=2), AUTO),
+        (lambda: sasa.AttentionStem(3, 8), AUTO),
+    ],
+    ids=["LocalAttention2d", "AttentionStem", "LocalAttention2d-stride", "AttentionStem-pool"],
 )
-def test_an_exported_module_runs_at_other_sizes(module):
+def test_an_exported_module_runs_at_other_sizes(module, sizes):
     module = module().eval()
-    size = {n: torch.export.Dim(name, min=2, max=512) for n, name in ((0, "batch"), (2, "height"), (3, "width"))}
-    exported = torch.export.export(module, (torch.randn(2, 3, 9, 8),), dynamic_shapes=(size,))
+    exported = torch.export.export(module, (torch.randn(2, 3, 9, 8),), dynamic_shapes=(sizes,))
     assert any(str(node.target).startswith("sasa.") for node in exported.graph.nodes)
     file = io.BytesIO()
     torch.export.save(exported, file)
@@ -313,18 +352,16 @@ def test_a_second_derivative_says_that_there_is_none(operator, make_inputs, back
         first.square().sum().backward()
 
 
-@OPERATORS
-def test_the_reference_is_twice_differentiable(operator, make_inputs):
-    inputs = [t for t in leaves(make_inputs()) if t is not None]
-    if operator is block:
-        inputs.append(None)
-    small = leaves(local_inputs(1, 1, 2, 1, 2, 2, 3) if operator is local else block_inputs(1, 1, 1, 2, 1, 2, 1, 2))
-    given = [t for t in small if t is not None]
-    options = {"num_heads": 1} if operator is local else {"num_heads": 1, "block_size": 2}
+@pytest.mark.parametrize("is_local", [True, False], ids=["local_attention", "block_attention"])
+def test_the_reference_is_twice_differentiable(is_local):
+    operator = local if is_local else block
+    tensors = leaves(local_inputs(1, 1, 2, 1, 2, 2, 3) if is_local else block_inputs(1, 1, 1, 2, 1, 2, 1, 2))
+    options = {"num_heads": 1} if is_local else {"num_heads": 1, "block_size": 2}
+    given = [t for t in tensors if t is not None]
 
     def function(*some):
         rest = iter(some)
-        return operator(*[None if t is None else next(rest) for t in small], backend="reference", **options)
+        return operator(*[None if t is None else next(rest) for t in tensors], backend="reference", **options)
 
     assert torch.autograd.gradgradcheck(function, given)
 

@@ -74,7 +74,7 @@ def test_other_yaml_is_refused(tmp_path, text, sentence):
 
 
 def test_no_such_config():
-    with pytest.raises(UsageError, match="'nothing' is no file and no recipe of the package .*digits"):
+    with pytest.raises(UsageError, match=r"'nothing' is no file and no recipe of the package .*digits"):
         read_config("nothing")
-    with pytest.raises(UsageError, match="--set takes key=value, got 'x'"):
+    with pytest.raises(UsageError, match=r"--set takes key=value, got 'x'"):
         parse_setting("x")

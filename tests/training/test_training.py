@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from itertools import pairwise
 
 import pytest
 import torch
@@ -148,8 +149,8 @@ def test_schedule_rises_and_falls():
     factors = [schedule(step, 100, 10) for step in range(100)]
     assert factors[0] == pytest.approx(1 / 11)
     assert factors[10] == 1.0
-    assert all(a < b for a, b in zip(factors[:10], factors[1:11], strict=True))
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a < b for a, b in pairwise(factors[:11]))
+    assert all(a > b for a, b in pairwise(factors[10:]))
     assert 0 < factors[-1] < 0.001
 
 
@@ -161,8 +162,10 @@ def test_weight_decay_spares_norms_biases_and_positions():
     assert "layer1.0.spatial.qkv.weight" in decay
     assert "fc.weight" in decay
     for name in rest:
-        assert name.endswith((".bias", "rel_row", "rel_col", "emb_row", "emb_col", "nu")) or "norm" in name or (
-            ".shortcut.1." in name
+        assert (
+            name.endswith((".bias", "rel_row", "rel_col", "emb_row", "emb_col", "nu"))
+            or "norm" in name
+            or (".shortcut.1." in name)
         )
     assert any(name.endswith("rel_row") for name in rest)
 
@@ -176,7 +179,7 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_a_wrong_number_of_classes_is_a_sentence():
-    with pytest.raises(UsageError, match="model.num_classes is 7, but the data has 10 classes"):
+    with pytest.raises(UsageError, match=r"model\.num_classes is 7, but the data has 10 classes"):
         Trainer.start(tiny(("model.num_classes", 7)))
 
 

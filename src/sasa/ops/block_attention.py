@@ -188,7 +188,7 @@ def _fake_backward(grad_output, image, *rest):
     *weights, value, _output, _logsumexp, _block_size, _num_heads, _scale, image_gradient = rest
     maps = [m if given else None for m, given in ((image, image_gradient), (value, value is not None))]
     grad_image, grad_value = (image.new_empty(0) if m is None else empty_map(m, m.shape[1]) for m in maps)
-    grads = [image.new_empty(0) if w is None else torch.empty_like(w) for w in weights]
+    grads = [image.new_empty(0) if w is None else w.new_empty(w.shape) for w in weights]
     return grad_image, *grads, grad_value
 
 

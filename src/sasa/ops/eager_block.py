@@ -133,13 +133,17 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None).
 
-    `output` is not read: sum(dy y) of a block is as cheap from the weights, and free of the output's rounding,
-    which for half precision is larger than the small differences dw - sum(dy y).
+    Those of maps have the maps' layout, those of weights are contiguous. `output` is not read: sum(dy y) of a block
+    is as cheap from the weights, and free of the output's rounding, which for half precision is larger than the
+    small differences dw - sum(dy y).
     """
     block = Block(w_query, w_key, w_value, rel_row, rel_col, block_size, num_heads, scale)
     grad_image = empty_map(image, image.shape[1]) if image_gradient else None
     grad_value = None if value is None else empty_map(value, value.shape[1])
-    grad_w = [None if w is None else torch.zeros_like(w) for w in (block.w_query, block.w_key, block.w_value)]
+    grad_w = [
+        None if w is None else torch.zeros_like(w, memory_format=torch.contiguous_format)
+        for w in (block.w_query, block.w_key, block.w_value)
+    ]
     grad_relative = None if block.relative_NPSD is None else torch.zeros_like(block.relative_NPSD)
     with without_autocast(image.device):
         for strip in strips(image, block_size):
@@ -201,7 +205,7 @@ def relative_gradients(
     grads = []
     for rel, index, part in zip((rel_row, rel_col), (block.rows, block.cols), grad_NPSD.chunk(2, dim=-1), strict=True):
         one_hot = torch.nn.functional.one_hot(index, rel.shape[1]).to(part.dtype)
-        grads.append(torch.einsum("pso,npsd->nod", one_hot, part).to(rel.dtype))
+        grads.append(torch.einsum("pso,npsd->nod", one_hot, part).to(rel.dtype).contiguous())
     return grads[0], grads[1]
 
 

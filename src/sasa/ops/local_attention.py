@@ -183,7 +183,7 @@ def _fake(query, key, value, rel_row, rel_col, kernel_size, num_heads, padding, 
 @torch.library.register_fake("sasa::local_attention_backward")
 def _fake_backward(grad_output, query, key, value, rel_row, rel_col, *rest):
     maps = [query.new_empty(0) if m is None else empty_map(m, m.shape[1]) for m in (query, key, value)]
-    rels = [query.new_empty(0) if r is None else torch.empty_like(r) for r in (rel_row, rel_col)]
+    rels = [query.new_empty(0) if r is None else r.new_empty(r.shape) for r in (rel_row, rel_col)]
     return *maps, *rels
 
 

@@ -87,7 +87,7 @@ class Trainer:
         with StopRequest() as stop:
             for tensors, labels in training_loader(pictures, batches, data.workers):
                 loss = self.train_step(tensors, labels, per_epoch)
-                progress.step(self.step, self.step % per_epoch or per_epoch, loss, self.totals.count)
+                progress.step(self.step, self.step % per_epoch or per_epoch, loss)
                 if self.step % per_epoch == 0:
                     self.end_epoch(self.step // per_epoch)
                     folder.write_metrics(self.rows)

@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """Prints to `stream`: each epoch's metrics, and on a terminal a bar with loss, images a second and time left."""
+    """Prints each epoch's metrics; between them on a terminal a bar, elsewhere a line now and then."""
 
     def __init__(
         self, total_steps: int, steps_per_epoch: int, first_step: int = 0, stream: TextIO | None = None
@@ -14,18 +14,22 @@ class Progress:
         self.total, self.per_epoch, self.first = total_steps, steps_per_epoch, first_step
         self.stream = stream or sys.stdout
         self.began = time.monotonic()
-        self._last = 0.0
+        self._last = self.began
 
-    def step(self, step: int, batch: int, loss: float, pictures: int) -> None:
-        """Redraw the bar, ten times a second at most."""
+    def step(self, step: int, batch: int, loss: float) -> None:
+        """Redraw the bar, ten times a second at most; without a terminal write a line every half minute."""
         now = time.monotonic()
-        if not self.stream.isatty() or (now - self._last < 0.1 and batch != self.per_epoch):
+        terminal = self.stream.isatty()
+        if now - self._last < (0.1 if terminal else 30.0):
             return
         self._last = now
-        left = (now - self.began) / max(1, step - self.first) * (self.total - step)
-        filled = round(24 * batch / self.per_epoch)
-        bar = "#" * filled + "." * (24 - filled)
-        self.stream.write(f"\r[{bar}] step {step}/{self.total}  loss {loss:.3f}  {clock(left)} left \x1b[K")
+        left = clock((now - self.began) / max(1, step - self.first) * (self.total - step))
+        if terminal:
+            filled = round(24 * batch / self.per_epoch)
+            bar = "#" * filled + "." * (24 - filled)
+            self.stream.write(f"\r[{bar}] step {step}/{self.total}  loss {loss:.3f}  {left} left \x1b[K")
+        else:
+            self.stream.write(f"step {step}/{self.total}  loss {loss:.3f}  {left} left\n")
         self.stream.flush()
 
     def epoch(self, row: dict[str, Any]) -> None:
