@@ -1,7 +1,7 @@
 """The Markdown tables of docs/convert.md: what `sasa.convert` makes of well-known networks, and that they still run.
 
     python benchmarks/convert_table.py             # six networks, at the paper's window of 7 and 8 heads
-    python benchmarks/convert_table.py --survey    # one small network of each of many timm families, window of 3
+    python benchmarks/convert_table.py --survey    # 82 small timm networks of many kinds, window of 3
 
 "Runs" is yes where the converted network's output has the shape of the original's, every replaced layer gives a map
 of the size that the convolution gave, and each parameter gets a finite gradient; else the error.
