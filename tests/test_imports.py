@@ -102,7 +102,7 @@ def test_the_check_lets_the_rest_pass(source, path):
 HEAVY = {
     "cv2", "faster_coco_eval", "huggingface_hub", "lightning", "matplotlib", "pandas", "PIL", "pyarrow",
     "pytorch_lightning", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "timm", "torchmetrics",
-    "torchvision", "transformers", "triton", "typer", "yaml",
+    "torchvision", "transformers", "typer", "yaml",
 }
 # fmt: on
 

@@ -291,16 +291,7 @@ def _attention(
         dtype=conv.weight.dtype,
     )
     fitted = layer if direct else FittedAttention2d(layer, conv.kernel_size, stride, trim)  # pyright: ignore
-    if stride == (1, 1) and max(trim) <= 0:
-        fitted.register_forward_hook(_own_output)
     return fitted.train(conv.training)
-
-
-def _own_output(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-    """A copy for what follows. The attention's gradient needs its output, a convolution's does not, so networks
-    change it in place (ReLU(inplace=True), x += shortcut). Crop and pool copy anyhow.
-    """
-    return output.clone() if output.requires_grad else output
 
 
 def _trim(conv: nn.Conv2d, name: str) -> tuple[int, int]:

@@ -133,7 +133,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *arguments):
         output, logsumexp = eager_block.forward(*arguments)
-        ctx.save_for_backward(*arguments[:7], output, logsumexp)
+        ctx.save_for_backward(*arguments[:7], logsumexp)
         ctx.options = arguments[7:]
         return output
 
@@ -162,7 +162,7 @@ torch.library.define(
 torch.library.define(
     "sasa::block_attention_backward",
     "(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, "
-    "Tensor? rel_col, Tensor? value, Tensor output, Tensor logsumexp, int block_size, int num_heads, "
+    "Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, "
     "float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
@@ -185,7 +185,7 @@ def _fake(image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, n
 
 @torch.library.register_fake("sasa::block_attention_backward")
 def _fake_backward(grad_output, image, *rest):
-    *weights, value, _output, _logsumexp, _block_size, _num_heads, _scale, image_gradient = rest
+    *weights, value, _logsumexp, _block_size, _num_heads, _scale, image_gradient = rest
     maps = [m if given else None for m, given in ((image, image_gradient), (value, value is not None))]
     grad_image, grad_value = (image.new_empty(0) if m is None else empty_map(m, m.shape[1]) for m in maps)
     grads = [image.new_empty(0) if w is None else w.new_empty(w.shape) for w in weights]
@@ -193,7 +193,7 @@ def _fake_backward(grad_output, image, *rest):
 
 
 def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:7], *output)
+    ctx.save_for_backward(*inputs[:7], output[1])
     ctx.options = inputs[7:]
     ctx.mark_non_differentiable(output[1])
 

@@ -223,7 +223,6 @@ def backward(
     value: Tensor,
     rel_row: Tensor | None,
     rel_col: Tensor | None,
-    output: Tensor,
     logsumexp: Tensor,
     kernel_size: int,
     num_heads: int,
@@ -232,7 +231,8 @@ def backward(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
     """Gradients for query, key, value, rel_row, rel_col (None where the input was None).
 
-    With w the weights: dv = w^T dy, dw = dy v^T, dlogit = w (dw - sum(dy y)), and the logits' products from there.
+    With w the weights: dv = w^T dy, dw = dy v^T, dlogit = w (dw - sum(w dw)), and the logits' products from there.
+    The output is not needed (sum(w dw) = dy . y): what follows may change it in place, as after a convolution.
     """
     tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)
     dtype = compute_dtype(query)
@@ -247,10 +247,9 @@ def backward(
             weights = tile_logits(tiling, strip, scaled_query, key, rel)
             weights = weights.sub_(tiling.query_tiles(logsumexp, strip)).exp_()
             grad_tiles = tiling.query_tiles(grad_output, strip)
-            grad_dot_output = (grad_tiles * tiling.query_tiles(output, strip)).sum(-1, keepdim=True)
             tiling.add_key_tiles(value_padded, grad_tiles.mT @ weights, strip)
-            grad_weights = grad_tiles @ tiling.key_tiles(value, strip)
-            grad_logits = grad_weights.sub_(grad_dot_output).mul_(weights)
+            grad_logits = (grad_tiles @ tiling.key_tiles(value, strip)).mul_(weights)
+            grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
 
             grad_scaled_query = torch.zeros_like(scaled_query)
             if key is not None and key_padded is not None:

@@ -124,7 +124,6 @@ def backward(
     rel_row: Tensor | None,
     rel_col: Tensor | None,
     value: Tensor | None,
-    output: Tensor,
     logsumexp: Tensor,
     block_size: int,
     num_heads: int,
@@ -133,9 +132,8 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None).
 
-    Those of maps have the maps' layout, those of weights are contiguous. `output` is not read: sum(dy y) of a block
-    is as cheap from the weights, and free of the output's rounding, which for half precision is larger than the
-    small differences dw - sum(dy y).
+    Those of maps have the maps' layout, those of weights are contiguous. The output is not needed: sum(dy y) of a
+    block is as cheap from the weights, and free of the output's rounding in half precision.
     """
     block = Block(w_query, w_key, w_value, rel_row, rel_col, block_size, num_heads, scale)
     grad_image = empty_map(image, image.shape[1]) if image_gradient else None
@@ -156,9 +154,9 @@ def backward(
             weights = block.logits(query, key, part).sub_(total).exp_()
             grad = block.heads(to_blocks(grad_output[strip].to(part.dtype), block_size))
             grad_values = block.merge(weights.mT @ grad)
-            grad_weights = grad @ block.values(pixels, None if value is None else value[strip]).mT
-            grad_dot_output = (weights * grad_weights).sum(-1, keepdim=True)
-            grad_logits = grad_weights.sub_(grad_dot_output).mul_(weights)
+            values = block.values(pixels, None if value is None else value[strip])
+            grad_logits = (grad @ values.mT).mul_(weights)
+            grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
 
             grad_query = torch.zeros_like(query)
             grad_key = None

@@ -41,11 +41,11 @@ def local_attention_flops(
 @register_flop_formula(torch.ops.sasa.local_attention_backward)
 def local_attention_backward_flops(
     grad_output: Shape, query: Shape, key: Shape | None, value: Shape, rel_row: Shape | None, rel_col: Shape | None,
-    output: Shape, logsumexp: Shape, kernel_size: int, *_: Any, **__: Any,
+    logsumexp: Shape, kernel_size: int, *_: Any, **__: Any,
 ) -> int:  # fmt: skip
     """FLOPS of the gradients: q.k and q.r three times (again for the weights, then dq, and dk or dr), a.v twice.
 
-    a.v is dv = a^T dy and da = dy v^T; the output itself was kept.
+    a.v is dv = a^T dy and da = dy v^T.
     """
     content = kernel_size**2 * query[1] if key is not None else 0
     relative = kernel_size * query[1] if rel_row is not None else 0
@@ -84,7 +84,7 @@ def block_attention_flops(
 @register_flop_formula(torch.ops.sasa.block_attention_backward)
 def block_attention_backward_flops(
     grad_output: Shape, image: Shape, w_query: Shape, w_key: Shape | None, w_value: Shape | None,
-    rel_row: Shape | None, rel_col: Shape | None, value: Shape | None, output: Shape, logsumexp: Shape,
+    rel_row: Shape | None, rel_col: Shape | None, value: Shape | None, logsumexp: Shape,
     block_size: int, num_heads: int, scale: float, image_gradient: bool, **_: Any,
 ) -> int:  # fmt: skip
     """FLOPS of the gradients: products as for local attention; projections twice, thrice if the image needs one.

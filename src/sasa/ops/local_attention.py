@@ -130,7 +130,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *arguments):
         output, logsumexp = eager.forward(*arguments)
-        ctx.save_for_backward(*arguments[:5], output, logsumexp)
+        ctx.save_for_backward(*arguments[:5], logsumexp)
         ctx.options = arguments[5:]
         return output
 
@@ -159,7 +159,7 @@ torch.library.define(
 torch.library.define(
     "sasa::local_attention_backward",
     "(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor output, Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) "
+    "Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
@@ -188,14 +188,14 @@ def _fake_backward(grad_output, query, key, value, rel_row, rel_col, *rest):
 
 
 def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:5], *output)
+    ctx.save_for_backward(*inputs[:5], output[1])
     ctx.options = inputs[5:]
     ctx.mark_non_differentiable(output[1])
 
 
 def _autograd(ctx, grad_output, _grad_logsumexp):
-    *inputs, output, logsumexp = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
-    grads = torch.ops.sasa.local_attention_backward(grad_output, *inputs, output, logsumexp, *ctx.options)
+    *inputs, logsumexp = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
+    grads = torch.ops.sasa.local_attention_backward(grad_output, *inputs, logsumexp, *ctx.options)
     return *(None if given is None else grad for given, grad in zip(inputs, grads, strict=True)), *[None] * 4
 
 
