@@ -14,7 +14,7 @@ import torch
 
 import sasa
 from sasa.errors import ArgumentError, SasaError
-from sasa.models import load_pretrained, save_pretrained
+from sasa.models import load_pretrained
 from sasa.models.weights import atomic_write, read_safetensors
 
 SMALL = {"layers": (1, 1, 1, 1), "width": 0.125, "num_heads": 4, "kernel_size": 3, "num_classes": 5}
@@ -63,7 +63,7 @@ def test_what_was_saved_comes_back_bit_by_bit(name, options, tmp_path):
     network = small(name, **options)
     pictures = PICTURES[:, : network.in_chans]
     network(pictures)  # moves the running statistics
-    save_pretrained(network, tmp_path / "a" / "b")
+    network.save_pretrained(tmp_path / "a" / "b")
     back = sasa.create_model(tmp_path / "a" / "b")
     assert back.config == network.config
     assert back.name == name

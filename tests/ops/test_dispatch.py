@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch._dynamo
 import torch._dynamo.testing
+import torch._functorch.config
+import torch._inductor.config
 import torch.autograd.forward_ad as forward_ad
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
@@ -47,8 +49,11 @@ OPERATORS = pytest.mark.parametrize(
 
 @pytest.fixture
 def _fresh_compiler():
+    """No graph of an earlier test, and none from the disk: torch's cache does not notice an op's changed schema."""
     torch._dynamo.reset()
-    yield
+    inductor, autograd = torch._inductor.config, torch._functorch.config
+    with inductor.patch(fx_graph_cache=False), autograd.patch(enable_autograd_cache=False):
+        yield
     torch._dynamo.reset()
 
 
@@ -138,6 +143,20 @@ def test_gradcheck_block_attention(terms, values, backend):
         return block(*every, block_size=2, backend=backend)
 
     assert torch.autograd.gradcheck(function, given)
+
+
+@OPERATORS
+@BACKEND
+def test_the_output_may_be_changed_in_place(operator, make_inputs, backend):
+    """As after a convolution: the backward does not read the output, so ReLU(inplace=True) may follow."""
+    tensors = make_inputs()
+    grad = normal(*operator(*tensors).shape, seed=3)
+    got = output_and_gradients(lambda *t: operator(*t, backend=backend).relu_(), tensors, grad)
+    want = output_and_gradients(lambda *t: operator(*t, backend="reference").relu(), tensors, grad)
+    for one, other in zip(got, want, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_close(one, other)
 
 
 @OPERATORS

@@ -1,9 +1,8 @@
 """The networks of the paper, by name, and their files."""
 
 from sasa.models.config import ResNetConfig
-from sasa.models.create import create_model, list_models
+from sasa.models.create import create_model, list_models, load_pretrained
 from sasa.models.resnet import FeaturePyramid, ResNet
-from sasa.models.weights import load_pretrained, save_pretrained
 
 __all__ = [
     "FeaturePyramid",
@@ -12,5 +11,4 @@ __all__ = [
     "create_model",
     "list_models",
     "load_pretrained",
-    "save_pretrained",
 ]

@@ -5,11 +5,11 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from sasa.errors import ArgumentError
+from sasa.errors import ArgumentError, SasaError
 from sasa.models.config import ResNetConfig
 from sasa.models.resnet import FeaturePyramid, ResNet
 from sasa.models.variants import VARIANTS
-from sasa.models.weights import load_pretrained
+from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_config
 
 
 def list_models(pattern: str | None = None) -> list[str]:
@@ -55,6 +55,34 @@ def create_model(
     else:
         raise ArgumentError(unknown_model(str(name_or_directory)))
     return FeaturePyramid(model, out_indices) if features_only else model
+
+
+def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> ResNet:
+    """The network that `ResNet.save_pretrained` wrote.
+
+    Args:
+        directory: with model.safetensors and config.json.
+        expected: options that must agree with what was saved.
+
+    Raises:
+        ArgumentError: where they do not agree.
+        SasaError: a file that is missing, damaged, or a pickle (refused, not opened).
+    """
+    saved = read_config(directory)
+    try:
+        config = ResNetConfig.from_dict(saved["options"])
+    except ArgumentError as error:
+        raise SasaError(f"{directory / CONFIG_NAME} describes no network: {error}") from error
+    wanted = ResNetConfig.from_dict({**config.to_dict(), **(expected or {})})
+    for name, value in config.to_dict().items():
+        other = wanted.to_dict()[name]
+        if value != other:
+            hint = "; load it as it is and call reset_classifier() for a new head" if name == "num_classes" else ""
+            raise ArgumentError(f"{directory} holds a network with {name}={value}, not {other}{hint}")
+    model = ResNet(config, saved["architecture"])
+    model.metadata = saved["metadata"]
+    load_weights(model, directory / WEIGHTS_NAME)
+    return model
 
 
 def unknown_model(name: str) -> str:

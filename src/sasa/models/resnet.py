@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sasa.errors import ArgumentError
 from sasa.models.config import EXPANSION, STEM_HEADS, ResNetConfig
+from sasa.models.weights import save_network
 from sasa.nn import AttentionStem, LocalAttention2d
 
 
@@ -287,10 +288,14 @@ class ResNet(nn.Module):
         return wanted
 
     def save_pretrained(self, directory: str | Path, **metadata: Any) -> None:
-        """Write model.safetensors and config.json; `sasa.create_model(directory)` reads them back."""
-        from sasa.models.weights import save_pretrained  # it imports this file
+        """Write model.safetensors and config.json; `sasa.create_model(directory)` reads them back.
 
-        save_pretrained(self, directory, **metadata)
+        Args:
+            directory: made if it is not there.
+            **metadata: what belongs to the weights (labels, preprocessing, ...), added to `self.metadata`.
+        """
+        metadata = {**self.metadata, **metadata}
+        save_network(directory, self.state_dict(), self.name, self.config.to_dict(), metadata)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

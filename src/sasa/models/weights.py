@@ -13,8 +13,6 @@ import torch
 from torch import nn
 
 from sasa.errors import ArgumentError, SasaError
-from sasa.models.config import ResNetConfig
-from sasa.models.resnet import ResNet
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -22,27 +20,31 @@ FORMAT = 1
 PICKLES = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # how torch.save files begin
 
 
-def save_pretrained(model: ResNet, directory: str | Path, **metadata: Any) -> None:
+def save_network(
+    directory: str | Path, state: dict[str, torch.Tensor], architecture: str, options: dict, metadata: dict
+) -> None:
     """Write model.safetensors and config.json, each replaced atomically.
 
     Args:
-        model: a network of `create_model`.
         directory: made if it is not there.
-        **metadata: what belongs to the weights: labels (list of class names), input_size, mean, std, ...; kept in
+        state: the tensors by name.
+        architecture: the name that the network was made by.
+        options: of its `ResNetConfig`, plain values.
+        metadata: what belongs to the weights: labels (list of class names), input_size, mean, std, ...; kept in
             config.json and in `model.metadata` after loading.
     """
     directory = Path(directory)
     config = {
         "format": FORMAT,
-        "architecture": model.name,
-        "options": model.config.to_dict(),
-        "metadata": {**model.metadata, **metadata},
+        "architecture": architecture,
+        "options": options,
+        "metadata": metadata,
     }
     try:  # before a file is touched, so that what was saved there stays whole
         text = json.dumps(config, indent=2) + "\n"
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"metadata must be what JSON can hold: {error}") from error
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     content = _safetensors().save(weights, {"format": "pt"})
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -50,34 +52,6 @@ def save_pretrained(model: ResNet, directory: str | Path, **metadata: Any) -> No
         atomic_write(directory / CONFIG_NAME, text.encode())
     except OSError as error:
         raise SasaError(f"cannot write {directory}: {error.strerror or error}") from error
-
-
-def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> ResNet:
-    """The network that `save_pretrained` wrote.
-
-    Args:
-        directory: with model.safetensors and config.json.
-        expected: options that must agree with what was saved.
-
-    Raises:
-        ArgumentError: where they do not agree.
-        SasaError: a file that is missing, damaged, or a pickle (refused, not opened).
-    """
-    saved = read_config(directory)
-    try:
-        config = ResNetConfig.from_dict(saved["options"])
-    except ArgumentError as error:
-        raise SasaError(f"{directory / CONFIG_NAME} describes no network: {error}") from error
-    wanted = ResNetConfig.from_dict({**config.to_dict(), **(expected or {})})
-    for name, value in config.to_dict().items():
-        other = wanted.to_dict()[name]
-        if value != other:
-            hint = "; load it as it is and call reset_classifier() for a new head" if name == "num_classes" else ""
-            raise ArgumentError(f"{directory} holds a network with {name}={value}, not {other}{hint}")
-    model = ResNet(config, saved["architecture"])
-    model.metadata = saved["metadata"]
-    load_weights(model, directory / WEIGHTS_NAME)
-    return model
 
 
 def read_config(directory: Path) -> dict[str, Any]:

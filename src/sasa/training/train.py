@@ -12,7 +12,6 @@ import torch
 from sasa.analysis.attention_maps import attention_layers
 from sasa.analysis.pictures import draw_curves, draw_predictions
 from sasa.data.sampler import epoch_order
-from sasa.models import save_pretrained
 from sasa.training.config import TrainConfig
 from sasa.training.evaluate import Score
 from sasa.training.loop import Trainer
@@ -71,8 +70,7 @@ def _run(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     began = time.monotonic()
     score = trainer.run(folder, Progress(total, batches.steps_per_epoch, trainer.step))
     summary = summarise(trainer, score, time.monotonic() - began)
-    save_pretrained(
-        trainer.network,
+    trainer.network.save_pretrained(
         folder.path,
         labels=trainer.train.classes,
         preprocessing=preprocessing_to(trainer.config.data.preprocessing()),
