@@ -127,7 +127,7 @@ class Tiling:
     def window_masks(self, strip: Strip, like: Tensor) -> tuple[Tensor, Tensor]:
         """0 where a key row (column) is in the window of a query row (column), -inf elsewhere: (I, T, S), (J, U, Z).
 
-        Queries beyond the map see their whole window, so that their (discarded) softmax stays finite.
+        Queries beyond the map may see no key at all: their softmax is discarded, and their gradient is zero.
         """
         masks = []
         for axis, (first, count, size) in enumerate(
@@ -139,7 +139,7 @@ class Tiling:
             key = start + torch.arange(keys, device=like.device) - self.halo
             seen = (key - query).abs() <= self.halo
             if self.padding == "mask":
-                seen &= ((key >= 0) & (key < size)) | (query >= size)
+                seen &= (key >= 0) & (key < size)
             masks.append(torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, float("-inf")))
         return masks[0], masks[1]
 
