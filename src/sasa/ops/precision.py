@@ -5,6 +5,9 @@ import contextlib
 import torch
 from torch import Tensor
 
+# Asked once, at import: torch 2.11 cannot compile the question.
+AUTOCAST_DEVICES = tuple(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
+
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """float64 stays float64; everything else is computed in float32."""
@@ -13,7 +16,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """Turn autocast off inside an implementation: it would round products that must stay float32."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if device.type in AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
@@ -23,7 +26,7 @@ def autocast_to(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor |
 
     float64 is left alone, as torch's own autocast does.
     """
-    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
+    if not (device.type in AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)):
         return tensors
     dtype = torch.get_autocast_dtype(device.type)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
