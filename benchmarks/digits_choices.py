@@ -52,7 +52,7 @@ def set_relative(std: Callable[[int], float]) -> Callable[[nn.Module], None]:
 
 VARIANTS: dict[str, tuple[list[tuple[str, object]], Callable[[nn.Module], None]]] = {
     "default": ([], no_change),
-    "padding=mask": ([("model.padding", "mask")], no_change),
+    "padding=zeros": ([("model.padding", "zeros")], no_change),  # the recipe masks
     "gamma of the last batch norm 1": ([("model.zero_init_residual", False)], no_change),
     "W_Q, W_K plain fan-in": ([], rescale_query_key(0.25)),
     "r from N(0, 1)": ([], set_relative(lambda head_dim: 1.0)),
