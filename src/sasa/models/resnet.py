@@ -19,6 +19,7 @@ from sasa.errors import ArgumentError
 from sasa.models.config import EXPANSION, STEM_HEADS, ResNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import AttentionStem, LocalAttention2d
+from sasa.nn.fold import is_folded
 
 
 def spatial_layer(config: ResNetConfig, kind: str, channels: int, stride: int) -> nn.Module:
@@ -63,7 +64,8 @@ class Bottleneck(nn.Module):
         y = F.relu(self.norm1(self.down(x)), inplace=True)
         y = F.relu(self.norm2(self.spatial(y)), inplace=True)
         y = self.norm3(self.up(y))
-        return F.relu(y + self.shortcut(x), inplace=True)
+        y += self.shortcut(x)  # in place: a new map of this width would cost as much as the sum
+        return F.relu(y, inplace=True)
 
 
 def make_stem(config: ResNetConfig) -> nn.Module:
@@ -294,6 +296,11 @@ class ResNet(nn.Module):
             directory: made if it is not there.
             **metadata: what belongs to the weights (labels, preprocessing, ...), added to `self.metadata`.
         """
+        if is_folded(self):
+            raise ArgumentError(
+                f"this {self.name} was made by optimize_for_inference and lacks its batch norms: "
+                "save the original, and optimize again after loading"
+            )
         metadata = {**self.metadata, **metadata}
         save_network(directory, self.state_dict(), self.name, self.config.to_dict(), metadata)
 

@@ -1,0 +1,125 @@
+// The CPU kernels of sasa, on raw pointers: no torch, no allocation of results, no exceptions.
+//
+// One table of functions per instruction set; `kernels()` picks the best that this machine runs, or the one that the
+// environment variable SASA_CPU names (avx512, avx2, neon, portable).
+//
+// Words: B batch, N heads, D query and key channels of a head, E value channels of a head, K the window, H x W the map.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace sasa {
+
+enum class Storage : int { float32, float64, bfloat16, float16 };
+
+// A (B, C, H, W) map anywhere in memory. Strides are in elements, in that order; data == nullptr: not given.
+struct Map {
+  void* data;
+  int64_t stride[4];
+};
+
+// Runs task(context, begin, end) over [0, count), in any order, on any threads.
+struct Parallel {
+  void (*run)(const Parallel&, int64_t count, void (*task)(void*, int64_t, int64_t), void* context);
+  int threads;
+};
+
+struct LocalShape {
+  int64_t batch, heads, head_dim, value_dim, height, width, window;
+  bool mask;     // padding="mask"
+  double scale;  // of the logits
+  Storage storage;
+};
+
+// Eq. 3. "Compute type" below: double for float64 storage, else float.
+struct LocalForward {
+  LocalShape shape;
+  Map query, key, value;   // key not given: no q.k
+  const void* rel_row;     // (N, K, D / 2), compute type; nullptr: no q.r
+  const void* rel_col;
+  Map output;              // (B, N * E, ceil(H / pool), ceil(W / pool))
+  void* logsumexp;         // (B, N, H, W), compute type; nullptr: not wanted
+  // What may follow at once, in inference: y -> gain * y + shift, ReLU and average pooling (true counts at borders).
+  const void* gain;        // (N * E,), compute type, or nullptr
+  const void* shift;       // the same
+  bool relu;
+  int64_t pool;            // 1 or 2
+};
+
+struct LocalBackward {
+  LocalShape shape;
+  Map grad_output, query, key, value;
+  const void* rel_row;
+  const void* rel_col;
+  const void* logsumexp;
+  Map grad_query, grad_key, grad_value;
+  void* grad_row;          // (B, N, K, D / 2), compute type: of each image, to be summed by the caller
+  void* grad_col;
+};
+
+// Attention inside blocks, Eq. 7-8 with relative positions. P = block * block positions of a block.
+struct BlockShape {
+  int64_t batch, channels, height, width, heads, head_dim, value_dim, block;
+  double scale;
+  Storage storage;
+};
+
+struct BlockForward {
+  BlockShape shape;
+  Map image;               // (B, C, H, W)
+  const void* w_query;     // (N * D, C), compute type
+  const void* w_key;       // the same, or nullptr: no q.k
+  const void* w_value;     // (P, N * E, C), compute type, or nullptr: `value` is given
+  const void* rel_row;     // (N, 2 * block - 1, D / 2), compute type, or nullptr
+  const void* rel_col;
+  Map value;               // (B, N * E, H, W) where w_value is not given
+  Map output;              // (B, N * E, H, W), or not given: only the pooled results are wanted
+  void* logsumexp;         // (B, N, H, W), compute type, or nullptr
+  // Max pooling over each block, with the sums that a batch norm before it needs.
+  Map extreme;             // (B, N * E, ceil(H / block), ceil(W / block)), or not given
+  Map position;            // the same, uint8: where in the block (row * block + column) the extreme lies
+  const void* sign;        // (N * E,), compute type: max of a channel where >= 0, else min
+  double* sums;            // (B, 2, N * E): sums of y and of y * y over the pixels of each image, or nullptr
+};
+
+struct BlockBackward {
+  BlockShape shape;
+  Map image;
+  const void* w_query;
+  const void* w_key;
+  const void* w_value;
+  const void* rel_row;
+  const void* rel_col;
+  Map value;
+  const void* logsumexp;
+  Map grad_output;         // (B, N * E, H, W), or not given: the gradients of the pooled results are
+  Map grad_extreme, position;
+  const double* grad_sums; // (2, N * E): of the sum of y, and of the sum of y * y, over all images
+  Map grad_image;          // or not given: not wanted
+  Map grad_value;          // where `value` is given
+  // Of each image, compute type, to be summed by the caller; nullptr where the input is.
+  void* grad_w_query;      // (B, N * D, C)
+  void* grad_w_key;
+  void* grad_w_value;      // (B, P, N * E, C)
+  void* grad_row;          // (B, N, 2 * block - 1, D / 2)
+  void* grad_col;
+};
+
+// Every function of one instruction set.
+struct Kernels {
+  const char* name;
+  void (*local_forward)(const LocalForward&, const Parallel&);
+  void (*local_backward)(const LocalBackward&, const Parallel&);
+  void (*block_forward)(const BlockForward&, const Parallel&);
+  void (*block_backward)(const BlockBackward&, const Parallel&);
+  double (*multiply_adds)(int64_t rounds);  // does `rounds` of a known number of fused multiply-adds; returns how many
+};
+
+// The table in use. `kernels_error` is a sentence where SASA_CPU names what is unknown or does not run here, else null.
+const Kernels& kernels();
+const char* kernels_error();
+
+// Scratch memory of the calling thread, 64-byte aligned, not cleared, valid until its next call.
+void* scratch(size_t bytes);
+
+}  // namespace sasa

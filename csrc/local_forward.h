@@ -1,0 +1,314 @@
+// Eq. 3 forward. A task is one picture, some heads and a strip of rows; rows of keys and values flow through rings of
+// planar rows that stay in cache, and tiles of up to three rows of queries follow them down the map.
+//
+// Logits are kept in units of log2(e), so that 2**x serves as the exponential.
+#pragma once
+#include <limits>
+
+#include "kernels.h"
+#include "tiles.h"
+
+namespace {
+
+using sasa::LocalForward;
+using sasa::LocalShape;
+
+constexpr double kHidden = -1e30;  // logit of a position that takes no part; finite, so that differences stay finite
+
+// What forward and backward need to know of a tile's place.
+struct Place {
+  int64_t y, x, height, width, window;
+  bool mask;
+  // Whether a window of the tile reaches beyond the map.
+  bool at_border(int64_t rows, int64_t lanes) const {
+    const int64_t half = window / 2;
+    return y < half || x < half || y + rows + half > height || x + lanes + half > width;
+  }
+};
+
+// Calls f(r, o, inside) for every row of the tile and offset o = a * K + c.
+template <class T, int L, int R, class F>
+SASA_INLINE void each_offset(const Place& place, F&& f) {
+  const int64_t half = place.window / 2;
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t a = 0; a < place.window; ++a)
+      for (int64_t c = 0; c < place.window; ++c)
+        f(r, a * place.window + c,
+          inside<T, L>(place.y + r + a - half, place.x + c - half, place.height, place.width));
+}
+
+// logits[(r * K + a) * K + c][L] of a tile without the row term, which is terms[r * K + a][L] (rows of `terms`, then
+// columns, which the logits already hold). Without relative positions both are zero.
+template <class T, int L, int K, int R>
+SASA_INLINE void tile_logits(const T* const (&query)[R], const Rows<T>& keys, int64_t step, int64_t channels,
+                             const T* rel_row, const T* rel_col, const Place& place, T* terms, T* logits) {
+  const int64_t window = K > 0 ? K : place.window, half = channels / 2;
+  T* row_terms = terms;
+  T* column_terms = terms + R * window * L;
+  if (rel_row) {
+    relative<T, L, K, R>(query, step, half, rel_row, window, row_terms);
+    const T* lower[R];
+    for (int r = 0; r < R; ++r) lower[r] = query[r] + half * step;
+    relative<T, L, K, R>(lower, step, half, rel_col, window, column_terms);
+  } else {
+    clear(row_terms, R * window * L);
+  }
+  score<T, L, K, R>(query, keys, step, channels, rel_row ? column_terms : static_cast<const T*>(nullptr), window,
+                    logits);
+  if (place.mask && place.at_border(R, L)) {
+    each_offset<T, L, R>(place, [&](int64_t r, int64_t o, Vec<IntFor<T>, L> in) {
+      T* logit = logits + (r * window * window + o) * L;
+      store<T, L>(logit, in ? load<T, L>(logit) : splat<T, L>(static_cast<T>(kHidden)));
+    });
+  }
+}
+
+// Softmax over the window: logits become weights before division by their sum. Returns 1 / sum, and the log2-sum-exp2.
+template <class T, int L, int K>
+SASA_INLINE Vec<T, L> softmax(T* logits, const T* row_terms, int64_t window, Vec<T, L>* log2_sum) {
+  using V = Vec<T, L>;
+  const int64_t k = K > 0 ? K : window;
+  V most = splat<T, L>(static_cast<T>(2 * kHidden));
+  for (int64_t a = 0; a < k; ++a) {
+    V row = load<T, L>(logits + a * k * L);
+#pragma GCC unroll 16
+    for (int64_t c = 1; c < k; ++c) row = maximum<T, L>(row, load<T, L>(logits + (a * k + c) * L));
+    most = maximum<T, L>(most, row + load<T, L>(row_terms + a * L));
+  }
+  V sum = {};
+  for (int64_t a = 0; a < k; ++a) {
+    const V shift = load<T, L>(row_terms + a * L) - most;
+#pragma GCC unroll 16
+    for (int64_t c = 0; c < k; ++c) {
+      T* logit = logits + (a * k + c) * L;
+      const V weight = exp2_negative<T, L>(load<T, L>(logit) + shift);
+      store<T, L>(logit, weight);
+      sum += weight;
+    }
+  }
+  if (log2_sum) *log2_sum = most + log2_positive<T, L>(sum);
+  return static_cast<T>(1) / sum;
+}
+
+// out[r][e][x .. x + L) = sum over the window of weights * values.
+template <class T, int L, int N, int K, int R>
+SASA_INLINE void mix_values(const T* weights, const Rows<T>& values, int64_t step, int64_t window, int64_t first,
+                            const Vec<T, L> (&inverse)[R], T* const (&out)[R]) {
+  const int64_t k = K > 0 ? K : window;
+  Vec<T, L> acc[R][N] = {};
+  auto weight = [&](int64_t r, int64_t j, int64_t c) __attribute__((always_inline)) {
+    return weights + ((r * k + j - r) * k + c) * L;
+  };
+  mix<T, L, N, K, R>(weight, values, 0, R + k - 1, step, window, first, acc);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int e = 0; e < N; ++e) store<T, L>(out[r] + (first + e) * step, acc[r][e] * inverse[r]);
+}
+
+// Forward over strips of rows of some heads of one picture.
+template <class T, int K>
+class ForwardTask {
+ public:
+  ForwardTask(const LocalForward& call, int64_t together)
+      : call_(call),
+        shape_(call.shape),
+        io_(RowAccess<T>::of(call.shape.storage)),
+        together_(together),
+        window_(K > 0 ? K : shape_.window),
+        half_(window_ / 2),
+        slots_(window_ - 1 + 2 * kRows<K>),
+        layout_(shape_.width, half_) {
+    Arena sizes(nullptr);
+    lay_out(sizes);
+    Arena arena(sasa::scratch(sizes.used()));
+    lay_out(arena);
+    clear(queries_, kRows<K> * shape_.head_dim * layout_.step);
+    for (int64_t g = 0; g < together_; ++g) {
+      if (call_.key.data) keys(g).clear_all();
+      values(g).clear_all();
+    }
+  }
+
+  // Rows [begin, end) of heads [head, head + together) of picture b; `begin` is even where rows are pooled.
+  void run(int64_t b, int64_t head, int64_t begin, int64_t end) {
+    for (int64_t g = 0; g < together_; ++g) take_relative(head + g, g);
+    int64_t packed = begin > half_ ? begin - half_ : 0, written = begin;
+    for (int64_t y = begin, rows; y < end; y += rows) {
+      rows = tile_rows<K>(end - y, window_);
+      const int64_t needed = y + rows + half_ < shape_.height ? y + rows + half_ : shape_.height;
+      for (; packed < needed; ++packed)
+        for (int64_t g = 0; g < together_; ++g) pack_keys_and_values(b, head + g, g, packed);
+      for (int64_t g = 0; g < together_; ++g) attend(b, head + g, g, y, rows);
+      // Pooling takes rows by two: an odd one waits for the next tile.
+      const int64_t done = y + rows < end ? (y + rows) / call_.pool * call_.pool : end;
+      for (int64_t g = 0; g < together_; ++g)
+        for (int64_t row = written; row < done; row += call_.pool) write(b, head + g, g, row);
+      written = done;
+    }
+  }
+
+ private:
+  static constexpr int64_t kOutputRows = 4;  // a tile's, and one that waits to be pooled
+  static constexpr int64_t kMost = kLanes<T>;
+
+  void lay_out(Arena& arena) {
+    const int64_t D = shape_.head_dim, E = shape_.value_dim, R = kRows<K>;
+    keys_ = arena.take<T>(call_.key.data ? together_ * RowRing<T>::elements(slots_, D, layout_) : 0);
+    values_ = arena.take<T>(together_ * RowRing<T>::elements(slots_, E, layout_));
+    queries_ = arena.take<T>(R * D * layout_.step);
+    outputs_ = arena.take<T>(together_ * kOutputRows * E * layout_.step);
+    logits_ = arena.take<T>(R * window_ * window_ * kMost);
+    terms_ = arena.take<T>(2 * R * window_ * kMost);
+    relative_ = arena.take<T>(call_.rel_row ? together_ * D * window_ : 0);
+    tile_keys_ = arena.take<const T*>(R + window_);
+    tile_values_ = arena.take<const T*>(R + window_);
+  }
+
+  RowRing<T> keys(int64_t g) const {
+    return {keys_ + g * RowRing<T>::elements(slots_, shape_.head_dim, layout_), slots_, shape_.head_dim, layout_};
+  }
+  RowRing<T> values(int64_t g) const {
+    return {values_ + g * RowRing<T>::elements(slots_, shape_.value_dim, layout_), slots_, shape_.value_dim, layout_};
+  }
+  T* output_row(int64_t g, int64_t y) const {
+    return outputs_ + (g * kOutputRows + y % kOutputRows) * shape_.value_dim * layout_.step + layout_.pad;
+  }
+  T* rel_row(int64_t g) const { return call_.rel_row ? relative_ + g * shape_.head_dim * window_ : nullptr; }
+  T* rel_col(int64_t g) const { return rel_row(g) + shape_.head_dim / 2 * window_; }
+
+  // (K, D / 2) of a head to (D / 2, K), so that the offsets of one channel lie together.
+  void take_relative(int64_t head, int64_t g) {
+    if (!call_.rel_row) return;
+    const int64_t d = shape_.head_dim / 2;
+    transpose_relative(static_cast<const T*>(call_.rel_row) + head * window_ * d, window_, d, rel_row(g));
+    transpose_relative(static_cast<const T*>(call_.rel_col) + head * window_ * d, window_, d, rel_col(g));
+  }
+
+  void pack_keys_and_values(int64_t b, int64_t head, int64_t g, int64_t y) {
+    const int64_t D = shape_.head_dim, E = shape_.value_dim;
+    if (call_.key.data) io_.pack(call_.key, b, head * D, D, y, shape_.width, 1, keys(g).row(y), layout_.step);
+    io_.pack(call_.value, b, head * E, E, y, shape_.width, 1, values(g).row(y), layout_.step);
+  }
+
+  // `rows` rows of queries from y on: into the output rows.
+  void attend(int64_t b, int64_t head, int64_t g, int64_t y, int64_t rows) {
+    const int64_t D = shape_.head_dim;
+    const T factor = static_cast<T>(shape_.scale * kLog2e);
+    for (int64_t r = 0; r < rows; ++r)
+      io_.pack(call_.query, b, head * D, D, y + r, shape_.width, factor, query_row(r), layout_.step);
+    for (int64_t j = 0; j < rows + window_ - 1; ++j) {
+      const int64_t row = y - half_ + j;
+      const bool in = row >= 0 && row < shape_.height;
+      tile_keys_[j] = call_.key.data ? (in ? keys(g).row(row) : keys(g).zeros()) - half_ : nullptr;
+      tile_values_[j] = (in ? values(g).row(row) : values(g).zeros()) - half_;
+    }
+    across<T, K>(shape_.width, rows, [&](int64_t x, auto lanes, auto tile_rows) {
+      tile<decltype(lanes)::value, decltype(tile_rows)::value>(b, head, g, y, x);
+    });
+  }
+
+  T* query_row(int64_t r) const { return queries_ + r * shape_.head_dim * layout_.step + layout_.pad; }
+
+  template <int L, int R>
+  void tile(int64_t b, int64_t head, int64_t g, int64_t y, int64_t x) {
+    const Place place{y, x, shape_.height, shape_.width, window_, shape_.mask};
+    const int64_t step = layout_.step;
+    const T* query[R];
+    T* out[R];
+    for (int r = 0; r < R; ++r) query[r] = query_row(r) + x, out[r] = output_row(g, y + r) + x;
+    const Rows<T> keys{call_.key.data ? tile_keys_ : nullptr, x}, values{tile_values_, x};
+    tile_logits<T, L, K, R>(query, keys, step, shape_.head_dim, rel_row(g), rel_row(g) ? rel_col(g) : nullptr, place,
+                            terms_, logits_);
+    Vec<T, L> inverse[R];
+    for (int r = 0; r < R; ++r) {
+      Vec<T, L> log2_sum;
+      inverse[r] = softmax<T, L, K>(logits_ + r * window_ * window_ * L, terms_ + r * window_ * L, window_,
+                                    call_.logsumexp ? &log2_sum : nullptr);
+      if (call_.logsumexp) write_logsumexp<L>(b, head, y + r, x, log2_sum * static_cast<T>(kLn2));
+    }
+    int64_t e = 0;
+    for (; e + kChannels <= shape_.value_dim; e += kChannels)
+      mix_values<T, L, kChannels, K, R>(logits_, values, step, window_, e, inverse, out);
+    for (; e < shape_.value_dim; ++e) mix_values<T, L, 1, K, R>(logits_, values, step, window_, e, inverse, out);
+  }
+
+  template <int L>
+  void write_logsumexp(int64_t b, int64_t head, int64_t y, int64_t x, Vec<T, L> values) {
+    T* to = static_cast<T*>(call_.logsumexp) + ((b * shape_.heads + head) * shape_.height + y) * shape_.width + x;
+    if (x + L <= shape_.width) return store<T, L>(to, values);
+    for (int lane = 0; x + lane < shape_.width; ++lane) to[lane] = values[lane];
+  }
+
+  // What follows attention at once, on a finished row (or two, pooled), then to the output map.
+  void write(int64_t b, int64_t head, int64_t g, int64_t y) {
+    const int64_t E = shape_.value_dim;
+    int64_t width = shape_.width;
+    T* row = output_row(g, y);
+    if (call_.pool == 2) {
+      const T* other = y + 1 < shape_.height ? output_row(g, y + 1) : nullptr;
+      for (int64_t e = 0; e < E; ++e) pool_row(row + e * layout_.step, other ? other + e * layout_.step : nullptr);
+      width = (width + 1) / 2;
+    }
+    for (int64_t e = 0; e < E; ++e) finish_channel(row + e * layout_.step, width, head * E + e);
+    io_.unpack(row, layout_.step, call_.output, b, head * E, E, y / call_.pool, width);
+  }
+
+  // In place: the mean of two by two pixels, of fewer at an odd border.
+  void pool_row(T* row, const T* other) const {
+    const int64_t pairs = shape_.width / 2;
+    const T part = static_cast<T>(other ? 0.25 : 0.5);
+    if (other) {
+      for (int64_t x = 0; x < shape_.width; ++x) row[x] += other[x];
+    }
+    const T last = row[shape_.width - 1];
+    for (int64_t x = 0; x < pairs; ++x) row[x] = (row[2 * x] + row[2 * x + 1]) * part;
+    if (shape_.width % 2) row[pairs] = last * (2 * part);
+  }
+
+  void finish_channel(T* row, int64_t width, int64_t channel) const {
+    if (!call_.gain && !call_.shift && !call_.relu) return;
+    const T gain = call_.gain ? static_cast<const T*>(call_.gain)[channel] : T(1);
+    const T shift = call_.shift ? static_cast<const T*>(call_.shift)[channel] : T(0);
+    const Vec<T, kMost> least = splat<T, kMost>(call_.relu ? T(0) : -std::numeric_limits<T>::infinity());
+    for (int64_t x = 0; x < width; x += kMost) {
+      const Vec<T, kMost> y = load<T, kMost>(row + x) * gain + shift;
+      store<T, kMost>(row + x, call_.relu ? (y < least ? least : y) : y);
+    }
+  }
+
+  const LocalForward& call_;
+  const LocalShape& shape_;
+  const RowAccess<T> io_;
+  const int64_t together_, window_, half_, slots_;
+  const RowLayout layout_;
+  T *keys_, *values_, *queries_, *outputs_, *logits_, *terms_, *relative_;
+  const T **tile_keys_, **tile_values_;
+};
+
+template <class T>
+void local_forward_as(const LocalForward& call, const sasa::Parallel& threads) {
+  const LocalShape& shape = call.shape;
+  const int64_t bytes = (shape.value_dim < shape.head_dim ? shape.value_dim : shape.head_dim) *
+                        (shape.storage == Storage::float64 ? 8 : shape.storage == Storage::float32 ? 4 : 2);
+  const int64_t together = heads_together(shape.batch, shape.heads, bytes, threads.threads);
+  const int64_t groups = shape.heads / together;
+  const int64_t strip = strip_rows(shape.batch * groups, shape.height, shape.window, threads.threads);
+  const int64_t strips = (shape.height + strip - 1) / strip;
+  with_window<T>(shape.window, [&](auto window) {
+    parallel(threads, shape.batch * groups * strips, [&](int64_t first, int64_t last) {
+      ForwardTask<T, decltype(window)::value> task(call, together);
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t begin = i % strips * strip, end = begin + strip < shape.height ? begin + strip : shape.height;
+        task.run(i / strips / groups, i / strips % groups * together, begin, end);
+      }
+    });
+  });
+}
+
+void local_forward(const LocalForward& call, const sasa::Parallel& threads) {
+  if (call.shape.storage == Storage::float64) return local_forward_as<double>(call, threads);
+  local_forward_as<float>(call, threads);
+}
+
+}  // namespace

@@ -1,0 +1,157 @@
+// Rows of a map in planar form, and back: what lies between any memory layout and storage type, and the kernels.
+//
+// A planar row holds the channels of one head one after the other, `step` apart; each channel has kPad zeros, the
+// row's pixels, and zeros up to a full vector and at least half a window beyond. So a window may be read at any pixel
+// of the map, and keys and values outside are the zero vectors that padding="zeros" asks for.
+#pragma once
+#include "kernels.h"
+#include "vec.h"
+
+namespace {
+
+using sasa::Map;
+using sasa::Storage;
+
+SASA_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+struct RowLayout {
+  int64_t pad;   // elements before the first pixel, a multiple of 16
+  int64_t step;  // elements between channels
+  RowLayout(int64_t width, int64_t half) : pad(round_up(half, 16)), step(pad + round_up(width, 16) + pad) {}
+};
+
+// The address of channel `c` of pixel (y, 0) of picture `b`.
+template <class S>
+SASA_INLINE S* row_of(const Map& map, int64_t b, int64_t c, int64_t y) {
+  return static_cast<S*>(map.data) + b * map.stride[0] + c * map.stride[1] + y * map.stride[2];
+}
+
+#if defined(__AVX2__)
+// Eight channels of all pixels, read as they lie side by side in a channels_last map.
+template <class S>
+SASA_INLINE void pack_eight(const S* from, int64_t pixel, int64_t width, float* to, int64_t step, __m256 factor) {
+  int64_t x = 0;
+  __m256 m[8];
+  for (; x + 8 <= width; x += 8) {
+    for (int i = 0; i < 8; ++i) {
+      m[i] = load8(from + (x + i) * pixel);
+      _mm_prefetch(reinterpret_cast<const char*>(from + (x + i + width) * pixel), _MM_HINT_T0);  // the next row
+    }
+    transpose8(m);
+    for (int c = 0; c < 8; ++c) _mm256_storeu_ps(to + c * step + x, _mm256_mul_ps(m[c], factor));
+  }
+  if (x == width) return;
+  for (int i = 0; i < 8; ++i) m[i] = x + i < width ? load8(from + (x + i) * pixel) : _mm256_setzero_ps();
+  transpose8(m);
+  for (int c = 0; c < 8; ++c) _mm256_storeu_ps(to + c * step + x, _mm256_mul_ps(m[c], factor));
+}
+
+template <class S>
+SASA_INLINE void unpack_eight(const float* from, int64_t step, S* to, int64_t pixel, int64_t width) {
+  __m256 m[8];
+  for (int64_t x = 0; x < width; x += 8) {
+    for (int c = 0; c < 8; ++c) m[c] = _mm256_loadu_ps(from + c * step + x);
+    transpose8(m);
+    if (x + 8 <= width) {
+      for (int i = 0; i < 8; ++i) store8(to + (x + i) * pixel, m[i]);
+    } else {
+      for (int i = 0; x + i < width; ++i) store8(to + (x + i) * pixel, m[i]);
+    }
+  }
+}
+#endif
+
+// `channels` channels from `channel` on of row y, times `factor`, into a planar row whose pixel 0 is at `to`.
+// What lies around the pixels stays as it is: zeros, from clear_rows.
+template <class T, class S>
+void pack_row(const Map& map, int64_t b, int64_t channel, int64_t channels, int64_t y, int64_t width, T factor, T* to,
+              int64_t step) {
+  int64_t c = 0;
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) {
+    if (map.stride[1] == 1) {
+      for (; c + 8 <= channels; c += 8)
+        pack_eight(row_of<S>(map, b, channel + c, y), map.stride[3], width, to + c * step, step,
+                   _mm256_set1_ps(factor));
+    }
+  }
+#endif
+  for (; c < channels; ++c) {
+    const S* from = row_of<S>(map, b, channel + c, y);
+    T* plane = to + c * step;
+    if (map.stride[3] == 1) {
+      for (int64_t x = 0; x < width; ++x) plane[x] = widen<T>(from[x]) * factor;
+    } else {
+      for (int64_t x = 0; x < width; ++x) plane[x] = widen<T>(from[x * map.stride[3]]) * factor;
+    }
+  }
+}
+
+// The way back: a planar row, pixel 0 at `from`, to row y of the map.
+template <class T, class S>
+void unpack_row(const T* from, int64_t step, const Map& map, int64_t b, int64_t channel, int64_t channels, int64_t y,
+                int64_t width) {
+  int64_t c = 0;
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) {
+    if (map.stride[1] == 1) {
+      for (; c + 8 <= channels; c += 8)
+        unpack_eight(from + c * step, step, row_of<S>(map, b, channel + c, y), map.stride[3], width);
+    }
+  }
+#endif
+  for (; c < channels; ++c) {
+    S* to = row_of<S>(map, b, channel + c, y);
+    const T* plane = from + c * step;
+    if (map.stride[3] == 1) {
+      for (int64_t x = 0; x < width; ++x) to[x] = narrow<S>(plane[x]);
+    } else {
+      for (int64_t x = 0; x < width; ++x) to[x * map.stride[3]] = narrow<S>(plane[x]);
+    }
+  }
+}
+
+// The two for a storage type, as pointers: the kernels around them are compiled once for all storage types.
+template <class T>
+struct RowAccess {
+  void (*pack)(const Map&, int64_t b, int64_t channel, int64_t channels, int64_t y, int64_t width, T factor, T* to,
+               int64_t step);
+  void (*unpack)(const T* from, int64_t step, const Map&, int64_t b, int64_t channel, int64_t channels, int64_t y,
+                 int64_t width);
+
+  static RowAccess of(Storage storage) {
+    if constexpr (std::is_same_v<T, double>) {
+      return {pack_row<double, double>, unpack_row<double, double>};
+    } else {
+      if (storage == Storage::bfloat16) return {pack_row<float, bfloat16>, unpack_row<float, bfloat16>};
+      if (storage == Storage::float16) return {pack_row<float, float16>, unpack_row<float, float16>};
+      return {pack_row<float, float>, unpack_row<float, float>};
+    }
+  }
+};
+
+template <class T>
+void clear(T* from, int64_t count) {
+  memset(from, 0, static_cast<size_t>(count) * sizeof(T));
+}
+
+// A ring of planar rows: row y of the map lives at slot y % slots, until row y + slots takes its place.
+template <class T>
+struct RowRing {
+  T* memory;  // slots + 1 rows; the last is all zeros, for rows outside the map
+  int64_t slots, size;  // rows; elements of a row
+  int64_t pad;
+
+  static int64_t elements(int64_t slots, int64_t channels, const RowLayout& layout) {
+    return (slots + 1) * channels * layout.step;
+  }
+  RowRing(T* memory, int64_t slots, int64_t channels, const RowLayout& layout)
+      : memory(memory), slots(slots), size(channels * layout.step), pad(layout.pad) {}
+  // Before the first row comes: packing writes pixels and leaves what is around them.
+  void clear_all() const { clear(memory, (slots + 1) * size); }
+  // Pixel 0 of channel 0 of row y.
+  SASA_INLINE T* row(int64_t y) const { return memory + (y % slots) * size + pad; }
+  SASA_INLINE T* zeros() const { return memory + slots * size + pad; }
+};
+
+}  // namespace

@@ -1,0 +1,248 @@
+// Vectors of any instruction set, on the vector extensions of gcc and clang; what those lack, by hand.
+//
+// Only kernels.cpp includes this, once per instruction set: everything is in an anonymous namespace, so that no two
+// units share a symbol.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define SASA_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;      // of a vector
+constexpr int kRegisters = 32;  // vectors in registers
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kBytes = 16;
+constexpr int kRegisters = 32;
+#else
+constexpr int kBytes = 16;
+constexpr int kRegisters = 16;
+#endif
+
+template <class T>
+constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
+
+template <class T, int L>
+struct VecOf {
+  typedef T type __attribute__((vector_size(L * sizeof(T))));
+  typedef T loose __attribute__((vector_size(L * sizeof(T)), aligned(alignof(T)), may_alias));  // at any address
+};
+template <class T, int L>
+using Vec = typename VecOf<T, L>::type;
+template <class T>
+using IntFor = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
+template <class T, int L>
+SASA_INLINE Vec<T, L> load(const T* from) {
+  return *reinterpret_cast<const typename VecOf<T, L>::loose*>(from);
+}
+
+// Keeps a vector in a register: gcc would rather load it again for each of its uses, which costs more than the uses.
+template <class V>
+SASA_INLINE void keep(V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#else
+  (void)v;
+#endif
+}
+
+template <class T, int L>
+SASA_INLINE void store(T* to, Vec<T, L> v) {
+  *reinterpret_cast<typename VecOf<T, L>::loose*>(to) = v;
+}
+
+template <class T, int L>
+SASA_INLINE Vec<T, L> splat(T value) {
+  return Vec<T, L>{} + value;
+}
+
+template <class T, int L>
+SASA_INLINE Vec<T, L> maximum(Vec<T, L> a, Vec<T, L> b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && L == 16) return (Vec<T, L>)_mm512_max_ps((__m512)a, (__m512)b);
+#endif
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float> && L == 8) return (Vec<T, L>)_mm256_max_ps((__m256)a, (__m256)b);
+#endif
+  return a > b ? a : b;
+}
+
+// 0, 1, 2, ...
+template <class T, int L>
+SASA_INLINE Vec<IntFor<T>, L> lane_numbers() {
+  Vec<IntFor<T>, L> numbers;
+  for (int lane = 0; lane < L; ++lane) numbers[lane] = lane;
+  return numbers;
+}
+
+template <class T, int L>
+SASA_INLINE T sum_lanes(const T* values) {
+  T sum = 0;
+  for (int lane = 0; lane < L; ++lane) sum += values[lane];
+  return sum;
+}
+
+// 2**x for x <= 0, to 1e-7 relative; what would be smaller than 2**-126 is at most that.
+template <class T, int L>
+SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    for (int lane = 0; lane < L; ++lane) x[lane] = __builtin_exp2(x[lane]);
+    return x;
+  } else {
+    using V = Vec<float, L>;
+    [[maybe_unused]] typedef Vec<int32_t, L> I;
+#if defined(__AVX512F__)
+    V whole;
+    if constexpr (L == 16) whole = (V)_mm512_roundscale_ps((__m512)x, 0);
+    if constexpr (L == 8) whole = (V)_mm256_roundscale_ps((__m256)x, 0);
+    const V f = x - whole;
+#else
+    // Adding 1.5 * 2**23 rounds to an integer, and leaves it in the low bits of the sum.
+    x = maximum<float, L>(x, splat<float, L>(-126.0f));
+    const V shifted = x + 12582912.0f;
+    const V f = x - (shifted - 12582912.0f);
+#endif
+    // Minimax on [-1/2, 1/2].
+    V p = splat<float, L>(1.32647270e-03f);
+    p = p * f + 9.67151265e-03f;
+    p = p * f + 5.55073374e-02f;
+    p = p * f + 2.40222421e-01f;
+    p = p * f + 6.93146978e-01f;
+    p = p * f + 1.0f;
+#if defined(__AVX512F__)
+    if constexpr (L == 16) return (V)_mm512_scalef_ps((__m512)p, (__m512)whole);
+    if constexpr (L == 8) return (V)_mm256_scalef_ps((__m256)p, (__m256)whole);
+#else
+    return (V)((I)p + ((I)shifted << 23));
+#endif
+  }
+}
+
+// log2(x) for x in [2**-126, 2**126], to 1e-7 absolute.
+template <class T, int L>
+SASA_INLINE Vec<T, L> log2_positive(Vec<T, L> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    for (int lane = 0; lane < L; ++lane) x[lane] = __builtin_log2(x[lane]);
+    return x;
+  } else {
+    using V = Vec<float, L>;
+    using I = Vec<int32_t, L>;
+    // x = m * 2**e with m in [sqrt(1/2), sqrt(2)); log m by the series of artanh((m - 1) / (m + 1)).
+    const I bits = (I)x - 0x3f3504f3;
+    const I e = bits >> 23;
+    const V m = (V)((bits & 0x7fffff) + 0x3f3504f3);
+    const V t = (m - 1.0f) / (m + 1.0f);
+    const V t2 = t * t;
+    V p = splat<float, L>(0.320598898f);
+    p = p * t2 + 0.412198583f;
+    p = p * t2 + 0.577078016f;
+    p = p * t2 + 0.961796694f;
+    p = p * t2 + 2.885390082f;
+    return __builtin_convertvector(e, V) + p * t;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------- storage types
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+template <class T, class S>
+SASA_INLINE T widen(S value) {
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+  } else if constexpr (std::is_same_v<S, float16>) {
+    _Float16 half;
+    memcpy(&half, &value.bits, 2);
+    return static_cast<T>(half);
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
+// To the nearest, ties to even.
+template <class S, class T>
+SASA_INLINE S narrow(T value) {
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return {static_cast<uint16_t>((bits >> 16) | 64)};  // NaN stays NaN
+    return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+  } else if constexpr (std::is_same_v<S, float16>) {
+    const _Float16 half = static_cast<_Float16>(value);
+    float16 narrowed;
+    memcpy(&narrowed.bits, &half, 2);
+    return narrowed;
+  } else {
+    return static_cast<S>(value);
+  }
+}
+
+// ------------------------------------------------------------------------------- eight by eight, on AVX registers
+
+#if defined(__AVX2__)
+SASA_INLINE __m256 load8(const float* from) { return _mm256_loadu_ps(from); }
+SASA_INLINE __m256 load8(const float16* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+SASA_INLINE __m256 load8(const bfloat16* from) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+SASA_INLINE void store8(float* to, __m256 v) { _mm256_storeu_ps(to, v); }
+SASA_INLINE void store8(float16* to, __m256 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+SASA_INLINE void store8(bfloat16* to, __m256 v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  rounded = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), nan);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
+
+SASA_INLINE void transpose8(__m256 (&m)[8]) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = _mm256_unpacklo_ps(m[2 * i], m[2 * i + 1]);
+    a[2 * i + 1] = _mm256_unpackhi_ps(m[2 * i], m[2 * i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    b[4 * i] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0x44);
+    b[4 * i + 1] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0xee);
+    b[4 * i + 2] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0x44);
+    b[4 * i + 3] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    m[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+    m[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+  }
+}
+#endif
+
+}  // namespace

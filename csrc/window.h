@@ -1,0 +1,187 @@
+// The two products of a tile of attention: scores (queries with the keys of their windows) and mixtures (weighted sums
+// of the values of windows), by register blocks.
+//
+// A tile is R rows of L neighbouring query pixels of one head, a vector a row. Scores keep an accumulator for each
+// row and column offset, so that each key vector is read once for R rows; mixtures keep one for each row and channel.
+//
+// Words: K the window; a row pointer points at the pixel of a planar row that the first offset of the tile's first
+// lane sees; (j, c) counts rows and columns of what a tile sees: R + K - 1 rows, and for row r of the tile j - r is
+// the offset's number.
+#pragma once
+#include "rows.h"
+
+namespace {
+
+// Rows that a tile at column x sees; `first` null: none.
+template <class T>
+struct Rows {
+  const T* const* first;
+  int64_t x;
+  SASA_INLINE const T* operator[](int64_t j) const { return first[j] + x; }
+};
+
+template <int N>
+using Int = std::integral_constant<int, N>;
+
+// Rows of the tile: as many as registers allow, each of them with K column offsets.
+template <int K>
+constexpr int kRows = K == 0 || K > 9 ? 2 : 3;
+// Column offsets and channels that fit into registers at once.
+template <int K, int R>
+constexpr int kColumns = kRegisters >= 32 ? (K == 0 ? 4 : K) : (R == 1 ? 8 : 4);
+constexpr int kChannels = kRegisters >= 32 ? 8 : 4;
+
+// Calls f(j, lo, hi) for j in [begin, end), where rows lo to hi - 1 of the tile see row j: constants to the callee.
+template <int R, class F>
+SASA_INLINE void each_row(int64_t window, int64_t begin, int64_t end, F&& f) {
+  for (int64_t j = begin; j < end; ++j) {
+    const int64_t lo = j - window + 1 > 0 ? j - window + 1 : 0, hi = j + 1 < R ? j + 1 : R;
+    if (lo == 0 && hi == R) f(j, Int<0>{}, Int<R>{});
+    if constexpr (R == 2) {
+      if (hi == 1) f(j, Int<0>{}, Int<1>{});
+      if (lo == 1) f(j, Int<1>{}, Int<2>{});
+    }
+    if constexpr (R == 3) {
+      if (hi == 1) f(j, Int<0>{}, Int<1>{});
+      if (lo == 0 && hi == 2) f(j, Int<0>{}, Int<2>{});
+      if (lo == 1 && hi == 3) f(j, Int<1>{}, Int<3>{});
+      if (lo == 1 && hi == 2) f(j, Int<1>{}, Int<2>{});  // windows of two rows or one
+      if (lo == 2) f(j, Int<2>{}, Int<3>{});
+    }
+  }
+}
+
+// acc[r][c] += sum over channels of left[r] * right[c .. c + L), rows lo to hi - 1, N columns.
+template <class T, int L, int N, int LO, int HI, int R>
+SASA_INLINE void multiply(const T* const (&left)[R], const T* right, int64_t step, int64_t channels,
+                          Vec<T, L> (&acc)[R][N]) {
+  for (int64_t d = 0; d < channels; ++d) {
+    Vec<T, L> l[R];
+#pragma GCC unroll 8
+    for (int r = LO; r < HI; ++r) l[r] = load<T, L>(left[r] + d * step);
+#pragma GCC unroll 16
+    for (int c = 0; c < N; ++c) {
+      Vec<T, L> k = load<T, L>(right + d * step + c);
+      keep(k);
+#pragma GCC unroll 8
+      for (int r = LO; r < HI; ++r) acc[r][c] += l[r] * k;
+    }
+  }
+}
+
+// scores[(r * K + j - r) * K + c][L] = start[r * K + c][L] + left[r] . rows[j][c], for all rows, N columns from c on;
+// `start` may be null, for zeros, and so may the rows, for no products.
+template <class T, int L, int N, int R>
+SASA_INLINE void score_columns(const T* const (&left)[R], const Rows<T>& rows, int64_t step, int64_t channels,
+                               const T* start, int64_t window, int64_t column, T* scores) {
+  each_row<R>(window, 0, R + window - 1, [&](int64_t j, auto lo, auto hi) __attribute__((always_inline)) {
+    constexpr int LO = decltype(lo)::value, HI = decltype(hi)::value;
+    Vec<T, L> acc[R][N];
+#pragma GCC unroll 8
+    for (int r = LO; r < HI; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < N; ++c)
+        acc[r][c] = start ? load<T, L>(start + (r * window + column + c) * L) : Vec<T, L>{};
+    if (rows.first) multiply<T, L, N, LO, HI, R>(left, rows[j] + column, step, channels, acc);
+#pragma GCC unroll 8
+    for (int r = LO; r < HI; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < N; ++c)
+        store<T, L>(scores + ((r * window + j - r) * window + column + c) * L, acc[r][c]);
+  });
+}
+
+// All columns of the window, in blocks that fit into registers.
+template <class T, int L, int K, int R>
+SASA_INLINE void score(const T* const (&left)[R], const Rows<T>& rows, int64_t step, int64_t channels,
+                       const T* start, int64_t window, T* scores) {
+  constexpr int N = kColumns<K, R>;
+  if constexpr (K > 0) {
+    if constexpr (K <= N) {
+      score_columns<T, L, K, R>(left, rows, step, channels, start, K, 0, scores);
+    } else {
+      int64_t c = 0;
+      for (; c + N <= K; c += N) score_columns<T, L, N, R>(left, rows, step, channels, start, K, c, scores);
+      if constexpr (K % N != 0) score_columns<T, L, K % N, R>(left, rows, step, channels, start, K, c, scores);
+    }
+  } else {
+    int64_t c = 0;
+    for (; c + N <= window; c += N) score_columns<T, L, N, R>(left, rows, step, channels, start, window, c, scores);
+    for (; c < window; ++c) score_columns<T, L, 1, R>(left, rows, step, channels, start, window, c, scores);
+  }
+}
+
+// acc[r][e] += sum over (j, c) of weight(r, j, c) * rows[j][first + e][c], rows j in [begin, end), N channels.
+// `weight(r, j, c)` gives the address of a vector.
+template <class T, int L, int N, int K, int R, class W>
+SASA_INLINE void mix(W&& weight, const Rows<T>& rows, int64_t begin, int64_t end, int64_t step, int64_t window,
+                     int64_t first, Vec<T, L> (&acc)[R][N]) {
+  const int64_t columns = K > 0 ? K : window;
+  each_row<R>(columns, begin, end, [&](int64_t j, auto lo, auto hi) __attribute__((always_inline)) {
+    constexpr int LO = decltype(lo)::value, HI = decltype(hi)::value;
+    const T* row = rows[j] + first * step;
+    for (int64_t c = 0; c < columns; ++c) {
+      Vec<T, L> w[R];
+#pragma GCC unroll 8
+      for (int r = LO; r < HI; ++r) w[r] = load<T, L>(weight(r, j, c));
+#pragma GCC unroll 8
+      for (int e = 0; e < N; ++e) {
+        Vec<T, L> v = load<T, L>(row + e * step + c);
+        keep(v);
+#pragma GCC unroll 8
+        for (int r = LO; r < HI; ++r) acc[r][e] += w[r] * v;
+      }
+    }
+  });
+}
+
+// terms[(r * K + o)][L] = sum over channels of left[r] * rel[d * K + o]: the short products of q.r.
+template <class T, int L, int N, int R>
+SASA_INLINE void relative_columns(const T* const (&left)[R], int64_t step, int64_t channels, const T* rel,
+                                  int64_t window, int64_t first, T* terms) {
+  Vec<T, L> acc[R][N] = {};
+  for (int64_t d = 0; d < channels; ++d) {
+    Vec<T, L> l[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) l[r] = load<T, L>(left[r] + d * step);
+#pragma GCC unroll 16
+    for (int o = 0; o < N; ++o) {
+      const T value = rel[d * window + first + o];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) acc[r][o] += l[r] * value;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int o = 0; o < N; ++o) store<T, L>(terms + (r * window + first + o) * L, acc[r][o]);
+}
+
+template <class T, int L, int K, int R>
+SASA_INLINE void relative(const T* const (&left)[R], int64_t step, int64_t channels, const T* rel, int64_t window,
+                          T* terms) {
+  constexpr int N = kColumns<K, R>;
+  if constexpr (K > 0) {
+    if constexpr (K <= N) {
+      relative_columns<T, L, K, R>(left, step, channels, rel, K, 0, terms);
+    } else {
+      int64_t o = 0;
+      for (; o + N <= K; o += N) relative_columns<T, L, N, R>(left, step, channels, rel, K, o, terms);
+      if constexpr (K % N != 0) relative_columns<T, L, K % N, R>(left, step, channels, rel, K, o, terms);
+    }
+  } else {
+    int64_t o = 0;
+    for (; o + N <= window; o += N) relative_columns<T, L, N, R>(left, step, channels, rel, window, o, terms);
+    for (; o < window; ++o) relative_columns<T, L, 1, R>(left, step, channels, rel, window, o, terms);
+  }
+}
+
+// Lanes x in [0, L) of a tile at column x0 whose key, at column offset c of row j, lies inside the map: all bits set.
+template <class T, int L>
+SASA_INLINE Vec<IntFor<T>, L> inside(int64_t y, int64_t x, int64_t height, int64_t width) {
+  const Vec<IntFor<T>, L> column = lane_numbers<T, L>() + static_cast<IntFor<T>>(x);
+  const IntFor<T> row = y >= 0 && y < height ? -1 : 0;
+  return (column >= 0) & (column < static_cast<IntFor<T>>(width)) & row;
+}
+
+}  // namespace
