@@ -5,16 +5,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check install clean
+.PHONY: demo test bench bench-full lint types check install wheel clean
 
-demo: $(INSTALLED)  ## train a network without spatial convolution on real digits, score it, draw what it sees
+demo: $(INSTALLED)  ## train a network without spatial convolution on real digits, score it, time it beside convolution, draw what it sees
 	rm -rf runs/demo
 	$(BIN)/sasa train --output runs/demo
 	$(BIN)/sasa eval --model runs/demo
+	$(BIN)/sasa bench --model runs/demo
 	@echo "look at runs/demo/attention.png, runs/demo/predictions.png and runs/demo/curves.png"
 
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+# Measured numbers go into files named by the day; commit those that a document quotes. Leave the machine alone.
+RESULT := benchmarks/results/$(shell date +%F)
+
+bench: $(INSTALLED)  ## the acceptance table: attention beside the convolution it replaces
+	@mkdir -p $(dir $(RESULT))
+	$(BIN)/sasa bench --profile --json $(RESULT).json --picture $(RESULT).png > $(RESULT).md
+	@cat $(RESULT).md
+
+bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, map sizes, threads, FlexAttention
+	@mkdir -p $(dir $(RESULT))
+	$(BIN)/python benchmarks/full.py --json $(RESULT)-full.json > $(RESULT)-full.md
+	@cat $(RESULT)-full.md
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -27,8 +41,14 @@ check: lint types test  ## what continuous integration runs
 
 install: $(INSTALLED)
 
-# torch goes in first: the build of later native parts looks for its headers in the environment.
-$(INSTALLED): pyproject.toml
+# For every Python and every torch >= 2.11 on this platform. build/ may hold files that are gone from src/.
+wheel: $(INSTALLED)  ## dist/sasa-*.whl
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist
+
+# torch goes in first: the build of the CPU kernels looks for its headers in the environment.
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sasa needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -37,4 +57,4 @@ $(INSTALLED): pyproject.toml
 	@touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) runs build dist src/*.egg-info
+	rm -rf $(VENV) runs build dist src/*.egg-info src/sasa/_native

@@ -39,11 +39,12 @@ struct LocalForward {
   const void* rel_col;
   Map output;              // (B, N * E, ceil(H / pool), ceil(W / pool))
   void* logsumexp;         // (B, N, H, W), compute type; nullptr: not wanted
-  // What may follow at once, in inference: y -> gain * y + shift, ReLU and average pooling (true counts at borders).
+  // What may follow at once, in inference: the mean of pool x pool pixels (of those there are at an odd border), then
+  // y -> gain * y + shift, then ReLU.
+  int64_t pool;            // 1 or 2
   const void* gain;        // (N * E,), compute type, or nullptr
   const void* shift;       // the same
   bool relu;
-  int64_t pool;            // 1 or 2
 };
 
 struct LocalBackward {
@@ -64,6 +65,12 @@ struct BlockShape {
   Storage storage;
 };
 
+// Strips of an image: what sums over pixels are made of, the same for any number of threads.
+constexpr int64_t kStripBlocks = 8;  // rows of blocks
+static inline int64_t block_strips(const BlockShape& shape) {
+  return (shape.height + shape.block * kStripBlocks - 1) / (shape.block * kStripBlocks);
+}
+
 struct BlockForward {
   BlockShape shape;
   Map image;               // (B, C, H, W)
@@ -79,7 +86,7 @@ struct BlockForward {
   Map extreme;             // (B, N * E, ceil(H / block), ceil(W / block)), or not given
   Map position;            // the same, uint8: where in the block (row * block + column) the extreme lies
   const void* sign;        // (N * E,), compute type: max of a channel where >= 0, else min
-  double* sums;            // (B, 2, N * E): sums of y and of y * y over the pixels of each image, or nullptr
+  double* sums;            // (B * strips, 2, N * E): sums of y and of y * y over the pixels of each strip, or nullptr
 };
 
 struct BlockBackward {
@@ -91,17 +98,16 @@ struct BlockBackward {
   const void* rel_row;
   const void* rel_col;
   Map value;
-  const void* logsumexp;
   Map grad_output;         // (B, N * E, H, W), or not given: the gradients of the pooled results are
   Map grad_extreme, position;
   const double* grad_sums; // (2, N * E): of the sum of y, and of the sum of y * y, over all images
   Map grad_image;          // or not given: not wanted
   Map grad_value;          // where `value` is given
-  // Of each image, compute type, to be summed by the caller; nullptr where the input is.
-  void* grad_w_query;      // (B, N * D, C)
+  // Of each strip, compute type, to be summed by the caller; nullptr where the input is.
+  void* grad_w_query;      // (B * strips, N * D, C)
   void* grad_w_key;
-  void* grad_w_value;      // (B, P, N * E, C)
-  void* grad_row;          // (B, N, 2 * block - 1, D / 2)
+  void* grad_w_value;      // (B * strips, P, N * E, C)
+  void* grad_row;          // (B * strips, N, 2 * block - 1, D / 2)
   void* grad_col;
 };
 

@@ -166,6 +166,39 @@ struct float16 {
   uint16_t bits;
 };
 
+// By hand, since compilers before gcc 12 have no type for it and others call into their own library.
+[[maybe_unused]] inline float widen_half(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, rest = half & 0x7fff;
+  uint32_t bits = (rest << 13) + (112u << 23);  // exponents count from 15 there and from 127 here
+  if (rest >= 0x7c00) bits += 112u << 23;       // infinity and NaN
+  float wide;
+  if (rest < 0x0400) {
+    wide = static_cast<float>(rest) * 5.9604644775390625e-08f;  // subnormal: rest * 2**-24
+    memcpy(&bits, &wide, 4);
+  }
+  bits |= sign;
+  memcpy(&wide, &bits, 4);
+  return wide;
+}
+
+[[maybe_unused]] inline uint16_t narrow_half(float wide) {
+  uint32_t bits;
+  memcpy(&bits, &wide, 4);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+  if (bits >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // rounds to infinity
+  if (bits < 0x38800000) {  // subnormal or zero: adding 1/2 leaves a multiple of 2**-24 in the low bits, rounded
+    float small;
+    memcpy(&small, &bits, 4);
+    small += 0.5f;
+    memcpy(&bits, &small, 4);
+    return static_cast<uint16_t>(sign | (bits - 0x3f000000));
+  }
+  bits += 0xfff + (bits >> 13 & 1);
+  return static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)));
+}
+
 template <class T, class S>
 SASA_INLINE T widen(S value) {
   if constexpr (std::is_same_v<S, bfloat16>) {
@@ -174,9 +207,11 @@ SASA_INLINE T widen(S value) {
     memcpy(&wide, &bits, 4);
     return wide;
   } else if constexpr (std::is_same_v<S, float16>) {
-    _Float16 half;
-    memcpy(&half, &value.bits, 2);
-    return static_cast<T>(half);
+#if defined(__F16C__)
+    return _cvtsh_ss(value.bits);
+#else
+    return widen_half(value.bits);
+#endif
   } else {
     return static_cast<T>(value);
   }
@@ -191,10 +226,11 @@ SASA_INLINE S narrow(T value) {
     if ((bits & 0x7fffffff) > 0x7f800000) return {static_cast<uint16_t>((bits >> 16) | 64)};  // NaN stays NaN
     return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
   } else if constexpr (std::is_same_v<S, float16>) {
-    const _Float16 half = static_cast<_Float16>(value);
-    float16 narrowed;
-    memcpy(&narrowed.bits, &half, 2);
-    return narrowed;
+#if defined(__F16C__)
+    return {static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT))};
+#else
+    return {narrow_half(value)};
+#endif
   } else {
     return static_cast<S>(value);
   }

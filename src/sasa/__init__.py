@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sasa import models, nn, ops
     from sasa.analysis import count
     from sasa.models import create_model, list_models
-    from sasa.nn import AttentionStem, LocalAttention2d, convert
+    from sasa.nn import AttentionStem, LocalAttention2d, convert, optimize_for_inference
     from sasa.ops import backends
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "optimize_for_inference",
 ]
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "count": "sasa.analysis",
     "create_model": "sasa.models",
     "list_models": "sasa.models",
+    "optimize_for_inference": "sasa.nn",
 }
 
 

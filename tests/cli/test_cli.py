@@ -121,6 +121,33 @@ def test_flops_paper_models(sasa):
     assert out.split() == ["resnet26", "resnet38", "resnet50"]
 
 
+def test_bench_writes_json_and_a_picture(sasa, tmp_path):
+    words = ["bench", "--quick", "--rows", "agreement,cores", "--rounds", 1]
+    status, out, err = sasa(*words, "--json", tmp_path / "b.json", "--picture", tmp_path / "b.png")
+    assert status == 0
+    assert "QUICK" in out
+    assert "all attention cores / the 3 x 3 convolutions, forward" in out
+    assert err.splitlines()[-1] == "measuring: agreement"
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["cores/cores", "agreement/ours"]
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_of_a_run(sasa, run_folder):
+    status, out, _ = sasa("bench", "--model", run_folder, "--rounds", 3)
+    assert status == 0
+    assert "convolutional twin" in out
+    written = json.loads((run_folder / "speed.json").read_text())
+    assert set(written["passes"]) == {"training step", "inference"}
+    assert written["passes"]["inference"]["rounds"] == 3
+
+
+def test_wrong_arguments_of_bench(sasa, run_folder, tmp_path):
+    assert_one_sentence(sasa("bench", "--rows", "speed"), 2, "--rows 'speed' matches no row", "agreement")
+    assert_one_sentence(sasa("bench", "--model", run_folder, "--quick"), 2, "goes with --rounds and --threads only")
+    assert_one_sentence(sasa("bench", "--model", tmp_path), 1, "is no run: its config.yaml")
+
+
 def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = sasa("train", "--print-config", "--epochs", 3)

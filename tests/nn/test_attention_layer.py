@@ -77,7 +77,7 @@ def test_logits_start_at_order_one_for_any_head_dim(out_channels):
     torch.manual_seed(0)
     layer = LocalAttention2d(128, out_channels, kernel_size=7)
     x = torch.randn(2, 128, 12, 12)
-    query, key, value = (t.unflatten(1, (8, -1)) for t in layer.project(x))
+    query, key, value = (t.unflatten(1, (8, -1)) for t in layer.project(x).chunk(3, 1))
     content = torch.einsum("bndhw,bndhw->bnhw", query, key.roll(1, 3))
     row = torch.einsum("bndhw,nkd->bnkhw", query.chunk(2, dim=2)[0], layer.rel_row)
     col = torch.einsum("bndhw,nkd->bnkhw", query.chunk(2, dim=2)[1], layer.rel_col)
@@ -193,7 +193,7 @@ def test_attention_weights(position, padding):
     assert weights.shape == (2, 2, 3, 3, 5, 7)
     assert not weights.requires_grad
     assert_close(weights.sum((2, 3)), torch.ones(2, 2, 5, 7))
-    value = F.pad(layer.project(x)[2], (1, 1, 1, 1)).unflatten(1, (2, 4))
+    value = F.pad(layer.project(x).chunk(3, 1)[2], (1, 1, 1, 1)).unflatten(1, (2, 4))
     got = sum(
         weights[:, :, u, v, None] * value[..., u : u + 5, v : v + 7]  # the position (i + u - 1, j + v - 1)
         for u in range(3)

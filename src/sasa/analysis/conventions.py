@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from sasa.ops.flops import Shape, block_projection_flops, block_value_channels, pixels
+from sasa.ops.flops import Shape, block_projection_flops, block_value_channels, pixels, thirds
 
 aten = torch.ops.aten
 
@@ -54,6 +54,18 @@ def _local_calibrated(
     return pixels(query) * _attention_calibrated(
         query[1], value[1], kernel_size**2, *terms, num_heads=num_heads, side=kernel_size
     )
+
+
+def _of_thirds(formula: Callable[..., int]) -> Callable[..., int]:
+    """A formula of q, k and v for the op that has them in one map."""
+
+    def qkv_formula(
+        qkv: Shape, rel_row: Shape | None, rel_col: Shape | None, kernel_size: int, num_heads: int, content: bool,
+        *_: Any, **__: Any,
+    ) -> int:  # fmt: skip
+        return formula(*thirds(qkv, content), rel_row, rel_col, kernel_size, num_heads)
+
+    return qkv_formula
 
 
 def _block_simple(
@@ -102,11 +114,13 @@ def _pooling(_input: Shape, kernel_size: int | Sequence[int], *_: Any, out_shape
 
 SIMPLE: dict[Any, Callable[..., int]] = {
     torch.ops.sasa.local_attention: _local_simple,
+    torch.ops.sasa.qkv_attention: _of_thirds(_local_simple),
     torch.ops.sasa.block_attention: _block_simple,
 }
 
 CALIBRATED: dict[Any, Callable[..., int]] = {
     torch.ops.sasa.local_attention: _local_calibrated,
+    torch.ops.sasa.qkv_attention: _of_thirds(_local_calibrated),
     torch.ops.sasa.block_attention: _block_calibrated,
     aten.native_batch_norm: _each(NORM),
     aten._native_batch_norm_legit_no_training: _each(NORM),

@@ -120,3 +120,32 @@ def _mark(axes: Any, row: int, column: int, kernel_size: int, extent: tuple[floa
         corner = (column - side / 2, row - side / 2)
         axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=QUERY, linewidth=line_width))
     axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+
+
+def draw_ratios(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Bars of the acceptance table: our time or memory as a share of the baseline's, with goal and must.
+
+    Args:
+        rows: as the JSON of `sasa bench` has them; those that are no share, or were not measured, are left out.
+        path: the PNG.
+        title: of the figure: what was measured where.
+    """
+    shown = [row for row in rows if row["kind"] == "share" and row["value"] is not None]
+    figure = _figure(9, 1.4 + 0.32 * len(shown))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(shown)):
+        limit = row["goal"] if row["must"] is None else row["must"]
+        colour = WRONG if limit is not None and row["value"] > limit else RIGHT
+        whiskers = [[max(0.0, row["value"] - row["lower"])], [max(0.0, row["upper"] - row["value"])]]
+        axes.barh(place, row["value"], color=colour, alpha=0.75, xerr=whiskers, error_kw={"linewidth": 1})
+        for name, style in (("goal", "-"), ("must", ":")):
+            if row[name] is not None:
+                axes.plot([row[name]] * 2, [place - 0.45, place + 0.45], style, color="black", linewidth=1.5)
+        axes.annotate(f" {row['value']:.2f}", (max(row["value"], row["upper"]), place), va="center", fontsize=8)
+    axes.axvline(1, color="gray", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [row["title"] for row in reversed(shown)], fontsize=8)
+    axes.set_xlim(0, 1.15 * max([1.2, *(row["upper"] for row in shown)]))
+    label = "ours / baseline, less is better; line: goal, dots: must, whiskers: quartiles of rounds"
+    axes.set_xlabel(label, fontsize=8)
+    axes.set_title(title, fontsize=9)
+    _save(figure, path)

@@ -20,6 +20,7 @@ from sasa.models.config import EXPANSION, STEM_HEADS, ResNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import AttentionStem, LocalAttention2d
 from sasa.nn.fold import is_folded
+from sasa.nn.norms import attention_norm_relu
 
 
 def spatial_layer(config: ResNetConfig, kind: str, channels: int, stride: int) -> nn.Module:
@@ -62,7 +63,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 4 * channels, ceil(H / stride), ceil(W / stride))."""
         y = F.relu(self.norm1(self.down(x)), inplace=True)
-        y = F.relu(self.norm2(self.spatial(y)), inplace=True)
+        y = attention_norm_relu(self.spatial, self.norm2, y)
         y = self.norm3(self.up(y))
         y += self.shortcut(x)  # in place: a new map of this width would cost as much as the sum
         return F.relu(y, inplace=True)

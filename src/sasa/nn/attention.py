@@ -3,15 +3,18 @@
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sasa.errors import ArgumentError
 from sasa.nn.position import check_position, relative_embedding, sinusoid
-from sasa.ops import local_attention, reference
+from sasa.ops import reference
 from sasa.ops.backends import check_backend
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding
+from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference, split
 
 
 class LocalAttention2d(nn.Module):
@@ -117,39 +120,63 @@ class LocalAttention2d(nn.Module):
                 if rel is not None:
                     nn.init.normal_(rel, std=head_dim**-0.25)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """q, k (None without content) and v of Eq. 3, (B, out_channels, H, W) each: views of one map."""
+    def project(self, x: Tensor) -> Tensor:
+        """q, k (left out without content) and v of Eq. 3, one after the other: (B, 3 or 2 * out_channels, H, W)."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ArgumentError(f"the input must be (batch, {self.in_channels}, height, width), got {tuple(x.shape)}")
         if self.position == "absolute":
             x = x + sinusoid(x.shape[1], x.shape[2], x.shape[3], device=x.device).to(x.dtype)
-        if self.content:
-            return self.qkv(x).chunk(3, dim=1)
-        query, value = self.qkv(x).chunk(2, dim=1)
-        return query, None, value
+        return self.qkv(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""
         if x.dim() == 3:
             return self(x[None])[0]
-        query, key, value = self.project(x)
-        y = local_attention(
-            query,
-            key,
-            value,
-            self.rel_row,
-            self.rel_col,
-            kernel_size=self.kernel_size,
-            num_heads=self.num_heads,
-            padding=self.padding,
-            scale=self.scale,
-            content=self.content,
-            backend=self.backend,
+        if self.has_inference_form(x):
+            return self.infer(x)
+        y = qkv_attention(
+            self.project(x), self.rel_row, self.rel_col, **self.options(), content=self.content, backend=self.backend
         )
         if self.stride == 1:
             return y
         # ceil_mode and true counts: an odd side gives the size that a strided shortcut gives.
         return F.avg_pool2d(y, self.stride, ceil_mode=True, count_include_pad=False)
+
+    def options(self) -> dict[str, Any]:
+        """The operator's options that the layer decides."""
+        return {
+            "kernel_size": self.kernel_size,
+            "num_heads": self.num_heads,
+            "padding": self.padding,
+            "scale": self.scale,
+        }
+
+    def has_inference_form(self, x: Tensor) -> bool:
+        """Whether `infer` computes the same: nothing to differentiate, and kernels that pool and scale by the way."""
+        return x.device.type == "cpu" and self.backend == "auto" and self.stride <= 2 and not torch.is_grad_enabled()
+
+    def infer(
+        self, x: Tensor, gain: Tensor | None = None, shift: Tensor | None = None, *, relu: bool = False
+    ) -> Tensor:
+        """`forward`, then y * gain + shift for each channel (a batch norm in evaluation) and ReLU, in one pass.
+
+        Args:
+            x: (B, in_channels, H, W).
+            gain: (out_channels,), float32, or None for 1.
+            shift: the same, or None for 0.
+            relu: whether negative results become 0.
+        """
+        return qkv_attention_inference(
+            self.project(x),
+            self.rel_row,
+            self.rel_col,
+            gain,
+            shift,
+            relu=relu,
+            pool=self.stride,
+            content=self.content,
+            **self.options(),
+        )
 
     @torch.no_grad()
     def attention_weights(self, x: Tensor) -> Tensor:
@@ -158,17 +185,8 @@ class LocalAttention2d(nn.Module):
         Entry [b, n, u, v, i, j] belongs to the position (i + u - K // 2, j + v - K // 2). They sum to one over
         u and v. For pictures: the memory is K * K * N floats a pixel.
         """
-        query, key, _ = self.project(x)
-        return reference.attention_weights(
-            query,
-            key,
-            self.rel_row,
-            self.rel_col,
-            kernel_size=self.kernel_size,
-            num_heads=self.num_heads,
-            padding=self.padding,
-            scale=self.scale,
-        )
+        query, key, _ = split(self.project(x), self.content)
+        return reference.attention_weights(query, key, self.rel_row, self.rel_col, **self.options())
 
     def extra_repr(self) -> str:
         """The arguments that differ from the paper's, after those that always matter."""

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sasa.errors import ArgumentError
+from sasa.nn.norms import gain_and_shift, is_plain, statistics_of_sums, uses_batch_statistics
 from sasa.nn.position import check_position, relative_embedding, sinusoid
 from sasa.ops import block_attention
 from sasa.ops.backends import check_backend
+from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.checks import check_heads
 
 VALUES = ("mixture", "pointwise", "convolution")
@@ -158,6 +160,9 @@ class AttentionStem(nn.Module):
             )
         if self.position == "absolute":
             image = image + sinusoid(*image.shape[1:], device=image.device).to(image.dtype)
+        if self._pools_by_the_way(image):
+            y = self._attend_and_pool(image)
+            return F.relu(y, inplace=True) if self.activation else y
         y = block_attention(
             image,
             self.w_query,
@@ -176,6 +181,41 @@ class AttentionStem(nn.Module):
         if self.pool:
             y = F.max_pool2d(y, self.block_size, ceil_mode=True)
         return F.relu(y) if self.activation else y
+
+    def _pools_by_the_way(self, image: Tensor) -> bool:
+        """Whether batch norm and pooling can be had without the map at full resolution, and nobody watches it."""
+        return (
+            image.device.type == "cpu"
+            and self.backend == "auto"
+            and self.pool
+            and self.block_size <= 16
+            and is_plain(self.norm)
+            and image.shape[0] > 0
+        )
+
+    def _attend_and_pool(self, image: Tensor) -> Tensor:
+        norm = self.norm
+        assert isinstance(norm, nn.BatchNorm2d)
+        extreme, sums = block_attention_pooled(
+            image,
+            self.w_query,
+            self.w_key,
+            self.mixed_values(),
+            self.rel_row,
+            self.rel_col,
+            self.w_query.new_ones(self.out_channels) if norm.weight is None else norm.weight.detach(),
+            value=self._value_map(image),
+            block_size=self.block_size,
+            num_heads=self.num_heads,
+            scale=self.scale,
+        )
+        if uses_batch_statistics(norm):
+            mean, variance = statistics_of_sums(norm, sums, image.shape[0] * image.shape[2] * image.shape[3])
+        else:
+            mean, variance = norm.running_mean, norm.running_var
+        gain, shift = gain_and_shift(norm, mean, variance)  # pyright: ignore[reportArgumentType]
+        gain, shift = (t.to(torch.promote_types(extreme.dtype, torch.float32)) for t in (gain, shift))
+        return (extreme * gain[:, None, None] + shift[:, None, None]).to(extreme.dtype)
 
     def _value_map(self, image: Tensor) -> Tensor | None:
         if self.value_conv is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sasa.errors import ArgumentError
+from sasa.ops import native
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ BACKENDS = {
     for backend in (
         Backend("reference", "the equation in plain torch, any device and dtype; the judge, slow", _always),
         Backend("eager", "tiles in plain torch, any device and dtype; what auto runs without a kernel", _always),
+        Backend("cpu", "C++ kernels for CPU tensors; what auto runs there", native.why_not),
     )
 }
 

@@ -51,7 +51,7 @@ def block_attention(
         value: (B, N * E, H, W), values as a map in place of w_value (Table 7: values by a spatial convolution).
         scale: factor of the logits.
         content: False leaves q.k out.
-        backend: "auto", or "reference" or "eager" for tests and comparison.
+        backend: "auto", or "reference", "eager" or "cpu" for tests and comparison.
 
     Returns:
         (B, N * E, H, W) in image's dtype and layout.
@@ -74,7 +74,7 @@ def block_attention(
     check_no_forward_mode(dict(zip(names, tensors, strict=True)))
     if backend == "eager":
         return _Eager.apply(*tensors, block_size, num_heads, float(scale))
-    with without_autocast(device):
+    with without_autocast(device):  # "cpu" is what the dispatcher takes for CPU tensors where it can run at all
         return torch.ops.sasa.block_attention(*tensors, block_size, num_heads, float(scale))[0]
 
 

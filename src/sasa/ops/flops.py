@@ -15,7 +15,9 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 import sasa.ops.block_attention
-import sasa.ops.local_attention  # noqa: F401 - the two define the ops
+import sasa.ops.block_pooled
+import sasa.ops.local_attention
+import sasa.ops.qkv_attention  # noqa: F401 - the four define the ops
 
 Shape = Sequence[int]
 
@@ -50,6 +52,40 @@ def local_attention_backward_flops(
     content = kernel_size**2 * query[1] if key is not None else 0
     relative = kernel_size * query[1] if rel_row is not None else 0
     return 2 * pixels(query) * (3 * content + 3 * relative + 2 * kernel_size**2 * value[1])
+
+
+def thirds(qkv: Shape, content: bool) -> tuple[Shape, Shape | None, Shape]:
+    """Shapes of q, k (None without content) and v that lie in one map."""
+    part = (qkv[0], qkv[1] // (3 if content else 2), *qkv[2:])
+    return part, part if content else None, part
+
+
+@register_flop_formula(torch.ops.sasa.qkv_attention)
+def qkv_attention_flops(
+    qkv: Shape, rel_row: Shape | None, rel_col: Shape | None, kernel_size: int, num_heads: int, content: bool,
+    *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    """As `local_attention_flops` of the thirds."""
+    return local_attention_flops(*thirds(qkv, content), rel_row, rel_col, kernel_size)
+
+
+@register_flop_formula(torch.ops.sasa.qkv_attention_backward)
+def qkv_attention_backward_flops(
+    grad_output: Shape, qkv: Shape, rel_row: Shape | None, rel_col: Shape | None, logsumexp: Shape,
+    kernel_size: int, num_heads: int, content: bool, *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    """As `local_attention_backward_flops` of the thirds."""
+    maps = thirds(qkv, content)
+    return local_attention_backward_flops(grad_output, *maps, rel_row, rel_col, logsumexp, kernel_size)
+
+
+@register_flop_formula(torch.ops.sasa.qkv_attention_inference)
+def qkv_attention_inference_flops(
+    qkv: Shape, rel_row: Shape | None, rel_col: Shape | None, gain: Shape | None, shift: Shape | None, relu: bool,
+    pool: int, kernel_size: int, num_heads: int, content: bool, *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    """As `qkv_attention_flops`: what follows attention is no product of matrices."""
+    return qkv_attention_flops(qkv, rel_row, rel_col, kernel_size, num_heads, content)
 
 
 def block_projection_flops(image: Shape, w_query: Shape, w_key: Shape | None, w_value: Shape | None) -> int:
@@ -97,3 +133,25 @@ def block_attention_backward_flops(
     attention = 3 * content + 3 * relative + 2 * keys * block_value_channels(w_value, value)
     projections = block_projection_flops(image, w_query, w_key, w_value)
     return (3 if image_gradient else 2) * projections + 2 * pixels(image) * attention
+
+
+@register_flop_formula(torch.ops.sasa.block_attention_pooled)
+def block_attention_pooled_flops(
+    image: Shape, w_query: Shape, w_key: Shape | None, w_value: Shape | None, rel_row: Shape | None,
+    rel_col: Shape | None, value: Shape | None, sign: Shape, block_size: int, *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    """As `block_attention_flops`: pooling and sums are no products."""
+    return block_attention_flops(image, w_query, w_key, w_value, rel_row, rel_col, value, block_size)
+
+
+@register_flop_formula(torch.ops.sasa.block_attention_pooled_backward)
+def block_attention_pooled_backward_flops(
+    grad_extreme: Shape, grad_sums: Shape, position: Shape, image: Shape, w_query: Shape, w_key: Shape | None,
+    w_value: Shape | None, rel_row: Shape | None, rel_col: Shape | None, value: Shape | None, block_size: int,
+    num_heads: int, scale: float, image_gradient: bool, **_: Any,
+) -> int:  # fmt: skip
+    """As `block_attention_backward_flops`."""
+    return block_attention_backward_flops(
+        image, image, w_query, w_key, w_value, rel_row, rel_col, value, image, block_size, num_heads, scale,
+        image_gradient,
+    )  # fmt: skip

@@ -57,7 +57,7 @@ def local_attention(
             "mask": they take no part.
         scale: factor of the logits; the paper has none.
         content: False leaves q.k out (Table 6 of the paper).
-        backend: "auto", or "reference" or "eager" for tests and comparison.
+        backend: "auto", or "reference", "eager" or "cpu" for tests and comparison.
 
     Returns:
         (B, C_value, H, W) in query's dtype and layout. Arithmetic is in float32 or better.
@@ -82,7 +82,7 @@ def local_attention(
     arguments = (query, key, value, rel_row, rel_col, kernel_size, num_heads, padding, float(scale))
     if backend == "eager":
         return _Eager.apply(*arguments)
-    with without_autocast(device):
+    with without_autocast(device):  # "cpu" is what the dispatcher takes for CPU tensors where it can run at all
         return torch.ops.sasa.local_attention(*arguments)[0]
 
 

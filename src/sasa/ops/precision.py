@@ -37,9 +37,12 @@ def is_channels_last(tensor: Tensor) -> bool:
     return tensor.shape[1] > 1 and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 
-def empty_map(like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
-    """An uninitialised (B, channels, H, W) map, dense, in the layout (and by default the dtype) of `like`."""
-    batch, _, height, width = like.shape
+def empty_map(
+    like: Tensor, channels: int, dtype: torch.dtype | None = None, size: tuple[int, int] | None = None
+) -> Tensor:
+    """An uninitialised (B, channels, H, W) map, dense, in the layout (and by default the dtype, H and W) of `like`."""
+    batch = like.shape[0]
+    height, width = size or like.shape[2:]
     if not is_channels_last(like):
         return like.new_empty((batch, channels, height, width), dtype=dtype)
     return like.new_empty((batch, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)

@@ -1,0 +1,292 @@
+"""What the acceptance table (`sasa bench`) does not ask: every layer shape, batch sizes, windows, map sizes, threads.
+
+    python benchmarks/full.py                            # all parts: `make bench-full`
+    python benchmarks/full.py operator --backend eager   # one part, one back-end
+    python benchmarks/full.py layers window --json results.json
+
+Every row is one comparison whose sides take turns in one process; medians. Times are milliseconds an image.
+"""
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sasa.analysis.speed import Setting, groups, spread, take_turns
+from sasa.analysis.speed.ceilings import Ceilings, machine, measure_ceilings
+from sasa.analysis.speed.report import markdown
+from sasa.analysis.speed.timing import Step, ratios, torch_threads
+from sasa.analysis.speed.workloads import (
+    BASELINE,
+    HEADS,
+    OURS,
+    WINDOW,
+    attention_core,
+    operator_inputs,
+    operator_steps,
+    random_map,
+    spatial_convolutions,
+)
+from sasa.ops import local_attention
+from sasa.ops.flops import local_attention_flops
+
+GROUP_MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: the four groups of ResNet-50 at 224 x 224
+PASSES = {"forward": False, "forward + backward": True}
+Line = dict[str, Any]
+
+
+def layer_step(layer: nn.Module, x: Tensor, backward: bool) -> Step:
+    """One layer on one map; backward gives the gradients of the map and of all parameters."""
+    x = x.detach().requires_grad_(backward)
+    with torch.no_grad():
+        grad_output = torch.randn_like(layer(x))
+    wanted = [x, *layer.parameters()]
+
+    def step() -> None:
+        with torch.set_grad_enabled(backward):
+            output = layer(x)
+            if backward:
+                torch.autograd.grad(output, wanted, grad_output)
+
+    return step
+
+
+def milliseconds(steps: dict[str, Step], setting: Setting, images: int) -> dict[str, list[float]]:
+    """By side and round, for one image."""
+    times = take_turns(steps, setting.rounds, setting.seconds)
+    return {side: [1000 * t / images for t in values] for side, values in times.items()}
+
+
+def core_flops(batch: int, channels: int, side: int, window: int) -> int:
+    """Of one attention core, forward: the registered formula, 2 for each multiply-add."""
+    shape, rel = (batch, channels, side, side), (HEADS, window, channels // HEADS // 2)
+    return local_attention_flops(shape, shape, shape, rel, rel, window)
+
+
+def rate(flops: float, milliseconds_an_image: float, ceilings: Ceilings) -> Line:
+    """GFLOP/s of a forward pass, and its share of the measured peak."""
+    a_second = 1000 * flops / milliseconds_an_image
+    return {"GFLOP/s": a_second / 1e9, "of peak": None if ceilings.flops is None else a_second / ceilings.flops}
+
+
+# The parts: each yields lines of its table
+
+
+def operator(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """The operator beside attention over unfolded windows, on the map of each group."""
+    for channels, side in GROUP_MAPS:
+        for name, backward in PASSES.items():
+            steps = operator_steps(setting.batch, channels, side, backward=backward, backend=backend)
+            times = milliseconds(steps, setting, setting.batch)
+            yield {
+                "map": f"{side} x {side} x {channels}",
+                "pass": name,
+                "unfold": spread(times["unfold"]).median,
+                backend: spread(times["ours"]).median,
+                "times faster": spread(ratios(times["unfold"], times["ours"])).median,
+            }
+
+
+def layers(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """Every attention core of ResNet-50 beside the 3 x 3 convolution that stands in its place."""
+    shapes = {(shape[1], shape[2], conv.stride[0]): None for conv, shape in spatial_convolutions(setting)}
+    for channels, side, stride in shapes:
+        core = attention_core(channels, stride, backend=backend)
+        conv = nn.Conv2d(channels, channels, 3, stride, 1, bias=False).to(memory_format=torch.channels_last)
+        maps = {"core": random_map((setting.batch, 3 * channels, side, side))}
+        maps["convolution"] = random_map((setting.batch, channels, side, side))
+        flops = core_flops(1, channels, side, WINDOW)
+        for name, backward in PASSES.items():
+            steps = {
+                "core": layer_step(core, maps["core"], backward),
+                "convolution": layer_step(conv, maps["convolution"], backward),
+            }
+            times = milliseconds(steps, setting, setting.batch)
+            ours = spread(times["core"]).median
+            yield {
+                "map": f"{side} x {side} x {channels}" + (", stride 2" if stride == 2 else ""),
+                "pass": name,
+                "core": ours,
+                "3 x 3 convolution": spread(times["convolution"]).median,
+                "ratio": spread(ratios(times["core"], times["convolution"])).median,
+                **({} if backward else rate(flops, ours, ceilings)),
+            }
+
+
+def batches(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """The networks at batch 1, 8 and 32."""
+    for batch in (1, 8, 32):
+        for name in ("inference", "training"):
+            yield from network_lines(name, replace(setting, batch=batch), {"batch": batch})
+
+
+def network_lines(group: str, setting: Setting, first: Line) -> Iterator[Line]:
+    """A comparison of the acceptance table at another setting."""
+    values = groups.GROUPS[group](setting).values
+    for side in OURS:
+        yield {
+            **first,
+            "pass": group,
+            "network": OURS[side],
+            "ours": spread(values[side]).median,
+            "torchvision resnet50": spread(values[BASELINE]).median,
+            "ratio": spread(ratios(values[side], values[BASELINE])).median,
+        }
+
+
+def window(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """Growth with the side of the window, 3 to 11."""
+    for channels, side in (GROUP_MAPS[0], GROUP_MAPS[2]):
+        x = random_map((setting.batch, 3 * channels, side, side))
+        for name, backward in PASSES.items():
+            sizes = (3, 5, 7, 9, 11)
+            cores = {f"{k}": attention_core(channels, 1, k, backend) for k in sizes}
+            steps = {k: layer_step(core, x, backward) for k, core in cores.items()}
+            for k, values in milliseconds(steps, setting, setting.batch).items():
+                ours = spread(values).median
+                flops = core_flops(1, channels, side, int(k))
+                line = {"map": f"{side} x {side} x {channels}", "pass": name, "window": int(k), "core": ours}
+                yield {**line, **({} if backward else rate(flops, ours, ceilings))}
+
+
+def size(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """Growth with the side of the map, 32 to 512, one picture of 64 channels."""
+    channels = 64
+    core = attention_core(channels, 1, backend=backend)
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    for side in (32, 64, 128, 256, 512):
+        steps = {
+            "core": layer_step(core, random_map((1, 3 * channels, side, side)), False),
+            "convolution": layer_step(conv, random_map((1, channels, side, side)), False),
+        }
+        times = milliseconds(steps, setting, 1)
+        ours = spread(times["core"]).median
+        yield {
+            "side": side,
+            "core": ours,
+            "3 x 3 convolution": spread(times["convolution"]).median,
+            "ratio": spread(ratios(times["core"], times["convolution"])).median,
+            "ns a pixel": 1e6 * ours / side**2,
+            **rate(core_flops(1, channels, side, WINDOW), ours, ceilings),
+        }
+
+
+def threads(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """The networks on 1, 2, 4, ... threads, as many as there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = [2**n for n in range(cores.bit_length()) if 2**n <= cores]
+    for count in sorted({*counts, cores}):
+        with torch_threads(count):
+            for name in ("inference", "training"):
+                yield from network_lines(name, setting, {"threads": count})
+
+
+def flex(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """FlexAttention, compiled, with a window for a mask and q.r as a bias: forward, padding="mask"."""
+    for channels, side in GROUP_MAPS:
+        ours, _ = operator_inputs(setting.batch, channels, side)
+        options: Any = {"kernel_size": WINDOW, "num_heads": HEADS, "padding": "mask", "backend": backend}
+        line = {"map": f"{side} x {side} x {channels}"}
+        try:
+            flex_step = flex_attention_step(ours, side)
+            want = local_attention(*ours, **options)
+            error = ((flex_step() - want).norm() / want.norm()).item()
+        except Exception as reason:  # a compiler may fail in any way: that is this part's result
+            yield {**line, "FlexAttention": f"does not run: {(str(reason).splitlines() or [''])[0][:90]}"}
+            continue
+        steps = {"flex": flex_step, "ours": torch.no_grad()(functools.partial(local_attention, *ours, **options))}
+        times = milliseconds(steps, setting, setting.batch)
+        yield {
+            **line,
+            "FlexAttention": spread(times["flex"]).median,
+            backend: spread(times["ours"]).median,
+            "times faster": spread(ratios(times["flex"], times["ours"])).median,
+            "they differ by": f"{error:.0e}",
+        }
+
+
+def flex_attention_step(tensors: list[Tensor], side: int) -> Callable[[], Tensor]:
+    """Eq. 3 with padding="mask" by torch's FlexAttention; q.r is computed before, K + K numbers a query and head."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    query, key, value, rel_row, rel_col = tensors
+    half, pixels = WINDOW // 2, side * side
+
+    def near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return ((q // side - k // side).abs() <= half) & ((q % side - k % side).abs() <= half)
+
+    mask = create_block_mask(near, None, None, pixels, pixels, device="cpu")  # pyright: ignore
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, rel_row: Tensor, rel_col: Tensor) -> Tensor:
+        q, k, v = (m.unflatten(1, (HEADS, -1)).flatten(3).transpose(2, 3).contiguous() for m in (query, key, value))
+        q_row, q_col = q.chunk(2, dim=-1)
+        rows, cols = q_row @ rel_row.mT, q_col @ rel_col.mT
+
+        def relative(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            down = (j // side - i // side + half).clamp(0, WINDOW - 1)
+            right = (j % side - i % side + half).clamp(0, WINDOW - 1)
+            return score + rows[b, h, i, down] + cols[b, h, i, right]
+
+        output = flex_attention(q, k, v, score_mod=relative, block_mask=mask, scale=1.0)
+        return output.transpose(2, 3).flatten(1, 2).unflatten(2, (side, side))  # pyright: ignore
+
+    compiled = torch.compile(attention, dynamic=False)
+    return torch.no_grad()(lambda: compiled(query, key, value, rel_row, rel_col))
+
+
+PARTS = {part.__name__: part for part in (operator, layers, batches, window, size, threads, flex)}
+
+
+def show(lines: list[Line]) -> str:
+    """A table whose head is every name that a line has."""
+    names = list({name: None for line in lines for name in line})
+    return markdown([names, *([cell(line.get(name)) for name in names] for line in lines)])
+
+
+def cell(value: Any) -> str:
+    """Numbers with the digits that they deserve."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
+
+
+def main() -> None:
+    """Run the parts that the command line names, print a table of each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [default: all]")
+    parser.add_argument("--backend", default="auto", help="of the operator and the cores (networks take auto)")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="few rounds and a batch of 1: to try it")
+    parser.add_argument("--json", type=Path)
+    words = parser.parse_args()
+    unknown = [part for part in words.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no part; there are {', '.join(PARTS)}")
+    setting = Setting(rounds=words.rounds, threads=words.threads)
+    if words.quick:
+        setting = replace(Setting.make(quick=True, threads=words.threads), batch=1)
+    with torch_threads(setting.threads):
+        ceilings = measure_ceilings(setting.threads)
+        found: dict[str, Any] = {"machine": machine(), "setting": setting.to_dict(), "ceilings": ceilings.to_dict()}
+        about = found["machine"]
+        print(f"{about['cpu']}, torch {about['torch']}, ms an image, medians of at most {setting.rounds}\n{ceilings}")
+        for name in words.parts or PARTS:
+            print(f"\n## {name}: {PARTS[name].__doc__}\n")
+            found[name] = list(PARTS[name](setting, ceilings, words.backend))
+            print(show(found[name]), flush=True)
+            if words.json:  # after each part: whoever stops an hour's run has what was done
+                words.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

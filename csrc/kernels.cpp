@@ -1,0 +1,17 @@
+// One table of kernels for one instruction set: compiled once for each, with its flags and -DSASA_ISA=name.
+#include "kernels.h"
+
+#include "block_backward.h"
+#include "instruction_sets.h"
+#include "local_backward.h"
+#include "peak.h"
+
+namespace sasa {
+
+const Kernels& SASA_TABLE() {
+  static const Kernels table{SASA_ISA_NAME, local_forward, local_backward, block_forward, block_backward,
+                             multiply_adds};
+  return table;
+}
+
+}  // namespace sasa

@@ -1,0 +1,133 @@
+// What register.cpp needs of torch: tensors to the kernels' raw pointers and back, on the LibTorch stable ABI.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+#define SASA_HIDDEN __attribute__((visibility("hidden")))  // as torch's types here are
+
+namespace sasa {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+using Sizes = std::vector<int64_t>;
+
+inline Sizes sizes(const Tensor& tensor) { return Sizes(tensor.sizes().begin(), tensor.sizes().end()); }
+
+inline Storage storage(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return Storage::float32;
+    case ScalarType::Double: return Storage::float64;
+    case ScalarType::BFloat16: return Storage::bfloat16;
+    case ScalarType::Half: return Storage::float16;
+    default: STD_TORCH_CHECK(false, "the CPU kernels of sasa compute on floating point tensors only"); std::abort();
+  }
+}
+
+inline ScalarType compute_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor empty(const Sizes& size, ScalarType type) { return torch::stable::empty(size, type); }
+
+inline Tensor nothing(const Tensor& like) { return empty({0}, like.scalar_type()); }
+
+// `empty_map` of ops/precision.py: dense, channels_last where `like` is, or is a slice of the channels of such a map.
+inline Tensor empty_map(const Tensor& like, int64_t channels, int64_t height, int64_t width, ScalarType type) {
+  const bool channels_last = like.size(1) > 1 && like.stride(1) == 1 && !like.is_contiguous();
+  using torch::headeronly::MemoryFormat;
+  const MemoryFormat format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  const Sizes size = {like.size(0), channels, height, width};
+  return torch::stable::empty(size, type, std::nullopt, std::nullopt, std::nullopt, format);
+}
+
+inline Tensor empty_map(const Tensor& like, int64_t channels) {
+  return empty_map(like, channels, like.size(2), like.size(3), like.scalar_type());
+}
+
+// The map of some of a tensor's channels, from `channel` on.
+inline Map map_of(const Tensor& tensor, int64_t channel = 0) {
+  const int64_t* s = tensor.strides().data();
+  char* data = static_cast<char*>(tensor.data_ptr());
+  if (channel > 0) data += channel * s[1] * static_cast<int64_t>(tensor.element_size());
+  return {data, {s[0], s[1], s[2], s[3]}};
+}
+
+inline Map map_of(const MaybeTensor& tensor) { return tensor ? map_of(*tensor) : Map{nullptr, {0, 0, 0, 0}}; }
+
+// A map must be on the CPU, of the dtype of `like`, and (B, channels, H, W).
+inline void check_map(const char* name, const Tensor& tensor, const Tensor& like, const Sizes& expected) {
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == like.scalar_type() && sizes(tensor) == expected, name,
+                  " does not fit the other arguments in device, dtype or shape");
+}
+
+// Weights or embeddings as the kernels take them: contiguous and of the compute type.
+class SASA_HIDDEN Parameter {
+ public:
+  Parameter(const char* name, const MaybeTensor& given, ScalarType type, const Sizes& expected) {
+    if (!given) return;
+    STD_TORCH_CHECK(given->is_cpu() && sizes(*given) == expected, name,
+                    " does not fit the other arguments in device or shape");
+    tensor_ = given->scalar_type() == type ? *given : torch::stable::to(*given, type);
+    if (!tensor_->is_contiguous()) tensor_ = torch::stable::contiguous(*tensor_);
+  }
+  const void* data() const { return tensor_ ? tensor_->data_ptr() : nullptr; }
+
+ private:
+  MaybeTensor tensor_;
+};
+
+// `total` of `count` numbers, in the order in which the parts lie.
+template <class T>
+void add_parts(const void* parts, int64_t number, int64_t count, void* total) {
+  for (int64_t i = 0; i < count; ++i) {
+    double sum = 0;
+    for (int64_t part = 0; part < number; ++part) sum += static_cast<const T*>(parts)[part * count + i];
+    static_cast<T*>(total)[i] = static_cast<T>(sum);
+  }
+}
+
+// The gradient of a parameter: the kernel writes one of each part of its work (an image, or a strip of one), and they
+// are added in the order of the parts, so that the result does not depend on threads.
+class SASA_HIDDEN ParameterGradient {
+ public:
+  ParameterGradient(const MaybeTensor& parameter, const Tensor& like, int64_t number)
+      : parameter_(parameter), like_(like), type_(compute_type(like)), number_(number) {
+    if (!parameter) return;
+    Sizes size = sizes(*parameter);
+    size.insert(size.begin(), number);
+    parts_ = empty(size, type_);
+  }
+
+  void* data() const { return parts_ ? parts_->data_ptr() : nullptr; }
+
+  void zero() {
+    if (parts_) torch::stable::zero_(*parts_);
+  }
+
+  Tensor total() const {
+    if (!parameter_) return nothing(like_);
+    Tensor sum = empty(sizes(*parameter_), type_);
+    const auto add = type_ == ScalarType::Double ? add_parts<double> : add_parts<float>;
+    add(data(), number_, sum.numel(), sum.data_ptr());
+    return parameter_->scalar_type() == type_ ? sum : torch::stable::to(sum, parameter_->scalar_type());
+  }
+
+ private:
+  MaybeTensor parameter_, parts_;
+  Tensor like_;
+  ScalarType type_;
+  int64_t number_;
+};
+
+// torch's own threads.
+Parallel parallel();
+
+}  // namespace sasa

@@ -1,0 +1,232 @@
+"""Builds the CPU kernels of csrc/ into sasa/_native/, beside what pyproject.toml says.
+
+No compiler, no torch headers, or a failed compilation: the package installs without kernels, and the reason goes into
+sasa/_native/why_not.txt, which `sasa doctor` and `sasa.backends()` quote (pip hides what a build prints).
+
+Environment: CXX and CXXFLAGS as usual; MAX_JOBS, how many files to compile at once.
+"""
+
+import importlib.util
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Command, Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+
+SOURCES = "csrc"
+LIBRARY = "libsasa_cpu.so"
+REASON = "why_not.txt"
+OLDEST_TORCH = (2, 11)
+
+COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
+# Nothing that two instruction sets' units could share. The warning is one of gcc 12 about its own intrinsics.
+KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-maybe-uninitialized"]
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),
+        "avx2": "-mavx2 -mfma -mf16c".split(),
+        "portable": [],
+    },
+    "aarch64": {"neon": [], "portable": []},
+}
+ARCHITECTURES = {"AMD64": "x86_64", "arm64": "aarch64"}  # other names of the same
+
+
+class NoKernelsError(Exception):
+    """A sentence: why there is no library."""
+
+
+def find_compiler() -> list[str]:
+    """CXX of the environment, else the first C++ compiler found."""
+    if os.environ.get("CXX"):
+        command = shlex.split(os.environ["CXX"])
+        if shutil.which(command[0]) is None:
+            raise NoKernelsError(f"the C++ compiler that CXX names ({command[0]}) was not found")
+        return command
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise NoKernelsError(
+        "there was no C++ compiler when sasa was installed (looked for c++, g++ and clang++; or set CXX)"
+    )
+
+
+def torch_folders() -> list[Path]:
+    """Where torch may be: importable, or in the environment that pip's isolated build hides but sysconfig knows."""
+    folders = []
+    spec = importlib.util.find_spec("torch")
+    if spec is not None and spec.origin:
+        folders.append(Path(spec.origin).parent)
+    prefixes = [{}, {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}]
+    for variables in prefixes:
+        paths = sysconfig.get_paths(vars=variables)
+        folders += [Path(paths[name]) / "torch" for name in ("platlib", "purelib")]
+    return folders
+
+
+def find_headers() -> Path:
+    """The include folder of a torch that is new enough."""
+    too_old = None
+    for folder in torch_folders():
+        if not (folder / "include/torch/csrc/stable/library.h").is_file():
+            continue
+        found = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", (folder / "version.py").read_text())
+        if found and (int(found[2]), int(found[3])) >= OLDEST_TORCH:
+            return folder / "include"
+        too_old = found[1] if found else "unknown"
+    if too_old:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise NoKernelsError(
+            f"torch {too_old} was found when sasa was installed, and its kernels need {oldest} or newer"
+        )
+    raise NoKernelsError(
+        "torch was not there when sasa was installed: install torch first, then sasa "
+        "(with uv: uv pip install --no-build-isolation)"
+    )
+
+
+def flags_of(variable: str) -> list[str]:
+    """The compiler flags that a variable of the environment holds."""
+    return shlex.split(os.environ.get(variable, ""))
+
+
+def run(command: list[str]) -> None:
+    """Run a compiler command; its first error goes into the reason."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.stderr:
+        print(done.stderr, file=sys.stderr)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        first = errors[0].strip() if errors else f"exit status {done.returncode}"
+        raise NoKernelsError(f"the kernels did not compile when sasa was installed ({command[0]}: {first})")
+
+
+def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: dict[str, list[str]]) -> list[list[str]]:
+    """One command a file; kernels.cpp once an instruction set. The slowest first."""
+    common = [*compiler, *COMMON, *flags_of("CXXFLAGS"), *flags_of("ARCHFLAGS")]
+    commands = [
+        [*common, *KERNELS, *flags, f"-DSASA_ISA={name}", "-c", f"{SOURCES}/kernels.cpp", "-o", f"{objects}/{name}.o"]
+        for name, flags in sets.items()
+    ]
+    # The stable ABI of torch 2.11: the library then loads in that version and every later one.
+    stable = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(headers)]
+    commands.append([*common, *stable, "-c", f"{SOURCES}/register.cpp", "-o", f"{objects}/register.o"])
+    commands.append([*common, "-c", f"{SOURCES}/dispatch.cpp", "-o", f"{objects}/dispatch.o"])
+    return commands
+
+
+def link_command(objects: Path, library: Path, compiler: list[str]) -> list[str]:
+    """Link with libtorch_cpu by name alone, through an empty stand-in: the real one is found where torch loaded it."""
+    command = [*compiler, "-shared", *map(str, sorted(objects.glob("*.o"))), "-o", str(library)]
+    command += flags_of("ARCHFLAGS")
+    if sys.platform == "darwin":  # not tested
+        return [*command, "-undefined", "dynamic_lookup"]
+    stand_in = objects / "libtorch_cpu.so"
+    run([*compiler, "-shared", "-Wl,-soname,libtorch_cpu.so", "-x", "c++", os.devnull, "-o", str(stand_in)])
+    return [*command, "-Wl,--no-as-needed", f"-L{objects}", "-ltorch_cpu"]
+
+
+def build_library(folder: Path) -> None:
+    """Leave the library in `folder`; or raise the sentence that says why there is none."""
+    if sys.platform not in ("linux", "darwin"):
+        raise NoKernelsError(f"the CPU kernels are built on Linux and macOS only, and this is {sys.platform}")
+    machine = ARCHITECTURES.get(platform.machine(), platform.machine())
+    if machine not in INSTRUCTION_SETS:
+        known = " and ".join(INSTRUCTION_SETS)
+        raise NoKernelsError(f"the CPU kernels are built for {known} only, and this machine is {machine}")
+    compiler, headers = find_compiler(), find_headers()
+    with tempfile.TemporaryDirectory() as temporary:
+        objects = Path(temporary)
+        commands = compile_commands(objects, compiler, headers, INSTRUCTION_SETS[machine])
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or cores)) as pool:
+            list(pool.map(run, commands))
+        run(link_command(objects, objects / LIBRARY, compiler))
+        # Into place in one step: a process may be using the old library.
+        fresh = folder / f"{LIBRARY}.{os.getpid()}"
+        shutil.copy(objects / LIBRARY, fresh)
+        fresh.replace(folder / LIBRARY)
+
+
+class BuildNative(Command):
+    """The step of `build` that compiles csrc/; setuptools sets build_lib and editable_mode."""
+
+    description = "build the CPU kernels"
+    user_options = [("inplace", "i", "build into src/")]  # noqa: RUF012 - as setuptools declares it
+    boolean_options = ["inplace"]  # noqa: RUF012
+
+    def initialize_options(self) -> None:
+        """Called by setuptools."""
+        self.build_lib = None
+        self.editable_mode = False
+        self.inplace = False
+
+    def finalize_options(self) -> None:
+        """Called by setuptools."""
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    @property
+    def folder(self) -> Path:
+        """sasa/_native: in the sources for an editable install, else among what is installed."""
+        return Path("src" if self.editable_mode or self.inplace else str(self.build_lib), "sasa", "_native")
+
+    def run(self) -> None:
+        """Build, or leave the reason."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            build_library(self.folder)
+            (self.folder / REASON).unlink(missing_ok=True)
+        except NoKernelsError as reason:
+            print(f"sasa: no CPU kernels: {reason}", file=sys.stderr)
+            (self.folder / LIBRARY).unlink(missing_ok=True)
+            (self.folder / REASON).write_text(f"{reason}\n")
+
+    def get_source_files(self) -> list[str]:
+        """What the source distribution needs."""
+        return sorted(str(path) for path in Path(SOURCES).iterdir() if path.is_file())
+
+    def get_outputs(self) -> list[str]:
+        """What was built."""
+        return [str(path) for path in (self.folder / LIBRARY, self.folder / REASON) if path.exists()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Nothing is copied from the sources."""
+        return {}
+
+
+class BuildWithNative(build):
+    """`build`, and the kernels."""
+
+    sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012 - as setuptools declares it
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for every Python on one platform: the library uses no Python API."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """py3-none-linux_x86_64 and the like."""
+        return "py3", "none", super().get_tag()[2]
+
+
+class PlatformDistribution(Distribution):
+    """Not pure Python, although setuptools sees no extension module."""
+
+    def has_ext_modules(self) -> bool:
+        """Called by setuptools."""
+        return True
+
+
+setup(
+    distclass=PlatformDistribution,
+    cmdclass={"build": BuildWithNative, "build_native": BuildNative, "bdist_wheel": PlatformWheel},
+)

@@ -1,0 +1,154 @@
+"""`optimize_for_inference`: a copy of any network with its batch norms folded into the convolutions before them.
+
+In evaluation a batch norm is y -> gain * y + shift with constants, and a convolution is linear: gain goes into its
+weights, shift into its bias, and one pass over the map is saved. What follows what is read from a trace of the
+forward pass, so that the rule is the same for every network, ours, torchvision's or timm's.
+"""
+
+import copy
+from collections import Counter
+
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
+
+from sasa.errors import ArgumentError
+from sasa.nn.attention import LocalAttention2d
+from sasa.nn.convert import FittedAttention2d
+from sasa.nn.stem import AttentionStem
+
+Pair = tuple[str, str]  # names of a convolution and of the batch norm behind it
+
+
+class FoldedNorm(nn.Identity):
+    """Stands where a batch norm was that now lives in the convolution before it; refuses to be trained.
+
+    Raises:
+        ArgumentError: (a ValueError) by `train()` of the network: without its batch norms it is another network.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.training = False
+
+    def train(self, mode: bool = True) -> "FoldedNorm":
+        """Only evaluation mode."""
+        if mode:
+            raise ArgumentError(
+                "this copy is for inference only: optimize_for_inference folded its batch norms into the "
+                "convolutions; train the original network, and call eval() on this copy before using it further"
+            )
+        return super().train(False)
+
+    def extra_repr(self) -> str:
+        """How many channels were normalised."""
+        return str(self.num_features)
+
+
+def optimize_for_inference(model: nn.Module) -> nn.Module:
+    """A copy of `model` for inference: evaluation mode, no gradients of parameters, batch norms folded.
+
+    A batch norm is folded where it is the only reader of an nn.Conv2d's output and both run once in a forward pass.
+    Batch norms behind attention stay: there the shift cannot move into a projection, because with padding="zeros"
+    the weights of the keys inside the map sum to less than one, and the stem pools between. So do those that the
+    trace cannot place (a subclass of nn.Conv2d or nn.BatchNorm2d, a layer with hooks or parametrizations, a part of
+    a network whose forward depends on the data); they give the same results as before, only not faster.
+
+    Args:
+        model: any network, in training or evaluation mode; untouched.
+
+    Returns:
+        The copy. `FoldedNorm` stands where a norm was folded, and raises a sentence when the copy is set to train.
+        Weights saved from it fit no network of that name: save the original's.
+
+    >>> network = sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)
+    >>> fast = sasa.optimize_for_inference(network)
+    >>> picture = torch.randn(1, 3, 64, 64)
+    >>> torch.testing.assert_close(fast(picture), network.eval()(picture), rtol=1e-4, atol=1e-4)
+    """
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    for conv, norm in foldable(folded):
+        _fold(folded, conv, norm)
+    return folded
+
+
+def is_folded(model: nn.Module) -> bool:
+    """Whether `optimize_for_inference` took batch norms out of this network."""
+    return any(isinstance(module, FoldedNorm) for module in model.modules())
+
+
+def foldable(model: nn.Module) -> list[Pair]:
+    """Names of every convolution and batch norm of `model` that fold into one, in the order in which they run.
+
+    What cannot be traced as a whole (its forward depends on the data) is searched part by part.
+    """
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return [
+        (conv, norm)
+        for conv, norm in _pairs(model)
+        if places[id(modules[conv])] == places[id(modules[norm])] == 1
+        and _plain(modules[conv], nn.Conv2d)
+        and _plain(modules[norm], nn.BatchNorm2d, nn.SyncBatchNorm)
+        and modules[norm].running_mean is not None  # pyright: ignore[reportAttributeAccessIssue]
+    ]
+
+
+def _plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """The layer itself and nothing that somebody added: subclasses may compute something else, hooks want to run."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return type(module) in kinds and not hooked and not is_parametrized(module)
+
+
+def _pairs(model: nn.Module, prefix: str = "") -> list[Pair]:
+    """(first, second) wherever the second layer is the only reader of the first one's output, and both run once."""
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # a forward that a trace cannot follow may fail in any way; its parts may still be traced
+        children = ((name, child) for name, child in model.named_children() if not _is_leaf(child))
+        return [pair for name, child in children for pair in _pairs(child, f"{prefix}{name}.")]
+    runs = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    pairs = []
+    for node in graph.nodes:
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1:
+            first, second = str(before.target), str(node.target)
+            if runs[first] == runs[second] == 1:
+                pairs.append((prefix + first, prefix + second))
+    return pairs
+
+
+class _Tracer(fx.Tracer):
+    """Records which layer reads which layer's output; attention is a layer."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return isinstance(module, LocalAttention2d | FittedAttention2d | AttentionStem)
+
+
+def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Put the norm's gain and shift into the convolution, in float64 so that nothing is lost on the way."""
+    conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight.double(),
+        _double(conv.bias),
+        norm.running_mean.double(),  # pyright: ignore[reportOptionalMemberAccess] - foldable() saw it
+        norm.running_var.double(),  # pyright: ignore[reportOptionalMemberAccess]
+        norm.eps,
+        _double(norm.weight),
+        _double(norm.bias),
+    )
+    dtype = conv.weight.dtype
+    conv.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+    model.set_submodule(norm_name, FoldedNorm(norm.num_features))
+
+
+def _double(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().double()

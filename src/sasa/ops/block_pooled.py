@@ -1,0 +1,154 @@
+"""`sasa.ops.block_attention_pooled`: the stem's attention with what its batch norm and max pool need, and no more.
+
+Batch norm is y * gain + shift for each channel, so max pooling after it picks the largest y of a block where the gain
+is positive, the smallest where it is negative: y at full resolution, 16 times the result for blocks of 4 x 4, need not
+exist. What batch norm wants to know of it, the sums of y and y * y, comes along.
+
+Shapes: B batch, C image channels, H x W the picture, N heads, D query channels and E value channels of a head,
+S the block size, P = S * S the pixels of a block.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sasa.ops import eager_block
+from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
+from sasa.ops.reference import from_blocks
+
+
+def block_attention_pooled(
+    image: Tensor,
+    w_query: Tensor,
+    w_key: Tensor | None,
+    w_value: Tensor | None,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    sign: Tensor,
+    *,
+    block_size: int,
+    num_heads: int,
+    value: Tensor | None = None,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """`block_attention`, then the extreme of each block, and the sums over all pixels.
+
+    Args:
+        image: (B, C, H, W); this and the next five as for `block_attention`.
+        w_query: (N * D, C).
+        w_key: (N * D, C) or None.
+        w_value: (P, N * E, C) or None.
+        rel_row: (N, 2 * S - 1, D / 2) or None.
+        rel_col: the same.
+        sign: (N * E,); a channel is pooled by its maximum where this is >= 0, else by its minimum.
+        block_size: S, at most 16.
+        num_heads: N.
+        value: (B, N * E, H, W), in place of w_value.
+        scale: factor of the logits.
+
+    Returns:
+        The extremes (B, N * E, ceil(H / S), ceil(W / S)), and (2, N * E) in float64: the sums of y and of y * y over
+        the pixels of all pictures. Both are differentiable.
+    """
+    device = image.device
+    image, w_query, w_key, w_value, value = autocast_to(device, image, w_query, w_key, w_value, value)  # pyright: ignore
+    with without_autocast(device):
+        extreme, _position, sums = torch.ops.sasa.block_attention_pooled(
+            image, w_query, w_key, w_value, rel_row, rel_col, value, sign, block_size, num_heads, float(scale)
+        )
+    return extreme, sums
+
+
+torch.library.define(
+    "sasa::block_attention_pooled",
+    "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
+    "Tensor? value, Tensor sign, int block_size, int num_heads, float scale) "
+    "-> (Tensor extreme, Tensor position, Tensor sums)",
+)
+torch.library.define(
+    "sasa::block_attention_pooled_backward",
+    "(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor w_query, Tensor? w_key, "
+    "Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int num_heads, float scale, "
+    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def _size(image: Tensor, block_size: int) -> tuple[int, int]:
+    return -(-image.shape[2] // block_size), -(-image.shape[3] // block_size)
+
+
+@torch.library.impl("sasa::block_attention_pooled", "CompositeExplicitAutograd")
+def _forward(image, w_query, w_key, w_value, rel_row, rel_col, value, sign, block_size, num_heads, scale):
+    y = eager_block.forward(
+        image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale
+    )[0].to(compute_dtype(image))  # fmt: skip
+    size = _size(image, block_size)
+    extreme = empty_map(image, y.shape[1], size=size)
+    position = empty_map(image, y.shape[1], dtype=torch.uint8, size=size)
+    toward = torch.where(sign < 0, -1, 1).to(y.dtype)[:, None, None]
+    flat_BCP, index = F.max_pool2d(y * toward, block_size, ceil_mode=True, return_indices=True)
+    extreme.copy_(flat_BCP * toward)
+    row, column = index // image.shape[3] % block_size, index % image.shape[3] % block_size
+    position.copy_(row * block_size + column)
+    wide = y.double()
+    return extreme, position, torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
+
+
+@torch.library.impl("sasa::block_attention_pooled_backward", "CompositeExplicitAutograd")
+def _backward(
+    grad_extreme, grad_sums, position, image, w_query, w_key, w_value, rel_row, rel_col, value, block_size,
+    num_heads, scale, image_gradient,
+):  # fmt: skip
+    tensors = (image, w_query, w_key, w_value, rel_row, rel_col, value)
+    y, logsumexp = eager_block.forward(*tensors, block_size, num_heads, scale)
+    dtype = logsumexp.dtype
+    sum_C, square_C = grad_sums.to(dtype)
+    chosen = F.one_hot(position.long(), block_size**2).permute(0, 2, 3, 4, 1)  # (B, I, J, P, C)
+    chosen = chosen * grad_extreme.to(dtype).permute(0, 2, 3, 1)[..., None, :]
+    grad = from_blocks(chosen, image.shape[2], image.shape[3], block_size)
+    grad = grad + sum_C[:, None, None] + 2 * square_C[:, None, None] * y.to(dtype)
+    grads = eager_block.backward(grad, *tensors, logsumexp, block_size, num_heads, scale, image_gradient)
+    return tuple(image.new_empty(0) if g is None else g for g in grads)
+
+
+@torch.library.register_fake("sasa::block_attention_pooled")
+def _fake(image, w_query, w_key, w_value, rel_row, rel_col, value, sign, block_size, num_heads, scale):
+    channels, size = eager_block.value_channels(w_value, value), _size(image, block_size)
+    sums = image.new_empty((2, channels), dtype=torch.float64)
+    return empty_map(image, channels, size=size), empty_map(image, channels, torch.uint8, size), sums
+
+
+@torch.library.register_fake("sasa::block_attention_pooled_backward")
+def _fake_backward(grad_extreme, grad_sums, position, image, *rest):
+    *weights, value, _block_size, _num_heads, _scale, image_gradient = rest
+    maps = [m if given else None for m, given in ((image, image_gradient), (value, value is not None))]
+    grad_image, grad_value = (image.new_empty(0) if m is None else empty_map(m, m.shape[1]) for m in maps)
+    grads = [image.new_empty(0) if w is None else w.new_empty(w.shape) for w in weights]
+    return grad_image, *grads, grad_value
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:7], output[1])
+    ctx.options = inputs[8:]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _autograd(ctx, grad_extreme, _grad_position, grad_sums):
+    *tensors, position = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
+    wanted = [tensor is not None for tensor in tensors]
+    wanted[0] = ctx.needs_input_grad[0]
+    grads = torch.ops.sasa.block_attention_pooled_backward(
+        grad_extreme, grad_sums, position, *tensors, *ctx.options, wanted[0]
+    )
+    return *(grad if want else None for want, grad in zip(wanted, grads, strict=True)), *[None] * 4
+
+
+def _no_second_derivative(ctx, *grads):
+    raise NotImplementedError(
+        "sasa::block_attention_pooled has no second derivative; the stem without pool, or "
+        'backend="reference", is differentiable to any order'
+    )
+
+
+torch.library.register_autograd("sasa::block_attention_pooled", _autograd, setup_context=_setup_context)
+torch.library.register_autograd("sasa::block_attention_pooled_backward", _no_second_derivative)
