@@ -20,24 +20,6 @@ def tiny_settings(*more):
     return [word for setting in (*TINY, *more) for word in ("--set", setting)]
 
 
-@pytest.fixture
-def sasa(monkeypatch, capsys):
-    """Run `sasa ARGUMENTS`; exit status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sasa", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """A finished run of the command itself."""
@@ -145,6 +127,7 @@ def test_bench_of_a_run(sasa, run_folder):
 def test_wrong_arguments_of_bench(sasa, run_folder, tmp_path):
     assert_one_sentence(sasa("bench", "--rows", "speed"), 2, "--rows 'speed' matches no row", "agreement")
     assert_one_sentence(sasa("bench", "--model", run_folder, "--quick"), 2, "goes with --rounds and --threads only")
+    assert_one_sentence(sasa("bench", "--json", tmp_path / "no" / "b.json"), 2, "there is no folder", tmp_path / "no")
     assert_one_sentence(sasa("bench", "--model", tmp_path), 1, "is no run: its config.yaml")
 
 

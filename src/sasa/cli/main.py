@@ -177,6 +177,9 @@ def bench(
     from sasa.analysis.speed.report import heading as to_heading
     from sasa.analysis.speed.report import to_text
 
+    for path in (json_file, picture):
+        if path and not path.parent.is_dir():  # before minutes of measuring, not after
+            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     chosen = speed.choose([part for text in rows or () for part in text.split(",")])
     setting = speed.Setting.make(quick=quick, rounds=rounds, threads=threads)
     say = lambda sentence: typer.echo(f"measuring: {sentence}", err=True)  # noqa: E731
@@ -197,6 +200,15 @@ def models(pattern: Annotated[str | None, typer.Argument(help="Shell pattern.")]
 
     for name in list_models(pattern):
         typer.echo(name)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """What this installation is and can use: versions, devices, CPU kernels, back-ends, extras."""
+    from sasa.analysis.doctor import examine, to_text
+
+    found = examine()
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else to_text(found))
 
 
 def print_summary(summary: dict[str, Any], path: Path) -> None:

@@ -24,6 +24,7 @@ def attention_norm_relu(attention: nn.Module, norm: nn.Module, x: Tensor) -> Ten
         and is_plain(norm)
         and not uses_batch_statistics(norm)
         and not is_watched(attention)
+        and not torch.is_grad_enabled()  # before x is asked: a trace of the network has no answer to that
         and x.dim() == 4
         and attention.has_inference_form(x)
     ):

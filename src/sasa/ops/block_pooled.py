@@ -77,7 +77,6 @@ def _size(image: Tensor, block_size: int) -> tuple[int, int]:
     return -(-image.shape[2] // block_size), -(-image.shape[3] // block_size)
 
 
-@torch.library.impl("sasa::block_attention_pooled", "CompositeExplicitAutograd")
 def _forward(image, w_query, w_key, w_value, rel_row, rel_col, value, sign, block_size, num_heads, scale):
     y = eager_block.forward(
         image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale
@@ -94,7 +93,6 @@ def _forward(image, w_query, w_key, w_value, rel_row, rel_col, value, sign, bloc
     return extreme, position, torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
 
 
-@torch.library.impl("sasa::block_attention_pooled_backward", "CompositeExplicitAutograd")
 def _backward(
     grad_extreme, grad_sums, position, image, w_query, w_key, w_value, rel_row, rel_col, value, block_size,
     num_heads, scale, image_gradient,
@@ -109,6 +107,11 @@ def _backward(
     grad = grad + sum_C[:, None, None] + 2 * square_C[:, None, None] * y.to(dtype)
     grads = eager_block.backward(grad, *tensors, logsumexp, block_size, num_heads, scale, image_gradient)
     return tuple(image.new_empty(0) if g is None else g for g in grads)
+
+
+# Not as decorators, which would leave None under these names.
+torch.library.impl("sasa::block_attention_pooled", "CompositeExplicitAutograd", _forward)
+torch.library.impl("sasa::block_attention_pooled_backward", "CompositeExplicitAutograd", _backward)
 
 
 @torch.library.register_fake("sasa::block_attention_pooled")

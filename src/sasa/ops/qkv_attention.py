@@ -121,12 +121,10 @@ torch.library.define(
 )
 
 
-@torch.library.impl("sasa::qkv_attention", "CompositeExplicitAutograd")
 def _forward(qkv, rel_row, rel_col, kernel_size, num_heads, content, padding, scale):
     return eager.forward(*split(qkv, content), rel_row, rel_col, kernel_size, num_heads, padding, scale)
 
 
-@torch.library.impl("sasa::qkv_attention_backward", "CompositeExplicitAutograd")
 def _backward(grad_output, qkv, rel_row, rel_col, logsumexp, kernel_size, num_heads, content, padding, scale):
     maps = split(qkv, content)
     *grads, grad_row, grad_col = eager.backward(
@@ -139,10 +137,7 @@ def _backward(grad_output, qkv, rel_row, rel_col, logsumexp, kernel_size, num_he
     return grad_qkv, *(qkv.new_empty(0) if grad is None else grad for grad in (grad_row, grad_col))
 
 
-@torch.library.impl("sasa::qkv_attention_inference", "CompositeExplicitAutograd")
-def _inference(
-    qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, scale
-):
+def _inference(qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, scale):
     output, _ = _forward(qkv, rel_row, rel_col, kernel_size, num_heads, content, padding, scale)
     y = output.to(compute_dtype(qkv))
     if pool > 1:
@@ -153,6 +148,12 @@ def _inference(
         y = y + shift[:, None, None]
     result = empty_map(qkv, y.shape[1], size=tuple(y.shape[2:]))
     return result.copy_(y.relu() if relu else y)
+
+
+# Not as decorators, which would leave None under these names.
+torch.library.impl("sasa::qkv_attention", "CompositeExplicitAutograd", _forward)
+torch.library.impl("sasa::qkv_attention_backward", "CompositeExplicitAutograd", _backward)
+torch.library.impl("sasa::qkv_attention_inference", "CompositeExplicitAutograd", _inference)
 
 
 @torch.library.register_fake("sasa::qkv_attention")
@@ -169,9 +170,7 @@ def _fake_backward(grad_output, qkv, rel_row, rel_col, *rest):
 
 
 @torch.library.register_fake("sasa::qkv_attention_inference")
-def _fake_inference(
-    qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, scale
-):
+def _fake_inference(qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, scale):
     size = tuple(-(-side // pool) for side in qkv.shape[2:])
     return empty_map(qkv, qkv.shape[1] // (3 if content else 2), size=size)
 

@@ -210,9 +210,9 @@ def run(
     groups = [name for name in GROUPS if any(row.group == name for row in rows)]
     with torch_threads(setting.threads):
         say("ceilings of the machine")
-        size = 2**22 if quick else 2**28
+        sizes = {"size": 2**22, "seconds": 0.01} if quick else {}
         date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        report = Report(setting, quick, date, machine(), measure_ceilings(setting.threads, size))
+        report = Report(setting, quick, date, machine(), measure_ceilings(setting.threads, **sizes))
         reasons: dict[str, str] = {}
         for name in groups:
             say(name)

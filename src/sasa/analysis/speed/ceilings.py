@@ -1,17 +1,19 @@
 """What this machine can do at most: multiply-adds a second and bytes a second, measured, not looked up."""
 
+import functools
 import os
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-import sasa.ops  # noqa: F401 - loads the native library, where there is one
+from sasa.analysis.machine import cores, cpu_name
 from sasa.analysis.speed.timing import torch_threads
+from sasa.ops import backends
+from sasa.ops.native import instruction_set
 
 TENSOR_BYTES = 256 * 2**20  # far beyond any cache
 CALL_SECONDS = 0.2
@@ -57,31 +59,32 @@ class Ceilings:
         )
 
 
-def measure_ceilings(threads: int, size: int = TENSOR_BYTES) -> Ceilings:
+def measure_ceilings(threads: int, size: int = TENSOR_BYTES, seconds: float = CALL_SECONDS) -> Ceilings:
     """Measure them now.
 
     Args:
         threads: of torch.
         size: bytes of each tensor.
+        seconds: of each call that does nothing but multiply and add.
     """
     with torch_threads(threads):
         copied, summed = bandwidth(size)
-    return Ceilings(threads, flops_per_second(threads), flops_per_second(1), copied, summed)
+    return Ceilings(threads, flops_per_second(threads, seconds), flops_per_second(1, seconds), copied, summed)
 
 
-def flops_per_second(threads: int) -> float | None:
-    """2 * multiply-adds a second of so many of torch's threads, best of a few; None without the native op."""
+def flops_per_second(threads: int, least: float = CALL_SECONDS) -> float | None:
+    """2 * multiply-adds a second of so many of torch's threads, best of a few calls; None without the native op."""
     multiply_adds = getattr(torch.ops.sasa, "cpu_multiply_adds", None)
     if multiply_adds is None:
         return None
     with torch_threads(threads):
         try:
             rounds, seconds = 1000, 0.0
-            while seconds < CALL_SECONDS / 2:  # long enough that starting threads is nothing
-                seconds = _seconds(lambda rounds=rounds: multiply_adds(rounds))
-                rounds = int(rounds * min(1000.0, max(2.0, CALL_SECONDS / max(seconds, 1e-6))))
+            while seconds < least / 2:  # long enough that starting threads is nothing
+                seconds = _seconds(functools.partial(multiply_adds, rounds))
+                rounds = int(rounds * min(1000.0, max(2.0, least / max(seconds, 1e-6))))
             done = multiply_adds(rounds)
-            return 2 * done / min(_seconds(lambda: multiply_adds(rounds)) for _ in range(REPEATS))
+            return 2 * done / min(_seconds(functools.partial(multiply_adds, rounds)) for _ in range(REPEATS))
         except RuntimeError:  # the library has none for this instruction set
             return None
 
@@ -103,25 +106,14 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    from sasa.ops import backends
-
     return {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
+        "kernels": instruction_set(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "backends": [str(backend) for backend in backends()],
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def cpu_name() -> str:
-    """The processor's own name for itself, or its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

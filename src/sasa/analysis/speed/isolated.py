@@ -16,6 +16,7 @@ from sasa.analysis.speed.setting import Setting
 from sasa.analysis.speed.timing import Step
 from sasa.analysis.speed.workloads import network, pictures, training_step
 from sasa.errors import SasaError
+from sasa.ops.native import instruction_set
 
 # What caps each library at AVX2: our kernels, oneDNN's convolutions, ATen's loops, MKL's products.
 AVX2 = {
@@ -85,10 +86,14 @@ def _status(path: Path, name: str) -> int:
 
 
 def avx2_inference(setting: Setting) -> dict[str, Any]:
-    """The group "inference" in this process, and what ATen says that it uses."""
+    """The group "inference" in this process, and the instruction sets of ATen and of our kernels."""
     from sasa.analysis.speed.groups import inference
 
-    return {"values": inference(setting).values, "vectors": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "values": inference(setting).values,
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "kernels": instruction_set(),
+    }
 
 
 def has_avx2() -> bool:

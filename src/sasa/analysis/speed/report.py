@@ -24,8 +24,9 @@ def heading(report: Report) -> str:
     """Date, machine, setting, and what makes the numbers doubtful."""
     setting, machine = report.setting, report.machine
     lines = [
-        f"{report.date}, {machine['cpu']}, {machine['cores']} cores ({machine['vectors']}), torch {machine['torch']}, "
-        f"{setting.threads} thread{'s' * (setting.threads > 1)}",
+        f"{report.date}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
+        f"{setting.threads} thread{'s' * (setting.threads > 1)}; {machine['vectors']}, our kernels: "
+        f"{machine['kernels'] or 'not in use, attention runs eager'}",
         f"batch {setting.batch}, {setting.side} x {setting.side}, channels_last; medians of at most {setting.rounds} "
         "interleaved rounds, ratios by round with their quartiles",
     ]

@@ -1,0 +1,181 @@
+"""What this installation is and what it can use: `sasa doctor`. It looks and never fails: what is missing is a line."""
+
+import platform
+import re
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from sasa import __version__
+from sasa.analysis.machine import cores, cpu_name
+from sasa.ops import backends as every_backend
+from sasa.ops import native
+from sasa.ops.backends import BackendStatus
+
+DISTRIBUTION = "sasa"
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that torch sees here."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True)
+class CpuLibrary:
+    """The library of CPU kernels: its instruction set where it is in use, else the sentence that says why not."""
+
+    file: str
+    instruction_set: str | None
+    why_not: str | None
+
+    def __str__(self) -> str:
+        if self.why_not:
+            return f"not in use: {self.why_not}"
+        return f"in use, with {self.instruction_set} instructions ({self.file})"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A package that an extra asks for. `version` is None where it is not installed."""
+
+    name: str
+    wanted: str
+    version: str | None
+    fits: bool
+
+    def __str__(self) -> str:
+        if self.version is None:
+            return f"{self.name} is missing"
+        return f"{self.name} {self.version}" + ("" if self.fits else f" is not {self.wanted}")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional part of sasa: pip install 'sasa[NAME]'."""
+
+    name: str
+    requirements: tuple[Requirement, ...]
+
+    @property
+    def lacks(self) -> list[Requirement]:
+        """What is missing, or of a version that does not fit."""
+        return [requirement for requirement in self.requirements if not requirement.fits]
+
+    def __str__(self) -> str:
+        if not self.lacks:
+            return "installed: " + ", ".join(map(str, self.requirements))
+        return "incomplete: " + ", ".join(map(str, self.lacks))
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All that `sasa doctor` tells. `extras` is None where sasa runs from its sources without being installed."""
+
+    versions: dict[str, str]
+    devices: tuple[Device, ...]
+    threads: int
+    cores: int
+    cpu_library: CpuLibrary
+    backends: tuple[BackendStatus, ...]
+    extras: tuple[Extra, ...] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them."""
+        values = asdict(self)
+        for extra in values["extras"] or ():
+            extra["installed"] = all(requirement["fits"] for requirement in extra["requirements"])
+        return values
+
+
+def examine() -> Examination:
+    """Look at this installation."""
+    return Examination(
+        versions={"sasa": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        devices=devices(),
+        threads=torch.get_num_threads(),
+        cores=cores(),
+        cpu_library=CpuLibrary(str(native.FOLDER / native.LIBRARY), native.instruction_set(), native.why_not(None)),
+        backends=every_backend(),
+        extras=extras(),
+    )
+
+
+def to_text(found: Examination) -> str:
+    """One line a fact, under headings."""
+    sections = {
+        "versions": found.versions,
+        "devices": {device.name: device.description for device in found.devices},
+        "threads": {"torch": f"{found.threads} of {found.cores} cores"},
+        "CPU kernels": {"library": str(found.cpu_library)},
+        "back-ends": {b.name: f"not here: {b.why_not}" if b.why_not else b.summary for b in found.backends},
+        "extras": {e.name: str(e) for e in found.extras or ()} or {"unknown": "sasa runs from its sources"},
+    }
+    width = max(len(name) for lines in sections.values() for name in lines)
+    return "\n\n".join(
+        "\n".join([heading, *(f"  {name:<{width}}  {text}" for name, text in lines.items())])
+        for heading, lines in sections.items()
+    )
+
+
+def devices() -> tuple[Device, ...]:
+    """The processor, and every accelerator that torch sees."""
+    found = [Device("cpu", f"{cpu_name()} ({platform.machine()})")]
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        capability = f"compute capability {properties.major}.{properties.minor}"
+        found.append(
+            Device(f"cuda:{index}", f"{properties.name}, {properties.total_memory / GIB:.1f} GiB, {capability}")
+        )
+    if torch.backends.mps.is_available():
+        found.append(Device("mps", "Apple GPU"))
+    if torch.xpu.is_available():
+        found += [Device(f"xpu:{i}", torch.xpu.get_device_name(i)) for i in range(torch.xpu.device_count())]
+    return tuple(found)
+
+
+def extras() -> tuple[Extra, ...] | None:
+    """Every extra of the installed distribution with what it asks for; None where there is no such distribution."""
+    try:
+        distribution = metadata.metadata(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
+    lines = metadata.requires(DISTRIBUTION) or []
+    names = distribution.get_all("Provides-Extra") or ()
+    return tuple(Extra(name, tuple(requirements(lines, name))) for name in names)
+
+
+def requirements(lines: list[str], extra: str) -> list[Requirement]:
+    """What one extra asks for, other extras that it names among it.
+
+    Args:
+        lines: as the metadata of a distribution has them: `lightning<2.7,>=2.6.6; extra == "train"`.
+        extra: its name.
+    """
+    found = []
+    for line in lines:
+        asked = re.fullmatch(r"""([\w.-]+)(?:\[([\w,-]+)\])?\s*([^;]*?)\s*;.*extra == ['"]([\w-]+)['"].*""", line)
+        if asked is None or asked[4] != extra:
+            continue
+        name, others, wanted, _ = asked.groups()
+        if name == DISTRIBUTION:
+            found += [r for other in others.split(",") for r in requirements(lines, other)]
+        else:
+            found.append(requirement(name, wanted))
+    return found
+
+
+def requirement(name: str, wanted: str) -> Requirement:
+    """Whether a package is there, and in a version that `wanted` allows."""
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Requirement(name, wanted, None, False)
+    return Requirement(name, wanted, version, SpecifierSet(wanted).contains(version, prereleases=True))
