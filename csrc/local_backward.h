@@ -60,7 +60,7 @@ class BackwardTask {
     grads_ = arena.take<T>(RowRing<T>::elements(slots_, E, layout_));
     weights_ = arena.take<T>(RowRing<T>::elements(slots_, area, layout_));
     slopes_ = arena.take<T>(RowRing<T>::elements(slots_, area, layout_));
-    results_ = arena.take<T>(R * (D > E ? D : E) * layout_.step);
+    results_ = arena.take<T>(R * layout_.row(D > E ? D : E));
     logsumexp_ = arena.take<T>(R * layout_.step);
     logits_ = arena.take<T>(R * area * kMost);
     products_ = arena.take<T>(R * area * kMost);
@@ -79,7 +79,7 @@ class BackwardTask {
   RowRing<T> weights() const { return {weights_, slots_, window_ * window_, layout_}; }
   RowRing<T> slopes() const { return {slopes_, slots_, window_ * window_, layout_}; }
 
-  T* result_row(int64_t r, int64_t channels) const { return results_ + r * channels * layout_.step + layout_.pad; }
+  T* result_row(int64_t r, int64_t channels) const { return results_ + r * layout_.row(channels) + layout_.pad; }
   T* rel_row() const { return call_.rel_row ? relative_ : nullptr; }
   T* rel_col() const { return relative_ + shape_.head_dim / 2 * window_; }
 
@@ -163,26 +163,31 @@ class BackwardTask {
     T *logits = logits_ + r * k * k * L, *products = products_ + r * k * k * L;
     T *row_terms = terms_ + r * k * L, *column_terms = terms_ + (R + r) * k * L;
     const V lse = load<T, L>(logsumexp);
-    const Vec<IntFor<T>, L> in = lane_numbers<T, L>() < static_cast<IntFor<T>>(lanes < L ? lanes : L);
-    V delta = {};
+    V delta = {}, sum = {};
     for (int64_t a = 0; a < k; ++a) {
       const V shift = load<T, L>(row_terms + a * L) - lse;
 #pragma GCC unroll 16
       for (int64_t c = 0; c < k; ++c) {
-        const int64_t o = a * k + c;
-        V p = exp2_negative<T, L>(load<T, L>(logits + o * L) + shift);
-        if (lanes < L) p = in ? p : V{};
-        delta += p * load<T, L>(products + o * L);
-        store<T, L>(weight + o * step, p);
+        T* logit = logits + (a * k + c) * L;
+        const V p = exp2_negative<T, L>(load<T, L>(logit) + shift);
+        sum += p;
+        delta += p * load<T, L>(products + (a * k + c) * L);
+        store<T, L>(logit, p);
       }
     }
+    // The sum is 1 but for the rounding of logits and log-sum-exp, which would weigh on all gradients. Lanes beyond
+    // the map become zero here.
+    V inverse = static_cast<T>(1) / sum;
+    if (lanes < L) inverse = lane_numbers<T, L>() < static_cast<IntFor<T>>(lanes) ? inverse : V{};
+    delta *= inverse;
     for (int64_t a = 0; a < k; ++a) {
       V row = {};
 #pragma GCC unroll 16
       for (int64_t c = 0; c < k; ++c) {
         const int64_t o = a * k + c;
-        V ds = load<T, L>(weight + o * step) * (load<T, L>(products + o * L) - delta);
-        if (lanes < L) ds = in ? ds : V{};
+        const V p = load<T, L>(logits + o * L) * inverse;
+        const V ds = p * (load<T, L>(products + o * L) - delta);
+        store<T, L>(weight + o * step, p);
         store<T, L>(slope + o * step, ds);
         row += ds;
         T* column = column_terms + c * L;

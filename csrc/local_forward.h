@@ -123,7 +123,7 @@ class ForwardTask {
     lay_out(sizes);
     Arena arena(sasa::scratch(sizes.used()));
     lay_out(arena);
-    clear(queries_, kRows<K> * shape_.head_dim * layout_.step);
+    clear(queries_, kRows<K> * layout_.row(shape_.head_dim));
     for (int64_t g = 0; g < together_; ++g) {
       if (call_.key.data) keys(g).clear_all();
       values(g).clear_all();
@@ -156,8 +156,8 @@ class ForwardTask {
     const int64_t D = shape_.head_dim, E = shape_.value_dim, R = kRows<K>;
     keys_ = arena.take<T>(call_.key.data ? together_ * RowRing<T>::elements(slots_, D, layout_) : 0);
     values_ = arena.take<T>(together_ * RowRing<T>::elements(slots_, E, layout_));
-    queries_ = arena.take<T>(R * D * layout_.step);
-    outputs_ = arena.take<T>(together_ * kOutputRows * E * layout_.step);
+    queries_ = arena.take<T>(R * layout_.row(D));
+    outputs_ = arena.take<T>(together_ * kOutputRows * layout_.row(E));
     logits_ = arena.take<T>(R * window_ * window_ * kMost);
     terms_ = arena.take<T>(2 * R * window_ * kMost);
     relative_ = arena.take<T>(call_.rel_row ? together_ * D * window_ : 0);
@@ -172,7 +172,7 @@ class ForwardTask {
     return {values_ + g * RowRing<T>::elements(slots_, shape_.value_dim, layout_), slots_, shape_.value_dim, layout_};
   }
   T* output_row(int64_t g, int64_t y) const {
-    return outputs_ + (g * kOutputRows + y % kOutputRows) * shape_.value_dim * layout_.step + layout_.pad;
+    return outputs_ + (g * kOutputRows + y % kOutputRows) * layout_.row(shape_.value_dim) + layout_.pad;
   }
   T* rel_row(int64_t g) const { return call_.rel_row ? relative_ + g * shape_.head_dim * window_ : nullptr; }
   T* rel_col(int64_t g) const { return rel_row(g) + shape_.head_dim / 2 * window_; }
@@ -208,7 +208,7 @@ class ForwardTask {
     });
   }
 
-  T* query_row(int64_t r) const { return queries_ + r * shape_.head_dim * layout_.step + layout_.pad; }
+  T* query_row(int64_t r) const { return queries_ + r * layout_.row(shape_.head_dim) + layout_.pad; }
 
   template <int L, int R>
   void tile(int64_t b, int64_t head, int64_t g, int64_t y, int64_t x) {

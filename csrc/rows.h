@@ -1,8 +1,8 @@
 // Rows of a map in planar form, and back: what lies between any memory layout and storage type, and the kernels.
 //
-// A planar row holds the channels of one head one after the other, `step` apart; each channel has kPad zeros, the
-// row's pixels, and zeros up to a full vector and at least half a window beyond. So a window may be read at any pixel
-// of the map, and keys and values outside are the zero vectors that padding="zeros" asks for.
+// A planar row holds the channels of one head one after the other, `step` apart; each channel has `pad` zeros, at least
+// half a window, the row's pixels, and zeros up to a full vector; the pad of the next channel follows. So a window may
+// be read at any pixel of the map, and keys and values outside are the zero vectors that padding="zeros" asks for.
 #pragma once
 #include "kernels.h"
 #include "vec.h"
@@ -17,7 +17,9 @@ SASA_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple
 struct RowLayout {
   int64_t pad;   // elements before the first pixel, a multiple of 16
   int64_t step;  // elements between channels
-  RowLayout(int64_t width, int64_t half) : pad(round_up(half, 16)), step(pad + round_up(width, 16) + pad) {}
+  RowLayout(int64_t width, int64_t half) : pad(round_up(half, 16)), step(pad + round_up(width, 16)) {}
+  // Elements of a row, the pad behind its last channel included.
+  int64_t row(int64_t channels) const { return channels * step + pad; }
 };
 
 // The address of channel `c` of pixel (y, 0) of picture `b`.
@@ -35,7 +37,7 @@ SASA_INLINE void pack_eight(const S* from, int64_t pixel, int64_t width, float* 
   for (; x + 8 <= width; x += 8) {
     for (int i = 0; i < 8; ++i) {
       m[i] = load8(from + (x + i) * pixel);
-      _mm_prefetch(reinterpret_cast<const char*>(from + (x + i + width) * pixel), _MM_HINT_T0);  // the next row
+      _mm_prefetch(reinterpret_cast<const char*>(from + (x + i + 2 * width) * pixel), _MM_HINT_T1);  // the row after next
     }
     transpose8(m);
     for (int c = 0; c < 8; ++c) _mm256_storeu_ps(to + c * step + x, _mm256_mul_ps(m[c], factor));
@@ -143,10 +145,10 @@ struct RowRing {
   int64_t pad;
 
   static int64_t elements(int64_t slots, int64_t channels, const RowLayout& layout) {
-    return (slots + 1) * channels * layout.step;
+    return (slots + 1) * layout.row(channels);
   }
   RowRing(T* memory, int64_t slots, int64_t channels, const RowLayout& layout)
-      : memory(memory), slots(slots), size(channels * layout.step), pad(layout.pad) {}
+      : memory(memory), slots(slots), size(layout.row(channels)), pad(layout.pad) {}
   // Before the first row comes: packing writes pixels and leaves what is around them.
   void clear_all() const { clear(memory, (slots + 1) * size); }
   // Pixel 0 of channel 0 of row y.
