@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test bench bench-full lint types check install wheel clean
+.PHONY: demo test test-kernels test-neon bench bench-full lint types check install wheel clean
 
 demo: $(INSTALLED)  ## train a network without spatial convolution on real digits, score it, time it beside convolution, draw what it sees
 	rm -rf runs/demo
@@ -16,6 +16,14 @@ demo: $(INSTALLED)  ## train a network without spatial convolution on real digit
 
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-kernels: $(INSTALLED)  ## the CPU kernels alone, without torch, as the library has them: every instruction set
+	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels
+	build/test_kernels
+
+test-neon: $(INSTALLED)  ## the same for aarch64, in an emulator: needs g++-aarch64-linux-gnu and qemu-user
+	CXX=aarch64-linux-gnu-g++ CXXFLAGS=-static $(BIN)/python setup.py -q build_kernels_test --machine aarch64 --output build/test_kernels_neon
+	qemu-aarch64 build/test_kernels_neon
 
 # Measured numbers go into files named by the day; commit those that a document quotes. Leave the machine alone.
 RESULT := benchmarks/results/$(shell date +%F)

@@ -29,8 +29,8 @@ REASON = "why_not.txt"
 OLDEST_TORCH = (2, 11)
 
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
-# Nothing that two instruction sets' units could share. The warning is one of gcc 12 about its own intrinsics.
-KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-maybe-uninitialized"]
+# Nothing that two instruction sets' units could share. The warnings are those of gcc 12 about its own intrinsics.
+KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),
@@ -111,13 +111,24 @@ def run(command: list[str]) -> None:
         raise NoKernelsError(f"the kernels did not compile when sasa was installed ({command[0]}: {first})")
 
 
-def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: dict[str, list[str]]) -> list[list[str]]:
-    """One command a file; kernels.cpp once an instruction set. The slowest first."""
-    common = [*compiler, *COMMON, *flags_of("CXXFLAGS"), *flags_of("ARCHFLAGS")]
-    commands = [
-        [*common, *KERNELS, *flags, f"-DSASA_ISA={name}", "-c", f"{SOURCES}/kernels.cpp", "-o", f"{objects}/{name}.o"]
+def common_flags() -> list[str]:
+    """Those of every file."""
+    return [*COMMON, *flags_of("CXXFLAGS"), *flags_of("ARCHFLAGS")]
+
+
+def kernel_commands(objects: Path, common: list[str], sets: dict[str, list[str]]) -> list[list[str]]:
+    """kernels.cpp, once an instruction set."""
+    source = f"{SOURCES}/kernels.cpp"
+    return [
+        [*common, *KERNELS, *flags, f"-DSASA_ISA={name}", "-c", source, "-o", f"{objects}/{name}.o"]
         for name, flags in sets.items()
     ]
+
+
+def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: dict[str, list[str]]) -> list[list[str]]:
+    """One command a file. The slowest first."""
+    common = [*compiler, *common_flags()]
+    commands = kernel_commands(objects, common, sets)
     # The stable ABI of torch 2.11: the library then loads in that version and every later one.
     stable = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(headers)]
     commands.append([*common, *stable, "-c", f"{SOURCES}/register.cpp", "-o", f"{objects}/register.o"])
@@ -136,26 +147,50 @@ def link_command(objects: Path, library: Path, compiler: list[str]) -> list[str]
     return [*command, "-Wl,--no-as-needed", f"-L{objects}", "-ltorch_cpu"]
 
 
+def run_together(commands: list[list[str]]) -> None:
+    """Run compiler commands, as many at once as there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or cores)) as pool:
+        list(pool.map(run, commands))
+
+
+def instruction_sets(machine: str) -> dict[str, list[str]]:
+    """Those of an architecture, with their flags."""
+    machine = ARCHITECTURES.get(machine, machine)
+    if machine not in INSTRUCTION_SETS:
+        known = " and ".join(INSTRUCTION_SETS)
+        raise NoKernelsError(f"the CPU kernels are built for {known} only, and this machine is {machine}")
+    return INSTRUCTION_SETS[machine]
+
+
 def build_library(folder: Path) -> None:
     """Leave the library in `folder`; or raise the sentence that says why there is none."""
     if sys.platform not in ("linux", "darwin"):
         raise NoKernelsError(f"the CPU kernels are built on Linux and macOS only, and this is {sys.platform}")
-    machine = ARCHITECTURES.get(platform.machine(), platform.machine())
-    if machine not in INSTRUCTION_SETS:
-        known = " and ".join(INSTRUCTION_SETS)
-        raise NoKernelsError(f"the CPU kernels are built for {known} only, and this machine is {machine}")
+    sets = instruction_sets(platform.machine())
     compiler, headers = find_compiler(), find_headers()
     with tempfile.TemporaryDirectory() as temporary:
         objects = Path(temporary)
-        commands = compile_commands(objects, compiler, headers, INSTRUCTION_SETS[machine])
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or cores)) as pool:
-            list(pool.map(run, commands))
+        run_together(compile_commands(objects, compiler, headers, sets))
         run(link_command(objects, objects / LIBRARY, compiler))
         # Into place in one step: a process may be using the old library.
         fresh = folder / f"{LIBRARY}.{os.getpid()}"
         shutil.copy(objects / LIBRARY, fresh)
         fresh.replace(folder / LIBRARY)
+
+
+def build_test(program: Path, machine: str, names: list[str], optimize: int) -> None:
+    """Build test_kernels.cpp with the kernels of instruction sets (none named: of all); needs no torch."""
+    sets = instruction_sets(machine)
+    sets = {name: flags for name, flags in sets.items() if not names or name in names}
+    compiler, flags = find_compiler(), [*common_flags(), f"-O{optimize}"]
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        objects = Path(temporary)
+        tested = "-DSASA_TEST_SETS=" + " ".join(f"SASA_TEST({name})" for name in sets)
+        test = [*compiler, *flags, tested, "-c", f"{SOURCES}/test_kernels.cpp", "-o", f"{objects}/test_kernels.o"]
+        run_together([*kernel_commands(objects, [*compiler, *flags], sets), test])
+        run([*compiler, *flags, *map(str, sorted(objects.glob("*.o"))), "-pthread", "-o", str(program)])
 
 
 class BuildNative(Command):
@@ -204,6 +239,32 @@ class BuildNative(Command):
         return {}
 
 
+class BuildKernelsTest(Command):
+    """Builds the C++ test of the kernels: `make test-kernels` and `make test-neon`."""
+
+    description = "build the C++ test of the CPU kernels"
+    user_options = [  # noqa: RUF012 - as setuptools declares it
+        ("output=", "o", "the program"),
+        ("machine=", None, "architecture [default: this machine's]"),
+        ("sets=", None, "instruction sets, with commas between [default: all of the architecture]"),
+        ("optimize=", None, "0 to 3 [default: 3, as for the library]"),
+    ]
+
+    def initialize_options(self) -> None:
+        """Called by setuptools."""
+        self.output, self.machine, self.sets, self.optimize = "build/test_kernels", platform.machine(), "", "3"
+
+    def finalize_options(self) -> None:
+        """Called by setuptools."""
+
+    def run(self) -> None:
+        """Build, or end with the reason."""
+        try:
+            build_test(Path(self.output), self.machine, self.sets.split(",") if self.sets else [], int(self.optimize))
+        except NoKernelsError as reason:
+            sys.exit(f"sasa: no test of the kernels: {reason}")
+
+
 class BuildWithNative(build):
     """`build`, and the kernels."""
 
@@ -228,5 +289,10 @@ class PlatformDistribution(Distribution):
 
 setup(
     distclass=PlatformDistribution,
-    cmdclass={"build": BuildWithNative, "build_native": BuildNative, "bdist_wheel": PlatformWheel},
+    cmdclass={
+        "build": BuildWithNative,
+        "build_native": BuildNative,
+        "build_kernels_test": BuildKernelsTest,
+        "bdist_wheel": PlatformWheel,
+    },
 )

@@ -157,7 +157,7 @@ class BlockForwardTask {
       for (int64_t p = 0; p < positions_; ++p) {
         V y = load<T, L>(mixed_ + (p * E + e) * L);
         const V z = y * sign;
-        I better = ~(z <= best);  // so that NaN is not lost
+        I better = (z > best) | (z != z);  // NaN wins and stays, as in max pooling
         if (!whole) {
           const I in = place.inside<T, L>(p);
           better &= in;

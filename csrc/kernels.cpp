@@ -1,6 +1,7 @@
 // One table of kernels for one instruction set: compiled once for each, with its flags and -DSASA_ISA=name.
 #include "kernels.h"
 
+#include "affine.h"
 #include "block_backward.h"
 #include "instruction_sets.h"
 #include "local_backward.h"
@@ -10,7 +11,7 @@ namespace sasa {
 
 const Kernels& SASA_TABLE() {
   static const Kernels table{SASA_ISA_NAME, local_forward, local_backward, block_forward, block_backward,
-                             multiply_adds};
+                             affine,        multiply_adds};
   return table;
 }
 

@@ -111,6 +111,18 @@ struct BlockBackward {
   void* grad_col;
 };
 
+// x * gain + shift for each channel, plus another map, and ReLU, in place. The map is dense: `outer` times all channels
+// times `inner` elements, of which either is 1 or both are not: channels_last (B * H * W, C, 1) or planes (B, C, H * W).
+struct Affine {
+  void* x;
+  const void* residual;    // laid out as x, or nullptr
+  const void* gain;        // (C,), compute type
+  const void* shift;
+  int64_t outer, channels, inner;
+  bool relu;
+  Storage storage;
+};
+
 // Every function of one instruction set.
 struct Kernels {
   const char* name;
@@ -118,6 +130,7 @@ struct Kernels {
   void (*local_backward)(const LocalBackward&, const Parallel&);
   void (*block_forward)(const BlockForward&, const Parallel&);
   void (*block_backward)(const BlockBackward&, const Parallel&);
+  void (*affine)(const Affine&, const Parallel&);
   double (*multiply_adds)(int64_t rounds);  // does `rounds` of a known number of fused multiply-adds; returns how many
 };
 

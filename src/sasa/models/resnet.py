@@ -20,7 +20,7 @@ from sasa.models.config import EXPANSION, STEM_HEADS, ResNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import AttentionStem, LocalAttention2d
 from sasa.nn.fold import is_folded
-from sasa.nn.norms import attention_norm_relu
+from sasa.nn.norms import layer_norm, layer_norm_add_relu, layer_norm_relu
 
 
 def spatial_layer(config: ResNetConfig, kind: str, channels: int, stride: int) -> nn.Module:
@@ -37,6 +37,15 @@ def spatial_layer(config: ResNetConfig, kind: str, channels: int, stride: int) -
         position=config.position,
         content=config.content,
     )
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution and its batch norm, in one pass where that is possible."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> what the convolution makes of it, normalised."""
+        conv, norm = self
+        return layer_norm(conv, norm, x)
 
 
 class Bottleneck(nn.Module):
@@ -56,17 +65,15 @@ class Bottleneck(nn.Module):
         self.norm3 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
+            self.shortcut = ConvNorm(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 4 * channels, ceil(H / stride), ceil(W / stride))."""
-        y = F.relu(self.norm1(self.down(x)), inplace=True)
-        y = attention_norm_relu(self.spatial, self.norm2, y)
-        y = self.norm3(self.up(y))
-        y += self.shortcut(x)  # in place: a new map of this width would cost as much as the sum
-        return F.relu(y, inplace=True)
+        y = layer_norm_relu(self.down, self.norm1, x)
+        y = layer_norm_relu(self.spatial, self.norm2, y)
+        return layer_norm_add_relu(self.up, self.norm3, y, self.shortcut(x))
 
 
 def make_stem(config: ResNetConfig) -> nn.Module:

@@ -16,6 +16,8 @@ from sasa.ops.backends import check_backend
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference, split
 
+PROJECTED_BYTES = 2**24  # of q, k and v at once, in inference
+
 
 class LocalAttention2d(nn.Module):
     """Local self-attention in place of `nn.Conv2d`, Eq. 3 of the paper::
@@ -166,17 +168,26 @@ class LocalAttention2d(nn.Module):
             shift: the same, or None for 0.
             relu: whether negative results become 0.
         """
-        return qkv_attention_inference(
-            self.project(x),
-            self.rel_row,
-            self.rel_col,
-            gain,
-            shift,
-            relu=relu,
-            pool=self.stride,
-            content=self.content,
-            **self.options(),
-        )
+        # A few pictures at a time where q, k and v are large: they are read while they are still in a cache, and
+        # memory of the same size is taken and given back, which the system does not fetch anew.
+        bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()
+        pictures = max(1, PROJECTED_BYTES // max(1, bytes_each))
+        parts = [x] if pictures >= x.shape[0] or torch.compiler.is_compiling() else x.split(pictures)
+        results = [
+            qkv_attention_inference(
+                self.project(part),
+                self.rel_row,
+                self.rel_col,
+                gain,
+                shift,
+                relu=relu,
+                pool=self.stride,
+                content=self.content,
+                **self.options(),
+            )
+            for part in parts
+        ]
+        return results[0] if len(results) == 1 else torch.cat(results)
 
     @torch.no_grad()
     def attention_weights(self, x: Tensor) -> Tensor:

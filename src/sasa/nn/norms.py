@@ -1,7 +1,9 @@
-"""Batch norm beside attention: as y * gain + shift where attention's kernel does it by the way.
+"""Batch norm, shortcut and ReLU between convolutions and attention: as one pass over the map where that is the same.
 
-A batch norm is taken apart only where nobody could tell: it is plain, in evaluation (or its statistics come with the
-sums that the kernel made), and nobody watches it by a hook.
+In training, on a GPU, under a compiler and in a trace these are torch's own operations, one after the other. In
+inference on the CPU a batch norm is y * gain + shift with constants, which attention's kernel does by the way, and
+`sasa::affine_` in place behind a convolution. A batch norm is taken apart only where nobody could tell: it is plain,
+it uses its running statistics, and nobody watches it, or the layer before it, by a hook.
 """
 
 import torch
@@ -9,28 +11,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sasa.nn.attention import LocalAttention2d
+from sasa.ops import native
+from sasa.ops.affine import affine_
+
+Affine = tuple[Tensor | None, Tensor | None]  # gain and shift, None for 1 and 0
 
 
-def attention_norm_relu(attention: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """relu(norm(attention(x))); one pass over the map where `attention` has a form for inference.
+def layer_norm_relu(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """relu(norm(layer(x))).
 
     Args:
-        attention: a `LocalAttention2d`, or any other layer, such as the convolution that it replaces.
-        norm: the batch norm behind it.
+        layer: a convolution or a `LocalAttention2d`; any other layer will do.
+        norm: the batch norm behind it, or nothing (`nn.Identity`) where it was folded.
         x: (B, C, H, W).
     """
-    if (
-        type(attention) is LocalAttention2d
-        and is_plain(norm)
-        and not uses_batch_statistics(norm)
-        and not is_watched(attention)
-        and not torch.is_grad_enabled()  # before x is asked: a trace of the network has no answer to that
-        and x.dim() == 4
-        and attention.has_inference_form(x)
-    ):
-        gain, shift = gain_and_shift(norm, norm.running_mean, norm.running_var)  # pyright: ignore
-        return attention.infer(x, gain, shift, relu=True)
-    return F.relu(norm(attention(x)), inplace=True)
+    if _in_one_pass(layer, norm, x):
+        if isinstance(layer, LocalAttention2d):
+            return layer.infer(x, *_constants(norm), relu=True)
+        return affine_(layer(x), *_constants(norm), relu=True)
+    return F.relu(norm(layer(x)), inplace=True)
+
+
+def layer_norm_add_relu(layer: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """relu(norm(layer(x)) + residual), the end of a block; layer and norm as for `layer_norm_relu`."""
+    if _in_one_pass(layer, norm, x) and not isinstance(layer, LocalAttention2d):
+        return affine_(layer(x), *_constants(norm), residual, relu=True)
+    y = norm(layer(x))
+    y += residual  # in place: a new map of this width would cost as much as the sum
+    return F.relu(y, inplace=True)
+
+
+def layer_norm(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(layer(x)); layer and norm as for `layer_norm_relu`."""
+    if _in_one_pass(layer, norm, x) and not isinstance(layer, LocalAttention2d):
+        gain, shift = _constants(norm)
+        y = layer(x)
+        return y if gain is None else affine_(y, gain, shift)
+    return norm(layer(x))
+
+
+def _in_one_pass(layer: nn.Module, norm: nn.Module, x: Tensor) -> bool:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or native.why_not(None) is not None:
+        return False
+    if is_watched(layer) or not (isinstance(norm, nn.Identity) or (is_plain(norm) and not uses_batch_statistics(norm))):
+        return False
+    if x.device.type != "cpu" or x.dim() != 4:
+        return False
+    return layer.has_inference_form(x) if type(layer) is LocalAttention2d else type(layer) is nn.Conv2d
 
 
 def is_plain(norm: nn.Module) -> bool:
@@ -50,6 +77,15 @@ def uses_batch_statistics(norm: nn.Module) -> bool:
     return norm.training or norm.running_mean is None
 
 
+def _constants(norm: nn.Module) -> Affine:
+    if isinstance(norm, nn.Identity):
+        return None, None
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return gain_and_shift(norm, norm.running_mean, norm.running_var)
+
+
 def gain_and_shift(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """norm(y) = y * gain + shift for each channel, (C,) each, in float32 or better."""
     dtype = torch.promote_types(mean.dtype, torch.float32)
@@ -60,11 +96,11 @@ def gain_and_shift(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> tupl
 
 
 def statistics_of_sums(norm: nn.BatchNorm2d, sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a batch, (C,) each, from the sums of y and y * y over `count` pixels; moves the running ones.
+    """Mean and variance of a batch, (C,) each, from its sums; moves the running statistics as `nn.BatchNorm2d` does.
 
     Args:
         norm: in training, or without statistics of its own.
-        sums: (2, C), float64.
+        sums: (2, C), float64: of y and of y * y.
         count: pixels of all pictures.
     """
     if count < 2 and norm.training:

@@ -26,6 +26,7 @@ BY_NAME = (
     ("local_attention", "attention cores"),
     ("qkv_attention", "attention cores"),
     ("block_attention", "stem attention"),
+    ("affine", "batch norm"),  # with the shortcut and ReLU, in one pass
     ("sasa::", "other sasa operations"),
     ("batch_norm", "batch norm"),
     ("pool", "pooling"),
