@@ -31,6 +31,7 @@ OLDEST_TORCH = (2, 11)
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
 # Nothing that two instruction sets' units could share. The warnings are those of gcc 12 about its own intrinsics.
 KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+KERNELS += ["-Wno-unknown-warning-option"]  # clang knows only one of them
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),

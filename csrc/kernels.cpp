@@ -5,13 +5,14 @@
 #include "block_backward.h"
 #include "instruction_sets.h"
 #include "local_backward.h"
+#include "norm.h"
 #include "peak.h"
 
 namespace sasa {
 
 const Kernels& SASA_TABLE() {
   static const Kernels table{SASA_ISA_NAME, local_forward, local_backward, block_forward, block_backward,
-                             affine,        multiply_adds};
+                             affine,        norm_forward,   norm_backward, multiply_adds};
   return table;
 }
 

@@ -123,6 +123,41 @@ struct Affine {
   Storage storage;
 };
 
+// Batch norm in training, shortcut and ReLU, on dense channels_last float32 maps of B * H * W = `pixels`.
+static inline int64_t norm_chunk_pixels(int64_t channels) { return channels < 16384 ? 32768 / channels : 2; }
+static inline int64_t norm_chunks(int64_t pixels, int64_t channels) {
+  return (pixels + norm_chunk_pixels(channels) - 1) / norm_chunk_pixels(channels);
+}
+// Floats of `parts`: two for each chunk and channel, and four for each channel.
+static inline int64_t norm_parts(int64_t pixels, int64_t channels) {
+  return (norm_chunks(pixels, channels) * 2 + 4) * channels;
+}
+
+struct NormForward {
+  const float* x;          // (pixels, C), as all maps here
+  const float* residual;   // or nullptr
+  const float *weight, *bias;  // (C,)
+  float* y;
+  float *mean, *variance;  // (C,) of the batch, the variance over all pixels (biased)
+  float* parts;
+  int64_t pixels, channels;
+  double eps;
+  bool relu;
+};
+
+struct NormBackward {
+  const float *grad, *x;
+  const float* y;          // where there was a residual, else nullptr
+  const float *weight, *bias, *mean, *variance;
+  float* grad_x;
+  float* grad_residual;    // where there was one and a ReLU behind it, else nullptr
+  float *grad_weight, *grad_bias;
+  float* parts;
+  int64_t pixels, channels;
+  double eps;
+  bool relu;
+};
+
 // Every function of one instruction set.
 struct Kernels {
   const char* name;
@@ -131,6 +166,8 @@ struct Kernels {
   void (*block_forward)(const BlockForward&, const Parallel&);
   void (*block_backward)(const BlockBackward&, const Parallel&);
   void (*affine)(const Affine&, const Parallel&);
+  void (*norm_forward)(const NormForward&, const Parallel&);
+  void (*norm_backward)(const NormBackward&, const Parallel&);
   double (*multiply_adds)(int64_t rounds);  // does `rounds` of a known number of fused multiply-adds; returns how many
 };
 

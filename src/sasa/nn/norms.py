@@ -1,18 +1,20 @@
 """Batch norm, shortcut and ReLU between convolutions and attention: as one pass over the map where that is the same.
 
-In training, on a GPU, under a compiler and in a trace these are torch's own operations, one after the other. In
-inference on the CPU a batch norm is y * gain + shift with constants, which attention's kernel does by the way, and
-`sasa::affine_` in place behind a convolution. A batch norm is taken apart only where nobody could tell: it is plain,
-it uses its running statistics, and nobody watches it, or the layer before it, by a hook.
+On a GPU, under a compiler and in a trace these are torch's own operations, one after the other. On the CPU, in
+inference, a batch norm is y * gain + shift with constants, which attention's kernel does by the way, and
+`sasa::affine_` in place behind a convolution; in training it is `sasa::norm_relu`. A batch norm is taken apart only
+where nobody could tell: it is plain, and nobody watches it (or, in inference, the layer before it) by a hook.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sasa.nn.attention import LocalAttention2d
 from sasa.ops import native
 from sasa.ops.affine import affine_
+from sasa.ops.norm_relu import norm_relu
+from sasa.ops.precision import is_channels_last
 
 Affine = tuple[Tensor | None, Tensor | None]  # gain and shift, None for 1 and 0
 
@@ -29,14 +31,20 @@ def layer_norm_relu(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         if isinstance(layer, LocalAttention2d):
             return layer.infer(x, *_constants(norm), relu=True)
         return affine_(layer(x), *_constants(norm), relu=True)
-    return F.relu(norm(layer(x)), inplace=True)
+    y = layer(x)
+    if _trains_in_one_pass(norm, y):
+        return _normalise(norm, y, None, relu=True)
+    return F.relu(norm(y), inplace=True)
 
 
 def layer_norm_add_relu(layer: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
     """relu(norm(layer(x)) + residual), the end of a block; layer and norm as for `layer_norm_relu`."""
     if _in_one_pass(layer, norm, x) and not isinstance(layer, LocalAttention2d):
         return affine_(layer(x), *_constants(norm), residual, relu=True)
-    y = norm(layer(x))
+    y = layer(x)
+    if _trains_in_one_pass(norm, y, residual):
+        return _normalise(norm, y, residual, relu=True)
+    y = norm(y)
     y += residual  # in place: a new map of this width would cost as much as the sum
     return F.relu(y, inplace=True)
 
@@ -47,7 +55,8 @@ def layer_norm(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         gain, shift = _constants(norm)
         y = layer(x)
         return y if gain is None else affine_(y, gain, shift)
-    return norm(layer(x))
+    y = layer(x)
+    return _normalise(norm, y, None, relu=False) if _trains_in_one_pass(norm, y) else norm(y)
 
 
 def _in_one_pass(layer: nn.Module, norm: nn.Module, x: Tensor) -> bool:
@@ -58,6 +67,39 @@ def _in_one_pass(layer: nn.Module, norm: nn.Module, x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dim() != 4:
         return False
     return layer.has_inference_form(x) if type(layer) is LocalAttention2d else type(layer) is nn.Conv2d
+
+
+def _trains_in_one_pass(norm: nn.Module, y: Tensor, residual: Tensor | None = None) -> bool:
+    """Whether `sasa::norm_relu` may stand for `norm`, in training, on the map y."""
+    if isinstance(y, fx.Proxy) or torch.compiler.is_compiling() or native.why_not(None) is not None:
+        return False
+    return (
+        norm.training
+        and is_plain(norm)
+        and norm.weight is not None
+        and norm.weight.dtype == torch.float32
+        and all(_is_rows(map_) for map_ in (y, residual) if map_ is not None)
+        and (residual is None or residual.shape == y.shape)
+        and y.numel() > y.shape[1]  # one value a channel has no variance: torch says so
+    )
+
+
+def _is_rows(map_BCHW: Tensor) -> bool:
+    return (
+        map_BCHW.device.type == "cpu"
+        and map_BCHW.dtype == torch.float32
+        and map_BCHW.dim() == 4
+        and map_BCHW.numel() > 0
+        and is_channels_last(map_BCHW)
+        and map_BCHW.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _normalise(norm: nn.Module, y: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
+    assert isinstance(norm, nn.BatchNorm2d)
+    result, mean, variance = norm_relu(y, norm.weight, norm.bias, residual, relu=relu, eps=norm.eps)
+    move_statistics(norm, mean, variance, y.numel() // y.shape[1])
+    return result
 
 
 def is_plain(norm: nn.Module) -> bool:
@@ -107,14 +149,20 @@ def statistics_of_sums(norm: nn.BatchNorm2d, sums: Tensor, count: int) -> tuple[
         raise ValueError(f"batch norm in training wants more than one value for each channel, and got {count}")
     mean = sums[0] / count
     variance = (sums[1] / count - mean.square()).clamp_min(0)
-    if norm.training and norm.track_running_stats:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        with torch.no_grad():
-            norm.num_batches_tracked.add_(1)
-            part = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-            unbiased = variance * (count / max(count - 1, 1))
-            norm.running_mean += part * (mean.to(norm.running_mean.dtype) - norm.running_mean)
-            norm.running_var += part * (unbiased.to(norm.running_var.dtype) - norm.running_var)
+    move_statistics(norm, mean, variance, count)
     return mean, variance
+
+
+@torch.no_grad()
+def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Moves the running statistics, if there are any, by those of a batch of `count` pixels; as `nn.BatchNorm2d`."""
+    if not norm.training or not norm.track_running_stats:
+        return
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    part = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), part)
+    unbiased = variance * (count / max(count - 1, 1))
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), part)

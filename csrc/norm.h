@@ -1,0 +1,170 @@
+// Batch norm in training with the shortcut and the ReLU behind it, on channels_last float32 maps:
+// y = relu((x - mean) / sqrt(variance + eps) * weight + bias + residual), mean and variance those of the batch.
+//
+// A map is walked in chunks that stay in cache, always the same ones, so no sum depends on the number of threads. A
+// chunk has its mean and its squared deviations from it in two passes; chunks are put together in double.
+#pragma once
+#include "kernels.h"
+#include "tiles.h"
+
+namespace {
+
+using sasa::NormBackward;
+using sasa::NormForward;
+
+constexpr int kNormLanes = kLanes<float>;
+constexpr int kNormBlock = 4;  // vectors of channels at once
+
+// Calls f(first channel, vectors, lanes) for blocks of channels: whole vectors in fours and ones, then single channels.
+template <class F>
+SASA_INLINE void channel_blocks(int64_t channels, F&& f) {
+  int64_t c = 0;
+  for (; c + kNormBlock * kNormLanes <= channels; c += kNormBlock * kNormLanes)
+    f(c, Int<kNormBlock>{}, Int<kNormLanes>{});
+  for (; c + kNormLanes <= channels; c += kNormLanes) f(c, Int<1>{}, Int<kNormLanes>{});
+  for (; c < channels; ++c) f(c, Int<1>{}, Int<1>{});
+}
+
+// Calls f(first pixel, last pixel) of each chunk.
+template <class F>
+void norm_chunks(int64_t pixels, int64_t channels, const sasa::Parallel& threads, F&& f) {
+  const int64_t each = sasa::norm_chunk_pixels(channels);
+  parallel(threads, sasa::norm_chunks(pixels, channels), [&](int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; ++chunk)
+      f(chunk, chunk * each, (chunk + 1) * each < pixels ? (chunk + 1) * each : pixels);
+  });
+}
+
+void norm_statistics(const NormForward& call, const sasa::Parallel& threads) {
+  const int64_t C = call.channels;
+  norm_chunks(call.pixels, C, threads, [&](int64_t chunk, int64_t begin, int64_t end) {
+    float* part = call.parts + chunk * 2 * C;
+    channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) {
+      constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
+      using V = Vec<float, L>;
+      V mean[N] = {}, squares[N] = {};
+      for (int64_t p = begin; p < end; ++p)
+        for (int n = 0; n < N; ++n) mean[n] += load<float, L>(call.x + p * C + c + n * L);
+      for (int n = 0; n < N; ++n) mean[n] *= 1.0f / static_cast<float>(end - begin);
+      for (int64_t p = begin; p < end; ++p)
+        for (int n = 0; n < N; ++n) {
+          const V off = load<float, L>(call.x + p * C + c + n * L) - mean[n];
+          squares[n] += off * off;
+        }
+      for (int n = 0; n < N; ++n) {
+        store<float, L>(part + c + n * L, mean[n]);
+        store<float, L>(part + C + c + n * L, squares[n]);
+      }
+    });
+  });
+  const int64_t chunks = sasa::norm_chunks(call.pixels, C), each = sasa::norm_chunk_pixels(C);
+  for (int64_t c = 0; c < C; ++c) {
+    double mean = 0, squares = 0, count = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const double size = static_cast<double>(chunk + 1 < chunks ? each : call.pixels - chunk * each);
+      const double off = call.parts[chunk * 2 * C + c] - mean, total = count + size;
+      mean += off * size / total;
+      squares += call.parts[chunk * 2 * C + C + c] + off * off * count * size / total;
+      count = total;
+    }
+    call.mean[c] = static_cast<float>(mean);
+    call.variance[c] = static_cast<float>(squares / count);
+  }
+}
+
+void norm_forward(const NormForward& call, const sasa::Parallel& threads) {
+  norm_statistics(call, threads);
+  const int64_t C = call.channels;
+  float *gain = call.parts, *shift = call.parts + C;  // the parts have been read
+  for (int64_t c = 0; c < C; ++c) {
+    gain[c] = static_cast<float>(call.weight[c] / __builtin_sqrt(static_cast<double>(call.variance[c]) + call.eps));
+    shift[c] = call.bias[c] - call.mean[c] * gain[c];
+  }
+  norm_chunks(call.pixels, C, threads, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) __attribute__((always_inline)) {
+        constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
+        using V = Vec<float, L>;
+        for (int n = 0; n < N; ++n) {
+          const int64_t at = c + n * L, i = p * C + at;
+          V y = load<float, L>(call.x + i) * load<float, L>(gain + at) + load<float, L>(shift + at);
+          if (call.residual) y += load<float, L>(call.residual + i);
+          if (call.relu) y = y < V{} ? V{} : y;
+          store<float, L>(call.y + i, y);
+        }
+      });
+  });
+}
+
+// The gradient of what goes into the sum: that of y where y is positive. Without a residual y is had from x again.
+template <int L>
+SASA_INLINE Vec<float, L> grad_before_relu(const NormBackward& call, int64_t i, Vec<float, L> x, Vec<float, L> gain,
+                                           Vec<float, L> shift) {
+  const Vec<float, L> grad = load<float, L>(call.grad + i);
+  if (!call.relu) return grad;
+  const Vec<float, L> y = call.y ? load<float, L>(call.y + i) : x * gain + shift;
+  return y > Vec<float, L>{} ? grad : Vec<float, L>{};
+}
+
+void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
+  const int64_t C = call.channels, chunks = sasa::norm_chunks(call.pixels, C);
+  float *gain = call.parts + chunks * 2 * C, *shift = gain + C;
+  for (int64_t c = 0; c < C; ++c) {
+    gain[c] = static_cast<float>(call.weight[c] / __builtin_sqrt(static_cast<double>(call.variance[c]) + call.eps));
+    shift[c] = call.bias[c] - call.mean[c] * gain[c];
+  }
+  norm_chunks(call.pixels, C, threads, [&](int64_t chunk, int64_t begin, int64_t end) {
+    float* part = call.parts + chunk * 2 * C;
+    channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) {
+      constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
+      using V = Vec<float, L>;
+      V sum[N] = {}, product[N] = {};
+      for (int64_t p = begin; p < end; ++p)
+        for (int n = 0; n < N; ++n) {
+          const int64_t at = c + n * L, i = p * C + at;
+          const V x = load<float, L>(call.x + i);
+          const V grad = grad_before_relu<L>(call, i, x, load<float, L>(gain + at), load<float, L>(shift + at));
+          if (call.grad_residual) store<float, L>(call.grad_residual + i, grad);
+          sum[n] += grad;
+          product[n] += grad * (x - load<float, L>(call.mean + at));
+        }
+      for (int n = 0; n < N; ++n) {
+        store<float, L>(part + c + n * L, sum[n]);
+        store<float, L>(part + C + c + n * L, product[n]);
+      }
+    });
+  });
+  // dx = gain (dz - mean(dz)) - gain (x - mean) mean(dz (x - mean)) / (variance + eps) = gain dz + slope x + rest.
+  float *slope = shift + C, *rest = slope + C;
+  const double count = static_cast<double>(call.pixels);
+  for (int64_t c = 0; c < C; ++c) {
+    double sum = 0, product = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      sum += call.parts[chunk * 2 * C + c];
+      product += call.parts[chunk * 2 * C + C + c];
+    }
+    const double spread = static_cast<double>(call.variance[c]) + call.eps;
+    call.grad_weight[c] = static_cast<float>(product / __builtin_sqrt(spread));
+    call.grad_bias[c] = static_cast<float>(sum);
+    const double down = -gain[c] * product / (spread * count);
+    slope[c] = static_cast<float>(down);
+    rest[c] = static_cast<float>(-gain[c] * sum / count - down * call.mean[c]);
+  }
+  norm_chunks(call.pixels, C, threads, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) __attribute__((always_inline)) {
+        constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
+        using V = Vec<float, L>;
+        for (int n = 0; n < N; ++n) {
+          const int64_t at = c + n * L, i = p * C + at;
+          const V x = load<float, L>(call.x + i), g = load<float, L>(gain + at);
+          const V grad = call.grad_residual ? load<float, L>(call.grad_residual + i)
+                                            : grad_before_relu<L>(call, i, x, g, load<float, L>(shift + at));
+          store<float, L>(call.grad_x + i,
+                          grad * g + (x * load<float, L>(slope + at) + load<float, L>(rest + at)));
+        }
+      });
+  });
+}
+
+}  // namespace
