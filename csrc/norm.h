@@ -42,18 +42,20 @@ void norm_statistics(const NormForward& call, const sasa::Parallel& threads) {
     channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) {
       constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
       using V = Vec<float, L>;
-      V mean[N] = {}, squares[N] = {};
+      V mean[N] = {}, rest[N] = {}, squares[N] = {};
       for (int64_t p = begin; p < end; ++p)
         for (int n = 0; n < N; ++n) mean[n] += load<float, L>(call.x + p * C + c + n * L);
       for (int n = 0; n < N; ++n) mean[n] *= 1.0f / static_cast<float>(end - begin);
       for (int64_t p = begin; p < end; ++p)
         for (int n = 0; n < N; ++n) {
           const V off = load<float, L>(call.x + p * C + c + n * L) - mean[n];
+          rest[n] += off;  // what the mean was rounded off by
           squares[n] += off * off;
         }
       for (int n = 0; n < N; ++n) {
-        store<float, L>(part + c + n * L, mean[n]);
-        store<float, L>(part + C + c + n * L, squares[n]);
+        const V missing = rest[n] * (1.0f / static_cast<float>(end - begin));
+        store<float, L>(part + c + n * L, mean[n] + missing);
+        store<float, L>(part + C + c + n * L, squares[n] - rest[n] * missing);
       }
     });
   });

@@ -98,7 +98,8 @@ Numbers added(const Numbers& numbers, int64_t parts) {
 
 std::string described(const char* what, const char* set, int number, const std::vector<int64_t>& shape, int terms) {
   const char* const kinds[] = {"content and positions", "content", "positions"};
-  std::string text = std::string(what) + ", " + set + ", " + layout_names[number % kLayouts] + ", " + kinds[terms] + ",";
+  std::string text =
+      std::string(what) + ", " + set + ", " + layout_names[number % kLayouts] + ", " + kinds[terms] + ",";
   for (int64_t side : shape) text += " " + std::to_string(side);
   return text;
 }
@@ -125,7 +126,9 @@ void test_local(const TestedSet& set, const LocalCase& c, Storage storage, int n
   NaiveLocal naive({B, c.heads, c.head_dim, c.value_dim, H, W, c.window, number % 2 == 1, 0.7, storage});
   const LocalShape& s = naive.s;
   Random random(static_cast<uint64_t>(number));
-  auto map = [&](int64_t channels) { return TestMap(random.many(B * channels * H * W), B, channels, H, W, storage, layout); };
+  auto map = [&](int64_t channels) {
+    return TestMap(random.many(B * channels * H * W), B, channels, H, W, storage, layout);
+  };
   auto parameter = [&](int64_t count) { return Array(random.many(count), wide); };
 
   TestMap query = map(Q), key = terms == 2 ? TestMap() : map(Q), value = map(V), grad = map(V);
@@ -144,7 +147,8 @@ void test_local(const TestedSet& set, const LocalCase& c, Storage storage, int n
     Array logsumexp(B * c.heads * H * W, wide), gain = parameter(training ? 0 : V), shift = parameter(training ? 0 : V);
     const bool relu = !training && number % 4 < 2;
     table.local_forward({s, query.map(), key.map(), value.map(), row.data(), col.data(), output.map(),
-                         training ? logsumexp.data() : nullptr, pooled, gain.data(), shift.data(), relu}, pool);
+                         training ? logsumexp.data() : nullptr, pooled, gain.data(), shift.data(), relu},
+                        pool);
     const Numbers want = naive.finished(pooled, gain.numbers(), shift.numbers(), relu);
     judge.compare(training ? "output" : "output for inference", output.numbers(), want, norm(naive.value));
     if (training) judge.compare("log-sum-exp", logsumexp.numbers(), naive.logsumexp, norm(naive.query));
@@ -159,7 +163,8 @@ void test_local(const TestedSet& set, const LocalCase& c, Storage storage, int n
   TestMap grad_query(B, Q, H, W, storage, layout), grad_value(B, V, H, W, storage, layout);
   TestMap grad_key = terms == 2 ? TestMap() : TestMap(B, Q, H, W, storage, layout);
   table.local_backward({s, grad.map(), query.map(), key.map(), value.map(), row.data(), col.data(), logsumexp.data(),
-                        grad_query.map(), grad_key.map(), grad_value.map(), grad_row.data(), grad_col.data()}, pool);
+                        grad_query.map(), grad_key.map(), grad_value.map(), grad_row.data(), grad_col.data()},
+                       pool);
   const double size = norm(grad_output);
   judge.compare("grad of query", grad_query.numbers(), naive.grad_query, size);
   judge.compare("grad of key", grad_key.numbers(), naive.grad_key, size);
@@ -312,8 +317,8 @@ void test_block(const TestedSet& set, const BlockCase& c, Storage storage, int n
   const Kernels& table = set.table();
   const int terms = number / 2 % 3;    // both, content alone, relative alone
   const bool given = number % 4 == 1;  // the values, as a map
-  const BlockShape shape = {c.batch, c.channels, c.height, c.width, c.heads, c.head_dim, c.value_dim, c.block, 0.7,
-                            storage};
+  const BlockShape shape = {c.batch,    c.channels,  c.height, c.width, c.heads,
+                            c.head_dim, c.value_dim, c.block,  0.7,     storage};
   judge.begin(described("block", set.name, number,
                         {c.batch, c.channels, c.heads, c.head_dim, c.value_dim, c.height, c.width, c.block}, terms),
               storage);

@@ -20,9 +20,13 @@ using sasa::Map;
 using sasa::Storage;
 using Numbers = std::vector<double>;
 
-int64_t bytes_of(Storage storage) {
-  return storage == Storage::float64 ? 8 : storage == Storage::float32 ? 4 : 2;
-}
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;  // has walls of its own
+#else
+constexpr bool kSanitized = false;
+#endif
+
+int64_t bytes_of(Storage storage) { return storage == Storage::float64 ? 8 : storage == Storage::float32 ? 4 : 2; }
 
 // --------------------------------------------------------------------------------------- numbers of two bytes, slowly
 
@@ -42,7 +46,8 @@ double widened(uint16_t bits, HalfFormat f) {
 }
 
 uint16_t narrowed(double wide, HalfFormat f) {
-  const uint16_t sign = std::signbit(wide) ? 0x8000 : 0, infinity = static_cast<uint16_t>((f.most - f.least + 2) << f.digits);
+  const uint16_t sign = std::signbit(wide) ? 0x8000 : 0,
+                 infinity = static_cast<uint16_t>((f.most - f.least + 2) << f.digits);
   if (std::isnan(wide)) return static_cast<uint16_t>(infinity | 1 << (f.digits - 1));
   const double size = std::fabs(wide);
   int exponent = size == 0 || std::isinf(size) ? f.least : std::ilogb(size);
@@ -85,7 +90,7 @@ class Memory {
   }
 
  private:
-  static constexpr int64_t kWall = 64;
+  static constexpr int64_t kWall = kSanitized ? 0 : 64;
   bool all_ones(int64_t begin, int64_t end) const {
     return std::all_of(bytes_.begin() + begin, bytes_.begin() + end, [](unsigned char byte) { return byte == 0xff; });
   }
@@ -213,14 +218,14 @@ void run_in_order(const sasa::Parallel& pool, int64_t count, void (*task)(void*,
     return;
   }
   const int64_t half = count / 2;
-  std::thread other([&] { if (half > 0) task(context, 0, half); });
+  std::thread other([&] {
+    if (half > 0) task(context, 0, half);
+  });
   if (half < count) task(context, half, count);
   other.join();
 }
 
-sasa::Parallel pool_of(Order order) {
-  return {run_in_order, order == at_once ? 1 : order == backwards ? 3 : 2};
-}
+sasa::Parallel pool_of(Order order) { return {run_in_order, order == at_once ? 1 : order == backwards ? 3 : 2}; }
 
 std::atomic<bool> scratch_overrun{false};
 
@@ -228,11 +233,7 @@ std::atomic<bool> scratch_overrun{false};
 
 // In place of the one in dispatch.cpp: exactly as much as was asked for, all NaN, with a wall behind it.
 void* sasa::scratch(size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  constexpr size_t wall = 0;
-#else
-  constexpr size_t wall = 64;
-#endif
+  constexpr size_t wall = kSanitized ? 0 : 64;
   struct Piece {
     unsigned char* data = nullptr;
     size_t size = 0;

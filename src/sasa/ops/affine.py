@@ -32,7 +32,6 @@ def affine_(
 torch.library.define("sasa::affine_", "(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()")
 
 
-@torch.library.impl("sasa::affine_", "CompositeExplicitAutograd")
 def _affine(x, gain, shift, residual, relu):
     if gain is not None:
         x.mul_(gain.to(x.dtype)[:, None, None])
@@ -42,6 +41,9 @@ def _affine(x, gain, shift, residual, relu):
         x.add_(residual)
     if relu:
         x.relu_()
+
+
+torch.library.impl("sasa::affine_", "CompositeExplicitAutograd", _affine)
 
 
 @torch.library.register_fake("sasa::affine_")

@@ -40,13 +40,15 @@ torch.library.define(
 )
 
 
-def _fields(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float):
+def _fields(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x - mean, 1 / sqrt(variance + eps), and what batch norm makes of them."""
     inverse = torch.rsqrt(variance + eps)
     centred = x - mean[:, None, None]
     return centred, inverse, centred * (inverse * weight)[:, None, None] + bias[:, None, None]
 
 
-@torch.library.impl("sasa::norm_relu", "CompositeExplicitAutograd")
 def _forward(x, weight, bias, residual, relu, eps):
     variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
     y = _fields(x, weight, bias, mean, variance, eps)[2]
@@ -54,7 +56,6 @@ def _forward(x, weight, bias, residual, relu, eps):
     return y.relu() if relu else y, mean, variance
 
 
-@torch.library.impl("sasa::norm_relu_backward", "CompositeExplicitAutograd")
 def _backward(grad, x, y, weight, bias, mean, variance, relu, eps):
     centred, inverse, affine = _fields(x, weight, bias, mean, variance, eps)
     if relu:
@@ -64,6 +65,10 @@ def _backward(grad, x, y, weight, bias, mean, variance, relu, eps):
     inner = grad - (grad_bias / count)[:, None, None] - centred * (inverse.square() * product / count)[:, None, None]
     grad_residual = grad if y is not None and relu else x.new_empty(0)
     return inner * (weight * inverse)[:, None, None], product * inverse, grad_bias, grad_residual
+
+
+torch.library.impl("sasa::norm_relu", "CompositeExplicitAutograd", _forward)
+torch.library.impl("sasa::norm_relu_backward", "CompositeExplicitAutograd", _backward)
 
 
 @torch.library.register_fake("sasa::norm_relu")

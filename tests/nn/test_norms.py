@@ -1,0 +1,174 @@
+"""Batch norm, shortcut and ReLU in one pass give what torch's own operations give, one after the other."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import sasa
+from helpers import normal as normal_in
+from sasa.nn import norms
+from sasa.nn.norms import layer_norm, layer_norm_add_relu, layer_norm_relu
+from sasa.ops import native
+
+
+def normal(*shape, seed=0):
+    return normal_in(*shape, seed=seed, dtype=torch.float32)
+
+
+def block_of(layer):
+    norm = nn.BatchNorm2d(16)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    return layer, norm
+
+
+def conv_norm():
+    torch.manual_seed(0)
+    return block_of(nn.Conv2d(8, 16, 1, bias=False).to(memory_format=torch.channels_last))
+
+
+def attention_norm(stride=1):
+    torch.manual_seed(0)
+    return block_of(sasa.LocalAttention2d(8, 16, 3, stride, num_heads=2))
+
+
+def pictures(*shape):
+    return normal(*shape).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Which of the one-pass forms ran."""
+    ran = []
+    for name in ("affine_", "norm_relu"):
+        original = getattr(norms, name)
+
+        def counting(*args, _name=name, _original=original, **options):
+            ran.append(_name)
+            return _original(*args, **options)
+
+        monkeypatch.setattr(norms, name, counting)
+    infer = sasa.LocalAttention2d.infer
+    monkeypatch.setattr(sasa.LocalAttention2d, "infer", lambda *a, **o: (ran.append("infer"), infer(*a, **o))[1])
+    return ran
+
+
+FORMS = {
+    "relu": lambda layer, norm, x, r: layer_norm_relu(layer, norm, x),
+    "add, relu": layer_norm_add_relu,
+    "norm": lambda layer, norm, x, r: layer_norm(layer, norm, x),
+}
+PLAIN = {
+    "relu": lambda layer, norm, x, r: norm(layer(x)).relu(),
+    "add, relu": lambda layer, norm, x, r: (norm(layer(x)) + r).relu(),
+    "norm": lambda layer, norm, x, r: norm(layer(x)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_inference_behind_a_convolution(seen, form):
+    layer, norm = conv_norm()
+    x, residual = pictures(2, 8, 5, 7), pictures(2, 16, 5, 7)
+    norm.eval()
+    kept = residual.clone()
+    got = FORMS[form](layer, norm, x, residual)
+    torch.testing.assert_close(got, PLAIN[form](layer, norm, x, residual), rtol=1e-5, atol=1e-5)
+    assert seen == ["affine_"]
+    assert torch.equal(residual, kept)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@torch.no_grad()
+def test_inference_behind_attention(seen, stride):
+    layer, norm = attention_norm(stride)
+    norm.eval()
+    x = pictures(2, 8, 5, 7)
+    got = layer_norm_relu(layer, norm, x)
+    assert seen == ["infer"]
+    with torch.enable_grad():
+        want = norm(layer(x)).relu()
+    torch.testing.assert_close(got, want.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("form", FORMS)
+def test_training_behind_a_convolution(seen, form, momentum):
+    layer, norm = conv_norm()
+    norm.momentum = momentum
+    other_layer, other_norm = copy.deepcopy((layer, norm))
+    x, residual = (pictures(*s).requires_grad_() for s in ((2, 8, 5, 7), (2, 16, 5, 7)))
+    other_x, other_residual = (t.detach().clone().requires_grad_() for t in (x, residual))
+    grad = pictures(2, 16, 5, 7) + 1
+    for _ in range(2):
+        got = FORMS[form](layer, norm, x, residual)
+        want = PLAIN[form](other_layer, other_norm, other_x, other_residual)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        got.backward(grad)
+        want.backward(grad)
+    assert seen == ["norm_relu"] * 2
+    pairs = [(x, other_x), *zip(layer.parameters(), other_layer.parameters(), strict=True)]
+    pairs += zip(norm.parameters(), other_norm.parameters(), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+    if form == "add, relu":
+        torch.testing.assert_close(residual.grad, other_residual.grad)
+    for one, other in zip(norm.buffers(), other_norm.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("watched", ["layer", "norm"])
+@torch.no_grad()
+def test_a_hook_sees_what_it_waits_for(seen, watched):
+    layer, norm = conv_norm()
+    norm.eval()
+    caught = []
+    {"layer": layer, "norm": norm}[watched].register_forward_hook(lambda m, i, output: caught.append(output.clone()))
+    x = pictures(2, 8, 5, 7)
+    layer_norm_relu(layer, norm, x)
+    assert not seen
+    assert len(caught) == 1
+
+
+def test_planes_in_training_go_torchs_way(seen):
+    layer, norm = conv_norm()
+    layer.to(memory_format=torch.contiguous_format)
+    layer_norm_relu(layer, norm, normal(2, 8, 5, 7))
+    assert not seen
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["sasa_resnet26", "sasa_resnet26_convstem", "resnet26"])
+def test_networks_are_the_same_without_it(monkeypatch, name, training):
+    torch.manual_seed(0)
+    network = sasa.create_model(name, num_classes=5, width=0.25, num_heads=2)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -1, 1)  # both signs: the stem pools by them
+    network = network.to(memory_format=torch.channels_last).train(training)
+    other = copy.deepcopy(network)
+    x = pictures(3, 3, 61, 64)
+
+    def run(model):
+        with torch.set_grad_enabled(training):
+            y = model(x)
+        if training:
+            y.square().sum().backward()
+        return y.detach()
+
+    got = run(network)
+    monkeypatch.setattr(native, "_WHY_NOT", "not in this test")  # what norms.py asks
+    monkeypatch.setattr(sasa.AttentionStem, "_pools_by_the_way", lambda *_: False)
+    monkeypatch.setattr(sasa.LocalAttention2d, "has_inference_form", lambda *_: False)
+    want = run(other)
+    torch.testing.assert_close(got, want, rtol=2e-3, atol=2e-3)
+    for (parameter, one), two in zip(network.named_parameters(), other.parameters(), strict=True):
+        if training:
+            error = (one.grad - two.grad).norm() / two.grad.norm().clamp_min(1e-4)
+            assert error < 2e-2, parameter
+    for one, two in zip(network.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
