@@ -42,10 +42,10 @@ def spatial_layer(config: ResNetConfig, kind: str, channels: int, stride: int) -
 class ConvNorm(nn.Sequential):
     """A convolution and its batch norm, in one pass where that is possible."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> what the convolution makes of it, normalised."""
         conv, norm = self
-        return layer_norm(conv, norm, x)
+        return layer_norm(conv, norm, input)
 
 
 class Bottleneck(nn.Module):

@@ -98,7 +98,8 @@ def qkv_attention_inference(
 def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     """q, k (None without content) and v: views, (B, C, H, W) each."""
     if content:
-        return qkv.chunk(3, dim=1)
+        query, key, value = qkv.chunk(3, dim=1)
+        return query, key, value
     query, value = qkv.chunk(2, dim=1)
     return query, None, value
 
@@ -146,7 +147,7 @@ def _inference(qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_
         y = y * gain[:, None, None]
     if shift is not None:
         y = y + shift[:, None, None]
-    result = empty_map(qkv, y.shape[1], size=tuple(y.shape[2:]))
+    result = empty_map(qkv, y.shape[1], size=(y.shape[2], y.shape[3]))
     return result.copy_(y.relu() if relu else y)
 
 
@@ -171,7 +172,7 @@ def _fake_backward(grad_output, qkv, rel_row, rel_col, *rest):
 
 @torch.library.register_fake("sasa::qkv_attention_inference")
 def _fake_inference(qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, scale):
-    size = tuple(-(-side // pool) for side in qkv.shape[2:])
+    size = -(-qkv.shape[2] // pool), -(-qkv.shape[3] // pool)
     return empty_map(qkv, qkv.shape[1] // (3 if content else 2), size=size)
 
 
