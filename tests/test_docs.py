@@ -49,6 +49,14 @@ def test_every_place_of_the_paper_map_exists(path, name):
     assert name in names_in(ROOT / path)
 
 
+KERNELS = re.findall(r"`(csrc/\w+\.h):(\w+)`", (ROOT / "docs/paper_map.md").read_text())
+
+
+@pytest.mark.parametrize(("path", "name"), sorted(set(KERNELS)))
+def test_every_kernel_of_the_paper_map_exists(path, name):
+    assert re.search(rf"^ *[\w<>:, *&]+ {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+
+
 MODULES = [m.name for m in pkgutil.walk_packages(sasa.__path__, "sasa.") if not m.name.endswith("timm")]
 
 

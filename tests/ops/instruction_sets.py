@@ -6,14 +6,17 @@ comparisons, and a sentence for each that failed.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import fused
 from helpers import TOLERANCE, block_inputs, double, local_inputs, normal, output_and_gradients, relative_error
 from sasa.ops import block_attention, local_attention, native
+from sasa.ops.affine import affine_
+from sasa.ops.norm_relu import norm_relu
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size
@@ -32,6 +35,7 @@ BLOCK_SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, 
     (2, 5, 2, 2, 5, 3, 2, 7),
     (1, 4, 3, 4, 1, 4, 40, 2),
 ]
+BETWEEN_SHAPES = [(2, 16, 5, 7), (3, 37, 2, 9), (1, 70, 9, 8), (5, 3, 4, 4)]  # of what stands between convolutions
 TERMS = ("both", "content", "relative")
 LAST = torch.channels_last
 Comparison = tuple[str, list, list]  # of what, got, want
@@ -106,6 +110,34 @@ def blocks(dtype: torch.dtype) -> Iterator[Comparison]:
             yield f"{name}, pooled", more, pooled(double(tensors), sign.double(), options, position)[:-1]
 
 
+def between(dtype: torch.dtype) -> Iterator[Comparison]:
+    """`affine_`, and in float32 `norm_relu`."""
+    for n, shape in enumerate(BETWEEN_SHAPES):
+        x, residual = (normal(*shape, seed=seed, dtype=dtype).contiguous(memory_format=LAST) for seed in (0, 1))
+        gain, shift = (normal(shape[1], seed=seed, dtype=wide(dtype)) for seed in (2, 3))
+        for layout in (LAST, torch.contiguous_format):
+            got = affine_(*lay([x.clone()], layout), gain, shift, *lay([residual], layout), relu=n % 2 == 0)
+            want = torch.addcmul(shift.double()[:, None, None], x.double(), gain.double()[:, None, None])
+            want = want + residual.double()
+            yield f"affine_ {shape} {layout}", [got], [want.relu() if n % 2 == 0 else want]
+        if dtype == torch.float32:
+            yield f"norm_relu {shape}", *(normed(f, [x, gain, shift, residual]) for f in (norm_relu, norm_of_torch))
+
+
+def norm_of_torch(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, relu: bool, eps: float) -> list[Tensor]:
+    """What `norm_relu` is, in float64."""
+    y = F.batch_norm(x.double(), None, None, weight.double(), bias.double(), training=True, eps=eps)
+    return [(y + residual.double()).relu()]
+
+
+def normed(function: Callable, tensors: list[Tensor]) -> list[Tensor]:
+    """The map and all gradients."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    y = function(*leaves, relu=True, eps=1e-5)[0]
+    grad = normal(*y.shape, seed=9, dtype=torch.float32).contiguous(memory_format=LAST)
+    return [y, *torch.autograd.grad(y, leaves, grad.to(y.dtype))]
+
+
 def whole(image, w_query, w_key, w_value, rel_row, rel_col, value, **options) -> Tensor:
     """`block_attention` with all its tensors by position."""
     return block_attention(image, w_query, w_key, w_value, rel_row, rel_col, value=value, **options)
@@ -170,7 +202,12 @@ def main() -> None:
     torch.set_num_threads(1)
     report = {"instruction_set": native.instruction_set(), "why_not": native.why_not(None), "compared": 0, "wrong": []}
     if report["why_not"] is None:
-        found = [s for dtype in TOLERANCE for part in (local, one_map, blocks) for s in sentences(part(dtype), dtype)]
+        found = [
+            s
+            for dtype in TOLERANCE
+            for part in (local, one_map, blocks, between)
+            for s in sentences(part(dtype), dtype)
+        ]
         found += [s for dtype in (torch.float16, torch.bfloat16) for s in halves(dtype)]
         report.update(compared=len(found), wrong=[sentence for sentence in found if sentence])
     print(json.dumps(report))

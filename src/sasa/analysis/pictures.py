@@ -147,5 +147,5 @@ def draw_ratios(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set_xlim(0, 1.15 * max([1.2, *(row["upper"] for row in shown)]))
     label = "ours / baseline, less is better; line: goal, dots: must, whiskers: quartiles of rounds"
     axes.set_xlabel(label, fontsize=8)
-    axes.set_title(title, fontsize=9)
+    figure.suptitle(title, fontsize=8)  # across the figure: the axes are narrow beside their labels
     _save(figure, path)

@@ -27,6 +27,7 @@ BY_NAME = (
     ("qkv_attention", "attention cores"),
     ("block_attention", "stem attention"),
     ("affine", "batch norm"),  # with the shortcut and ReLU, in one pass
+    ("norm_relu", "batch norm"),
     ("sasa::", "other sasa operations"),
     ("batch_norm", "batch norm"),
     ("pool", "pooling"),
