@@ -26,15 +26,25 @@ struct Place {
   }
 };
 
-// Calls f(r, o, inside) for every row of the tile and offset o = a * K + c.
-template <class T, int L, int R, class F>
-SASA_INLINE void each_offset(const Place& place, F&& f) {
-  const int64_t half = place.window / 2;
-  for (int64_t r = 0; r < R; ++r)
-    for (int64_t a = 0; a < place.window; ++a)
-      for (int64_t c = 0; c < place.window; ++c)
-        f(r, a * place.window + c,
-          inside<T, L>(place.y + r + a - half, place.x + c - half, place.height, place.width));
+// Logits of keys beyond the map become kHidden: whole rows of the window, or the lanes that a column puts outside.
+template <class T, int L, int R>
+SASA_INLINE void hide_outside(const Place& place, T* logits) {
+  const int64_t k = place.window, half = k / 2;
+  const Vec<T, L> hidden = splat<T, L>(static_cast<T>(kHidden));
+  for (int64_t c = 0; c < k; ++c) {
+    const bool all = place.x + c >= half && place.x + L - 1 + c - half < place.width;
+    const Vec<IntFor<T>, L> in = columns_inside<T, L>(place.x + c - half, place.width);
+    for (int64_t r = 0; r < R; ++r)
+      for (int64_t a = 0; a < k; ++a) {
+        T* logit = logits + ((r * k + a) * k + c) * L;
+        const int64_t row = place.y + r + a - half;
+        if (row < 0 || row >= place.height) {
+          store<T, L>(logit, hidden);
+        } else if (!all) {
+          store<T, L>(logit, in ? load<T, L>(logit) : hidden);
+        }
+      }
+  }
 }
 
 // logits[(r * K + a) * K + c][L] of a tile without the row term, which is terms[r * K + a][L] (rows of `terms`, then
@@ -55,12 +65,7 @@ SASA_INLINE void tile_logits(const T* const (&query)[R], const Rows<T>& keys, in
   }
   score<T, L, K, R>(query, keys, step, channels, rel_row ? column_terms : static_cast<const T*>(nullptr), window,
                     logits);
-  if (place.mask && place.at_border(R, L)) {
-    each_offset<T, L, R>(place, [&](int64_t r, int64_t o, Vec<IntFor<T>, L> in) {
-      T* logit = logits + (r * window * window + o) * L;
-      store<T, L>(logit, in ? load<T, L>(logit) : splat<T, L>(static_cast<T>(kHidden)));
-    });
-  }
+  if (place.mask && place.at_border(R, L)) hide_outside<T, L, R>(place, logits);
 }
 
 // Softmax over the window: logits become weights before division by their sum. Returns 1 / sum, and the log2-sum-exp2.

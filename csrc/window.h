@@ -176,12 +176,11 @@ SASA_INLINE void relative(const T* const (&left)[R], int64_t step, int64_t chann
   }
 }
 
-// Lanes x in [0, L) of a tile at column x0 whose key, at column offset c of row j, lies inside the map: all bits set.
+// All bits set in the lanes of columns x, x + 1, ... that lie inside the map.
 template <class T, int L>
-SASA_INLINE Vec<IntFor<T>, L> inside(int64_t y, int64_t x, int64_t height, int64_t width) {
+SASA_INLINE Vec<IntFor<T>, L> columns_inside(int64_t x, int64_t width) {
   const Vec<IntFor<T>, L> column = lane_numbers<T, L>() + static_cast<IntFor<T>>(x);
-  const IntFor<T> row = y >= 0 && y < height ? -1 : 0;
-  return (column >= 0) & (column < static_cast<IntFor<T>>(width)) & row;
+  return (column >= 0) & (column < static_cast<IntFor<T>>(width));
 }
 
 }  // namespace
