@@ -54,8 +54,7 @@ void affine_as(const Affine& call, const sasa::Parallel& threads) {
     for (int64_t piece = first; piece < last; ++piece) {
       if (!each) {
         const int64_t c = piece % call.channels, at = piece * call.inner;
-        affine_run<T, S>(x + at, residual ? residual + at : nullptr, gain + c, shift + c, call.inner, false,
-                         call.relu);
+        affine_run<T, S>(x + at, residual ? residual + at : nullptr, gain + c, shift + c, call.inner, false, call.relu);
         continue;
       }
       const int64_t end = (piece + 1) * pixels < call.outer ? (piece + 1) * pixels : call.outer;

@@ -102,7 +102,7 @@ class BlockBackwardTask {
         block_values<T, L>(static_cast<const T*>(call_.w_value), n, shape_, pixels_, values_);
       }
       grad_of_mixed<L>(b, row, n, place, x);
-      lane_product<T, L>(P, E, P, mixed_, E, 1, values_, 1, E, slopes_, P);         // dp = dy . v
+      lane_product<T, L>(P, E, P, mixed_, E, 1, values_, 1, E, slopes_, P);             // dp = dy . v
       lane_product<T, L>(P, P, E, tile_weights_, 1, P, mixed_, E, 1, grad_values_, E);  // dv = p^T dy
       differentiate_softmax<L>();
       grad_of_logits<L>(n, head);

@@ -66,9 +66,9 @@ void lane_product(int64_t rows, int64_t depth, int64_t columns, const T* a, int6
 // The weights of one head as the tile wants them, in units of log2(e) and with the scale.
 template <class T>
 struct HeadWeights {
-  T* content;    // M, (C, C)
-  T* rows;       // A_row, (2 * S - 1, C)
-  T* columns;    // A_col
+  T* content;  // M, (C, C)
+  T* rows;     // A_row, (2 * S - 1, C)
+  T* columns;  // A_col
 };
 
 // Everything that a call's weights decide, made once for a task.
@@ -133,8 +133,7 @@ class BlockWeights {
         }
         const T* grads = d < half ? grad_rows : grad_columns;
         const T* rel = d < half ? rel_row_ : rel_col_;
-        for (int64_t o = 0; rel_row_ && o < O; ++o)
-          query += grads[o * C + c] * rel[(n * O + o) * half + d % half];
+        for (int64_t o = 0; rel_row_ && o < O; ++o) query += grads[o * C + c] * rel[(n * O + o) * half + d % half];
         grad_query[(n * D + d) * C + c] = query * scale;
         if (w_key_) grad_key[(n * D + d) * C + c] = key * scale;
       }
@@ -194,7 +193,7 @@ void block_weights(const HeadWeights<T>& head, const BlockShape& shape, const Bl
                    T* scratch, T* weights, T* logsumexp) {
   using V = Vec<T, L>;
   const int64_t C = shape.channels, S = shape.block, P = S * S;
-  T* keys = scratch;                  // M x_s, (P, C)
+  T* keys = scratch;  // M x_s, (P, C)
   if (head.content) {
     for (int64_t s = 0; s < P; ++s)
       for (int64_t c = 0; c < C; ++c) {

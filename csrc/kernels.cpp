@@ -12,7 +12,7 @@ namespace sasa {
 
 const Kernels& SASA_TABLE() {
   static const Kernels table{SASA_ISA_NAME, local_forward, local_backward, block_forward, block_backward,
-                             affine,        norm_forward,   norm_backward, multiply_adds};
+                             affine,        norm_forward,  norm_backward,  multiply_adds};
   return table;
 }
 

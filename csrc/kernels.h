@@ -34,16 +34,16 @@ struct LocalShape {
 // Eq. 3. "Compute type" below: double for float64 storage, else float.
 struct LocalForward {
   LocalShape shape;
-  Map query, key, value;   // key not given: no q.k
-  const void* rel_row;     // (N, K, D / 2), compute type; nullptr: no q.r
+  Map query, key, value;  // key not given: no q.k
+  const void* rel_row;    // (N, K, D / 2), compute type; nullptr: no q.r
   const void* rel_col;
-  Map output;              // (B, N * E, ceil(H / pool), ceil(W / pool))
-  void* logsumexp;         // (B, N, H, W), compute type; nullptr: not wanted
+  Map output;       // (B, N * E, ceil(H / pool), ceil(W / pool))
+  void* logsumexp;  // (B, N, H, W), compute type; nullptr: not wanted
   // What may follow at once, in inference: the mean of pool x pool pixels (of those there are at an odd border), then
   // y -> gain * y + shift, then ReLU.
-  int64_t pool;            // 1 or 2
-  const void* gain;        // (N * E,), compute type, or nullptr
-  const void* shift;       // the same
+  int64_t pool;       // 1 or 2
+  const void* gain;   // (N * E,), compute type, or nullptr
+  const void* shift;  // the same
   bool relu;
 };
 
@@ -54,7 +54,7 @@ struct LocalBackward {
   const void* rel_col;
   const void* logsumexp;
   Map grad_query, grad_key, grad_value;
-  void* grad_row;          // (B, N, K, D / 2), compute type: of each image, to be summed by the caller
+  void* grad_row;  // (B, N, K, D / 2), compute type: of each image, to be summed by the caller
   void* grad_col;
 };
 
@@ -73,20 +73,20 @@ static inline int64_t block_strips(const BlockShape& shape) {
 
 struct BlockForward {
   BlockShape shape;
-  Map image;               // (B, C, H, W)
-  const void* w_query;     // (N * D, C), compute type
-  const void* w_key;       // the same, or nullptr: no q.k
-  const void* w_value;     // (P, N * E, C), compute type, or nullptr: `value` is given
-  const void* rel_row;     // (N, 2 * block - 1, D / 2), compute type, or nullptr
+  Map image;            // (B, C, H, W)
+  const void* w_query;  // (N * D, C), compute type
+  const void* w_key;    // the same, or nullptr: no q.k
+  const void* w_value;  // (P, N * E, C), compute type, or nullptr: `value` is given
+  const void* rel_row;  // (N, 2 * block - 1, D / 2), compute type, or nullptr
   const void* rel_col;
-  Map value;               // (B, N * E, H, W) where w_value is not given
-  Map output;              // (B, N * E, H, W), or not given: only the pooled results are wanted
-  void* logsumexp;         // (B, N, H, W), compute type, or nullptr
+  Map value;        // (B, N * E, H, W) where w_value is not given
+  Map output;       // (B, N * E, H, W), or not given: only the pooled results are wanted
+  void* logsumexp;  // (B, N, H, W), compute type, or nullptr
   // Max pooling over each block, with the sums that a batch norm before it needs.
-  Map extreme;             // (B, N * E, ceil(H / block), ceil(W / block)), or not given
-  Map position;            // the same, uint8: where in the block (row * block + column) the extreme lies
-  const void* sign;        // (N * E,), compute type: max of a channel where >= 0, else min
-  double* sums;            // (B * strips, 2, N * E): sums of y and of y * y over the pixels of each strip, or nullptr
+  Map extreme;       // (B, N * E, ceil(H / block), ceil(W / block)), or not given
+  Map position;      // the same, uint8: where in the block (row * block + column) the extreme lies
+  const void* sign;  // (N * E,), compute type: max of a channel where >= 0, else min
+  double* sums;      // (B * strips, 2, N * E): sums of y and of y * y over the pixels of each strip, or nullptr
 };
 
 struct BlockBackward {
@@ -98,25 +98,26 @@ struct BlockBackward {
   const void* rel_row;
   const void* rel_col;
   Map value;
-  Map grad_output;         // (B, N * E, H, W), or not given: the gradients of the pooled results are
+  Map grad_output;  // (B, N * E, H, W), or not given: the gradients of the pooled results are
   Map grad_extreme, position;
-  const double* grad_sums; // (2, N * E): of the sum of y, and of the sum of y * y, over all images
-  Map grad_image;          // or not given: not wanted
-  Map grad_value;          // where `value` is given
+  const double* grad_sums;  // (2, N * E): of the sum of y, and of the sum of y * y, over all images
+  Map grad_image;           // or not given: not wanted
+  Map grad_value;           // where `value` is given
   // Of each strip, compute type, to be summed by the caller; nullptr where the input is.
-  void* grad_w_query;      // (B * strips, N * D, C)
+  void* grad_w_query;  // (B * strips, N * D, C)
   void* grad_w_key;
-  void* grad_w_value;      // (B * strips, P, N * E, C)
-  void* grad_row;          // (B * strips, N, 2 * block - 1, D / 2)
+  void* grad_w_value;  // (B * strips, P, N * E, C)
+  void* grad_row;      // (B * strips, N, 2 * block - 1, D / 2)
   void* grad_col;
 };
 
 // x * gain + shift for each channel, plus another map, and ReLU, in place. The map is dense: `outer` times all channels
-// times `inner` elements, of which either is 1 or both are not: channels_last (B * H * W, C, 1) or planes (B, C, H * W).
+// times `inner` elements, of which either is 1 or both are not: channels_last (B * H * W, C, 1) or planes
+// (B, C, H * W).
 struct Affine {
   void* x;
-  const void* residual;    // laid out as x, or nullptr
-  const void* gain;        // (C,), compute type
+  const void* residual;  // laid out as x, or nullptr
+  const void* gain;      // (C,), compute type
   const void* shift;
   int64_t outer, channels, inner;
   bool relu;
@@ -134,8 +135,8 @@ static inline int64_t norm_parts(int64_t pixels, int64_t channels) {
 }
 
 struct NormForward {
-  const float* x;          // (pixels, C), as all maps here
-  const float* residual;   // or nullptr
+  const float* x;              // (pixels, C), as all maps here
+  const float* residual;       // or nullptr
   const float *weight, *bias;  // (C,)
   float* y;
   float *mean, *variance;  // (C,) of the batch, the variance over all pixels (biased)
@@ -147,10 +148,10 @@ struct NormForward {
 
 struct NormBackward {
   const float *grad, *x;
-  const float* y;          // where there was a residual, else nullptr
+  const float* y;  // where there was a residual, else nullptr
   const float *weight, *bias, *mean, *variance;
   float* grad_x;
-  float* grad_residual;    // where there was one and a ReLU behind it, else nullptr
+  float* grad_residual;  // where there was one and a ReLU behind it, else nullptr
   float *grad_weight, *grad_bias;
   float* parts;
   int64_t pixels, channels;

@@ -98,8 +98,8 @@ class BackwardTask {
     for (int64_t part = 0; part < 2; ++part)
       for (int64_t c = 0; c < d; ++c)
         for (int64_t o = 0; o < window_; ++o)
-          to[part][o * d + c] = static_cast<T>(kLn2) *
-                                sum_lanes<T, kLanes<T>>(grad_relative_ + ((part * d + c) * window_ + o) * kMost);
+          to[part][o * d + c] =
+              static_cast<T>(kLn2) * sum_lanes<T, kLanes<T>>(grad_relative_ + ((part * d + c) * window_ + o) * kMost);
   }
 
   void pack_keys_and_values(int64_t b, int64_t head, int64_t y) {
@@ -115,8 +115,7 @@ class BackwardTask {
       const T factor = static_cast<T>(shape_.scale * kLog2e);
       io_.pack(call_.query, b, head * D, D, y + r, W, factor, queries().row(y + r), layout_.step);
       io_.pack(call_.grad_output, b, head * E, E, y + r, W, 1, grads().row(y + r), layout_.step);
-      const T* from =
-          static_cast<const T*>(call_.logsumexp) + ((b * shape_.heads + head) * shape_.height + y + r) * W;
+      const T* from = static_cast<const T*>(call_.logsumexp) + ((b * shape_.heads + head) * shape_.height + y + r) * W;
       for (int64_t x = 0; x < W; ++x) logsumexp_[r * layout_.step + x] = from[x] * static_cast<T>(kLog2e);
     }
     for (int64_t j = 0; j < rows + window_ - 1; ++j) {
@@ -210,15 +209,13 @@ class BackwardTask {
   SASA_INLINE void grad_of_channels(int64_t x, int64_t first, T* const (&slope)[R], const Rows<T>& keys) {
     const int64_t k = K > 0 ? K : window_, step = layout_.step;
     Vec<T, L> acc[R][N] = {};
-    auto weight = [&](int64_t r, int64_t j, int64_t c) __attribute__((always_inline)) {
-      return slope[r] + ((j - r) * k + c) * step;
-    };
+    auto weight = [&](int64_t r, int64_t j, int64_t c)
+                      __attribute__((always_inline)) { return slope[r] + ((j - r) * k + c) * step; };
     if (keys.first) mix<T, L, N, K, R>(weight, keys, 0, R + k - 1, step, k, first, acc);
     for (int r = 0; r < R; ++r)
       for (int n = 0; n < N; ++n) {
         if (rel_row()) acc[r][n] += relative_part<L, R>(r, first + n);
-        store<T, L>(result_row(r, shape_.head_dim) + (first + n) * step + x,
-                    acc[r][n] * static_cast<T>(shape_.scale));
+        store<T, L>(result_row(r, shape_.head_dim) + (first + n) * step + x, acc[r][n] * static_cast<T>(shape_.scale));
       }
   }
 
@@ -253,7 +250,7 @@ class BackwardTask {
   int64_t gather(int64_t b, int64_t head, int64_t y, int64_t ready) {
     while (y < ready) {
       // Mid-map, whole tiles only.
-      const int64_t rows = tile_rows<K>((ready == shape_.height ? ready : y + kRows<K>) - y, window_);
+      const int64_t rows = tile_rows<K>((ready == shape_.height ? ready : y + kRows<K>)-y, window_);
       if (y + rows > ready) break;
       if (call_.key.data)
         gather_rows(b, head, y, rows, slopes(), queries(), shape_.head_dim, static_cast<T>(kLn2), call_.grad_key);

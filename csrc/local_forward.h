@@ -101,9 +101,8 @@ SASA_INLINE void mix_values(const T* weights, const Rows<T>& values, int64_t ste
                             const Vec<T, L> (&inverse)[R], T* const (&out)[R]) {
   const int64_t k = K > 0 ? K : window;
   Vec<T, L> acc[R][N] = {};
-  auto weight = [&](int64_t r, int64_t j, int64_t c) __attribute__((always_inline)) {
-    return weights + ((r * k + j - r) * k + c) * L;
-  };
+  auto weight = [&](int64_t r, int64_t j, int64_t c)
+                    __attribute__((always_inline)) { return weights + ((r * k + j - r) * k + c) * L; };
   mix<T, L, N, K, R>(weight, values, 0, R + k - 1, step, window, first, acc);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -294,8 +293,10 @@ class ForwardTask {
 template <class T>
 void local_forward_as(const LocalForward& call, const sasa::Parallel& threads) {
   const LocalShape& shape = call.shape;
-  const int64_t bytes = (shape.value_dim < shape.head_dim ? shape.value_dim : shape.head_dim) *
-                        (shape.storage == Storage::float64 ? 8 : shape.storage == Storage::float32 ? 4 : 2);
+  const int64_t bytes =
+      (shape.value_dim < shape.head_dim ? shape.value_dim : shape.head_dim) * (shape.storage == Storage::float64   ? 8
+                                                                               : shape.storage == Storage::float32 ? 4
+                                                                                                                   : 2);
   const int64_t together = heads_together(shape.batch, shape.heads, bytes, threads.threads);
   const int64_t groups = shape.heads / together;
   const int64_t strip = strip_rows(shape.batch * groups, shape.height, shape.window, threads.threads);

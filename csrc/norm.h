@@ -35,29 +35,43 @@ void norm_chunks(int64_t pixels, int64_t channels, const sasa::Parallel& threads
   });
 }
 
+// Adds to sums that lie in memory: pixel by pixel, so that a map streams by in its own order.
+template <int L>
+SASA_INLINE void add_to(float* sum, Vec<float, L> value) {
+  store<float, L>(sum, load<float, L>(sum) + value);
+}
+
 void norm_statistics(const NormForward& call, const sasa::Parallel& threads) {
   const int64_t C = call.channels;
   norm_chunks(call.pixels, C, threads, [&](int64_t chunk, int64_t begin, int64_t end) {
-    float* part = call.parts + chunk * 2 * C;
-    channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) {
-      constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
-      using V = Vec<float, L>;
-      V mean[N] = {}, rest[N] = {}, squares[N] = {};
+    float *mean = call.parts + chunk * 2 * C, *squares = mean + C;
+    float* rest = static_cast<float*>(sasa::scratch(static_cast<size_t>(C) * sizeof(float)));
+    clear(mean, 2 * C);
+    clear(rest, C);
+    auto each_vector = [&](auto f) __attribute__((always_inline)) {
       for (int64_t p = begin; p < end; ++p)
-        for (int n = 0; n < N; ++n) mean[n] += load<float, L>(call.x + p * C + c + n * L);
-      for (int n = 0; n < N; ++n) mean[n] *= 1.0f / static_cast<float>(end - begin);
-      for (int64_t p = begin; p < end; ++p)
-        for (int n = 0; n < N; ++n) {
-          const V off = load<float, L>(call.x + p * C + c + n * L) - mean[n];
-          rest[n] += off;  // what the mean was rounded off by
-          squares[n] += off * off;
-        }
-      for (int n = 0; n < N; ++n) {
-        const V missing = rest[n] * (1.0f / static_cast<float>(end - begin));
-        store<float, L>(part + c + n * L, mean[n] + missing);
-        store<float, L>(part + C + c + n * L, squares[n] - rest[n] * missing);
-      }
+        channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) __attribute__((always_inline)) {
+          constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
+#pragma GCC unroll 4
+          for (int n = 0; n < N; ++n) f(c + n * L, load<float, L>(call.x + p * C + c + n * L), lanes);
+        });
+    };
+    each_vector([&](int64_t c, auto x, auto lanes) __attribute__((always_inline)) {
+      add_to<decltype(lanes)::value>(mean + c, x);
     });
+    const float part = 1.0f / static_cast<float>(end - begin);
+    for (int64_t c = 0; c < C; ++c) mean[c] *= part;
+    each_vector([&](int64_t c, auto x, auto lanes) __attribute__((always_inline)) {
+      constexpr int L = decltype(lanes)::value;
+      const Vec<float, L> off = x - load<float, L>(mean + c);
+      add_to<L>(rest + c, off);  // what the mean was rounded off by
+      add_to<L>(squares + c, off * off);
+    });
+    for (int64_t c = 0; c < C; ++c) {
+      const float missing = rest[c] * part;
+      mean[c] += missing;
+      squares[c] -= rest[c] * missing;
+    }
   });
   const int64_t chunks = sasa::norm_chunks(call.pixels, C), each = sasa::norm_chunk_pixels(C);
   for (int64_t c = 0; c < C; ++c) {
@@ -116,25 +130,22 @@ void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
     shift[c] = call.bias[c] - call.mean[c] * gain[c];
   }
   norm_chunks(call.pixels, C, threads, [&](int64_t chunk, int64_t begin, int64_t end) {
-    float* part = call.parts + chunk * 2 * C;
-    channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) {
-      constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
-      using V = Vec<float, L>;
-      V sum[N] = {}, product[N] = {};
-      for (int64_t p = begin; p < end; ++p)
+    float *sum = call.parts + chunk * 2 * C, *product = sum + C;
+    clear(sum, 2 * C);
+    for (int64_t p = begin; p < end; ++p)
+      channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) __attribute__((always_inline)) {
+        constexpr int N = decltype(vectors)::value, L = decltype(lanes)::value;
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) {
           const int64_t at = c + n * L, i = p * C + at;
-          const V x = load<float, L>(call.x + i);
-          const V grad = grad_before_relu<L>(call, i, x, load<float, L>(gain + at), load<float, L>(shift + at));
+          const Vec<float, L> x = load<float, L>(call.x + i);
+          const Vec<float, L> grad =
+              grad_before_relu<L>(call, i, x, load<float, L>(gain + at), load<float, L>(shift + at));
           if (call.grad_residual) store<float, L>(call.grad_residual + i, grad);
-          sum[n] += grad;
-          product[n] += grad * (x - load<float, L>(call.mean + at));
+          add_to<L>(sum + at, grad);
+          add_to<L>(product + at, grad * (x - load<float, L>(call.mean + at)));
         }
-      for (int n = 0; n < N; ++n) {
-        store<float, L>(part + c + n * L, sum[n]);
-        store<float, L>(part + C + c + n * L, product[n]);
-      }
-    });
+      });
   });
   // dx = gain (dz - mean(dz)) - gain (x - mean) mean(dz (x - mean)) / (variance + eps) = gain dz + slope x + rest.
   float *slope = shift + C, *rest = slope + C;
@@ -162,8 +173,7 @@ void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
           const V x = load<float, L>(call.x + i), g = load<float, L>(gain + at);
           const V grad = call.grad_residual ? load<float, L>(call.grad_residual + i)
                                             : grad_before_relu<L>(call, i, x, g, load<float, L>(shift + at));
-          store<float, L>(call.grad_x + i,
-                          grad * g + (x * load<float, L>(slope + at) + load<float, L>(rest + at)));
+          store<float, L>(call.grad_x + i, grad * g + (x * load<float, L>(slope + at) + load<float, L>(rest + at)));
         }
       });
   });

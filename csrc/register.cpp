@@ -218,8 +218,16 @@ BlockShape block_shape(const BlockTensors& t) {
   STD_TORCH_CHECK(t.block_size > 0, "block_size (", t.block_size, ") must be positive");
   STD_TORCH_CHECK(t.num_heads > 0 && channels % t.num_heads == 0 && value_channels % t.num_heads == 0, "channels (",
                   channels, " and ", value_channels, ") must be divisible by num_heads (", t.num_heads, ")");
-  return {t.image.size(0), t.image.size(1),         t.image.size(2),              t.image.size(3), t.num_heads,
-          channels / t.num_heads, value_channels / t.num_heads, t.block_size, t.scale,          storage(t.image)};
+  return {t.image.size(0),
+          t.image.size(1),
+          t.image.size(2),
+          t.image.size(3),
+          t.num_heads,
+          channels / t.num_heads,
+          value_channels / t.num_heads,
+          t.block_size,
+          t.scale,
+          storage(t.image)};
 }
 
 Sizes block_embedding(const BlockShape& shape) { return {shape.heads, 2 * shape.block - 1, shape.head_dim / 2}; }
@@ -258,23 +266,22 @@ BlockInputs block_inputs(const BlockTensors& t) {
   const Sizes projection = {shape.heads * shape.head_dim, shape.channels};
   check_map("image", t.image, t.image, sizes(t.image));
   if (t.value) check_map("value", *t.value, t.image, output_shape(shape));
-  return {shape,
-          map_of(t.image),
-          map_of(t.value),
-          Parameter("w_query", t.w_query, type, projection),
-          Parameter("w_key", t.w_key, type, projection),
-          Parameter("w_value", t.w_value, type,
-                    {shape.block * shape.block, shape.heads * shape.value_dim, shape.channels}),
-          Parameter("rel_row", t.rel_row, type, block_embedding(shape)),
-          Parameter("rel_col", t.rel_col, type, block_embedding(shape))};
+  return {
+      shape,
+      map_of(t.image),
+      map_of(t.value),
+      Parameter("w_query", t.w_query, type, projection),
+      Parameter("w_key", t.w_key, type, projection),
+      Parameter("w_value", t.w_value, type, {shape.block * shape.block, shape.heads * shape.value_dim, shape.channels}),
+      Parameter("rel_row", t.rel_row, type, block_embedding(shape)),
+      Parameter("rel_col", t.rel_col, type, block_embedding(shape))};
 }
 
 std::tuple<Tensor, Tensor> block_attention(const Tensor& image, const Tensor& w_query, const MaybeTensor& w_key,
                                            const MaybeTensor& w_value, const MaybeTensor& rel_row,
                                            const MaybeTensor& rel_col, const MaybeTensor& value, int64_t block_size,
                                            int64_t num_heads, double scale) {
-  const auto in =
-      block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
+  const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
   Tensor output = empty_map(image, in.shape.heads * in.shape.value_dim);
   Tensor logsumexp = empty(query_shape(in.shape), compute_type(image));
   if (output.numel() == 0 || image.numel() == 0) {
@@ -287,13 +294,13 @@ std::tuple<Tensor, Tensor> block_attention(const Tensor& image, const Tensor& w_
   return {output, logsumexp};
 }
 
-std::tuple<Tensor, Tensor, Tensor> block_attention_pooled(
-    const Tensor& image, const Tensor& w_query, const MaybeTensor& w_key, const MaybeTensor& w_value,
-    const MaybeTensor& rel_row, const MaybeTensor& rel_col, const MaybeTensor& value, const Tensor& sign,
-    int64_t block_size, int64_t num_heads, double scale) {
+std::tuple<Tensor, Tensor, Tensor> block_attention_pooled(const Tensor& image, const Tensor& w_query,
+                                                          const MaybeTensor& w_key, const MaybeTensor& w_value,
+                                                          const MaybeTensor& rel_row, const MaybeTensor& rel_col,
+                                                          const MaybeTensor& value, const Tensor& sign,
+                                                          int64_t block_size, int64_t num_heads, double scale) {
   STD_TORCH_CHECK(block_size <= 16, "block_size (", block_size, ") must be at most 16: a position is one byte");
-  const auto in =
-      block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
+  const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
   const int64_t channels = in.shape.heads * in.shape.value_dim;
   const Sizes pooled = pooled_shape(in.shape);
   const Parameter signs("sign", sign, compute_type(image), {channels});
@@ -337,8 +344,7 @@ BlockGradients backward_of_block(BlockBackward& work, const BlockTensors& t, boo
     work.grad_row = rel_row.data(), work.grad_col = rel_col.data();
     kernels().block_backward(work, parallel());
   }
-  return {grad_image,      w_query.total(), w_key.total(), w_value.total(),
-          rel_row.total(), rel_col.total(), grad_value};
+  return {grad_image, w_query.total(), w_key.total(), w_value.total(), rel_row.total(), rel_col.total(), grad_value};
 }
 
 BlockGradients block_attention_backward(const Tensor& grad_output, const Tensor& image, const Tensor& w_query,
@@ -446,10 +452,10 @@ std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weig
   return {y, mean, variance};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad, const Tensor& x,
-                                                              const MaybeTensor& y, const Tensor& weight,
-                                                              const Tensor& bias, const Tensor& mean,
-                                                              const Tensor& variance, bool relu, double eps) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad, const Tensor& x, const MaybeTensor& y,
+                                                              const Tensor& weight, const Tensor& bias,
+                                                              const Tensor& mean, const Tensor& variance, bool relu,
+                                                              double eps) {
   check_rows("x", x, x);
   check_rows("grad", grad, x);
   if (y) check_rows("y", *y, x);

@@ -37,7 +37,8 @@ SASA_INLINE void pack_eight(const S* from, int64_t pixel, int64_t width, float* 
   for (; x + 8 <= width; x += 8) {
     for (int i = 0; i < 8; ++i) {
       m[i] = load8(from + (x + i) * pixel);
-      _mm_prefetch(reinterpret_cast<const char*>(from + (x + i + 2 * width) * pixel), _MM_HINT_T1);  // the row after next
+      _mm_prefetch(reinterpret_cast<const char*>(from + (x + i + 2 * width) * pixel),
+                   _MM_HINT_T1);  // the row after next
     }
     transpose8(m);
     for (int c = 0; c < 8; ++c) _mm256_storeu_ps(to + c * step + x, _mm256_mul_ps(m[c], factor));
@@ -140,7 +141,7 @@ void clear(T* from, int64_t count) {
 // A ring of planar rows: row y of the map lives at slot y % slots, until row y + slots takes its place.
 template <class T>
 struct RowRing {
-  T* memory;  // slots + 1 rows; the last is all zeros, for rows outside the map
+  T* memory;            // slots + 1 rows; the last is all zeros, for rows outside the map
   int64_t slots, size;  // rows; elements of a row
   int64_t pad;
 

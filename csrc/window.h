@@ -80,21 +80,19 @@ SASA_INLINE void score_columns(const T* const (&left)[R], const Rows<T>& rows, i
 #pragma GCC unroll 8
     for (int r = LO; r < HI; ++r)
 #pragma GCC unroll 16
-      for (int c = 0; c < N; ++c)
-        acc[r][c] = start ? load<T, L>(start + (r * window + column + c) * L) : Vec<T, L>{};
+      for (int c = 0; c < N; ++c) acc[r][c] = start ? load<T, L>(start + (r * window + column + c) * L) : Vec<T, L>{};
     if (rows.first) multiply<T, L, N, LO, HI, R>(left, rows[j] + column, step, channels, acc);
 #pragma GCC unroll 8
     for (int r = LO; r < HI; ++r)
 #pragma GCC unroll 16
-      for (int c = 0; c < N; ++c)
-        store<T, L>(scores + ((r * window + j - r) * window + column + c) * L, acc[r][c]);
+      for (int c = 0; c < N; ++c) store<T, L>(scores + ((r * window + j - r) * window + column + c) * L, acc[r][c]);
   });
 }
 
 // All columns of the window, in blocks that fit into registers.
 template <class T, int L, int K, int R>
-SASA_INLINE void score(const T* const (&left)[R], const Rows<T>& rows, int64_t step, int64_t channels,
-                       const T* start, int64_t window, T* scores) {
+SASA_INLINE void score(const T* const (&left)[R], const Rows<T>& rows, int64_t step, int64_t channels, const T* start,
+                       int64_t window, T* scores) {
   constexpr int N = kColumns<K, R>;
   if constexpr (K > 0) {
     if constexpr (K <= N) {
