@@ -56,9 +56,8 @@ void norm_statistics(const NormForward& call, const sasa::Parallel& threads) {
           for (int n = 0; n < N; ++n) f(c + n * L, load<float, L>(call.x + p * C + c + n * L), lanes);
         });
     };
-    each_vector([&](int64_t c, auto x, auto lanes) __attribute__((always_inline)) {
-      add_to<decltype(lanes)::value>(mean + c, x);
-    });
+    each_vector([&](int64_t c, auto x, auto lanes)
+                    __attribute__((always_inline)) { add_to<decltype(lanes)::value>(mean + c, x); });
     const float part = 1.0f / static_cast<float>(end - begin);
     for (int64_t c = 0; c < C; ++c) mean[c] *= part;
     each_vector([&](int64_t c, auto x, auto lanes) __attribute__((always_inline)) {
