@@ -12,6 +12,9 @@ from sasa.nn import norms
 from sasa.nn.norms import layer_norm, layer_norm_add_relu, layer_norm_relu
 from sasa.ops import native
 
+# What stands for torch's own operations does so only with the kernels at hand.
+pytestmark = pytest.mark.skipif(native.why_not(None) is not None, reason=f"needs CPU kernels: {native.why_not(None)}")
+
 
 def normal(*shape, seed=0):
     return normal_in(*shape, seed=seed, dtype=torch.float32)

@@ -239,8 +239,6 @@ def test_the_kernels_check_what_they_read():
     options = options_of(SHAPES[0])
     with pytest.raises(RuntimeError, match="sign does not fit the other arguments in device or shape"):
         block_attention_pooled(image, *weights, sign[:3], value=value, **options)
-    with pytest.raises(RuntimeError, match=r"block_size \(17\) must be at most 16: a position is one byte"):
-        block_attention_pooled(image, *weights, sign, value=value, **{**options, "block_size": 17})
     with pytest.raises(RuntimeError, match="w_value does not fit"):
         block_attention_pooled(image, *weights, sign, value=value, **{**options, "block_size": 3})
 
@@ -254,3 +252,9 @@ def test_a_nan_is_not_lost(run):
     extreme = run(tensors, sign, options_of(shape))[0][0]
     assert extreme[0, :, 0, 0].isnan().all()
     assert not extreme[0, :, 0, 1].isnan().any()
+
+
+def test_a_block_of_more_than_a_byte_of_positions_is_refused():
+    image, w = torch.randn(1, 1, 17, 17), torch.randn(2, 1)
+    with pytest.raises(ValueError, match=r"block_size \(17\) must be at most 16"):
+        block_attention_pooled(image, w, w, w.expand(289, 2, 1), None, None, torch.ones(2), block_size=17, num_heads=1)

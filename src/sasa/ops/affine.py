@@ -7,6 +7,8 @@ writes the whole map, and most of the time goes into memory that is new each tim
 import torch
 from torch import Tensor
 
+from sasa.ops.precision import compute_dtype
+
 
 def affine_(
     x: Tensor, gain: Tensor | None, shift: Tensor | None, residual: Tensor | None = None, *, relu: bool = False
@@ -33,14 +35,14 @@ torch.library.define("sasa::affine_", "(Tensor(a!) x, Tensor? gain, Tensor? shif
 
 
 def _affine(x, gain, shift, residual, relu):
+    y = x.to(compute_dtype(x))  # rounded once, at the end
     if gain is not None:
-        x.mul_(gain.to(x.dtype)[:, None, None])
+        y = y * gain[:, None, None]
     if shift is not None:
-        x.add_(shift.to(x.dtype)[:, None, None])
+        y = y + shift[:, None, None]
     if residual is not None:
-        x.add_(residual)
-    if relu:
-        x.relu_()
+        y = y + residual
+    x.copy_(y.relu() if relu else y)
 
 
 torch.library.impl("sasa::affine_", "CompositeExplicitAutograd", _affine)

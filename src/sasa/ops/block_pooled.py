@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sasa.errors import ArgumentError
 from sasa.ops import eager_block
+from sasa.ops.checks import check_no_forward_mode
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import from_blocks
 
@@ -50,6 +52,9 @@ def block_attention_pooled(
         The extremes (B, N * E, ceil(H / S), ceil(W / S)), and (2, N * E) in float64: the sums of y and of y * y over
         the pixels of all pictures. Both are differentiable.
     """
+    if block_size > 16:
+        raise ArgumentError(f"block_size ({block_size}) must be at most 16: a position in the block is one byte")
+    check_no_forward_mode({"image": image, "w_query": w_query, "w_key": w_key, "w_value": w_value, "value": value})
     device = image.device
     image, w_query, w_key, w_value, value = autocast_to(device, image, w_query, w_key, w_value, value)  # pyright: ignore
     with without_autocast(device):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sasa.ops import eager
+from sasa.ops.checks import check_no_forward_mode
 from sasa.ops.local_attention import local_attention
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 
@@ -47,6 +48,7 @@ def qkv_attention(
     query, key, value = split(qkv, content)
     if backend != "auto":
         return local_attention(query, key, value, rel_row, rel_col, **options, content=content, backend=backend)
+    check_no_forward_mode({"qkv": qkv, "rel_row": rel_row, "rel_col": rel_col})
     (cast,) = autocast_to(qkv.device, qkv)
     with without_autocast(qkv.device):
         return torch.ops.sasa.qkv_attention(
@@ -88,6 +90,7 @@ def qkv_attention_inference(
     Returns:
         (B, C, ceil(H / pool), ceil(W / pool)). Not differentiable.
     """
+    check_no_forward_mode({"qkv": qkv, "rel_row": rel_row, "rel_col": rel_col})
     (qkv,) = autocast_to(qkv.device, qkv)  # pyright: ignore[reportAssignmentType]
     with without_autocast(qkv.device):
         return torch.ops.sasa.qkv_attention_inference(
