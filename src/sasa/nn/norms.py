@@ -62,7 +62,9 @@ def layer_norm(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 def _in_one_pass(layer: nn.Module, norm: nn.Module, x: Tensor) -> bool:
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or native.why_not(None) is not None:
         return False
-    if is_watched(layer) or not (isinstance(norm, nn.Identity) or (is_plain(norm) and not uses_batch_statistics(norm))):
+    if is_watched(layer) or is_watched(norm):
+        return False
+    if not (isinstance(norm, nn.Identity) or (is_plain(norm) and not uses_batch_statistics(norm))):
         return False
     if x.device.type != "cpu" or x.dim() != 4:
         return False
