@@ -42,7 +42,7 @@ def test_orders_differ_between_epochs_and_seeds():
 
 def collect(workers, start=0):
     train, _ = open_splits("digits", 0.9, 0)
-    pictures = TrainingPictures(train, GRAY, Augmentation("pad", 2, True), seed=3)
+    pictures = TrainingPictures(train, GRAY, Augmentation("pad", 2), seed=3)
     batches = EpochBatches(len(train), 32, 2, 3, start)
     return [tensors for tensors, _ in training_loader(pictures, batches, workers)]
 

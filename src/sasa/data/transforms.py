@@ -78,12 +78,18 @@ class Augmentation:
         crop: "resized" (a random part of 8 to 100 % of the picture, resized), "pad" (the picture padded by
             `crop_padding` and cut out at random) or "none".
         crop_padding: pixels, for "pad".
+        crop_scale: smallest part of the picture's area, for "resized".
         flip: left and right swapped for every other picture.
+        auto_augment: "" or a policy by timm's name, such as "rand-m9-mstd0.5-inc1".
+        erasing: share of the pictures from which a rectangle is erased.
     """
 
     crop: str = "resized"
     crop_padding: int = 4
+    crop_scale: float = 0.08
     flip: bool = True
+    auto_augment: str = ""
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop not in CROPS:

@@ -16,7 +16,8 @@ class DataConfig:
     """What is learned from.
 
     Args:
-        source: "digits"; a folder of class folders; a folder of parquet files; a parquet file.
+        source: "digits"; a folder of class folders, of parquet files, of WebDataset shards, or as torchvision lays
+            out CIFAR and MNIST; a parquet file.
         held_out: the fraction held out where the data has no split of its own.
         limit: train on the first so many pictures of a seeded order, 0 for all.
         image_size: side of the square that the network sees, in pixels.
@@ -25,7 +26,12 @@ class DataConfig:
         crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction, and cuts the centre out.
         crop: "resized", "pad" or "none" (see `Augmentation`).
         crop_padding: pixels, for crop "pad".
+        crop_scale: smallest part of the picture's area, for crop "resized".
         flip: whether training swaps left and right at random.
+        auto_augment: "" for none, or a policy by timm's name such as "rand-m9-mstd0.5-inc1" (RandAugment).
+        erasing: share of the training pictures from which a rectangle is erased.
+        in_memory: decode all pictures once and augment them in batches on the device.
+        on_bad_image: what to do with a picture that cannot be read: "error", or "skip" (left out, counted, listed).
         workers: processes that read pictures; 0 reads them in the training process.
     """
 
@@ -39,7 +45,12 @@ class DataConfig:
     crop_fraction: float = 0.875
     crop: str = "resized"
     crop_padding: int = 4
+    crop_scale: float = 0.08
     flip: bool = True
+    auto_augment: str = ""
+    erasing: float = 0.0
+    in_memory: bool = False
+    on_bad_image: str = "error"
     workers: int = 2
 
     def preprocessing(self) -> Preprocessing:
@@ -48,7 +59,9 @@ class DataConfig:
 
     def augmentation(self) -> Augmentation:
         """The part that only training does."""
-        return Augmentation(self.crop, self.crop_padding, self.flip)
+        return Augmentation(
+            self.crop, self.crop_padding, self.crop_scale, self.flip, self.auto_augment, self.erasing
+        )
 
 
 @dataclass

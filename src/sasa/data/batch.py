@@ -1,0 +1,40 @@
+"""What every path from pictures to the network yields, and how a picture that cannot be read is treated."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sasa.errors import ArgumentError
+
+ON_BAD_IMAGE = ("error", "skip")
+
+
+@dataclass
+class Batch:
+    """Some pictures of a set.
+
+    Args:
+        pictures: (B, channels, image_size, image_size), float32, normalised.
+        labels: (B,), int64.
+        indices: (B,), int64: places in the source.
+        skipped: places in the source whose pictures could not be read and are not in the batch, see `on_bad_image`.
+    """
+
+    pictures: Tensor
+    labels: Tensor
+    indices: Tensor
+    skipped: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def check_on_bad_image(value: str) -> str:
+    """`value`, "error" (a picture that cannot be read ends the run) or "skip" (it is left out, counted and listed).
+
+    Raises:
+        ArgumentError: neither.
+    """
+    if value not in ON_BAD_IMAGE:
+        raise ArgumentError(f"on_bad_image must be {' or '.join(ON_BAD_IMAGE)}, got {value!r}")
+    return value
