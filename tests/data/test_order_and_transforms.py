@@ -1,5 +1,7 @@
 """Order and augmentation are functions of (seed, epoch, index): the number of workers changes nothing."""
 
+from itertools import chain, pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sasa.data.loader import EvaluationPictures, TrainingPictures, evaluation_loader, training_loader
+from sasa.data.loader import evaluation_loader, shares, training_loader
 from sasa.data.sampler import EpochBatches, epoch_order, mix
-from sasa.data.sources import open_splits
+from sasa.data.sources import Subset, open_splits
 from sasa.data.transforms import Augmentation, Preprocessing
-from sasa.errors import ArgumentError
+from sasa.errors import ArgumentError, DataError
 
 GRAY = Preprocessing(16, 1, (0.3,), (0.35,))
 
@@ -28,10 +30,51 @@ def test_batches_can_start_anywhere(size, batch_size, epochs, seed, start):
         assert len(indices) == len(set(indices)) == size // min(size, batch_size) * min(size, batch_size)
 
 
-def test_ranks_share_the_batch_of_one_process():
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (4, 1), (2, 2)])
+def test_lanes_share_the_batch_of_one_process(world_size, accumulate):
     whole = list(EpochBatches(37, 8, 2, 5))
-    parts = [list(EpochBatches(37, 8, 2, 5, rank=rank, world_size=2)) for rank in range(2)]
-    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    lanes = []
+    for rank in range(world_size):
+        parts = list(EpochBatches(37, 8, 2, 5, rank=rank, world_size=world_size, accumulate=accumulate))
+        lanes += [parts[number::accumulate] for number in range(accumulate)]
+    assert [list(chain(*lists)) for lists in zip(*lanes, strict=True)] == whole
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 6), min_size=8, max_size=120),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 4]),
+    st.integers(0, 9),
+)
+def test_lanes_of_shards_are_apart_and_whole(groups, part, lanes, seed):
+    """In an epoch no picture comes twice, and a lane reads no more files than its share and two at its ends."""
+    groups = sorted(groups)
+    ranks = [
+        list(EpochBatches(len(groups), part * lanes, 2, seed, rank=rank, world_size=lanes, groups=groups))
+        for rank in range(lanes)
+    ]
+    steps = len(ranks[0]) // 2
+    for epoch in range(2):
+        read = [[i for batch in rank[epoch * steps : (epoch + 1) * steps] for _, i in batch] for rank in ranks]
+        everything = list(chain(*read))
+        assert len(everything) == len(set(everything)) == steps * len(ranks[0][0]) * lanes
+        runs = []
+        for lane in read:  # a lane's files follow each other in the epoch's order of files, cut at its ends
+            runs.append({groups[i] for i in lane})
+        for a, b in pairwise(runs):
+            assert len(a & b) <= 1
+
+
+def test_shards_come_in_another_order_each_epoch_and_are_mixed():
+    groups = [n // 10 for n in range(100)]
+    epochs = [
+        [i for batch in list(EpochBatches(100, 10, 2, 3, groups=groups))[10 * e : 10 * e + 10] for _, i in batch]
+        for e in range(2)
+    ]
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == list(range(100))
+    assert epochs[0] != sorted(epochs[0], key=lambda i: groups[i])
 
 
 def test_orders_differ_between_epochs_and_seeds():
@@ -42,9 +85,9 @@ def test_orders_differ_between_epochs_and_seeds():
 
 def collect(workers, start=0):
     train, _ = open_splits("digits", 0.9, 0)
-    pictures = TrainingPictures(train, GRAY, Augmentation("pad", 2), seed=3)
     batches = EpochBatches(len(train), 32, 2, 3, start)
-    return [tensors for tensors, _ in training_loader(pictures, batches, workers)]
+    loader = training_loader(train, GRAY, Augmentation("pad", 2), 3, batches, workers)
+    return [batch.pictures for batch in loader]
 
 
 def test_workers_and_a_later_start_change_nothing():
@@ -59,21 +102,62 @@ def test_workers_and_a_later_start_change_nothing():
 
 def test_augmentation_leaves_the_global_random_numbers_alone():
     train, _ = open_splits("digits", 0.9, 0)
-    pictures = TrainingPictures(train, GRAY, Augmentation("resized"), seed=3)
+
+    def first(epoch):
+        loader = training_loader(train, GRAY, Augmentation("resized"), 3, [[(epoch, 5)]], 0)
+        torch.manual_seed(7)
+        batch = next(loader)
+        return batch.pictures, torch.rand(3)
+
     torch.manual_seed(7)
+    torch.empty((), dtype=torch.int64).random_()  # which every DataLoader draws, for its workers
     expected = torch.rand(3)
-    torch.manual_seed(7)
-    first = pictures[(0, 5)][0]
-    assert torch.equal(torch.rand(3), expected)
-    assert torch.equal(pictures[(0, 5)][0], first)
-    assert not torch.equal(pictures[(1, 5)][0], first)
+    (a, rest), (b, _), (other, _) = first(0), first(0), first(1)
+    assert torch.equal(rest, expected)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, other)
 
 
 def test_evaluation_reads_every_picture_once():
     _, held_out = open_splits("digits", 0.05, 0)
-    loader = evaluation_loader(EvaluationPictures(held_out, GRAY), 32, 0)
-    labels = torch.cat([labels for _, labels in loader])
+    labels = torch.cat([batch.labels for batch in evaluation_loader(held_out, GRAY, 32, 0)])
     assert labels.tolist() == list(held_out.labels)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 50), st.integers(1, 9), st.integers(1, 5))
+def test_processes_share_the_evaluation(size, batch_size, world_size):
+    class Some:
+        def __len__(self):
+            return size
+
+    parts = [shares(Some(), batch_size, rank, world_size) for rank in range(world_size)]
+    assert [i for part in parts for batch in part for _, i in batch] == list(range(size))
+    assert max(len(batch) for part in parts for batch in part) <= batch_size
+
+
+class Broken(Subset):
+    """Digits of which some cannot be read."""
+
+    def read(self, index, channels=3):
+        if index % 5 == 2:
+            raise DataError(f"{self.name(index)} cannot be read")
+        return super().read(index, channels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_ends_the_run_or_is_left_out(workers):
+    source = Broken(open_splits("digits", 0.9, 0)[0], range(20))
+    with pytest.raises(DataError, match=r"^digit \d+ cannot be read$"):
+        list(evaluation_loader(source, GRAY, 8, workers))
+    batches = list(evaluation_loader(source, GRAY, 8, workers, "skip"))
+    assert [index for batch in batches for index in batch.skipped] == [2, 7, 12, 17]
+    for batch in batches:
+        assert batch.labels.tolist() == [source.labels[index] for index in batch.indices]
+        assert len(batch.pictures) == len(batch) == len(batch.indices)
+    assert sum(map(len, batches)) == 16
+    with pytest.raises(ArgumentError, match="on_bad_image must be error or skip, got 'replace'"):
+        list(evaluation_loader(source, GRAY, 8, workers, "replace"))
 
 
 @pytest.mark.parametrize("size", [(30, 20), (20, 30), (16, 16), (8, 8), (5, 40)])

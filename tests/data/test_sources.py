@@ -1,14 +1,14 @@
-"""Opening data sets, and reading pictures as a person would expect."""
+"""Opening data sets: one string, and what lies there says what it is."""
 
 import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sasa.data.pictures import read_picture
-from sasa.data.sources import Digits, open_splits, split
+from sasa.data.sources import Digits, Pixels, Subset, open_splits, split
 from sasa.errors import DataError
 
 
@@ -21,14 +21,6 @@ def png_bytes(colour):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
-        for number in range(5):
-            save_picture(tmp_path / name / f"{number}.png", colour)
-    return tmp_path
 
 
 def write_parquet(path, labels, names=None, image="img", label="label"):
@@ -56,49 +48,6 @@ def test_digits_have_ten_classes_and_split_the_same_way_every_time():
     assert max(np.asarray(train.read(n)).max() for n in range(20)) == 255
 
 
-def test_class_folders_are_split_class_by_class(folders):
-    train, held_out = open_splits(str(folders), 0.2, 0)
-    assert train.classes == ["blue", "red"]
-    assert sorted(held_out.labels) == [0, 1]
-    assert len(train) == 8
-    for source in (train, held_out):
-        for index, label in enumerate(source.labels):
-            assert source.classes[label] in source.name(index)
-            assert source.read(index).getpixel((0, 0)) == ((0, 0, 255), (255, 0, 0))[label]
-
-
-def test_train_and_val_folders_are_taken_as_they_are(folders, tmp_path_factory):
-    root = tmp_path_factory.mktemp("imagenet")
-    (folders / "red").rename(folders / "a")
-    folders.rename(root / "train")
-    save_picture(root / "val" / "a" / "x.jpg")
-    train, held_out = open_splits(str(root), 0.2, 0)
-    assert (len(train), len(held_out)) == (10, 1)
-    assert held_out.classes == train.classes
-    save_picture(root / "val" / "unseen" / "x.jpg")
-    with pytest.raises(DataError, match="has a class 'unseen' that the training pictures lack"):
-        open_splits(str(root), 0.2, 0)
-
-
-def test_parquet_of_hugging_face(tmp_path):
-    write_parquet(tmp_path / "train-00000-of-00002.parquet", [0, 1, 2], ["x", "y", "z"])
-    write_parquet(tmp_path / "train-00001-of-00002.parquet", [2, 1], ["x", "y", "z"])
-    write_parquet(tmp_path / "test-00000-of-00001.parquet", [1], ["x", "y", "z"])
-    train, held_out = open_splits(str(tmp_path), 0.2, 0)
-    assert train.classes == ["x", "y", "z"]
-    assert list(train.labels) == [0, 1, 2, 2, 1]
-    assert [train.read(i).getpixel((0, 0))[0] for i in range(5)] == [0, 25, 50, 50, 25]
-    assert list(held_out.labels) == [1]
-
-
-def test_parquet_without_names_numbers_its_classes(tmp_path):
-    path = tmp_path / "mine.parquet"
-    write_parquet(path, [0, 1] * 5, image="image")
-    train, held_out = open_splits(str(path), 0.2, 0)
-    assert train.classes == ["0", "1"]
-    assert len(train) + len(held_out) == 10
-
-
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -111,7 +60,7 @@ def test_parquet_without_names_numbers_its_classes(tmp_path):
             lambda p: write_parquet(p / "x.parquet", [0, 1], image="photo"),
             "columns photo, label; expected one of image",
         ),
-        (lambda p: write_parquet(p / "x.parquet", [0, -1]), "labels outside 0 to"),
+        (lambda p: write_parquet(p / "x.parquet", [0, -2]), "has the label -2, and labels outside 0 to"),
         (lambda p: save_picture(p / "a" / "1.png"), "1 pictures are too few"),
     ],
 )
@@ -122,8 +71,49 @@ def test_what_is_wrong_is_said_with_the_path(tmp_path, make, sentence):
 
 
 def test_nothing_there():
-    with pytest.raises(DataError, match="'/nowhere' is no folder, no parquet file, and not the built-in set"):
+    sentence = "'/nowhere' is no folder, no parquet or tar file, no pattern of tar files, and not the built-in set"
+    with pytest.raises(DataError, match=sentence):
         open_splits("/nowhere", 0.2, 0)
+
+
+def test_two_kinds_of_data_in_a_folder(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [0, 1])
+    with tarfile.open(tmp_path / "train.tar", "w"):
+        pass
+    with pytest.raises(DataError, match="holds parquet files and tar files: give the path of the one that is meant"):
+        open_splits(str(tmp_path), 0.2, 0)
+
+
+@pytest.mark.parametrize("folder", ["cat", "train/cat"])
+def test_an_archive_beside_what_it_held(tmp_path, folder):
+    save_picture(tmp_path / folder / "1.png")
+    save_picture(tmp_path / folder / "2.png")
+    (tmp_path / "download.tar.gz").write_bytes(b"x")
+    assert sum(len(source) for source in open_splits(str(tmp_path), 0.5, 0)) == 2
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w"):
+        pass
+    with pytest.raises(DataError, match=r"holds tar files and class folders: give .* or move the others away"):
+        open_splits(str(tmp_path), 0.2, 0)
+
+
+def test_many_classes_are_split_as_few_are():
+    labels = np.random.default_rng(0).integers(0, 50, 2000).tolist()
+    source = Pixels(np.zeros((2000, 1, 1), np.uint8), labels, [str(n) for n in range(60)], "pixel")
+    train, held_out = split(source, 0.2, 3)
+    generator, expected = np.random.default_rng(3), []
+    for label in range(60):
+        members = generator.permutation(np.flatnonzero(np.asarray(labels) == label)).tolist()
+        expected += members[: round(len(members) * 0.2)]
+    assert held_out.indices == sorted(expected)
+    assert len(train) + len(held_out) == 2000
+
+
+def test_groups_pass_through_subsets():
+    source = Digits()
+    assert source.groups is None
+    assert Subset(source, [1, 2]).groups is None
+    source.groups = [n // 100 for n in range(len(source))]
+    assert Subset(Subset(source, [5, 300, 700]), [2, 0]).groups == [7, 0]
 
 
 def test_split_refuses_too_few():
@@ -133,49 +123,3 @@ def test_split_refuses_too_few():
 
 def _one(self):
     self.classes, self.labels = ["a"], [0]
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1", "LA", "I;16", "F"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_becomes_8_bits(tmp_path, mode, channels):
-    path = tmp_path / ("x.tif" if mode in ("CMYK", "F", "I;16") else "x.png")
-    if mode == "I;16":
-        Image.fromarray(np.full((6, 9), 40000, np.uint16)).save(path)
-    elif mode == "F":
-        Image.fromarray(np.full((6, 9), 0.625, np.float32)).save(path)
-    else:
-        Image.new("L", (9, 6), 160).convert(mode).save(path)
-    picture = read_picture(path, channels=channels)
-    assert picture.mode == {1: "L", 3: "RGB"}[channels]
-    assert picture.size == (9, 6)
-    value = np.asarray(picture).mean()
-    assert abs(value - (40000 >> 8 if mode == "I;16" else 160)) <= 2 or mode == "1"
-
-
-def test_transparency_is_laid_on_white_and_exif_turns_upright(tmp_path):
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert read_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: a quarter turn
-    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(tmp_path / "turned.jpg").size == (4, 8)
-
-
-def test_animations_give_their_first_frame(tmp_path):
-    frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
-    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    assert read_picture(tmp_path / "x.gif").getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_a_truncated_picture_and_a_text_are_named(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "x.jpg")
-    content = (tmp_path / "x.jpg").read_bytes()
-    (tmp_path / "x.jpg").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"x\.jpg cannot be read: .*truncated"):
-        read_picture(tmp_path / "x.jpg")
-    (tmp_path / "y.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"y\.png is not a picture"):
-        read_picture(tmp_path / "y.png")
-    with pytest.raises(DataError, match=r"z\.png cannot be read: .*No such file"):
-        read_picture(tmp_path / "z.png")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
@@ -27,6 +28,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def pin_memory(self) -> "Batch":
+        """In memory that a GPU copies from on its own."""
+        return Batch(self.pictures.pin_memory(), self.labels.pin_memory(), self.indices, self.skipped)
+
+    def to(self, device: torch.device, channels_last: bool = False) -> "Batch":
+        """On the device, and with the channels of a pixel side by side if asked for."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        pictures = self.pictures.to(device, non_blocking=True).contiguous(memory_format=layout)
+        return Batch(pictures, self.labels.to(device, non_blocking=True), self.indices, self.skipped)
 
 
 def check_on_bad_image(value: str) -> str:

@@ -4,11 +4,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from sasa.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 
 
 def is_picture(path: Path) -> bool:
@@ -32,14 +32,26 @@ def read_picture(source: Path | bytes, name: str | None = None, channels: int = 
     name = name or str(source if isinstance(source, Path) else "the picture")
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
+        if not content:
+            raise DataError(f"{name} is empty: a picture of 0 bytes")
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            return to_8_bit(upright).convert("L" if channels == 1 else "RGB")
+            _turn_upright(picture)
+            return to_8_bit(picture).convert("L" if channels == 1 else "RGB")
+    except DataError:
+        raise
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not a picture that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} cannot be read: {error}") from error
+    except Exception as error:  # damaged files make decoders fail in every way there is
+        raise DataError(f"{name} cannot be read: {_sentence(error)}") from error
+
+
+def _turn_upright(picture: Image.Image) -> None:
+    """By the camera's note; where that is damaged, the picture is left as it was stored, as viewers do."""
+    try:
+        ImageOps.exif_transpose(picture, in_place=True)
+    except Exception:
+        return
 
 
 def to_8_bit(picture: Image.Image) -> Image.Image:
@@ -49,8 +61,27 @@ def to_8_bit(picture: Image.Image) -> Image.Image:
     if picture.mode == "I":
         return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
     if picture.mode == "F":
-        return Image.fromarray((np.asarray(picture).clip(0, 1) * 255).round().astype(np.uint8))
+        return Image.fromarray(_float_to_8_bit(np.asarray(picture)))
+    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+        # Pillow takes all JPEGs of four inks to be inverted; only those that Adobe marks are.
+        return ImageChops.invert(picture)
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return picture
+
+
+def _float_to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Values of 0 to 1, or of 0 to 255, as bytes; what is not a number is black.
+
+    The format does not say which of the two it is: values above 2 tell, for resampling may lead a little above 1.
+    """
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    scale = 255.0 if values.max(initial=0.0) <= 2 else 1.0
+    return (values * scale).clip(0, 255).round().astype(np.uint8)
+
+
+def _sentence(error: Exception) -> str:
+    """What a decoder says, in one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

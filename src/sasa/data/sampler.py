@@ -1,52 +1,124 @@
-"""The order of the pictures: a function of (seed, epoch), so a run can go on at any step."""
+"""The order of the pictures: a function of (seed, epoch), so a run can go on at any step.
 
-from collections.abc import Iterator
+A step's batch is cut into lanes, one for each process and each part that a process accumulates over. Two processes
+and one process that accumulates over two parts therefore see the same lanes.
+"""
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
+
+from sasa.errors import UsageError
+
+WINDOW = 8192  # pictures that are mixed with each other where files are read one after the other
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) from step `start` to the last step of the last epoch, without end between epochs.
+    """Lists of (epoch, index): the lanes of this process, from step `start` to the last step of the last epoch.
+
+    Without groups a batch is the next part of the epoch's permutation, cut into lanes: the same pictures for any
+    number of processes. With groups (shards) each lane has a part of the epoch of its own, so that a process reads
+    its own files; then the batches depend on the number of lanes.
 
     Args:
         size: pictures in the set.
-        batch_size: pictures of a step, over all processes. The rest of an epoch that fills no batch is left out
-            (another rest in every epoch).
+        batch_size: pictures of a step, over all lanes; no more than there are pictures. The rest of an epoch that
+            fills no batch is left out (another rest in every epoch).
         epochs: in all.
         seed: of the order.
         start: the first step to yield.
-        rank, world_size: this process takes the `rank`-th contiguous part of each batch.
+        rank, world_size: this process, and how many there are.
+        accumulate: lanes of this process in a step; they are yielded one after the other.
+        groups: for each picture the number of its file, for files that are read one after the other.
+
+    Raises:
+        UsageError: batch_size does not divide by the number of lanes.
     """
 
     def __init__(
-        self, size: int, batch_size: int, epochs: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        groups: Sequence[int] | None = None,
     ) -> None:
-        self.size, self.batch_size, self.epochs, self.seed = size, min(batch_size, size), epochs, seed
-        self.start, self.rank, self.world_size = start, rank, world_size
+        self.lanes = world_size * accumulate
+        if batch_size % self.lanes:
+            raise UsageError(
+                f"recipe.batch_size ({batch_size}) must divide by the number of processes ({world_size}) times "
+                f"recipe.accumulate ({accumulate})"
+            )
+        if size < self.lanes:
+            raise UsageError(f"{size} pictures are too few for {self.lanes} parts of a batch")
+        self.part = min(batch_size, size) // self.lanes
+        self.batch_size = self.part * self.lanes
+        self.size, self.epochs, self.seed, self.start = size, epochs, seed, start
+        self.own = range(rank * accumulate, (rank + 1) * accumulate)
+        self.groups = None if groups is None else np.asarray(groups)
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch."""
         return self.size // self.batch_size
 
+    @property
+    def steps(self) -> int:
+        """Batches in all epochs."""
+        return self.steps_per_epoch * self.epochs
+
     def __len__(self) -> int:
-        return max(0, self.steps_per_epoch * self.epochs - self.start)
+        return max(0, self.steps - self.start) * len(self.own)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        part = self.batch_size // self.world_size
         order, order_epoch = torch.empty(0), -1
-        for step in range(self.start, self.steps_per_epoch * self.epochs):
-            epoch, batch = divmod(step, self.steps_per_epoch)
+        for step in range(self.start, self.steps):
+            epoch, number = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
-                order, order_epoch = epoch_order(self.size, self.seed, epoch), epoch
-            first = batch * self.batch_size + self.rank * part
-            yield [(epoch, int(index)) for index in order[first : first + part]]
+                order, order_epoch = self.epoch_lanes(epoch), epoch
+            for lane in self.own:
+                yield [(epoch, index) for index in order[number, lane].tolist()]
+
+    def epoch_lanes(self, epoch: int) -> Tensor:
+        """The indices of an epoch, (steps_per_epoch, lanes, part)."""
+        used = self.steps_per_epoch * self.batch_size
+        if self.groups is None:
+            return epoch_order(self.size, self.seed, epoch)[:used].view(-1, self.lanes, self.part)
+        order = grouped_order(self.groups, self.seed, epoch)[:used].view(self.lanes, -1)
+        mixed = torch.cat([mixed_windows(lane, self.seed, epoch) for lane in order])
+        return mixed.view(self.lanes, -1, self.part).transpose(0, 1)
 
 
-def epoch_order(size: int, seed: int, epoch: int) -> torch.Tensor:
+def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """The permutation of one epoch."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+    return torch.randperm(size, generator=generator(seed, epoch))
+
+
+def grouped_order(groups: np.ndarray, seed: int, epoch: int) -> Tensor:
+    """All indices, group after group in a permuted order, each group's in their own."""
+    numbers, inverse = np.unique(groups, return_inverse=True)
+    places = epoch_order(len(numbers), seed, epoch).argsort()
+    return places[torch.from_numpy(inverse)].argsort(stable=True)
+
+
+def mixed_windows(indices: Tensor, seed: int, epoch: int) -> Tensor:
+    """The indices with each window of `WINDOW` neighbours permuted."""
+    first = int(indices[0]) if len(indices) else 0  # lanes begin at different pictures, and so mix differently
+    source = generator(seed, epoch, first)
+    return torch.cat([w[torch.randperm(len(w), generator=source)] for w in indices.split(WINDOW)])
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A generator of random numbers that is a function of the integers."""
+    return torch.Generator().manual_seed(mix(*numbers))
 
 
 def mix(*numbers: int) -> int:

@@ -1,0 +1,124 @@
+"""Reading the pickles of the CIFAR sets without running anything that they ask for.
+
+A pickle is a program: it names functions and calls them. Here every name is refused except the few that arrays and
+plain containers need, and these stand for functions of this file, so numpy itself never sees what the file says.
+"""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sasa.errors import DataError
+
+
+class _Call:
+    """A function that a pickle may call, and to which it can attach nothing."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+
+class _Kind:
+    """What a pickle says of an array's type: "u1" for uint8, and the byte order."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        self.code, self.order = str(code), "|"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = str(state[1])
+
+    def array(self, content: object, shape: tuple[int, ...]) -> np.ndarray:
+        """The array of that type: bytes and small integers only, whatever the pickle asks for."""
+        if self.code not in ("u1", "i1", "i4", "i8", "u4", "u8"):
+            raise pickle.UnpicklingError(f"an array of {self.code}")
+        # Python 2 wrote bytes as text; latin1 brings each back as it was.
+        content = content.encode("latin1") if isinstance(content, str) else content
+        if not isinstance(content, bytes | bytearray):
+            raise pickle.UnpicklingError("an array without bytes")
+        dtype = np.dtype(self.code).newbyteorder(">" if self.order == ">" else "<")
+        return np.frombuffer(content, dtype).reshape([int(n) for n in shape])
+
+
+class _Array:
+    """An array that a pickle builds in two steps: made empty, then given its contents."""
+
+    value: np.ndarray | None = None
+
+    def __init__(self, *_: object) -> None:
+        """The arguments ask for memory; the contents, when they come, say how much there is."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, by_columns, content = state
+        self.value = kind.array(content, shape[::-1]).T if by_columns else kind.array(content, shape)
+
+
+def _from_buffer(content: object, kind: _Kind, shape: tuple, order: str = "C") -> np.ndarray:
+    return kind.array(content, shape[::-1]).T if order == "F" else kind.array(content, shape)
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"text in {encoding}")
+    return text.encode("latin1")
+
+
+def _allowed() -> dict[tuple[str, str], Callable]:
+    """What each name of a pickle stands for. numpy moved its modules in version 2; both places are known."""
+    allowed: dict[tuple[str, str], Callable] = {("_codecs", "encode"): _encode, ("numpy", "dtype"): _Kind}
+    allowed["numpy", "ndarray"] = lambda *_: None
+    for core in ("numpy.core", "numpy._core"):
+        allowed[f"{core}.multiarray", "_reconstruct"] = _Array
+        allowed[f"{core}.multiarray", "scalar"] = lambda kind, content: int(kind.array(content, (1,))[0])
+        allowed[f"{core}.numeric", "_frombuffer"] = _from_buffer
+    allowed["collections", "OrderedDict"] = dict
+    for builtins in ("__builtin__", "builtins"):
+        for kind in (dict, list, tuple, set, frozenset):
+            allowed[builtins, kind.__name__] = kind
+        allowed[builtins, "bytearray"] = _encode
+        allowed[builtins, "bytes"] = _encode
+    return allowed
+
+
+class _Unpickler(pickle._Unpickler):
+    """The unpickler that is written in Python: the one in C makes room for 4 billion notes where a file says so."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        super().__init__(file, encoding="latin1")
+        self._path, self._allowed = path, _allowed()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._allowed:
+            raise DataError(f"{self._path} asks to run {module}.{name}: it is no CIFAR file, nothing was run")
+        return _Call(self._allowed[module, name])
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The dictionary in a pickle; its arrays are numpy arrays, its bytes text, both checked by the caller.
+
+    Raises:
+        DataError: not there, cut off, damaged, or one that names anything else than arrays and containers.
+    """
+    try:
+        with path.open("rb") as file:
+            found = _Unpickler(file, path).load()
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # damaged pickles fail in every way there is
+        raise DataError(f"{path} is no CIFAR file, or was cut off") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no CIFAR file: it holds no dictionary")
+    return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
+
+
+def _text(key: object) -> str:
+    return key.decode("latin1") if isinstance(key, bytes) else str(key)
