@@ -48,14 +48,42 @@ def test_numbers_in_scientific_notation_are_numbers():
     [
         ("recipe.epoch", 3, "'recipe.epoch' is no setting; did you mean 'recipe.epochs'"),
         ("speed", 3, "'speed' is no setting"),
-        ("recipe.epochs", "many", "recipe.epochs must be int, got 'many'"),
-        ("data.flip", 1, "data.flip must be bool, got 1"),
-        ("recipe.learning_rate", "fast", "recipe.learning_rate must be float"),
+        ("recipe.epochs", "many", "recipe.epochs must be a whole number, got 'many'"),
+        ("data.flip", 1, "data.flip must be true or false, got 1"),
+        ("data.mean", ["a"], "data.mean must be a list of numbers"),
+        ("data.source", 3, "data.source must be text, got 3"),
+        ("recipe.learning_rate", "fast", "recipe.learning_rate must be a number, got 'fast'"),
+        ("recipe.ema_decay", "always", "recipe.ema_decay must be a number or auto, got 'always'"),
     ],
 )
 def test_wrong_settings_are_sentences(key, value, sentence):
     with pytest.raises(UsageError, match=sentence):
         TrainConfig().set(key, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("recipe.epochs", 0, "recipe.epochs must be at least 1, got 0"),
+        ("recipe.accumulate", 0, "recipe.accumulate must be at least 1, got 0"),
+        ("data.workers", -1, "data.workers must be at least 0, got -1"),
+        ("recipe.ema_decay", 2.0, "recipe.ema_decay must be 0 to 1 or auto, got 2.0"),
+        ("recipe.optimizer", "adam", "recipe.optimizer must be sgd or adamw, got 'adam'"),
+    ],
+)
+def test_values_that_no_run_can_have_are_sentences(key, value, sentence):
+    config = TrainConfig()
+    config.set(key, value)
+    with pytest.raises(UsageError, match=sentence):
+        config.check()
+
+
+def test_averages_are_numbers_or_automatic():
+    config = TrainConfig()
+    config.set("recipe.ema_decay", "0.99")
+    assert config.recipe.ema_decay == 0.99
+    config.set("recipe.ema_decay", "auto")
+    assert config.recipe.ema_decay == "auto"
 
 
 def test_yaml_tags_are_refused_and_not_run(tmp_path):

@@ -2,36 +2,16 @@
 
 import csv
 import json
-import os
-import signal
 from itertools import pairwise
 
 import pytest
-import torch
 
+from runs import tiny
 from sasa.errors import DivergedError, SasaError, UsageError
-from sasa.training.config import resolve
-from sasa.training.loop import Trainer
 from sasa.training.optim import parameter_groups, schedule
 from sasa.training.progress import clock
 from sasa.training.run_folder import RunFolder
-from sasa.training.signals import StoppedError, StopRequest
-from sasa.training.train import dry_run, resume, train
-
-TINY = [
-    ("model.width", 0.05),
-    ("model.num_heads", 2),
-    ("model.kernel_size", 3),
-    ("model.layers", [1, 1, 1, 1]),
-    ("model.stem_block", 4),
-    ("data.limit", 256),
-    ("recipe.epochs", 2),
-    ("recipe.batch_size", 32),
-]
-
-
-def tiny(*changes):
-    return resolve("digits", [*TINY, *changes])
+from sasa.training.train import dry_run, start, train
 
 
 @pytest.fixture(scope="module")
@@ -64,85 +44,22 @@ def test_a_run_is_not_overwritten(finished):
         train(tiny(), finished[0])
 
 
-def run_until(path, stop_at, config):
-    """Train, and send this process SIGTERM in step `stop_at`."""
-    trainer = Trainer.start(config)
-    folder = RunFolder(path)
-    folder.create(config)
-    step = trainer.train_step
-
-    def stopping(*args):
-        loss = step(*args)
-        if trainer.step == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss
-
-    trainer.train_step = stopping
-    with pytest.raises(StoppedError, match=f"stopped at step {stop_at}, saved; go on with") as stopped:
-        trainer.run(folder, Quiet())
-    assert stopped.value.exit_status == 143
-
-
-class Quiet:
-    def step(self, *args):
-        pass
-
-    def epoch(self, *args):
-        pass
-
-
-def test_stopped_and_resumed_is_bit_equal(tmp_path):
-    config = tiny()
-    train(config, tmp_path / "whole")
-    run_until(tmp_path / "parts", 11, config)  # in the middle of the second epoch
-    resume(tmp_path / "parts")
-    a, b = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("whole", "parts"))
-    for state in (a, b):
-        for row in state["rows"]:
-            row.pop("images_per_second")
-        state["totals"].pop("seconds")
-    assert a["rows"] == b["rows"]
-    assert a["step"] == b["step"] == 16
-    for name, tensor in a["model"].items():
-        assert torch.equal(tensor, b["model"][name]), name
-    for n, state in a["optimizer"]["state"].items():
-        assert torch.equal(state["momentum_buffer"], b["optimizer"]["state"][n]["momentum_buffer"])
-
-
-def test_divergence_names_the_step_and_keeps_the_checkpoint(tmp_path):
-    config = tiny(("recipe.learning_rate", 1e30), ("recipe.warmup_epochs", 0.0), ("run.checkpoint_steps", 1))
-    with pytest.raises(DivergedError, match="the loss became nan at step") as diverged:
+@pytest.mark.parametrize(
+    ("rate", "sentence", "step"),
+    [(1e30, "the weights are not finite after step 1 ", 0), (1e6, r"the loss became (nan|inf) at step \d", 1)],
+)
+def test_divergence_names_the_pictures_and_keeps_the_last_good_checkpoint(tmp_path, rate, sentence, step):
+    config = tiny(("recipe.learning_rate", rate), ("recipe.warmup_epochs", 0.0), ("run.checkpoint_steps", 1))
+    with pytest.raises(DivergedError, match=sentence) as diverged:
         train(config, tmp_path / "run")
     assert diverged.value.exit_status == 4
-    RunFolder(tmp_path / "run").load_checkpoint()
-
-
-def test_a_damaged_or_evil_checkpoint_is_a_sentence(tmp_path):
-    folder = RunFolder(tmp_path)
-    with pytest.raises(SasaError, match="holds no checkpoint to resume from"):
-        folder.load_checkpoint()
-    folder.save_checkpoint({"step": 1})
-    assert folder.load_checkpoint()["step"] == 1
-    content = folder.checkpoint_path.read_bytes()
-    folder.checkpoint_path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(SasaError, match="is damaged, or no checkpoint"):
-        folder.load_checkpoint()
-    marker = tmp_path / "marker"
-    torch.save(Evil(str(marker)), folder.checkpoint_path)
-    with pytest.raises(SasaError, match="is damaged, or no checkpoint"):
-        folder.load_checkpoint()
-    assert not marker.exists()
-    torch.save({"format": 99}, folder.checkpoint_path)
-    with pytest.raises(SasaError, match="no checkpoint that this version reads"):
-        folder.load_checkpoint()
-
-
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
+    assert "on the pictures digit " in str(diverged.value)
+    assert "and 29 more (all in " in str(diverged.value)
+    assert len(json.loads((tmp_path / "run" / "diverged.json").read_text())["pictures"]) == 32
+    if step:
+        state, _ = RunFolder(tmp_path / "run").load_checkpoint()
+        assert state["step"] >= step
+        assert all(t.isfinite().all() for t in state["model"].values())
 
 
 def test_schedule_rises_and_falls():
@@ -155,7 +72,7 @@ def test_schedule_rises_and_falls():
 
 
 def test_weight_decay_spares_norms_biases_and_positions():
-    network = Trainer.start(tiny()).network
+    network = start(tiny()).task.network
     names = {id(p): name for name, p in network.named_parameters()}
     decay, rest = ({names[id(p)] for p in g["params"]} for g in parameter_groups(network, 0.1))
     assert decay | rest == set(names.values())
@@ -180,16 +97,7 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch):
 
 def test_a_wrong_number_of_classes_is_a_sentence():
     with pytest.raises(UsageError, match=r"model\.num_classes is 7, but the data has 10 classes"):
-        Trainer.start(tiny(("model.num_classes", 7)))
-
-
-def test_a_second_signal_would_end_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is before
+        start(tiny(("model.num_classes", 7)))
 
 
 def test_clock():

@@ -10,6 +10,10 @@ from typing import Any
 from sasa.data.transforms import Augmentation, Preprocessing
 from sasa.errors import UsageError
 
+AUTOMATIC = ("recipe.ema_decay", "recipe.batch_norm_momentum")  # numbers, or "auto"
+TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", list: "a list of numbers"}
+OPTIMIZERS = ("sgd", "adamw")
+
 
 @dataclass
 class DataConfig:
@@ -59,34 +63,45 @@ class DataConfig:
 
     def augmentation(self) -> Augmentation:
         """The part that only training does."""
-        return Augmentation(
-            self.crop, self.crop_padding, self.crop_scale, self.flip, self.auto_augment, self.erasing
-        )
+        return Augmentation(self.crop, self.crop_padding, self.crop_scale, self.flip, self.auto_augment, self.erasing)
 
 
 @dataclass
 class RecipeConfig:
-    """How it is learned: SGD with Nesterov momentum, linear warm-up, cosine decay to zero.
+    """How it is learned: linear warm-up, cosine decay to zero.
 
     Args:
         epochs: passes over the training pictures.
-        batch_size: pictures of a step.
+        batch_size: pictures of a step, over all processes and all parts that a process accumulates.
+        accumulate: parts of a step that a process goes through one after the other, to save memory.
+        optimizer: "sgd" (with Nesterov momentum) or "adamw".
         learning_rate: at the top of the schedule, for this batch size.
         momentum: of SGD.
         weight_decay: on weights of convolutions and linear layers; norms, biases and positions are spared.
         warmup_epochs: epochs in which the learning rate rises from zero.
         label_smoothing: share of the target spread over all classes.
+        mixup, cutmix: parameter of the beta distribution that mixes pairs of pictures, 0 for none.
         clip_grad_norm: largest norm of the gradient, 0 for none.
+        ema_decay: of the moving average of the weights, which is what is scored and saved: a number, 0 for none, or
+            "auto": the paper's 0.9999 scaled to the length of the run (see `sasa.training.averages`).
+        batch_norm_momentum: share of a batch in batch norm's running statistics (torch's default is 0.1), or
+            "auto": the paper's 1 - 0.9999 scaled likewise.
     """
 
     epochs: int = 90
     batch_size: int = 64
+    accumulate: int = 1
+    optimizer: str = "sgd"
     learning_rate: float = 0.025
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_epochs: float = 5.0
     label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
     clip_grad_norm: float = 0.0
+    ema_decay: float | str = "auto"
+    batch_norm_momentum: float | str = "auto"
 
 
 @dataclass
@@ -98,14 +113,23 @@ class RunConfig:
         accelerator: "auto", "cpu", "cuda", "mps": Lightning Fabric's names.
         precision: "32-true", "bf16-mixed", "16-mixed", ...: Lightning Fabric's names.
         channels_last: keep maps with the channels of a pixel side by side, which convolutions like.
+        compile: whether torch.compile makes the training step's code.
+        gradient_checkpointing: keep only the inputs of blocks and compute each block again in the backward pass:
+            less memory, about a third more time.
         checkpoint_steps: steps between checkpoints, 0 for one at the end of each epoch.
+        log_steps: steps between rows of steps.csv.
+        tensorboard: whether to write TensorBoard's event files as well.
     """
 
     seed: int = 0
     accelerator: str = "auto"
     precision: str = "32-true"
     channels_last: bool = True
+    compile: bool = False
+    gradient_checkpointing: bool = False
     checkpoint_steps: int = 0
+    log_steps: int = 50
+    tensorboard: bool = True
 
 
 @dataclass
@@ -120,6 +144,34 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML and checkpoints hold them."""
         return dataclasses.asdict(self)
+
+    def check(self) -> None:
+        """Refuse values that no run can have.
+
+        Raises:
+            UsageError: says which.
+        """
+        recipe, run = self.recipe, self.run
+        for key, value, least in (
+            ("data.image_size", self.data.image_size, 1),
+            ("data.workers", self.data.workers, 0),
+            ("data.limit", self.data.limit, 0),
+            ("recipe.epochs", recipe.epochs, 1),
+            ("recipe.batch_size", recipe.batch_size, 1),
+            ("recipe.accumulate", recipe.accumulate, 1),
+            ("recipe.learning_rate", recipe.learning_rate, 0),
+            ("recipe.clip_grad_norm", recipe.clip_grad_norm, 0),
+            ("run.checkpoint_steps", run.checkpoint_steps, 0),
+            ("run.log_steps", run.log_steps, 1),
+        ):
+            if value < least:
+                raise UsageError(f"{key} must be at least {least}, got {value}")
+        for key in AUTOMATIC:
+            value = getattr(recipe, key.partition(".")[2])
+            if not isinstance(value, str) and not 0 <= value <= 1:
+                raise UsageError(f"{key} must be 0 to 1 or auto, got {value}")
+        if recipe.optimizer not in OPTIMIZERS:
+            raise UsageError(f"recipe.optimizer must be {' or '.join(OPTIMIZERS)}, got {recipe.optimizer!r}")
 
     def to_yaml(self) -> str:
         """The resolved config as a document."""
@@ -154,16 +206,22 @@ class TrainConfig:
 
 
 def same_type(key: str, value: Any, like: Any) -> Any:
-    """The value as the type that `like` has, where that loses nothing."""
-    if isinstance(like, float) and isinstance(value, int | str) and not isinstance(value, bool):
+    """The value as the type that `like` has, where that loses nothing; "auto" stays where it is a default."""
+    if key in AUTOMATIC and value == "auto":
+        return value
+    wanted = float if key in AUTOMATIC else type(like)
+    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 as a string
         except ValueError:
             pass
-    if isinstance(like, list) and isinstance(value, list | tuple):
-        return [float(item) for item in value]
-    if type(value) is not type(like):
-        raise UsageError(f"{key} must be {type(like).__name__}, got {value!r}")
+    if wanted is list and isinstance(value, list | tuple):
+        try:
+            return [float(item) for item in value]
+        except (TypeError, ValueError):
+            pass
+    if type(value) is not wanted or wanted is list:
+        raise UsageError(f"{key} must be {TYPES[wanted]}{' or auto' * (key in AUTOMATIC)}, got {value!r}")
     return value
 
 

@@ -1,34 +1,36 @@
 """The training loop, on Lightning Fabric. One integer, `step`, is its whole state; everything else follows from it."""
 
+import itertools
+import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sasa.data.loader import EvaluationPictures, TrainingPictures, evaluation_loader, training_loader
-from sasa.data.sampler import EpochBatches, epoch_order, mix
-from sasa.data.sources import Source, Subset, open_splits
-from sasa.errors import DivergedError, UsageError
-from sasa.models import ResNet, create_model
+from sasa.data.sampler import mix
+from sasa.errors import DivergedError
+from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of
 from sasa.training.config import TrainConfig
-from sasa.training.evaluate import Score, evaluate
 from sasa.training.optim import make_optimizer, schedule
-from sasa.training.progress import Progress
+from sasa.training.processes import any_of_all, names_of_all
+from sasa.training.reports import Reports
 from sasa.training.run_folder import RunFolder
 from sasa.training.signals import StoppedError, StopRequest
+from sasa.training.task import Scored, Task
+
+NAMED = 3  # pictures named in the sentence about a batch; all of them are in diverged.json
 
 
 @dataclass
 class Totals:
-    """Sums over the steps of the current epoch."""
+    """Sums over the steps of the current epoch: of the loss and other figures of each picture; pictures; seconds."""
 
-    loss: float = 0.0
-    right: int = 0
+    sums: Counter[str] = field(default_factory=Counter)
     count: int = 0
     seconds: float = 0.0
 
@@ -37,171 +39,206 @@ class Totals:
 class Trainer:
     """A run in memory: the parts, and where it stands.
 
-    Made by `Trainer.start`; `run` goes from `step` to the end.
+    Made by `Trainer.start`; `run` goes from `step` to the end. `model` is what is called: the task's network, perhaps
+    compiled, and joined to those of other processes.
     """
 
     config: TrainConfig
     fabric: Any
+    task: Task
     model: nn.Module
-    network: ResNet
     optimizer: Any
-    train: Source
-    held_out: Source
+    average: WeightAverage
+    statistics: BatchNormAverages
     step: int = 0
     totals: Totals = field(default_factory=Totals)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    best: list[float] | None = None
+    scored: Scored | None = None  # at this very step
+    seen: list[str] = field(default_factory=list)  # the names of the last step's pictures
 
     @classmethod
-    def start(cls, config: TrainConfig) -> "Trainer":
-        """Open the data, make the network and the optimizer, seeded.
+    def start(cls, config: TrainConfig, fabric: Any, task: Task) -> "Trainer":
+        """Make the optimizer and the averages, and put all on the device."""
+        network, recipe = task.network, config.recipe
+        model: Any = torch.compile(network) if config.run.compile else network
+        model, optimizer = fabric.setup(model, make_optimizer(network, recipe))
+        average = WeightAverage(network, decay_of(recipe.ema_decay, task.steps))
+        momentum = recipe.batch_norm_momentum
+        statistics = BatchNormAverages(
+            network, 1 - decay_of(momentum, task.steps) if isinstance(momentum, str) else momentum
+        )
+        return cls(config, fabric, task, model, optimizer, average, statistics)
 
-        Raises:
-            DataError, ArgumentError: what is wrong with the data or the network's options.
-        """
-        train, held_out = open_training_data(config)
-        network = make_network(config, len(train.classes))
-        fabric = make_fabric(config)
-        recipe = config.recipe
-        optimizer = make_optimizer(network, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
-        model, optimizer = fabric.setup(network, optimizer)
-        return cls(config, fabric, model, network, optimizer, train, held_out)
-
-    @property
-    def batches(self) -> EpochBatches:
-        """The batches from the current step on."""
-        recipe = self.config.recipe
-        return EpochBatches(len(self.train), recipe.batch_size, recipe.epochs, self.config.run.seed, self.step)
-
-    def run(self, folder: RunFolder, progress: Progress) -> Score:
+    def run(self, folder: RunFolder, reports: Reports) -> Scored:
         """Train to the end; save on the way; return the score on the held-out pictures.
+
+        Afterwards the network holds the averaged weights, which are those that were scored.
 
         Raises:
             StoppedError: after SIGINT or SIGTERM, having saved.
             DivergedError: the loss is not finite; the last checkpoint stays.
         """
-        data = self.config.data
-        pictures = TrainingPictures(self.train, data.preprocessing(), data.augmentation(), self.config.run.seed)
-        batches = self.batches
-        per_epoch, every = batches.steps_per_epoch, self.config.run.checkpoint_steps
+        every = self.config.run.checkpoint_steps or self.task.steps_per_epoch
+        parts = self.task.batches(self.step)
         self.model.train()
         with StopRequest() as stop:
-            for tensors, labels in training_loader(pictures, batches, data.workers):
-                loss = self.train_step(tensors, labels, per_epoch)
-                progress.step(self.step, self.step % per_epoch or per_epoch, loss)
-                if self.step % per_epoch == 0:
-                    self.end_epoch(self.step // per_epoch)
-                    folder.write_metrics(self.rows)
-                    progress.epoch(self.rows[-1])
-                if self.step % (every or per_epoch) == 0 or stop.signal_number:
-                    folder.save_checkpoint(self.state())
-                if stop.signal_number and self.step < per_epoch * self.config.recipe.epochs:
+            while self.step < self.task.steps:
+                self.take_step(parts, folder, reports)
+                if self.step % self.task.steps_per_epoch == 0:
+                    self.end_epoch(folder, reports)
+                stopping = any_of_all(self.fabric, stop.signal_number or 0)
+                if stopping or self.step % every == 0:
+                    reports.flush()  # first: what the logs lack of a checkpoint's past would never come back
+                    self.save(folder)
+                if stopping and self.step < self.task.steps:
                     sentence = f"stopped at step {self.step}, saved; go on with: sasa train --resume {folder.path}"
-                    raise StoppedError(sentence, stop.signal_number)
-        return self.score()
+                    raise StoppedError(sentence, stopping)
+        self.average.finish()
+        self.statistics.release()
+        return self.scored or self.task.score(self.model)
 
-    def train_step(self, tensors: Tensor, labels: Tensor, per_epoch: int) -> float:
-        """One step of the optimizer; the batch's mean loss."""
-        recipe, began = self.config.recipe, time.perf_counter()
-        torch.manual_seed(mix(self.config.run.seed, 1, self.step))  # dropout: a function of the step
-        factor = schedule(self.step, per_epoch * recipe.epochs, recipe.warmup_epochs * per_epoch)
+    def take_step(self, parts: Iterator[Any], folder: RunFolder, reports: Reports) -> None:
+        """One step with the time it took, waiting for pictures included."""
+        began, before = time.perf_counter(), self.totals.count
+        loss = self.train_step(parts, folder)
+        seconds = time.perf_counter() - began
+        self.totals.seconds += seconds
+        speed = (self.totals.count - before) * self.fabric.world_size / seconds
+        reports.step(self.step, self.optimizer.param_groups[0]["lr"], loss, speed)
+
+    def train_step(self, parts: Iterator[Any], folder: RunFolder | None = None) -> float:
+        """One step of the optimizer, over the next parts; the mean loss of this process.
+
+        The gradient is the mean over parts and processes, as if the step had been one batch (but for batch norm,
+        which sees each part by itself).
+
+        Raises:
+            DivergedError: a loss that is not finite; the weights stay as they are, and the pictures' names go to
+                diverged.json in `folder`.
+        """
+        recipe, seed = self.config.recipe, self.config.run.seed
+        rate = recipe.learning_rate * schedule(
+            self.step, self.task.steps, recipe.warmup_epochs * self.task.steps_per_epoch
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
-        tensors, labels = self.to_device(tensors), labels.to(self.fabric.device)
-        logits = self.model(tensors)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss became {value} at step {self.step} (learning rate "
-                f"{recipe.learning_rate * factor:.3g}); lower recipe.learning_rate or set recipe.clip_grad_norm"
-            )
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        losses, last, self.seen = [], recipe.accumulate - 1, []
+        for number, batch in enumerate(itertools.islice(parts, recipe.accumulate)):
+            part_seed = mix(seed, 1, self.step, self.fabric.global_rank * recipe.accumulate + number)
+            torch.manual_seed(part_seed)  # dropout and mixing: a function of step and part
+            with self.fabric.no_backward_sync(self.model, enabled=number < last):
+                loss, sums = self.task.loss(self.model, batch, part_seed)
+                self.fabric.backward(loss / recipe.accumulate)
+            self.statistics.collect()
+            losses.append(loss.item())
+            self.seen += self.task.names(batch)
+            self.totals.sums.update({"loss": losses[-1] * len(batch), **sums})
+            self.totals.count += len(batch)
+        mean = sum(losses) / len(losses)
+        self._check_finite(mean, f"the loss became {mean} at step {self.step}", folder)
         if recipe.clip_grad_norm:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=recipe.clip_grad_norm)
         self.optimizer.step()
-        self.step += 1
-        self.totals.loss += value * len(labels)
-        self.totals.right += int((logits.argmax(1) == labels).sum())
-        self.totals.count += len(labels)
-        self.totals.seconds += time.perf_counter() - began
-        return value
+        self.statistics.update(self.step, self._mean if self.fabric.world_size > 1 else None)
+        self.average.update(self.step)
+        self.step, self.scored = self.step + 1, None
+        return mean
 
-    def to_device(self, tensors: Tensor) -> Tensor:
-        """The batch on the device, in the layout that the config asks for."""
-        layout = torch.channels_last if self.config.run.channels_last else torch.contiguous_format
-        return tensors.to(self.fabric.device, memory_format=layout)
+    def _mean(self, tensor: Tensor) -> Tensor:
+        return self.fabric.all_reduce(tensor, reduce_op="mean")
 
-    def end_epoch(self, epoch: int) -> None:
-        """Score the held-out pictures and add a row of metrics."""
-        score, totals = self.score(), self.totals
+    def _check_finite(self, value: float, sentence: str, folder: RunFolder | None) -> None:
+        """Stop all processes if `value` is not finite in one of them, and say on which pictures it happened."""
+        wrong = not math.isfinite(value)
+        if not any_of_all(self.fabric, wrong):
+            return
+        rate = self.optimizer.param_groups[0]["lr"]
+        if not wrong:
+            raise DivergedError(f"another process found at step {self.step} what is not finite")
+        names, where = self.seen, ""
+        if folder:
+            found = {"what": sentence, "learning_rate": rate, "pictures": names}
+            folder.write_text("diverged.json", json.dumps(found, indent=2) + "\n")
+            where = f" (all in {folder.path / 'diverged.json'})"
+        more = f" and {len(names) - NAMED} more{where}" if len(names) > NAMED else ""
+        raise DivergedError(
+            f"{sentence} (learning rate {rate:.3g}), on the pictures {', '.join(names[:NAMED])}{more}; "
+            "lower recipe.learning_rate or set recipe.clip_grad_norm"
+        )
+
+    def end_epoch(self, folder: RunFolder, reports: Reports) -> None:
+        """Score the held-out pictures, add a row of metrics, and keep the weights if they are the best so far."""
+        means, seconds = self._sums_of_all(), self.totals.seconds
+        count = means.pop("count")
+        with self.average.in_place():
+            score = self.task.score(self.model)
+            if self.best is None or score.quality > tuple(self.best):
+                self.best = list(score.quality)
+                if self.fabric.is_global_zero:
+                    self.task.save(folder.best_path)
         self.rows.append(
             {
-                "epoch": epoch,
+                "epoch": self.step // self.task.steps_per_epoch,
                 "step": self.step,
                 "learning_rate": round(self.optimizer.param_groups[0]["lr"], 8),
-                "train_loss": round(totals.loss / totals.count, 6),
-                "train_top1": round(totals.right / totals.count, 6),
-                "held_out_loss": round(score.loss, 6),
-                "held_out_top1": round(score.top1, 6),
-                "images_per_second": round(totals.count / totals.seconds, 1),
+                **{f"train_{name}": round(value / max(1, count), 6) for name, value in means.items()},
+                **score.row(),
+                "images_per_second": round(count / seconds, 1),
             }
         )
-        self.totals = Totals()
+        self.totals, self.scored = Totals(), score
+        reports.epoch(self.rows)
 
-    def score(self) -> Score:
-        """The network on the held-out pictures, each once."""
-        data = self.config.data
-        pictures = EvaluationPictures(self.held_out, data.preprocessing())
-        loader = evaluation_loader(pictures, 2 * self.config.recipe.batch_size, data.workers)
-        batches: Iterator[Any] = ((self.to_device(tensors), labels) for tensors, labels in loader)
-        return evaluate(self.model, batches, self.fabric.device)
+    def _sums_of_all(self) -> dict[str, float]:
+        """The totals over all processes, "count" among them."""
+        sums = {**self.totals.sums, "count": float(self.totals.count)}
+        if self.fabric.world_size == 1:
+            return sums
+        values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.fabric.device)
+        return dict(zip(sums, self.fabric.all_reduce(values, reduce_op="sum").tolist(), strict=True))
+
+    def save(self, folder: RunFolder) -> None:
+        """Save a checkpoint; all processes call it, the first one writes.
+
+        Raises:
+            DivergedError: weights that are not finite, which are not saved.
+        """
+        norms = torch.stack([parameter.detach().norm() for parameter in self.task.network.parameters()])
+        self._check_finite(norms.sum().item(), f"the weights are not finite after step {self.step}", folder)
+        state = self.state()
+        if self.fabric.is_global_zero:
+            folder.save_checkpoint(state)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which `load_state` goes on exactly."""
+        sums = self._sums_of_all()
+        count = int(sums.pop("count"))
         return {
             "step": self.step,
-            "model": self.network.state_dict(),
+            "model": self.task.network.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "totals": vars(self.totals),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "totals": {"sums": sums, "count": count, "seconds": self.totals.seconds},
             "rows": self.rows,
+            "best": self.best,
+            "skipped": names_of_all(self.fabric, self.task.skipped),
             "config": self.config.to_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to where `state` was taken."""
         self.step = state["step"]
-        self.network.load_state_dict(state["model"])
+        self.task.network.load_state_dict(state["model"])
+        self.statistics.take()
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.totals, self.rows = Totals(**state["totals"]), state["rows"]
-
-
-def open_training_data(config: TrainConfig) -> tuple[Source, Source]:
-    """Training and held-out pictures; with data.limit, the first so many of a seeded order."""
-    data, seed = config.data, config.run.seed
-    train, held_out = open_splits(data.source, data.held_out, seed)
-    if data.limit and data.limit < len(train):
-        train = Subset(train, sorted(epoch_order(len(train), seed, -1)[: data.limit].tolist()))
-    return train, held_out
-
-
-def make_network(config: TrainConfig, num_classes: int) -> ResNet:
-    """The network of the config for the data's classes and channels, seeded."""
-    options = {key: value for key, value in config.model.items() if key != "name"}
-    if options.get("num_classes", num_classes) != num_classes:
-        raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
-    torch.manual_seed(config.run.seed)
-    network = create_model(
-        config.model["name"], **{**options, "num_classes": num_classes, "in_chans": config.data.channels}
-    )
-    assert isinstance(network, ResNet)
-    if config.run.channels_last:
-        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return network
-
-
-def make_fabric(config: TrainConfig) -> Any:
-    """Lightning Fabric on one device: devices, precisions and, later, launchers."""
-    from lightning.fabric import Fabric
-
-    return Fabric(accelerator=config.run.accelerator, devices=1, precision=config.run.precision)  # pyright: ignore
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        totals = state["totals"]
+        self.totals = Totals(seconds=totals["seconds"])
+        if self.fabric.is_global_zero:  # they are summed over the processes again
+            self.totals.sums, self.totals.count = Counter(totals["sums"]), totals["count"]
+        self.rows, self.best = state["rows"], state["best"]
+        self.task.skipped.update(state["skipped"])

@@ -1,9 +1,11 @@
-"""SGD with Nesterov momentum, and a learning rate that is a function of the step alone."""
+"""SGD with Nesterov momentum or AdamW, and a learning rate that is a function of the step alone."""
 
 import math
 
 import torch
 from torch import nn
+
+from sasa.training.config import RecipeConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -16,10 +18,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """Nesterov SGD over `parameter_groups`."""
-    groups = parameter_groups(model, weight_decay)
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+def make_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimizer:
+    """The recipe's optimizer over `parameter_groups`."""
+    groups = parameter_groups(model, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

@@ -1,12 +1,16 @@
-"""What a run tells while it goes: a bar on a terminal, a line an epoch everywhere else."""
+"""What a run tells while it goes: a bar on a terminal, a line an epoch and now and then elsewhere."""
 
 import sys
 import time
 from typing import Any, TextIO
 
+from sasa.training.memory import peak_memory_gb
+
+WIDTH = 20  # of the bar, in characters
+
 
 class Progress:
-    """Prints each epoch's metrics; between them on a terminal a bar, elsewhere a line now and then."""
+    """Prints each epoch's metrics; between them on a terminal a bar, elsewhere a line every half minute."""
 
     def __init__(
         self, total_steps: int, steps_per_epoch: int, first_step: int = 0, stream: TextIO | None = None
@@ -16,7 +20,7 @@ class Progress:
         self.began = time.monotonic()
         self._last = self.began
 
-    def step(self, step: int, batch: int, loss: float) -> None:
+    def step(self, step: int, loss: float, images_per_second: float) -> None:
         """Redraw the bar, ten times a second at most; without a terminal write a line every half minute."""
         now = time.monotonic()
         terminal = self.stream.isatty()
@@ -24,12 +28,15 @@ class Progress:
             return
         self._last = now
         left = clock((now - self.began) / max(1, step - self.first) * (self.total - step))
+        text = (
+            f"step {step}/{self.total}  loss {loss:.3f}  {images_per_second:.0f} images/s  {left} left  "
+            f"{peak_memory_gb():.1f} GB"
+        )
         if terminal:
-            filled = round(24 * batch / self.per_epoch)
-            bar = "#" * filled + "." * (24 - filled)
-            self.stream.write(f"\r[{bar}] step {step}/{self.total}  loss {loss:.3f}  {left} left \x1b[K")
+            filled = round(WIDTH * (step % self.per_epoch or self.per_epoch) / self.per_epoch)
+            self.stream.write(f"\r[{'#' * filled}{'.' * (WIDTH - filled)}] {text}\x1b[K")
         else:
-            self.stream.write(f"step {step}/{self.total}  loss {loss:.3f}  {left} left\n")
+            self.stream.write(f"{text}\n")
         self.stream.flush()
 
     def epoch(self, row: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 
 from sasa.analysis.speed.report import markdown
 from sasa.analysis.speed.timing import Spread, Step, ratios, spread, take_turns, torch_threads
-from sasa.data.loader import EvaluationPictures, TrainingPictures, evaluation_loader, training_loader
+from sasa.data.loader import evaluation_loader, training_loader
 from sasa.data.sampler import EpochBatches
 from sasa.errors import SasaError
 from sasa.models import ResNet, ResNetConfig, load_pretrained
+from sasa.training.classification import open_training_data
 from sasa.training.config import TrainConfig, read_config
-from sasa.training.loop import open_training_data
 from sasa.training.optim import make_optimizer
 from sasa.training.run_folder import RunFolder, environment
 
@@ -139,22 +140,20 @@ def batches(config: TrainConfig) -> tuple[list[tuple[Tensor, Tensor]], list[Tens
     train, held_out = open_training_data(config)
     data, size = config.data, config.recipe.batch_size
     layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
-    pictures = TrainingPictures(train, data.preprocessing(), data.augmentation(), config.run.seed)
-    order = EpochBatches(len(train), size, config.recipe.epochs, config.run.seed)
-    training = [(x.contiguous(memory_format=layout), y) for x, y in _first(training_loader(pictures, order, 0))]
-    loader = evaluation_loader(EvaluationPictures(held_out, data.preprocessing()), min(size, len(held_out)), 0)
-    return training, [x.contiguous(memory_format=layout) for x, y in _first(loader) if len(y) == loader.batch_size]
-
-
-def _first(loader: Any) -> list[tuple[Tensor, Tensor]]:
-    return [batch for _, batch in zip(range(BATCHES), loader, strict=False)]
+    order = EpochBatches(len(train), size, config.recipe.epochs, config.run.seed, groups=train.groups)
+    loader = training_loader(train, data.preprocessing(), data.augmentation(), config.run.seed, order, 0)
+    training = [(b.pictures.contiguous(memory_format=layout), b.labels) for b in islice(loader, BATCHES)]
+    size = min(size, len(held_out))
+    seen = islice(evaluation_loader(held_out, data.preprocessing(), size, 0), BATCHES)
+    return training, [b.pictures.contiguous(memory_format=layout) for b in seen if len(b) == size]
 
 
 def training_step(network: nn.Module, batches: list[tuple[Tensor, Tensor]], config: TrainConfig) -> Step:
     """A whole step of the run's recipe on the next batch: forward, loss, backward, optimizer."""
     network = copy.deepcopy(network).train()
     recipe, following = config.recipe, _endless(batches)
-    optimizer = make_optimizer(network, recipe.learning_rate * 1e-3, recipe.momentum, recipe.weight_decay)
+    # Small steps: the same batches come again and again.
+    optimizer = make_optimizer(network, dataclasses.replace(recipe, learning_rate=recipe.learning_rate * 1e-3))
 
     def step() -> None:
         pictures, labels = next(following)

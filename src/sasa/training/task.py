@@ -1,0 +1,57 @@
+"""What the loop trains: the part that differs between classification and other tasks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Scored(Protocol):
+    """The result of scoring held-out pictures."""
+
+    @property
+    def quality(self) -> tuple[float, ...]:
+        """What the best checkpoint is chosen by, more is better."""
+        ...
+
+    def row(self) -> dict[str, float]:
+        """What metrics.csv holds of it."""
+        ...
+
+
+class Task(Protocol):
+    """A network, its pictures, its loss and its score.
+
+    `steps_per_epoch` and `steps` count steps of the optimizer. `skipped` holds names of pictures that could not be
+    read, and were left out.
+    """
+
+    steps_per_epoch: int
+    steps: int
+    skipped: set[str]
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def batches(self, step: int) -> Iterator[Any]:
+        """From a step on, the parts of each step that this process goes through."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any, seed: int) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of a batch, and sums over its pictures that metrics.csv shall hold the means of."""
+        ...
+
+    def names(self, batch: Any) -> list[str]:
+        """What a person would call the pictures of a batch."""
+        ...
+
+    def score(self, model: nn.Module) -> Scored:
+        """Score held-out pictures, each once over all processes."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the network, with what belongs to it."""
+        ...

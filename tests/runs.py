@@ -1,0 +1,109 @@
+"""What the tests of training share: a tiny network on the digits, and runs of it."""
+
+import io
+from pathlib import Path
+
+import torch
+
+from sasa.data.sources import open_splits
+from sasa.training.config import resolve
+from sasa.training.reports import Reports
+from sasa.training.run_folder import RunFolder
+from sasa.training.train import start
+
+TINY = [
+    ("model.width", 0.05),
+    ("model.num_heads", 2),
+    ("model.kernel_size", 3),
+    ("model.layers", [1, 1, 1, 1]),
+    ("model.stem_block", 4),
+    ("data.limit", 256),
+    ("recipe.epochs", 2),
+    ("recipe.batch_size", 32),
+    ("run.log_steps", 1),
+    ("run.tensorboard", False),
+    ("run.accelerator", "cpu"),
+]
+
+
+def tiny(*changes):
+    """The recipe for the digits, cut down to 8 steps of 32 pictures in an epoch, 2 epochs."""
+    return resolve("digits", [*TINY, *changes])
+
+
+def settings(*changes):
+    """`tiny` as words of the command line."""
+    return ["--config", "digits", *(w for key, value in (*TINY, *changes) for w in ("--set", f"{key}={value}"))]
+
+
+def quiet(trainer, folder):
+    """Reports that go to the folder only."""
+    return Reports(folder, None, trainer.config.run, trainer.step)
+
+
+def begin(config, path):
+    """A trainer and its folder, made as `train` makes them."""
+    trainer = start(config)
+    folder = RunFolder(path)
+    folder.create(config)
+    return trainer, folder
+
+
+def state_of(path, name="checkpoint.pt"):
+    """The training state of a run, without what depends on the clock and on the folder."""
+    state = torch.load(Path(path) / name, weights_only=True)
+    for row in state["rows"]:
+        row.pop("images_per_second")
+    state["totals"].pop("seconds")
+    state.pop("config")
+    return state
+
+
+def assert_equal(a, b, where=""):
+    """Bit for bit, through dictionaries and lists."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}.{number}")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def write_digits(root, kind, count=400):
+    """The first digits of scikit-learn's as "folder" (of PNGs, a folder for each class) or "parquet"; its path."""
+    train, _ = open_splits("digits", 0.5, 0)
+    pictures = []
+    for index in range(count):
+        content = io.BytesIO()
+        train.read(index, 1).save(content, "PNG")
+        pictures.append((train.labels[index], content.getvalue()))
+    return {"folder": _write_folder, "parquet": _write_parquet}[kind](Path(root), pictures)
+
+
+def _write_folder(root, pictures):
+    for number, (label, content) in enumerate(pictures):
+        path = root / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def _write_parquet(root, pictures):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = {
+        "image": [{"bytes": content, "path": f"{number}.png"} for number, (_, content) in enumerate(pictures)],
+        "label": [label for label, _ in pictures],
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(rows), root / "train.parquet")
+    return root

@@ -1,0 +1,132 @@
+"""Checkpoints: there is always one that loads, nothing in them is run, and old ones go on."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from runs import begin, quiet, state_of, tiny
+from sasa.errors import SasaError
+from sasa.training.run_folder import CHECKPOINT_FORMAT, RunFolder, from_format_1
+from sasa.training.train import resume
+
+HERE = Path(__file__).parent
+STATE = {"step": 1, "model": {"w": torch.ones(100)}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        folder.save_checkpoint({**STATE, "step": step})
+    return folder
+
+
+def test_the_last_of_two_is_read(folder):
+    state, note = folder.load_checkpoint()
+    assert (state["step"], note) == (2, None)
+
+
+def test_no_checkpoint_is_a_sentence(tmp_path):
+    with pytest.raises(SasaError, match="holds no checkpoint to resume from"):
+        RunFolder(tmp_path).load_checkpoint()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_damaged_last_one_falls_back_to_the_one_before(folder, kept):
+    content = folder.checkpoint_path.read_bytes()
+    folder.checkpoint_path.write_bytes(content[: int(kept * len(content))])
+    state, note = folder.load_checkpoint()
+    assert state["step"] == 1
+    assert "checkpoint.pt is damaged" in note
+    assert note.endswith("going on from checkpoint.previous.pt, step 1")
+    folder.set_damaged_aside()
+    folder.save_checkpoint({**STATE, "step": 5})
+    folder.checkpoint_path.unlink()
+    assert folder.load_checkpoint()[0]["step"] == 1  # the good one was not pushed out by the damaged one
+
+
+def test_a_missing_last_one_falls_back_too(folder):
+    folder.checkpoint_path.unlink()
+    state, note = folder.load_checkpoint()
+    assert state["step"] == 1
+    assert "is missing; going on from checkpoint.previous.pt" in note
+
+
+def test_two_damaged_ones_are_a_sentence(folder):
+    for path in (folder.checkpoint_path, folder.previous_path):
+        path.write_bytes(b"nonsense")
+    with pytest.raises(SasaError, match=r"checkpoint\.pt is damaged, or no checkpoint"):
+        folder.load_checkpoint()
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
+    folder, marker = RunFolder(tmp_path), tmp_path / "marker"
+    torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": Evil(str(marker))}, folder.checkpoint_path)
+    with pytest.raises(SasaError, match="is damaged, or no checkpoint"):
+        folder.load_checkpoint()
+    assert not marker.exists()
+
+
+def test_another_format_is_a_sentence(tmp_path):
+    folder = RunFolder(tmp_path)
+    torch.save({"format": 99}, folder.checkpoint_path)
+    with pytest.raises(SasaError, match="no checkpoint that this version reads"):
+        folder.load_checkpoint()
+
+
+def test_a_disk_that_refuses_is_a_sentence(tmp_path):
+    with pytest.raises(SasaError, match=r"cannot write .*checkpoint\.pt: No such file"):
+        RunFolder(tmp_path / "gone").save_checkpoint(STATE)
+
+
+def test_the_state_opens_with_weights_only_and_is_plain(tmp_path):
+    trainer, folder = begin(tiny(("recipe.optimizer", "adamw")), tmp_path / "run")
+    reports = quiet(trainer, folder)
+    trainer.take_step(trainer.task.batches(0), folder, reports)
+    trainer.save(folder)
+    reports.close()
+    state = torch.load(folder.checkpoint_path, weights_only=True)
+    assert state["step"] == 1
+    assert {"model", "average", "optimizer", "precision", "totals", "rows", "best", "config"} <= set(state)
+
+
+def test_a_checkpoint_from_before_the_averages_goes_on(tmp_path):
+    """runs of format 1: made at step 11 of 16 by the version that had it."""
+    shutil.copy(HERE / "checkpoints" / "format1.pt", tmp_path / "checkpoint.pt")
+    old = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert (old["format"], old["step"]) == (1, 11)
+    state = from_format_1(old)
+    assert state["config"]["recipe"]["ema_decay"] == 0.0
+    summary = resume(tmp_path)
+    assert summary["steps"] == 16
+    assert state_of(tmp_path)["step"] == 16
+    assert len(state_of(tmp_path)["rows"]) == 2
+
+
+def test_a_checkpoint_of_format_2_goes_on(tmp_path):
+    """Made in the middle of an epoch when the format was new: what later versions must still read."""
+    shutil.copy(HERE / "checkpoints" / "format2.pt", tmp_path / "checkpoint.pt")
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 11
+    assert resume(tmp_path)["steps"] == 16
+
+
+def test_killed_fifty_times_while_writing_there_is_always_one_that_loads(tmp_path):
+    """A process writes checkpoints without pause and is killed at a random moment; 50 times, in one folder."""
+    script = HERE / "write_until_killed.py"
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), "50"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[0] == "50"

@@ -1,0 +1,129 @@
+"""Many processes: the same weights as one that accumulates, every picture scored once, one writer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from runs import assert_equal, settings, state_of, tiny
+from sasa.errors import UsageError
+from sasa.training.processes import make_fabric, started
+from sasa.training.train import train
+
+# 20 steps of 32 pictures. Group norm is not needed: batch norm sees the same halves either way.
+TWENTY = [("recipe.epochs", 5), ("data.limit", 128), ("recipe.mixup", 0.2), ("run.checkpoint_steps", 7)]
+RUN = "import torch; torch.set_num_threads(1); from sasa.cli.main import main; main()"
+
+
+def torchrun(script, *words):
+    """Two processes of `sasa WORDS` that talk by gloo."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*launcher, *map(str, words)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("script") / "sasa_command.py"
+    path.write_text(RUN.replace("; ", "\n"))
+    return path
+
+
+def distance(a, b):
+    """Relative L2 over all parameters, batch norm's running statistics apart."""
+    names = [n for n in a if "running_" not in n and "num_batches" not in n]
+    difference = sum(float((a[n].double() - b[n].double()).square().sum()) for n in names)
+    return (difference / sum(float(a[n].double().square().sum()) for n in names)) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def two(script, tmp_path_factory):
+    path = tmp_path_factory.mktemp("two") / "run"
+    process = torchrun(script, "train", "--output", path, *settings(*TWENTY))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return path, out
+
+
+def test_two_processes_are_one_that_accumulates(two, tmp_path):
+    path, _ = two
+    one = train(tiny(*TWENTY, ("recipe.accumulate", 2)), tmp_path / "one")
+    summary = json.loads((path / "summary.json").read_text())
+    assert (summary["processes"], summary["steps"]) == (2, 20)
+    assert summary["held_out_pictures"] == one["held_out_pictures"]
+    a, b = state_of(path), state_of(tmp_path / "one")
+    assert distance(a["model"], b["model"]) < 1e-6
+    assert distance(a["average"], b["average"]) < 1e-6
+    for name, tensor in a["model"].items():
+        if name.endswith("num_batches_tracked"):  # counts parts
+            continue
+        torch.testing.assert_close(tensor, b["model"][name], rtol=1e-4, atol=1e-4)
+    for x, y in zip(a["rows"], b["rows"], strict=True):
+        assert x["train_loss"] == pytest.approx(y["train_loss"], abs=1e-5)
+        assert x["held_out_loss"] == pytest.approx(y["held_out_loss"], abs=1e-4)
+
+
+def test_the_first_process_alone_prints_and_writes(two):
+    path, out = two
+    assert out.count("epoch   1") == 1
+    assert len((path / "steps.csv").read_text().splitlines()) == 21
+
+
+def test_two_processes_killed_and_resumed_are_bit_equal(two, script, tmp_path):
+    path = tmp_path / "killed"
+    process = torchrun(script, "train", "--output", path, *settings(*TWENTY))
+    end = time.monotonic() + 120
+    while not (path / "checkpoint.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    subprocess.run(["pkill", "-KILL", "-f", str(path)], check=False)  # torchrun's children have sessions of their own
+    process = torchrun(script, "train", "--resume", path)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert_equal(state_of(two[0]), state_of(path))
+
+
+def test_a_batch_that_does_not_divide_is_a_sentence():
+    with pytest.raises(UsageError, match=r"recipe.batch_size \(32\) must divide by the number of processes \(1\)"):
+        train(tiny(("recipe.accumulate", 3)), "never")
+
+
+def test_what_started_us(monkeypatch):
+    assert started() == (1, 1)
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "x",
+        "WORLD_SIZE": "128",
+        "LOCAL_WORLD_SIZE": "8",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert started() == (8, 16)
+    monkeypatch.setenv("WORLD_SIZE", "129")
+    with pytest.raises(UsageError, match="129 processes do not divide into machines of 8"):
+        started()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("SLURM_NTASKS", "32")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    assert started() == (8, 4)
+
+
+@pytest.mark.parametrize(
+    "change", [("run.accelerator", "gpus"), ("run.precision", "12-mixed"), ("run.precision", "16-mixed")]
+)
+def test_what_cannot_run_is_a_sentence(change):
+    with pytest.raises(UsageError, match=r"cannot run with run\.accelerator"):
+        make_fabric(tiny(change).run)

@@ -1,0 +1,168 @@
+"""A run that was stopped or killed, and resumed, is the run that was not: bit for bit."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
+
+from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
+from sasa.errors import DataError
+from sasa.training.run_folder import RunFolder
+from sasa.training.signals import StoppedError, StopRequest
+from sasa.training.train import resume, train
+
+FROM_HERE = [
+    ("recipe.epochs", 6),
+    ("recipe.batch_size", 16),
+    ("run.checkpoint_steps", 5),
+    ("data.limit", 0),
+    ("recipe.mixup", 0.2),  # random numbers of the step itself
+]
+RUN = "import torch; torch.set_num_threads(1); from sasa.cli.main import main; main()"
+
+
+def steps_logged(path):
+    file = path / "steps.csv"
+    return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+
+
+def start_command(path, changes):
+    """`sasa train` in a process of its own."""
+    words = [sys.executable, "-c", RUN, "train", "--output", str(path), *settings(*changes)]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def wait_for_step(process, path, step):
+    """Until the logs in the run's folder tell of that step."""
+    end = time.monotonic() + 120
+    while len(steps_logged(path)) < step:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "in_memory"),
+    [("folder", 0, False), ("folder", 2, False), ("parquet", 0, False), ("parquet", 2, False), ("folder", 0, True)],
+)
+def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, workers, in_memory):
+    source = write_digits(tmp_path / "data", kind)
+    changes = [*FROM_HERE, ("data.source", str(source)), ("data.workers", workers), ("data.in_memory", in_memory)]
+    config = tiny(*changes)
+    train(config, tmp_path / "whole")
+
+    chosen = random.randint(6, 100)
+    process = start_command(tmp_path / "killed", changes)
+    wait_for_step(process, tmp_path / "killed", chosen)
+    time.sleep(random.uniform(0, 0.05))
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+    assert RunFolder(tmp_path / "killed").load_checkpoint()[0]["step"] < 120
+    summary = resume(tmp_path / "killed")
+
+    assert summary["steps"] == 120
+    assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"), f"killed after {chosen} steps")
+    for name in ("model.safetensors", "best/model.safetensors", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    logged = [
+        [(row["step"], row["loss"], row["learning_rate"]) for row in steps_logged(tmp_path / name)]
+        for name in ("whole", "killed")
+    ]
+    assert logged[0] == logged[1]
+    assert [step for step, _, _ in logged[0]] == [str(n) for n in range(1, 121)]
+
+
+def run_until(path, stop_at, config, number=signal.SIGTERM):
+    """Train, and send this process a signal in step `stop_at`."""
+    trainer, folder = begin(config, path)
+    step = trainer.train_step
+
+    def stopping(*args):
+        loss = step(*args)
+        if trainer.step == stop_at:
+            os.kill(os.getpid(), number)
+        return loss
+
+    trainer.train_step = stopping
+    reports = quiet(trainer, folder)
+    with pytest.raises(StoppedError, match=f"stopped at step {stop_at}, saved; go on with: sasa train") as stopped:
+        trainer.run(folder, reports)
+    reports.close()
+    assert stopped.value.exit_status == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_and_resumed_is_bit_equal(tmp_path, number):
+    config = tiny(("recipe.optimizer", "adamw"), ("recipe.learning_rate", 1e-3))
+    train(config, tmp_path / "whole")
+    run_until(tmp_path / "parts", 11, config, number)  # in the middle of the second epoch
+    resume(tmp_path / "parts")
+    assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+def test_a_damaged_checkpoint_falls_back_and_still_ends_bit_equal(tmp_path, capsys):
+    config = tiny(("run.checkpoint_steps", 3))
+    train(config, tmp_path / "whole")
+    run_until(tmp_path / "parts", 11, config)
+    checkpoint = tmp_path / "parts" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    resume(tmp_path / "parts")
+    assert "going on from checkpoint.previous.pt, step 9" in capsys.readouterr().err
+    assert (tmp_path / "parts" / "checkpoint.damaged.pt").exists()
+    assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+    assert len(steps_logged(tmp_path / "parts")) == 16
+
+
+def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
+    path = tmp_path / "run"
+    train(tiny(), path)
+    before = {name: (path / name).read_bytes() for name in ("model.safetensors", "metrics.csv", "steps.csv")}
+    (path / "model.safetensors").unlink()
+    resume(path)
+    assert {name: (path / name).read_bytes() for name in before} == before
+
+
+def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
+    """float16 scales the loss, and the scale is part of the state. Fabric must be told to do it on a CPU."""
+    half = lambda run: Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])  # noqa: E731
+    monkeypatch.setattr("sasa.training.train.make_fabric", half)
+    config = tiny()
+    train(config, tmp_path / "whole")
+    run_until(tmp_path / "parts", 11, config)
+    assert state_of(tmp_path / "parts")["precision"]["scale"] > 0
+    resume(tmp_path / "parts")
+    assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+def test_pictures_left_out_are_remembered(tmp_path):
+    source = write_digits(tmp_path / "data", "folder", 200)
+    bad = sorted(source.rglob("*.png"))[::40]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:30])
+    changes = [("data.source", str(source)), ("data.on_bad_image", "skip"), ("data.limit", 0)]
+    config = tiny(*changes)
+    summary = train(config, tmp_path / "whole")
+    assert summary["skipped_pictures"] == len(bad)
+    assert (tmp_path / "whole" / "skipped.txt").read_text().splitlines() == [str(path) for path in bad]
+    run_until(tmp_path / "parts", 7, config)
+    assert resume(tmp_path / "parts")["skipped_pictures"] == len(bad)
+    assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+    with pytest.raises(DataError, match=r"\.png cannot be read|\.png is not a picture"):
+        train(tiny(*changes, ("data.on_bad_image", "error")), tmp_path / "error")
+
+
+def test_a_second_signal_would_end_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before
