@@ -3,7 +3,9 @@
 import sys
 
 import pytest
+from PIL import Image
 
+from command import tiny_settings
 from sasa.cli.main import main
 
 
@@ -23,3 +25,26 @@ def sasa(monkeypatch, capsys):
         return status, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A finished run of the command itself."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    words = ["sasa", "train", "--epochs", "1", "--batch-size", "32", "--output", str(path), *tiny_settings()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert not stop.value.code
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three pictures, and a text that is none."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        Image.new("L", (20 + number, 16), 80 * number).save(root / f"{number}.png")
+    (root / "notes.txt").write_text("three pictures")
+    return root

@@ -1,54 +1,12 @@
 """The command line as a person meets it: what it prints, and one sentence and a status where something is wrong."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from sasa.cli.main import main
+from command import assert_one_sentence, tiny_settings
 from sasa.models import create_model
-
-TINY = (
-    "model.width=0.05 model.num_heads=2 model.kernel_size=3 model.layers=[1,1,1,1] model.stem_block=4 data.limit=128"
-).split()
-
-
-def tiny_settings(*more):
-    return [word for setting in (*TINY, *more) for word in ("--set", setting)]
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """A finished run of the command itself."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    words = ["sasa", "train", "--epochs", "1", "--batch-size", "32", "--output", str(path), *tiny_settings()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stop:
-            main()
-    assert not stop.value.code
-    return path
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    for number in range(3):
-        Image.new("L", (20 + number, 16), 80 * number).save(root / f"{number}.png")
-    return root
-
-
-def assert_one_sentence(result, status, *words):
-    got, _, error = result
-    assert got == status
-    assert error.startswith("sasa: ")
-    assert error.count("\n") == 1, error
-    assert "Traceback" not in error
-    for word in words:
-        assert str(word) in error
 
 
 def test_train_writes_a_run(run_folder):
@@ -57,36 +15,13 @@ def test_train_writes_a_run(run_folder):
     assert (run_folder / "attention.png").exists()
 
 
-def test_eval_repeats_the_summary(sasa, run_folder):
-    status, out, _ = sasa("eval", "--model", run_folder)
-    summary = json.loads((run_folder / "summary.json").read_text())
+def test_shortcuts_of_train_are_settings(sasa):
+    words = ["--device", "cpu", "--workers", 3, "--in-memory", "--on-bad-image", "skip"]
+    status, out, _ = sasa("train", "--print-config", *words)
     assert status == 0
-    assert out.split("\n")[0].split() == ["held", "out", "top1", str(summary["held_out_top1"])]
-
-
-def test_predict_table_json_and_drawing(sasa, run_folder, pictures, tmp_path):
-    words = ["predict", "--model", run_folder, pictures, "--top", 2]
-    status, out, _ = sasa(*words, "--json", tmp_path / "p.json", "--draw", tmp_path / "p.png")
-    assert status == 0
-    written = json.loads((tmp_path / "p.json").read_text())
-    assert [Path(p["name"]).name for p in written] == ["0.png", "1.png", "2.png"]
-    assert all(len(p["labels"]) == 2 and p["shares"][0] >= p["shares"][1] for p in written)
-    assert out.count(".png: ") == 3
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    status, pattern, _ = sasa("predict", "--model", run_folder, pictures / "[01].png", "--top", 2)
-    assert status == 0
-    assert pattern.splitlines() == out.splitlines()[:2]
-
-
-def test_attend_draws_chosen_pixels(sasa, run_folder, pictures, tmp_path):
-    words = ["attend", "--model", run_folder, pictures / "1.png", "--output", tmp_path / "a.png"]
-    status, out, _ = sasa(*words, "--pixel", "3,4", "--pixel", "10,12", "--layer", "layer2.0")
-    assert status == 0
-    assert "layer layer2.0.spatial, drawn:" in out
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert_one_sentence(sasa(*words, "--layer", "layer9"), 1, "no attention layer 'layer9'", "layer1.0.spatial")
-    assert_one_sentence(sasa(*words, "--pixel", "3"), 1, "ROW,COLUMN", "'3'")
-    assert_one_sentence(sasa(*words, "--pixel", "300,1"), 1, "pixel 300,1 is outside the picture of 16 x 21")
+    for line in ("accelerator: cpu", "workers: 3", "in_memory: true", "on_bad_image: skip"):
+        assert f"  {line}\n" in out
+    assert "in_memory: false" in sasa("train", "--print-config", "--no-in-memory")[1]
 
 
 def test_flops_paper_models(sasa):
@@ -152,6 +87,8 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is no file and no recipe"]),
         (["--data", "nowhere"], 3, ["'nowhere' is no folder"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
+        (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
+        (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip, got 'ignore'"]),
         (["--resume", "x", "--epochs", "3"], 2, ["--resume goes on with the run as it was"]),
     ],
 )
@@ -215,24 +152,14 @@ class Evil:
         return open, (self.path, "w")
 
 
-def test_another_number_of_classes(sasa, run_folder, tmp_path):
-    for name in ("one", "two"):
-        for number in range(4):
-            path = tmp_path / name / f"{number}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.new("L", (16, 16)).save(path)
-    result = sasa("eval", "--model", run_folder, "--data", tmp_path)
-    assert_one_sentence(result, 3, "the data has 2 classes (one, two", "the network knows 10 (0, 1, 2")
-
-
-def test_pictures_that_are_none(sasa, run_folder, tmp_path):
-    (tmp_path / "x.png").write_text("text")
-    assert_one_sentence(sasa("predict", tmp_path / "x.png", "--model", run_folder), 3, "x.png is not a picture")
-    assert_one_sentence(sasa("predict", tmp_path / "y.png", "--model", run_folder), 3, "matches nothing")
-    (tmp_path / "sub").mkdir()
-    assert_one_sentence(sasa("predict", tmp_path / "sub", "--model", run_folder), 3, "sub holds no pictures")
-
-
-def test_json_that_cannot_be_written(sasa, run_folder, pictures, tmp_path):
-    words = ["predict", pictures, "--model", run_folder, "--json", tmp_path / "no" / "p.json"]
-    assert_one_sentence(sasa(*words), 1, "cannot write", "p.json")
+def test_a_network_on_the_hub(sasa, run_folder, pictures, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: str(run_folder))
+    status, out, _ = sasa("predict", pictures, "--model", "hf:owner/digits")
+    assert status == 0
+    assert out.count(".png") == 3
+    sent = []
+    monkeypatch.setattr("sasa.models.hub.upload", lambda *words: sent.append(words) or "https://address")
+    status, out, _ = sasa("push", run_folder, "owner/digits", "--private")
+    assert (status, sent) == (0, [(run_folder, "owner/digits", True)])
+    assert "published: https://address" in out

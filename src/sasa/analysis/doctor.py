@@ -1,5 +1,6 @@
 """What this installation is and what it can use: `sasa doctor`. It looks and never fails: what is missing is a line."""
 
+import json
 import platform
 import re
 from dataclasses import asdict, dataclass
@@ -123,6 +124,12 @@ def to_text(found: Examination) -> str:
     )
 
 
+def report(as_json: bool = False) -> str:
+    """What `sasa doctor` prints."""
+    found = examine()
+    return json.dumps(found.to_dict(), indent=2) if as_json else to_text(found)
+
+
 def devices() -> tuple[Device, ...]:
     """The processor, and every accelerator that torch sees."""
     found = [Device("cpu", f"{cpu_name()} ({platform.machine()})")]
@@ -172,10 +179,12 @@ def requirements(lines: list[str], extra: str) -> list[Requirement]:
 
 def requirement(name: str, wanted: str) -> Requirement:
     """Whether a package is there, and in a version that `wanted` allows."""
-    from packaging.specifiers import SpecifierSet
-
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Requirement(name, wanted, None, False)
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ModuleNotFoundError:  # a plain installation; the extra that asks for packaging is told as incomplete
+        return Requirement(name, wanted, version, True)
     return Requirement(name, wanted, version, SpecifierSet(wanted).contains(version, prereleases=True))

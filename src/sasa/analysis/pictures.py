@@ -1,26 +1,25 @@
-"""Pictures of a run, drawn with matplotlib: learning curves, a grid of predictions, attention over a picture."""
+"""Pictures drawn with matplotlib: learning curves, a grid of predictions, ratios; and what all figures share."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from sasa.analysis.attention_maps import place_window
 from sasa.errors import SasaError
 
-RIGHT, WRONG, QUERY = "#1a7f37", "#cf222e", "#00c2ff"
+RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure without pyplot, whose global state and windows a library must not touch."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG; the folder is made if it is not there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
@@ -35,7 +34,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         rows: as metrics.csv has them.
         path: the PNG.
     """
-    figure = _figure(9, 3.6)
+    figure = new_figure(9, 3.6)
     loss, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     for prefix, label in (("train", "training"), ("held_out", "held out")):
@@ -46,7 +45,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
         axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_predictions(
@@ -63,7 +62,7 @@ def draw_predictions(
     """
     columns = min(8, max(1, len(pictures)))
     rows = -(-len(pictures) // columns)
-    figure = _figure(1.5 * columns, 1.75 * rows)
+    figure = new_figure(1.5 * columns, 1.75 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
@@ -72,54 +71,8 @@ def draw_predictions(
         truth = truths[index] if truths else guess
         title = f"{guess} {share:.0%}" if guess == truth else f"{guess} {share:.0%}, is {truth}"
         colour = "black" if truths is None else RIGHT if guess == truth else WRONG
-        axes.set_title(title, color=colour, fontsize=9)
-    _save(figure, path)
-
-
-def draw_attention(
-    picture: Any, weights_NKKHW: Tensor, pixels: Sequence[tuple[int, int]], path: Path, title: str
-) -> None:
-    """A row for each chosen pixel: the picture with pixel and window marked, then what each head looks at.
-
-    Args:
-        picture: the square PIL picture that the network saw.
-        weights_NKKHW: of one layer (`layer_weights`).
-        pixels: places (row, column) on the layer's map.
-        path: the PNG.
-        title: of the whole figure.
-    """
-    heads, kernel_size, _, height, width = weights_NKKHW.shape
-    figure = _figure(1.6 * (heads + 1) + 0.3, 1.75 * len(pixels) + 0.5)
-    grid = figure.subplots(len(pixels), heads + 1, squeeze=False)
-    gray = np.asarray(picture.convert("L")).astype(float)
-    # Pixel n of the map covers [n - 0.5, n + 0.5] on its axis; the picture is stretched over the same extent.
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    for line, (row, column) in zip(grid, pixels, strict=True):
-        line[0].imshow(np.asarray(picture), cmap="gray", extent=extent)
-        line[0].set_ylabel(f"pixel {row}, {column}", fontsize=8)
-        for head in range(heads):
-            window = weights_NKKHW[head, :, :, row, column]
-            placed, beyond = place_window(window, row, column, height, width)
-            axes = line[head + 1]
-            axes.imshow(gray, cmap="gray", extent=extent, vmin=gray.min() - 80, vmax=gray.max() + 80)
-            heat = placed.numpy() / max(float(placed.max()), 1e-9)
-            axes.imshow(heat, cmap="inferno", extent=extent, alpha=np.clip(0.15 + heat, 0, 0.9) * (heat > 0))
-            label = f"head {head + 1}, max {float(window.max()):.2f}"
-            axes.set_title(label + (f"\nbeyond border {beyond:.0%}" if beyond >= 0.005 else ""), fontsize=7)
-        for axes in line:
-            _mark(axes, row, column, kernel_size, extent)
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
-
-
-def _mark(axes: Any, row: int, column: int, kernel_size: int, extent: tuple[float, float, float, float]) -> None:
-    """Outline the query's pixel and its window."""
-    from matplotlib.patches import Rectangle
-
-    for side, line_width in ((1, 1.6), (kernel_size, 0.9)):
-        corner = (column - side / 2, row - side / 2)
-        axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=QUERY, linewidth=line_width))
-    axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+        axes.set_title(title.replace("$", r"\$"), color=colour, fontsize=9)  # no formulas in names of classes
+    save_figure(figure, path)
 
 
 def draw_ratios(rows: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -131,7 +84,7 @@ def draw_ratios(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         title: of the figure: what was measured where.
     """
     shown = [row for row in rows if row["kind"] == "share" and row["value"] is not None]
-    figure = _figure(9, 1.4 + 0.32 * len(shown))
+    figure = new_figure(9, 1.4 + 0.32 * len(shown))
     axes = figure.subplots()
     for place, row in enumerate(reversed(shown)):
         limit = row["goal"] if row["must"] is None else row["must"]
@@ -148,4 +101,4 @@ def draw_ratios(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     label = "ours / baseline, less is better; line: goal, dots: must, whiskers: quartiles of rounds"
     axes.set_xlabel(label, fontsize=8)
     figure.suptitle(title, fontsize=8)  # across the figure: the axes are narrow beside their labels
-    _save(figure, path)
+    save_figure(figure, path)

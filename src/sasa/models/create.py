@@ -1,4 +1,4 @@
-"""`create_model` and `list_models`: networks by name, or from a directory that `save_pretrained` or training wrote."""
+"""`create_model` and `list_models`: networks by name, from a directory that was saved, or from the Hugging Face Hub."""
 
 import difflib
 import fnmatch
@@ -7,6 +7,7 @@ from typing import Any
 
 from sasa.errors import ArgumentError, SasaError
 from sasa.models.config import ResNetConfig
+from sasa.models.hub import locate, on_hub
 from sasa.models.resnet import FeaturePyramid, ResNet
 from sasa.models.variants import VARIANTS
 from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_config
@@ -31,15 +32,17 @@ def create_model(
     """A network of the paper by name, freshly initialised; or one that was saved, with its weights.
 
     Args:
-        name_or_directory: a name of `list_models()`, or a directory with model.safetensors and config.json.
+        name_or_directory: a name of `list_models()`; a directory with model.safetensors and config.json; or
+            "hf:owner/name" (or "hf:owner/name@revision") on the Hugging Face Hub, which needs the extra `hub`.
         features_only: return a `FeaturePyramid`, a list of maps, in place of a classifier.
         out_indices: with features_only, which maps: 0 the stem, 1 to 4 the groups.
         **options: fields of `ResNetConfig`: num_classes=1000, in_chans=3, width=1.0, stem, groups, kernel_size=7,
             num_heads=8, position="relative", content=True, padding, stem_block=4, stem_values="mixture", ...
-            For a directory they must agree with what was saved. None means the default.
+            For a directory or the Hub they must agree with what was saved. None means the default.
 
     Raises:
         ArgumentError: (a ValueError) an unknown name (near ones are listed) or option, or values that do not fit.
+        SasaError: files that cannot be read or fetched, see `load_pretrained` and `sasa.models.hub.download`.
 
     >>> sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)(torch.randn(2, 3, 37, 50)).shape
     torch.Size([2, 10])
@@ -50,6 +53,8 @@ def create_model(
     if str(name_or_directory) in VARIANTS:
         name = str(name_or_directory)
         model = ResNet(ResNetConfig.from_dict({**VARIANTS[name], **options}), name)
+    elif on_hub(name_or_directory):
+        model = load_pretrained(locate(name_or_directory), options)
     elif Path(name_or_directory).is_dir():
         model = load_pretrained(Path(name_or_directory), options)
     else:

@@ -3,11 +3,13 @@
 Pickles are refused: opening one runs what it says.
 """
 
+import contextlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -120,11 +122,18 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def atomic_write(path: Path, content: bytes) -> None:
     """Replace the file as one step: a reader, or a power cut, sees the old content or the new, never a part."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; it takes the place of `path` as one step, when all of it is on the disk."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     file = temporary.open("xb")
     try:
         with file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

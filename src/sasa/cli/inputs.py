@@ -1,0 +1,62 @@
+"""Words of the command line that name pictures and pixels."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sasa.data.pictures import SUFFIXES, is_picture
+from sasa.errors import ArgumentError, DataError
+
+
+def find_pictures(arguments: list[str]) -> list[Path]:
+    """Picture files named by paths, folders (searched through) and shell patterns, ** among them; each file once.
+
+    Raises:
+        DataError: an argument that names nothing, or a folder or pattern without pictures.
+    """
+    return list(dict.fromkeys(path for argument in arguments for path in _named_by(argument)))
+
+
+def _named_by(argument: str) -> list[Path]:
+    path = Path(argument).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = _pictures(path.rglob("*"))
+        if not inside:
+            raise DataError(f"{argument} holds no pictures")
+        return inside
+    matches = _matches(path)
+    if not matches:
+        raise DataError(f"{argument} is no file, no folder and matches nothing")
+    found = _pictures(matches)
+    if not found:
+        raise DataError(f"{argument} matches no picture: no name ends in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """What a pattern with wildcards in any of its parts matches, in the folder where its plain parts end."""
+    plain = next((n for n, part in enumerate(pattern.parts) if any(sign in part for sign in "*?[")), None)
+    if plain is None:
+        return []
+    try:
+        return list(Path(*pattern.parts[:plain]).glob(str(Path(*pattern.parts[plain:]))))
+    except ValueError as error:
+        raise DataError(f"{pattern} is no pattern: {error}") from error
+
+
+def _pictures(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if is_picture(path) and path.is_file())
+
+
+def parse_pixel(text: str) -> tuple[int, int]:
+    """(12, 30) of "12,30": row and column.
+
+    Raises:
+        ArgumentError: not two whole numbers.
+    """
+    try:
+        row, column = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentError(f"--pixel takes ROW,COLUMN in pixels of the picture, got {text!r}") from None
+    return row, column

@@ -1,0 +1,21 @@
+"""`sasa push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sasa.cli.app import app
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a saved network.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Only the owner may see it.")] = False,
+) -> None:
+    """Publish a trained network on the Hugging Face Hub: weights, config and a model card, nothing else of the run."""
+    from sasa.models.hub import upload
+
+    typer.echo(f"published: {upload(run, name, private)}")
+    typer.echo(f"use it with --model hf:{name}; the card names no licence: add one on that page")

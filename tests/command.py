@@ -1,0 +1,19 @@
+"""What tests of the command line share beside the fixtures: a small network, and the form of an error."""
+
+TINY = (
+    "model.width=0.05 model.num_heads=2 model.kernel_size=3 model.layers=[1,1,1,1] model.stem_block=4 data.limit=128"
+).split()
+
+
+def tiny_settings(*more):
+    return [word for setting in (*TINY, *more) for word in ("--set", setting)]
+
+
+def assert_one_sentence(result, status, *words):
+    got, _, error = result
+    assert got == status
+    assert error.startswith("sasa: ")
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    for word in words:
+        assert str(word) in error
