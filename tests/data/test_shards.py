@@ -118,8 +118,8 @@ def test_every_tar_layout_and_long_names(tmp_path, layout):
     assert [eval(source.name(n).split("sample ")[1]) for n in range(len(keys))] == keys
     with tarfile.open(tmp_path / "a.tar") as tar:
         expected = [(m.name, m.offset_data, m.size) for m in tar]
-    found = [(member.name, member.offset, member.size) for member, _ in scan(tmp_path / "a.tar")]
-    assert [row[1:] for row in found] == [row[1:] for row in expected]
+    found = [(member.name, member.offset_data, member.size) for member in scan(tmp_path / "a.tar")]
+    assert found == expected
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar"]  # nothing was unpacked
 
 
@@ -138,7 +138,7 @@ def test_sizes_above_8_gb_are_understood(tmp_path):
             file.write(big.tobuf(layout))
             file.seek(big.size, os.SEEK_CUR)
             file.write(b"\0" * 1024)
-        members = [member for member, _ in scan(path)]
+        members = list(scan(path))
         assert members[-1].name == "big.bin"
         assert members[-1].size == 9 << 30
 
@@ -254,10 +254,11 @@ def test_cut_off_at_any_place(tmp_path):
     write_tar(path, samples(range(3)))
     content = path.read_bytes()
     end = len(content.rstrip(b"\0"))
-    for size in [*range(0, end, 100), 512, 1024, 3072]:
+    for size in [*range(0, end, 100), 512, 1024, 3072, end, end + 100]:
         path.write_bytes(content[:size])
-        with pytest.raises(DataError, match=rf"a\.tar was cut off at byte {size}"):
+        with pytest.raises(DataError, match=r"a\.tar (is not a whole tar file: |was cut off: )") as caught:
             TarShards([path])
+        assert "\n" not in str(caught.value)
 
 
 def test_damage_and_what_is_no_tar(tmp_path):
@@ -265,10 +266,10 @@ def test_damage_and_what_is_no_tar(tmp_path):
     write_tar(path, samples(range(3)))
     content = path.read_bytes()
     path.write_bytes(content[:1034] + b"?" + content[1035:])
-    with pytest.raises(DataError, match=r"a\.tar is no tar file, or damaged at byte 1024"):
+    with pytest.raises(DataError, match=r"a\.tar is not a whole tar file: no header, .* at byte 1024"):
         TarShards([path])
     path.write_bytes(b"text " * 1000)
-    with pytest.raises(DataError, match=r"a\.tar is no tar file, or damaged at byte 0"):
+    with pytest.raises(DataError, match=r"a\.tar is not a whole tar file: "):
         TarShards([path])
     write_tar(path, samples(range(3)), format=tarfile.PAX_FORMAT)
     with tarfile.open(path, "w:gz") as tar:
@@ -282,19 +283,38 @@ def test_damage_and_what_is_no_tar(tmp_path):
         TarShards([tmp_path / "none.tar"])
 
 
-@pytest.mark.parametrize("record", [b"99 path=x\n", b"no length", b"12 size=-1\n\0", b"13 size=9x9\n", b"0 path=x\n"])
+@pytest.mark.parametrize("record", [b"0 path=x\n", b"18 size=-1000000\n", b"9" * 5000 + b" path=x\n"])
 def test_damaged_extra_headers(tmp_path, record):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "x", record, type=tarfile.XHDTYPE)
         add(tar, "1.png", b"x")
-    with pytest.raises(DataError, match="a header cannot be read"):
+    with pytest.raises(DataError, match=r"a\.tar is not a whole tar file: "):
         TarShards([tmp_path / "a.tar"])
 
 
-def test_an_endless_name_is_damage(tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, "x", b"a" * (2 << 20), type=tarfile.GNUTYPE_LONGNAME)
-    with pytest.raises(DataError, match="has a header of 2097152 bytes"):
+def header(kind, size, name="x"):
+    """A header whose sum is right, whatever its size says: in base 256, so that it may be below zero."""
+    content = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    content[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else b"\x80" + size.to_bytes(11, "big")
+    content[156:157] = kind
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, b"S", b"V"])
+@pytest.mark.parametrize("size", [-1, -512, -5000, 1 << 40, 1 << 62, 1 << 80])
+def test_impossible_sizes(tmp_path, kind, size):
+    write_tar(tmp_path / "a.tar", samples(range(2)))
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[:4096] + header(kind, size) + content[4096:])
+    with pytest.raises(DataError, match=r"a\.tar .*(whole|cannot be read)"):
+        list(TarShards([tmp_path / "a.tar"]).labels)
+
+
+def test_a_chain_of_long_names_without_end(tmp_path):
+    (tmp_path / "a.tar").write_bytes(header(tarfile.GNUTYPE_LONGNAME, 0) * 5000 + bytes(1024))
+    with pytest.raises(DataError, match=r"a\.tar is not a whole tar file: "):
         TarShards([tmp_path / "a.tar"])
 
 

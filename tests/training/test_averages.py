@@ -17,9 +17,13 @@ def test_the_papers_constant_is_itself_at_the_papers_length():
 
 def test_the_warm_up_rises_to_the_decay():
     values = [warmed_up(0.99, step) for step in range(2000)]
-    assert values[0] == pytest.approx(0.1)
+    assert values[0] == 0.0  # nothing of the random beginning stays
     assert values == sorted(values)
     assert values[-1] == 0.99
+    for steps in (100, 1000, PAPER_STEPS):  # it is over a little after half of the run, whatever its length
+        decay = decay_of("auto", steps)
+        assert warmed_up(decay, round(0.52 * steps)) == decay
+        assert warmed_up(decay, round(0.48 * steps)) < decay
 
 
 def test_weights_are_averaged_as_the_formula_says():
@@ -30,7 +34,7 @@ def test_weights_are_averaged_as_the_formula_says():
         with torch.no_grad():
             layer.weight.add_(torch.randn(3, 2))
         average.update(step)
-        decay = min(0.9, (1 + step) / (10 + step))
+        decay = min(0.9, step / (step + 2))
         expected = decay * expected + (1 - decay) * layer.weight.detach()
     raw = layer.weight.detach().clone()
     with average.in_place():

@@ -12,9 +12,9 @@ from sasa.errors import UsageError
 
 @app.command()
 def bench(
-    rows: Annotated[list[str] | None, typer.Option(help="Rows or groups, shell patterns [default: all].")] = None,
+    rows: Annotated[list[str] | None, typer.Option(help="Rows or groups, shell patterns (default: all).")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Turns of each side.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch [default: as it is].")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch (default: as it is).")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Measure the networks by stage as well.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Small networks, to try the command: no measurement.")] = False,
     model: Annotated[str | None, typer.Option(help="A run: time its network and the convolutional twin.")] = None,

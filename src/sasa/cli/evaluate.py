@@ -17,10 +17,10 @@ FEW = 20  # classes whose table is printed without being asked for
 @app.command("eval")
 def evaluate(
     model: ModelOption,
-    data: Annotated[str | None, typer.Option(help="Held-out part of this data [default: the run's own].")] = None,
+    data: Annotated[str | None, typer.Option(help="Held-out part of this data (default: the run's own).")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the network together.")] = 64,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read pictures [default: as the run had].")
+        int | None, typer.Option(min=0, help="Processes that read pictures (default: as the run had).")
     ] = None,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",

@@ -36,7 +36,7 @@ def flops(
 
 @app.command()
 def paper(
-    tables: Annotated[list[str] | None, typer.Argument(help="Numbers of tables [default: all].")] = None,
+    tables: Annotated[list[str] | None, typer.Argument(help="Numbers of tables (default: all).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The paper's tables beside what is counted from the built networks, and its claims checked."""

@@ -101,13 +101,13 @@ def attend(
     picture: Annotated[Path | None, typer.Argument(help="A picture file; --list needs none.")] = None,
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Attention layer; may be repeated; 'all' [default: last of the finest group]."),
+        typer.Option(help="Attention layer; may be repeated; 'all' (default: last of the finest group)."),
     ] = None,
     head: Annotated[
-        list[int] | None, typer.Option(help="Head, from 1; may be repeated [default: all; of many layers the mean].")
+        list[int] | None, typer.Option(help="Head, from 1; may be repeated (default: all; of many layers the mean).")
     ] = None,
     pixel: Annotated[
-        list[str] | None, typer.Option(help="ROW,COLUMN in the picture; may be repeated [default: liveliest places].")
+        list[str] | None, typer.Option(help="ROW,COLUMN in the picture; may be repeated (default: liveliest places).")
     ] = None,
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("attention.png"),
     list_layers: Annotated[bool, typer.Option("--list", help="Print the layers of the network and stop.")] = False,

@@ -16,7 +16,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 def train(
     config: Annotated[str | None, typer.Option(help="YAML file, or a recipe of the package.")] = None,
     model: Annotated[str | None, typer.Option(help="Name of a network.")] = None,
-    data: Annotated[str | None, typer.Option(help="'digits', a folder of class folders, or image parquet.")] = None,
+    data: Annotated[str | None, typer.Option(help="'digits', or a folder or file of any format in docs/training.md.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures of a step.")] = None,
     device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
@@ -27,7 +27,7 @@ def train(
     on_bad_image: Annotated[
         str | None, typer.Option(metavar="error|skip", help="A picture that cannot be read: stop, or leave it out.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/MODEL-N].")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL-N).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. recipe.learning_rate=0.1")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved config and stop.")] = False,

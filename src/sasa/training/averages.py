@@ -26,8 +26,11 @@ def decay_of(value: float | str, steps: int) -> float:
 
 
 def warmed_up(decay: float, step: int) -> float:
-    """The decay at `step`: less at first, while there is little to look back on."""
-    return min(decay, (1 + step) / (10 + step))
+    """The decay at `step`: at first an average looks back over half of the steps so far, and then over its own window.
+
+    (The usual warm-up, (1 + step) / (10 + step), would look back over a ninth, and never reach "auto".)
+    """
+    return min(decay, step / (step + 2))
 
 
 class WeightAverage:

@@ -49,6 +49,12 @@ class Progress:
         )
         self.stream.flush()
 
+    def close(self) -> None:
+        """Leave the bar's line."""
+        if self.stream.isatty():
+            self.stream.write("\n")
+            self.stream.flush()
+
 
 def clock(seconds: float) -> str:
     """1:02:03 or 2:03."""

@@ -48,5 +48,7 @@ class Reports:
 
     def close(self) -> None:
         """End the logs."""
+        if self.progress:
+            self.progress.close()
         if self.log:
             self.log.close()

@@ -13,9 +13,7 @@ from PIL import Image
 from sasa.data.pictures import read_picture
 from sasa.data.sources.base import Source, check_labels
 from sasa.data.sources.names import printable
-from sasa.data.sources.parquet_headers import can_read_pages
-from sasa.data.sources.parquet_pages import PageReader
-from sasa.data.sources.parquet_rows import RowGroupReader, opened
+from sasa.data.sources.parquet_rows import RowGroups, opened
 from sasa.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,17 +22,21 @@ if TYPE_CHECKING:
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "fine_label")
 HELD = 1 << 30  # bytes
+LARGEST = (1 << 31) - 1  # bytes of pictures in a row group: arrow counts them with 32 bits
 
 
 class ImageParquet(Source):
     """Rows of parquet files: pictures as {bytes, path} or as bytes, labels as integers.
 
     Only the labels are read whole. Pictures of up to `held` bytes in all are held in memory, encoded as they are in
-    the files; forked workers share them. Of larger sets, the pages that the file is made of are read as they are
-    asked for: a page is about 1 MB in files of the common writers, so a picture in random order costs the reading of
-    1 MB; each process keeps the last few pages, so that neighbours cost nothing more. Pages written in a rare
-    encoding are read by whole row groups, one at a time: then only neighbours are fast. `groups` are the row groups,
-    or None for pictures in memory.
+    the files; forked workers share them. Of larger sets, row groups are read as they are asked for, and each process
+    keeps the last 512 MiB of them and two more: enough for the window of pictures that training mixes, up to 130 kB
+    a picture, so that an epoch reads a row group once in each worker, or twice where it lies in two windows. In an
+    order without groups each picture may cost the reading of a row group. `groups` are the row groups, or None for
+    pictures in memory.
+
+    Row groups are kept whole. Where each file is a single one of, say, 500 MB, as some writers make it, a process
+    needs 1.5 GB, so write such a set again with a smaller `row_group_size`.
 
     A picture whose bytes are null is read from its path beside the parquet file, never from outside of its folder.
 
@@ -52,43 +54,38 @@ class ImageParquet(Source):
         self.labels, own_classes, size = [], None, 0
         self._parts: list[tuple[Path, int, int]] = []  # file, row group, and the file's row that it begins with
         rows: list[int] = []
-        self._column, pages = "", True
+        column = ""
         for path in paths:
             with opened(path) as file:
                 image, label = _image_column(path, file), _column(path, file, LABELS)
-                if self._column not in ("", image):
-                    raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {self._column!r}")
-                self._column = image
+                if column not in ("", image):
+                    raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {column!r}")
+                column = image
                 self.labels += _labels(path, file, label)
                 own_classes = own_classes or _class_names(file, label)
                 counts = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
                 self._parts += [(path, n, first) for n, first in enumerate(accumulate(counts[:-1], initial=0))]
                 rows += counts
-                pages = pages and can_read_pages(file, image)
-                size += sum(_sizes(file, image))
+                size += sum(_sizes(path, file, image))
         self._starts = list(accumulate(rows, initial=0))
         if not self.labels:
             raise DataError(f"{printable(paths[0])} holds no pictures")
         if classes is not None and own_classes not in (None, classes):
             raise DataError(f"{printable(paths[0])} has other classes than the training pictures")
         self.classes = check_labels(printable(paths[0]), self.labels, own_classes or classes)
-        self._open_reader(size <= held, pages, rows)
-
-    def _open_reader(self, hold: bool, pages: bool, rows: list[int]) -> None:
-        parts = [(path, number) for path, number, _ in self._parts]
-        if pages and not hold:
-            self._reader: PageReader | RowGroupReader = PageReader(parts, self._column)
-        else:
-            self._reader = RowGroupReader(parts, self._column, kept=len(parts) if hold else 1)
-        if hold:
-            self._reader.read_all()
-        else:
+        self._row_groups = RowGroups([part[:2] for part in self._parts], column, hold=size <= held)
+        if size > held:
             self.groups = [group for group, count in enumerate(rows) for _ in range(count)]
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
         """The picture of row `index`."""
         group = bisect_right(self._starts, index) - 1
-        content, path = self._reader.read(group, index - self._starts[group])
+        value = self._row_groups[group][index - self._starts[group]]
+        try:
+            value = value.as_py()
+        except ValueError as error:
+            raise DataError(f"{self.name(index)} is damaged: its path is no UTF-8") from error
+        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if content is None and path is None:
             raise DataError(f"{self.name(index)} has neither bytes nor a path")
         if content is None:
@@ -150,12 +147,17 @@ def _labels(path: Path, file: pq.ParquetFile, label: str) -> list[int]:
     return labels
 
 
-def _sizes(file: pq.ParquetFile, image: str) -> list[int]:
+def _sizes(path: Path, file: pq.ParquetFile, image: str) -> list[int]:
     """Bytes of the pictures in each row group, unpacked."""
     metadata, found = file.metadata, []
     for group in range(metadata.num_row_groups):
         columns = (metadata.row_group(group).column(n) for n in range(metadata.num_columns))
         found.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == image))
+    if max(found, default=0) > LARGEST:
+        raise DataError(
+            f"{printable(path)} has a row group of {max(found)} bytes of pictures; expected {LARGEST} at most: "
+            "write it again with a smaller row_group_size"
+        )
     return found
 
 

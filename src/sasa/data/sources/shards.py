@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from tarfile import TarInfo
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,7 @@ from sasa.data.pictures import SUFFIXES, read_picture
 from sasa.data.sources.base import Source, check_labels
 from sasa.data.sources.handles import Handles
 from sasa.data.sources.names import NameTable, printable
-from sasa.data.sources.tar_index import Member, Reader, scan
+from sasa.data.sources.tar_index import scan
 from sasa.errors import DataError
 
 PICTURES = tuple(suffix[1:] for suffix in SUFFIXES)
@@ -28,8 +29,9 @@ class TarShards(Source):
     """Tar files whose members with the same key (`a/0017.jpg`, `a/0017.cls`) make a sample.
 
     A sample has one picture, and its label as text in .cls, or as "label" or "cls" of the object in .json; other
-    members are passed over. Opening reads the headers of all files once and keeps about 20 bytes and the key of each
-    sample; reading a picture then is one read at its place, so any order is possible. `groups` are the files.
+    members are passed over. Opening reads the headers of all files once, about 45,000 a second: a minute for the 2.6
+    million of ImageNet, where the disk is as fast. About 20 bytes and the key of each sample are kept; reading a
+    picture then is one read at its place, so any order is possible. `groups` are the files.
 
     Args:
         paths: the tar files; pictures are ordered as they are in them.
@@ -43,11 +45,11 @@ class TarShards(Source):
         self.paths, self._handles = paths, Handles()
         labels, places, groups, keys = [], [], [], []
         for number, path in enumerate(paths):
-            found = list(_samples(path))
+            found = list(_samples(path, self._handles))
             if not found:
                 raise DataError(f"{printable(path)} holds no samples: expected members such as 0017.jpg and 0017.cls")
             labels += [label for _, _, label in found]
-            places += [(number, member.offset, member.size) for _, member, _ in found]
+            places += [(number, offset, size) for _, (offset, size), _ in found]
             keys += [key for key, _, _ in found]
             groups += [number] * len(found)
         self.labels, self.groups = labels, groups
@@ -65,39 +67,39 @@ class TarShards(Source):
         return f"{printable(self.paths[self._places[index, 0]])} sample {printable(self._keys[index])!r}"
 
 
-def _samples(path: Path) -> Iterator[tuple[str, Member, int]]:
-    """(key, picture, label) of each sample of a tar file."""
+def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int], int]]:
+    """(key, (offset, size) of the picture, label) of each sample of a tar file."""
     for key, members in groupby(_keyed(path), key=lambda keyed: keyed[0]):
         where = f"{printable(path)} sample {printable(key)!r}"
         picture, label = None, None
-        for _, suffix, member, read in members:
+        for _, suffix, member in members:
             if suffix in PICTURES:
                 if picture:
                     raise DataError(f"{where} has two pictures, {printable(picture.name)} and {printable(member.name)}")
                 picture = member
             elif suffix == "cls" or (suffix == "json" and not isinstance(label, int)):
-                label = _label(where, suffix, member, read)
+                label = _label(where, suffix, member, path, handles)
             elif suffix in PICKLES and label is None:
                 label = f"has its label in a pickle (.{suffix}), which could run code: expected .cls or .json"
         if picture is None:
             raise DataError(f"{where} has no picture: expected a member ending in {', '.join(SUFFIXES)}")
         if not isinstance(label, int):
             raise DataError(f"{where} {label or 'has no label: expected a member ending in .cls or .json'}")
-        yield key, picture, label
+        yield key, (picture.offset_data, picture.size), label
 
 
-def _keyed(path: Path) -> Iterator[tuple[str, str, Member, Reader]]:
-    """(key, suffix, member, reader) of each member that has both, and is no note of the program that wrote it."""
-    for member, read in scan(path):
+def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
+    """(key, suffix, member) of each member that has both, and is no note of the program that wrote it."""
+    for member in scan(path):
         match = MEMBER.fullmatch(member.name)
         if match:
-            yield match[1], match[2].lower(), member, read
+            yield match[1], match[2].lower(), member
 
 
-def _label(where: str, suffix: str, member: Member, read: Reader) -> int:
+def _label(where: str, suffix: str, member: TarInfo, path: Path, handles: Handles) -> int:
     if member.size > LARGEST_LABEL:
         raise DataError(f"{where} has a label of {member.size} bytes; expected {LARGEST_LABEL} at most")
-    content = read(member.offset, member.size)
+    content = handles.read(path, member.offset_data, member.size)
     if suffix == "cls":
         if not re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content):
             raise DataError(f"{where} has the label {content[:20].decode('utf-8', 'replace')!r}; expected an integer")
