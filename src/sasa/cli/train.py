@@ -16,7 +16,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 def train(
     config: Annotated[str | None, typer.Option(help="YAML file, or a recipe of the package.")] = None,
     model: Annotated[str | None, typer.Option(help="Name of a network.")] = None,
-    data: Annotated[str | None, typer.Option(help="'digits', or a folder or file of any format in docs/training.md.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="'digits', or a folder or file of any format in docs/training.md.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures of a step.")] = None,
     device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,

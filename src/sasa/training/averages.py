@@ -34,7 +34,10 @@ def warmed_up(decay: float, step: int) -> float:
 
 
 class WeightAverage:
-    """The exponential moving average of a network's parameters and floating buffers.
+    """The exponential moving average of a network's parameters.
+
+    Batch norm's running statistics are averages already, and by "auto" over the same steps: averaged twice they would
+    lag behind the weights.
 
     Args:
         network: its tensors are followed where they lie.
@@ -43,8 +46,7 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        self.weights = {name: t.detach() for name, t in tensors.items() if t.is_floating_point()} if decay else {}
+        self.weights = {name: p.detach() for name, p in network.named_parameters()} if decay else {}
         self.averages = {name: tensor.clone() for name, tensor in self.weights.items()}
 
     @torch.no_grad()
