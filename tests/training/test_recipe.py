@@ -1,6 +1,9 @@
 """The settings of a recipe: each does what it says, and changes nothing else."""
 
 import csv
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from runs import assert_equal, state_of, tiny
 from sasa.errors import ArgumentError, SasaError
 from sasa.models import create_model
 from sasa.training.memory import explained
+from sasa.training.predictor import Predictor
+from sasa.training.scoring import score_network
 from sasa.training.step_log import StepLog
 from sasa.training.train import dry_run, start, train
 
@@ -93,7 +98,9 @@ def test_the_best_weights_are_kept(tmp_path):
     summary = train(tiny(("recipe.epochs", 3)), tmp_path / "run")
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
     assert summary["best_top1"] == max(float(row["held_out_top1"]) for row in rows)
-    assert create_model(tmp_path / "run" / "best").metadata["labels"] == [str(n) for n in range(10)]
+    best = tmp_path / "run" / "best"
+    assert create_model(best).metadata["labels"] == [str(n) for n in range(10)]
+    assert score_network(Predictor.load(best), str(best)).summary()["held_out_top1"] == summary["best_top1"]
 
 
 def test_in_memory_trains_as_well(tmp_path):
@@ -134,6 +141,24 @@ def test_out_of_memory_is_a_sentence_with_a_way_out():
             raise error
     with pytest.raises(RuntimeError, match="something else"), explained(recipe):
         raise RuntimeError("something else")
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    code = (
+        "import resource, torch; from sasa.training.memory import keep_freed_memory\n"
+        "kept = keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3): torch.ones(2**24)\n"
+        "before = faults()\n"
+        "for _ in range(10): torch.ones(2**24)\n"  # 64 MB each: 16,384 pages
+        "print(int(kept), faults() - before)"
+    )
+    kept, faults = map(
+        int, subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+    )
+    assert kept == (platform.libc_ver()[0] == "glibc")
+    if kept:
+        assert faults < 5000
 
 
 def test_a_batch_of_one_pixel_is_a_sentence(tmp_path):

@@ -178,6 +178,7 @@ class Trainer:
                 self.best = list(score.quality)
                 if self.fabric.is_global_zero:
                     self.task.save(folder.best_path)
+                    folder.write_text("best/config.yaml", self.config.to_yaml())  # its data, for `sasa eval`
         self.rows.append(
             {
                 "epoch": self.step // self.task.steps_per_epoch,

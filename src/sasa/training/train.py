@@ -15,9 +15,10 @@ from sasa.analysis.pictures import draw_curves, draw_predictions
 from sasa.data.sampler import epoch_order
 from sasa.training.classification import Classification
 from sasa.training.config import TrainConfig
+from sasa.training.dry_run import on_generated, report, stand_in, time_steps
 from sasa.training.evaluate import Score
 from sasa.training.loop import Trainer
-from sasa.training.memory import explained, peak_memory_gb
+from sasa.training.memory import explained, keep_freed_memory, peak_memory_gb
 from sasa.training.predictor import Predictor
 from sasa.training.processes import leave, make_fabric, names_of_all
 from sasa.training.progress import Progress
@@ -35,6 +36,8 @@ def start(config: TrainConfig) -> Trainer:
     """
     config.check()
     fabric = make_fabric(config.run)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     return Trainer.start(config, fabric, Classification(config, fabric))
 
 
@@ -64,28 +67,17 @@ def resume(path: Path) -> dict[str, Any] | None:
 
 
 def dry_run(config: TrainConfig, steps: int = 2) -> dict[str, Any]:
-    """Build everything, take a few steps, write nothing; what a step costs."""
+    """Build everything, take a few steps, write nothing; what a step costs.
+
+    Without the data of a known set it takes them on generated pictures, and says so.
+    """
+    if known := stand_in(config.data.source):
+        return on_generated(config, known, steps)
     trainer = start(config)
     task = trainer.task
     assert isinstance(task, Classification)
-    parts = task.batches(0)
-    trainer.model.train()
-    seconds = 0.0
-    with explained(config.recipe):
-        for _ in range(min(steps, task.steps)):
-            began = time.monotonic()
-            trainer.train_step(islice(parts, config.recipe.accumulate))
-            seconds = time.monotonic() - began
-    return {
-        "parameters": sum(p.numel() for p in task.network.parameters()),
-        "training_pictures": len(task.train),
-        "held_out_pictures": len(task.held_out),
-        "classes": len(task.train.classes),
-        "steps": task.steps,
-        "seconds_per_step": round(seconds, 3),
-        "estimated_hours": round(seconds * task.steps / 3600, 2),
-        "peak_memory_gb": peak_memory_gb(),
-    }
+    seconds = time_steps(trainer, steps)
+    return report(task, seconds[-1] if seconds else 0.0, task.steps)
 
 
 def _run(trainer: Trainer, folder: RunFolder) -> dict[str, Any] | None:
