@@ -31,6 +31,7 @@ from sasa.data.sampler import EpochBatches
 from sasa.data.sources import Source, Subset, open_splits
 from sasa.models import create_model
 from sasa.training.config import TrainConfig, resolve
+from sasa.training.memory import keep_freed_memory
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "r26_quarter.yaml"
 FOREVER = 10_000  # epochs: the clock ends a feed, not the sampler
@@ -268,6 +269,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     import torchvision.transforms.v2  # noqa: F401  takes a second, which is not decoding
 
+    keep_freed_memory()  # as `sasa train` does
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cores} cores, {arguments.rounds} rounds")
     report: dict[str, dict[str, list[float]]] = {}
     digits(arguments, report)

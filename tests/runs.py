@@ -18,6 +18,7 @@ TINY = [
     ("model.layers", [1, 1, 1, 1]),
     ("model.stem_block", 4),
     ("data.limit", 256),
+    ("data.in_memory", False),
     ("recipe.epochs", 2),
     ("recipe.batch_size", 32),
     ("run.log_steps", 1),

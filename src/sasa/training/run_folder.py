@@ -90,7 +90,10 @@ class RunFolder:
         except SasaError as error:
             if len(paths) == 1:
                 raise
-            state = read_checkpoint(self.previous_path)
+            try:
+                state = read_checkpoint(self.previous_path)
+            except SasaError as other:
+                raise SasaError(f"{error}; {other}") from error
             return state, f"{error}; going on from {self.previous_path.name}, step {state['step']}"
         if paths[0] == self.previous_path:
             return state, f"{self.checkpoint_path} is missing; going on from {paths[0].name}, step {state['step']}"
@@ -107,7 +110,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SasaError(f"{path} is damaged, or no checkpoint: {first_line(error)}") from error
+        # torch's own text advises to load it with weights_only=False, which would run what is in it.
+        raise SasaError(f"{path} is damaged, or no checkpoint (nothing in it was run)") from error
     if not isinstance(state, dict) or state.get("format") not in (1, CHECKPOINT_FORMAT):
         raise SasaError(f"{path} is no checkpoint that this version reads")
     return from_format_1(state) if state["format"] == 1 else state
@@ -137,11 +141,6 @@ def to_csv(fields: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text: torch's go on for a page."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def environment() -> dict[str, str]:

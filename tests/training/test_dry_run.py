@@ -1,0 +1,47 @@
+"""A dry run without the data: generated pictures stand in for those of a known set, and only for those."""
+
+from pathlib import Path
+
+import pytest
+
+from sasa.errors import DataError
+from sasa.training.config import resolve
+from sasa.training.dry_run import KNOWN_SETS, GeneratedPictures, stand_in
+from sasa.training.train import dry_run
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs/imagenet/table1_r26_full.yaml")
+
+
+def test_a_config_of_imagenet_runs_dry_without_imagenet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = resolve(
+        CONFIG,
+        [("data.image_size", 64), ("data.workers", 0), ("model.width", 0.25), ("run.accelerator", "cpu")],
+    )
+    report = dry_run(config)
+    assert report["pictures"].startswith("GENERATED: there is no 'imagenet' here; 2 steps of 8 pictures")
+    assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (1000, 1_281_167, 50_000)
+    assert report["steps"] == 130 * (1_281_167 // 4096)
+    assert report["estimated_hours"] == pytest.approx(report["seconds_per_step"] * report["steps"] / 3600, abs=0.02)
+    assert report["seconds_per_step"] > 1  # of 4,096 pictures, not of 8
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_bare_name_of_a_known_set_is_stood_in_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert stand_in("cifar10") == KNOWN_SETS["cifar10"]
+    assert stand_in("/data/imagenet") is None
+    (tmp_path / "cifar10").mkdir()
+    assert stand_in("cifar10") is None
+    with pytest.raises(DataError, match="photos"):
+        dry_run(resolve(CONFIG, [("data.source", "photos"), ("run.accelerator", "cpu")]))
+
+
+def test_generated_pictures_are_a_source():
+    source = GeneratedPictures(10, 25, 8)
+    assert len(source) == 25
+    assert source.labels[:12] == [*range(10), 0, 1]
+    assert source.read(24).size == (8, 8)
+    assert source.read(0, 1).mode == "L"
+    assert source.read(1).tobytes() != source.read(2).tobytes()
