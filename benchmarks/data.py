@@ -243,6 +243,11 @@ def formats(arguments: argparse.Namespace, report: dict) -> None:
             }
             title = f"formats: decode and augment, loader, {workers} workers"
             measure(title, sides, arguments.rounds, report)
+        sides = {
+            name: training(lambda s=source: loader_feed(s, config, 0), config, len(source.classes), arguments.steps)
+            for name, source in sources.items()
+        }
+        measure("formats: training step, loader, 0 workers", sides, arguments.rounds, report)
         for name, source in sources.items():
             decode_once(name, source, config, report)
         compare("parquet", sources["parquet (PNG)"], config, arguments, report)
