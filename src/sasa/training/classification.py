@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sasa.data.batch import Batch
+from sasa.data.batch import Batch, check_on_bad_image
 from sasa.data.in_memory import InMemoryPictures
 from sasa.data.loader import evaluation_loader, shares, training_loader
 from sasa.data.mixing import Mixing
@@ -47,6 +47,10 @@ class Classification:
         self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
         self.skipped: set[str] = set()
         self._memory: dict[int, InMemoryPictures] = {}
+        check_on_bad_image(config.data.on_bad_image)
+        augmentation = config.data.augmentation()  # now, so that a mistake in it is told before anything is written
+        if config.data.in_memory:
+            self._in_memory(self.train, augmentation)
 
     def _order(self, step: int) -> EpochBatches:
         recipe, fabric = self.config.recipe, self.fabric
