@@ -20,7 +20,7 @@ def test_a_config_of_imagenet_runs_dry_without_imagenet(tmp_path, monkeypatch):
         [("data.image_size", 64), ("data.workers", 0), ("model.width", 0.25), ("run.accelerator", "cpu")],
     )
     report = dry_run(config)
-    assert report["pictures"].startswith("GENERATED: there is no 'imagenet' here; 2 steps of 8 pictures")
+    assert report["pictures"].startswith("GENERATED: there is no 'imagenet' here; 2 steps of one part of 8 pictures")
     assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (1000, 1_281_167, 50_000)
     assert report["steps"] == 130 * (1_281_167 // 4096)
     assert report["estimated_hours"] == pytest.approx(report["seconds_per_step"] * report["steps"] / 3600, abs=0.02)

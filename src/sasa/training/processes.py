@@ -1,5 +1,6 @@
 """One process or many: Lightning Fabric, told what torchrun or Slurm started."""
 
+import inspect
 import os
 import warnings
 from typing import Any
@@ -41,7 +42,10 @@ def make_fabric(run: RunConfig) -> Any:
 
     devices, machines = started()
     # Batch norm's statistics are averaged over the processes by `BatchNormAverages`, not copied from the first.
-    strategy: Any = DDPStrategy(broadcast_buffers=False) if devices * machines > 1 else "auto"
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
+    options: dict[str, Any] = {option: False}
+    strategy: Any = DDPStrategy(**options) if devices * machines > 1 else "auto"
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "You passed `Fabric")  # it would go on with another precision

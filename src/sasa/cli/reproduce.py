@@ -1,0 +1,96 @@
+"""`sasa reproduce`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sasa.cli.app import app, one_of
+from sasa.cli.output import print_columns
+from sasa.cli.train import DEVICES
+from sasa.errors import UsageError
+
+if TYPE_CHECKING:
+    from sasa.reproduce.plan import Plan
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="1, 3, 4, 5, 6, 7 or figure5.")],
+    dataset: Annotated[str, typer.Option(metavar="imagenet|cifar10|digits", help="Whose recipe.")] = "cifar10",
+    data: Annotated[str | None, typer.Option(help="Where its pictures are (default: the name of the set).")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the rows are compared seed by seed.")] = 3,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for all runs, such as 20m or 3h: fewer epochs, so that they fit.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(metavar="full|small", help="Widths of the paper, or networks for two CPU cores.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the runs (default: runs/reproduce/DATASET-SCALE-TABLE).")
+    ] = None,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Hold out a part of the training pictures: to choose something.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value for all rows, e.g. recipe.accumulate=2")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Print the rows and their state; run nothing.")] = False,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Make the table of the runs that are done; run nothing.")
+    ] = False,
+) -> None:
+    """Run the rows of a table of the paper and put our accuracies beside the paper's. The same command goes on."""
+    from sasa.reproduce import report, run
+    from sasa.reproduce.plan import Plan
+    from sasa.reproduce.recipes import choose_scale
+    from sasa.reproduce.rows import table_name
+    from sasa.reproduce.runs import runs_of
+    from sasa.training.config import parse_setting
+
+    changes = [list(parse_setting(text)) for text in set_ or []]
+    plan = Plan(table_name(table), dataset, choose_scale(dataset, scale), validation, None, budget, changes)
+    one_of("--device", device, DEVICES)
+    folder = output or Path("runs") / "reproduce" / f"{dataset}-{plan.scale}-{plan.table}"
+    if list_ and collect:
+        raise UsageError("--list prints the rows, --collect makes their table: give one of them")
+    if list_:
+        print_rows(plan, seeds, folder)
+        return
+    source = data or dataset
+    if not collect:
+        run.check_place(source)
+    plan = run.settle(plan, seeds, source, folder, device, say, measuring=not collect)
+    runs = runs_of(plan, seeds, folder)
+    run.check_done(plan, runs, source)
+    try:
+        if not collect:
+            run.run_all(plan, runs, source, device, say)
+    finally:  # a table of what is done, also after Ctrl-C
+        text = report.write_report(plan, runs, folder, shlex.join(["sasa", *sys.argv[1:]]))
+    typer.echo(f"\n{text}\nwritten: {folder / 'table.md'}, {folder / 'results.csv'}")
+
+
+def print_rows(plan: "Plan", seeds: int, folder: Path) -> None:
+    """Name, network, the paper's number, and how many runs are done."""
+    from sasa.reproduce.rows import title
+    from sasa.reproduce.runs import DONE, runs_of
+
+    plan.check()
+    runs = runs_of(plan, seeds, folder)
+    rows = []
+    for row in plan.rows:
+        done = sum(run.state == DONE for run in runs if run.row == row)
+        model = " ".join(f"{name}={value}" for name, value in row.model.items() if name != "name")
+        paper = f"{row.cells.top1:.1f}" if row.cells else "-"
+        rows.append([row.name, row.label, f"{row.model['name']} {model}".strip(), paper, f"{done} of {seeds}"])
+    typer.echo(f"{title(plan.table)}; {plan.dataset}, {plan.scale}\n")
+    print_columns(["row", "in the paper", "network", "top-1 %, paper", "runs done"], rows)
+
+
+def say(sentence: str) -> None:
+    """A line on stderr: what is done now."""
+    typer.echo(f"reproduce: {sentence}", err=True)

@@ -1,0 +1,83 @@
+"""How many epochs fit into the time there is: measured on a few steps of every row, before the first run."""
+
+import re
+import statistics
+import time
+from dataclasses import dataclass
+
+from sasa.errors import UsageError
+from sasa.training.classification import Classification, open_training_data
+from sasa.training.config import TrainConfig
+from sasa.training.dry_run import time_steps
+from sasa.training.train import start
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+STEPS = 6  # measured; the first one is left out
+SCORING = 0.4  # of a training step: a forward pass is a third of it, and some more for reading
+DRAWING = 3.0  # seconds for curves and pictures at the end of a run
+USED = 0.9  # of the time that is left: machines are not equally fast all the time
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a run: once, and for every epoch with its scoring."""
+
+    once: float
+    epoch: float
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of "90s", "20m" or "1.5h".
+
+    Raises:
+        UsageError: another form, or nothing.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"--budget takes a time such as 90s, 20m or 1.5h, got {text!r}")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def measure(config: TrainConfig) -> Cost:
+    """What a run costs, from its first steps; nothing is written."""
+    began = time.perf_counter()
+    train, held_out = open_training_data(config)
+    opening = time.perf_counter() - began
+    batch = min(config.recipe.batch_size, len(train))
+    short = TrainConfig.from_dict(config.to_dict())
+    # In memory, all pictures would be decoded before the first step; a few batches of them tell how long that takes.
+    short.data.limit = min(len(train), STEPS * batch)
+    trainer = start(short)
+    assert isinstance(trainer.task, Classification)
+    building = time.perf_counter() - began - opening
+    first, *others = time_steps(trainer, STEPS)
+    step = statistics.median(others or [first])
+    decoding = max(0.0, first - step) / short.data.limit * (len(train) + len(held_out)) if config.data.in_memory else 0
+    epoch = len(train) // batch * step + SCORING * len(held_out) / batch * step
+    return Cost(building + decoding + DRAWING, epoch)
+
+
+def epochs_that_fit(costs: list[Cost], seeds: int, seconds: float, most: int) -> int:
+    """Epochs of every run such that all rows for all seeds take `seconds` at most, and no more than `most`.
+
+    Raises:
+        UsageError: not even one; says how long that would take.
+
+    >>> from sasa.reproduce.budget import Cost, epochs_that_fit
+    >>> epochs_that_fit([Cost(once=1, epoch=10), Cost(once=1, epoch=20)], seeds=3, seconds=1000, most=90)
+    9
+    """
+    once, epoch = seeds * sum(cost.once for cost in costs), seeds * sum(cost.epoch for cost in costs)
+    fit = int((USED * seconds - once) / epoch)
+    if fit < 1:
+        raise UsageError(
+            f"--budget is too short: one epoch of {len(costs)} rows with {seeds} seeds each takes about "
+            f"{spoken((once + epoch) / USED)} after measuring, and {spoken(seconds)} are left"
+        )
+    return min(fit, most)
+
+
+def spoken(seconds: float) -> str:
+    """1.5 h, 20 m or 3 s."""
+    unit = "h" if seconds >= 5400 else "m" if seconds >= 90 else "s"
+    return f"{max(0.0, seconds) / UNITS[unit]:.3g} {unit}"

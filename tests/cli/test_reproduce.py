@@ -1,0 +1,51 @@
+"""`sasa reproduce` as a person meets it."""
+
+from command import assert_one_sentence
+
+
+def test_list(sasa, tmp_path):
+    status, out, _ = sasa("reproduce", 1, "--dataset", "imagenet", "--list", "--output", tmp_path / "none")
+    assert status == 0
+    assert "r50_full" in out
+    assert "0 of 3" in out
+    assert "77.6" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_on_the_digits(sasa, tmp_path):
+    small = "model.width=0.05 model.layers=[1,1,1,1] data.limit=64 recipe.batch_size=32 recipe.epochs=1".split()
+    words = ["--dataset", "digits", "--seeds", 1, "--device", "cpu", "--output", tmp_path / "out"]
+    words += [word for setting in small for word in ("--set", setting)]
+    status, out, err = sasa("reproduce", "table6", *words)
+    assert status == 0
+    assert "| q.r |" in out
+    assert "Command: `sasa reproduce table6" in out
+    assert "reproduce: qk_qr, seed 0 (2 of 2)" in err
+    table = (tmp_path / "out" / "table.md").read_bytes()
+    status, _, err = sasa("reproduce", "table6", *words)
+    assert (status, err) == (0, "")
+    assert (tmp_path / "out" / "table.md").read_bytes() == table
+    assert "1 of 1" in sasa("reproduce", 6, *words, "--list")[1]
+    assert sasa("reproduce", 6, *words, "--collect")[0] == 0
+
+
+def test_what_goes_wrong_is_one_sentence(sasa, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_sentence(sasa("reproduce", 2), 2, "'2' is no table to reproduce: 1, 3,")
+    assert_one_sentence(sasa("reproduce", 1, "--dataset", "mnist"), 2, "--dataset must be")
+    assert_one_sentence(sasa("reproduce", 1, "--scale", "huge"), 2, "--scale of cifar10 must be full or small")
+    assert_one_sentence(sasa("reproduce", 1, "--device", "tpu"), 2, "--device must be")
+    assert_one_sentence(sasa("reproduce", 1, "--list", "--collect"), 2, "give one of them")
+    assert_one_sentence(sasa("reproduce", 1), 3, "there is no 'cifar10' here: say with --data")
+    assert_one_sentence(sasa("reproduce", 1, "--data", tmp_path / "no"), 3, "there is no")
+    wrong = ["--dataset", "digits", "--data", "digits"]
+    assert_one_sentence(sasa("reproduce", 4, *wrong, "--budget", "soon"), 2, "--budget takes a time such as 90s")
+    assert_one_sentence(sasa("reproduce", 4, *wrong, "--set", "model.kernel_size=3"), 2, "differ in it")
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_does_not_run_in_many_processes(sasa, monkeypatch, tmp_path):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    words = ["--dataset", "digits", "--data", "digits", "--output", tmp_path / "out"]
+    assert_one_sentence(sasa("reproduce", 4, *words), 2, "reproduce runs in one process", "--collect")

@@ -1,0 +1,58 @@
+"""The configs of the tables are what the generator writes, and say what the recipes and the paper's cells say."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sasa.analysis.paper_cells import CELLS
+from sasa.reproduce.documents import documents
+from sasa.reproduce.plan import Plan
+from sasa.training.config import read_config
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = documents()
+BY_HAND = {"cifar10/r26_quarter.yaml", "cifar10/r26_quarter_twin.yaml"}
+
+
+def test_the_files_are_those_of_the_generator():
+    there = {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert there == BY_HAND | {document.path for document in DOCUMENTS}
+    for document in DOCUMENTS:
+        text = (ROOT / "configs" / document.path).read_text()
+        assert text == document.text(), f"{document.path} is old: python configs/make.py"
+
+
+def test_every_row_of_the_paper_has_its_config_with_its_numbers():
+    for table, rows in CELLS.items():
+        own = [d for d in DOCUMENTS if d.dataset == "imagenet" and d.row.table == table]
+        assert [d.row.cells for d in own] == list(rows)
+        for document, cells in zip(own, rows, strict=True):
+            text = (ROOT / "configs" / document.path).read_text()
+            assert f"{cells.flops:.1f} B FLOPS" in text
+            assert f"{cells.top1:.1f} % top-1" in text
+            options = {"name": cells.model, **cells.options}
+            assert yaml.safe_load(text)["model"] == options
+
+
+def test_the_recipe_of_imagenet_is_that_of_the_appendix():
+    for document in DOCUMENTS:
+        if document.dataset == "imagenet":
+            recipe = read_config(str(ROOT / "configs" / document.path)).recipe
+            assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.warmup_epochs) == (
+                130,
+                4096,
+                1.6,
+                10,
+            )
+            assert (recipe.optimizer, recipe.momentum, recipe.accumulate) == ("sgd", 0.9, 8)
+            assert (recipe.batch_norm_momentum, recipe.ema_decay) == (1e-4, 0.9999)
+
+
+@pytest.mark.parametrize("dataset", ["imagenet", "cifar10"])
+def test_a_config_and_reproduce_make_the_same_run(dataset):
+    for document in DOCUMENTS:
+        if document.dataset == dataset:
+            plan = Plan(document.row.table, dataset, document.scale)
+            wanted = plan.config(document.row, 0, dataset)
+            assert read_config(str(ROOT / "configs" / document.path)).to_dict() == wanted.to_dict(), document.path

@@ -1,0 +1,152 @@
+"""A table run whole, and one that was stopped and went on: the same table."""
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+
+import sasa.reproduce.run as running
+from sasa.errors import DivergedError, SasaError, UsageError
+from sasa.reproduce.budget import measure
+from sasa.reproduce.plan import Plan
+from sasa.reproduce.report import write_report
+from sasa.reproduce.runs import runs_of
+from sasa.training.loop import Trainer
+from sasa.training.signals import StoppedError
+
+TINY = [
+    ["model.width", 0.05],
+    ["model.layers", [1, 1, 1, 1]],
+    ["data.limit", 128],
+    ["recipe.batch_size", 32],
+    ["recipe.epochs", 2],
+]
+LOGITS = Plan("6", "digits", "small", changes=TINY)
+
+
+def reproduce(folder, plan=LOGITS, seeds=1):
+    plan = running.settle(plan, seeds, "digits", folder, "cpu")
+    runs = runs_of(plan, seeds, folder)
+    try:
+        running.run_all(plan, runs, "digits", "cpu")
+    finally:
+        text = write_report(plan, runs, folder, "sasa reproduce")
+    return text
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, reproduce(folder)
+
+
+def test_a_whole_table(whole):
+    folder, text = whole
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert [(row["row"], row["seed"], row["state"], row["epochs"]) for row in rows] == [
+        (name, "0", "done", "2") for name in ("qr", "qk_qr")
+    ]
+    lines = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    assert [line[1].strip() for line in lines[2:]] == ["q.r", "q.k + q.r"]
+    assert [line[4].strip() for line in lines[2:]] == ["76.9", "77.4"]
+    assert [line[7].strip() for line in lines[2:]] == ["-0.5", ""]
+    assert f"{float(rows[0]['top1']):.2f}" in lines[2][5]
+    assert "on 359 pictures: a part of the training pictures that was held out, drawn anew for each seed" in text
+    assert "Paper: ImageNet, the test set" in text
+    assert (folder / "table.md").read_text() == text
+
+
+def stop_after(monkeypatch, steps, number):
+    """Send this process a signal after so many steps, over all runs."""
+    step, taken = Trainer.train_step, []
+
+    def stopping(*arguments):
+        loss = step(*arguments)
+        taken.append(loss)
+        if len(taken) == steps:
+            os.kill(os.getpid(), number)
+        return loss
+
+    monkeypatch.setattr(Trainer, "train_step", stopping)
+    return taken
+
+
+# 8 steps a run: in the middle of the second run; and at the end of the first, where nothing is left of it to save.
+@pytest.mark.parametrize(("steps", "number"), [(11, signal.SIGTERM), (8, signal.SIGINT)])
+def test_stopped_and_gone_on_with_is_the_same_table(whole, tmp_path, monkeypatch, steps, number):
+    taken = stop_after(monkeypatch, steps, number)
+    with pytest.raises(StoppedError, match=r"\(2 of 2\).*the same command goes on there") as stopped:
+        reproduce(tmp_path)
+    assert stopped.value.exit_status == 128 + number
+    assert "Runs: 1 of 2." in (tmp_path / "table.md").read_text()
+    text = reproduce(tmp_path)
+    assert len(taken) == 16  # no step was taken twice
+    assert text == whole[1]
+    assert (tmp_path / "results.csv").read_bytes() == (whole[0] / "results.csv").read_bytes()
+    reproduce(tmp_path)
+    assert len(taken) == 16  # and all that is done is skipped
+
+
+def test_a_run_that_left_no_checkpoint_starts_again(tmp_path):
+    run = runs_of(LOGITS, 1, tmp_path)[0]
+    run.path.mkdir(parents=True)
+    (run.path / "config.yaml").write_text("left by a power cut")
+    assert run.state == "new"
+    running.run_all(LOGITS, [run], "digits", "cpu")
+    assert run.state == "done"
+
+
+def test_another_run_in_the_place_of_ours_is_refused(whole):
+    folder, _ = whole
+    other = Plan("6", "digits", "small", changes=[*TINY, ["recipe.learning_rate", 0.1]])
+    with pytest.raises(SasaError, match=r"was run with recipe.learning_rate 0.05, and the table wants 0.1"):
+        running.check_done(other, runs_of(other, 1, folder), "digits")
+    running.check_done(LOGITS, runs_of(LOGITS, 1, folder), "elsewhere")
+
+
+def test_a_row_that_diverges_is_counted_as_that(tmp_path, monkeypatch):
+    train = running.train
+
+    def diverging(config, path):
+        if config.model["position"] == "none":
+            path.mkdir(parents=True)
+            (path / "diverged.json").write_text("{}")
+            raise DivergedError("the loss became nan")
+        return train(config, path)
+
+    monkeypatch.setattr(running, "train", diverging)
+    plan = Plan("5", "digits", "small", epochs=1, changes=TINY)
+    rows = [row for row in plan.rows if row.name == "none"]
+    runs = [run for run in runs_of(plan, 1, tmp_path) if run.row in rows]
+    running.run_all(plan, runs, "digits", "cpu")
+    assert "| not run | 0, 1 diverged |" in write_report(plan, runs, tmp_path, "sasa")
+
+
+@pytest.mark.parametrize("table", ["4", "figure5"])
+def test_a_figure_is_drawn_where_the_paper_has_one(tmp_path, whole, table):
+    assert not (whole[0] / "figure.png").exists()
+    plan = Plan(table, "digits", "small")
+    for number, run in enumerate(runs_of(plan, 2, tmp_path)):
+        run.path.mkdir(parents=True)
+        found = {"held_out_top1": 0.9 + number / 100, "held_out_top5": 1.0, "held_out_pictures": 359}
+        (run.path / "summary.json").write_text(json.dumps({**found, "parameters": 10**6 + number, "epochs": 1}))
+    text = write_report(plan, runs_of(plan, 2, tmp_path), tmp_path, "sasa")
+    assert text.count("no conclusion") == sum(row.beside is not None for row in plan.rows)  # of two seeds
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_budget_decides_the_epochs(tmp_path):
+    said = []
+    plan = Plan("5", "digits", "small", budget="1h", changes=TINY)
+    settled = running.settle(plan, 1, "digits", tmp_path, "cpu", said.append)
+    assert settled.epochs == 2  # as many as the recipe has, and no more
+    assert "2 of the recipe's 2 epochs for each of 3 runs" in said[-1]
+    (tmp_path / "runs").mkdir()
+    assert running.settle(plan, 1, "digits", tmp_path, "cpu") == settled  # nothing is measured again
+    cost = measure(plan.config(plan.rows[0], 0, "digits", "cpu"))
+    assert cost.epoch > 0
+    with pytest.raises(UsageError, match="--budget is too short: one epoch of 3 rows"):
+        running.settle(Plan("5", "digits", "small", budget="1s", changes=TINY), 1, "digits", tmp_path / "b", "cpu")
+    assert not (tmp_path / "b").exists()
