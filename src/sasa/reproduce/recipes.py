@@ -79,6 +79,8 @@ recipe: # ours, one for all networks: that of configs/cifar10/r26_quarter.yaml
   weight_decay: 5.0e-4
   warmup_epochs: 0.5
   label_smoothing: 0.0
+  ema_decay: 0.99
+  batch_norm_momentum: 0.01
 run:
   tensorboard: false
 """
@@ -104,6 +106,8 @@ recipe:
   weight_decay: 5.0e-4
   warmup_epochs: 1
   label_smoothing: 0.0
+  ema_decay: 0.98
+  batch_norm_momentum: 0.02
 run:
   tensorboard: false
 """
