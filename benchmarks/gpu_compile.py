@@ -1,6 +1,6 @@
 """Compile the GPU kernels ahead of time, without a GPU, and print what the assembler says of each.
 
-    python benchmarks/gpu_compile.py [--arch 80 90] [--only stem] [--json FILE]
+    python benchmarks/gpu_compile.py [--arch 80 90] [--dtype bf16] [--only 'local.*'] [--json FILE]
 
 The launch functions of sasa.ops.gpu run on meta tensors of real size; the kernels are replaced by stand-ins that
 compile what they are called with, as the first call on a GPU would. From the machine code come registers, shared
@@ -169,19 +169,18 @@ def read_machine_code(cubin: bytes, shared: int) -> dict:
     }
 
 
-def compile_all(architectures: list[int], only: str) -> Iterator[Row]:
-    """Every case, dtype and layout on every architecture."""
+def compile_all(architectures: list[int], dtypes: list[str], only: str) -> Iterator[Row]:
+    """Every case whose name matches `only`, in every dtype and layout on every architecture."""
     for case, fast, run in CASES:
-        if only not in case:
+        if not re.fullmatch(only, case):
             continue
         for arch in architectures:
-            for dtype, type_name in TYPES.items():
+            for dtype in (dtype for dtype, name in TYPES.items() if name in dtypes):
                 for layout_name, layout in LAYOUTS.items():
                     found: list[Row] = []
+                    words = (case, TYPES[dtype], layout_name)
 
-                    def report(
-                        compiled, warps, found=found, words=(case, type_name, layout_name), arch=arch, fast=fast
-                    ):
+                    def report(compiled, warps, found=found, words=words, arch=arch, fast=fast):
                         facts = read_machine_code(compiled.asm["cubin"], compiled.metadata.shared)
                         found.append(Row(*words, compiled.metadata.name, f"sm_{arch}", fast, warps, **facts))
 
@@ -204,14 +203,17 @@ def main() -> int:
     """Print the table as it grows; 1 if a fast path spills."""
     parser = argparse.ArgumentParser(description="Registers, memory and spills of the GPU kernels; needs no GPU.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], help="compute capabilities (default 80 90)")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument(
+        "--dtype", nargs="+", default=list(TYPES.values()), choices=TYPES.values(), help="(default all)"
+    )
+    parser.add_argument("--only", default=".*", help="a regular expression for the names of cases (default all)")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"Triton {triton.__version__}, torch {torch.__version__}\n")
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     rows = []
-    for row in compile_all(arguments.arch, arguments.only):
+    for row in compile_all(arguments.arch, arguments.dtype, arguments.only):
         rows.append(row)
         print("| " + " | ".join(map(str, cells(row))) + " |", flush=True)
     if arguments.json:

@@ -17,10 +17,13 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, tor
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
+# Back-ends that can run on this machine at all; `sasa doctor` tells why the others cannot.
+HERE = [name for name, backend in BACKENDS.items() if backend.why_not(None) is None]
+
 # Every implementation that reference judges, on every device here: a new entry of BACKENDS joins by itself.
 IMPLEMENTATIONS = [
     pytest.param(name, device, id=f"{name}-{device}")
-    for name in (*(name for name in BACKENDS if name != "reference"), "auto")
+    for name in (*(name for name in HERE if name != "reference"), "auto")
     for device in DEVICES
 ]
 

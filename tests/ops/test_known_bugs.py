@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sasa
-from helpers import assert_is_equation_3, local_inputs, skip_unless_it_runs
+from helpers import HERE, assert_is_equation_3, local_inputs, skip_unless_it_runs
 from sasa.ops import local_attention
-from sasa.ops.backends import BACKENDS
 
 # N heads, D channels of a head, K * K window positions P, on maps (B, N, D, H, W) and windows (B, N, D, P, H, W).
 
@@ -137,7 +136,7 @@ def test_the_right_parts_are_equation_3():
     assert_is_equation_3(attention())
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+@pytest.mark.parametrize("backend", [*HERE, "auto"])
 def test_every_backend_is_equation_3(backend):
     def function(query, *rest, **options):
         skip_unless_it_runs(backend, query)

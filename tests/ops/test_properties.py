@@ -3,16 +3,15 @@
 import pytest
 import torch
 
-from helpers import assert_close, block_inputs, local_inputs, normal, skip_unless_it_runs
+from helpers import HERE, assert_close, block_inputs, local_inputs, normal, skip_unless_it_runs
 from sasa.ops import block_attention, local_attention, reference
-from sasa.ops.backends import BACKENDS
 
 PADDING = pytest.mark.parametrize("padding", ["zeros", "mask"])
 HEADS, HEAD_DIM, KERNEL = 3, 4, 3
 SHAPE = (2, HEADS, HEAD_DIM, HEAD_DIM, 8, 7, KERNEL)
 
 
-@pytest.fixture(params=[*BACKENDS, "auto"])
+@pytest.fixture(params=[*HERE, "auto"])
 def backend(request):
     """The name of each back-end that runs on a float64 map of the CPU."""
     skip_unless_it_runs(request.param, normal(1, 1, 1, 1))

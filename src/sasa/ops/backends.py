@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import native
+from sasa.ops.gpu import available
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ BACKENDS = {
         Backend("reference", "the equation in plain torch, any device and dtype; the judge, slow", _always),
         Backend("eager", "tiles in plain torch, any device and dtype; what auto runs without a kernel", _always),
         Backend("cpu", "C++ kernels for CPU tensors; what auto runs there", native.why_not),
+        Backend("triton", "Triton kernels for CUDA tensors; what auto runs there", available.why_not),
     )
 }
 

@@ -6,6 +6,8 @@ Shapes: B batch, C image channels, H x W the picture, N heads, D query channels 
 S the block size, P = S * S the pixels of a block.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from sasa.errors import ArgumentError
 from sasa.ops import eager_block, reference
 from sasa.ops.backends import check_backend
 from sasa.ops.checks import check_heads, check_no_forward_mode, check_relative, check_same
+from sasa.ops.gpu import available
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 
 
@@ -51,7 +54,7 @@ def block_attention(
         value: (B, N * E, H, W), values as a map in place of w_value (Table 7: values by a spatial convolution).
         scale: factor of the logits.
         content: False leaves q.k out.
-        backend: "auto", or "reference", "eager" or "cpu" for tests and comparison.
+        backend: "auto", or "reference", "eager", "cpu" or "triton" for tests and comparison.
 
     Returns:
         (B, N * E, H, W) in image's dtype and layout.
@@ -72,8 +75,13 @@ def block_attention(
         return reference.block_attention(*tensors, block_size=block_size, num_heads=num_heads, scale=scale)[0]
     names = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
     check_no_forward_mode(dict(zip(names, tensors, strict=True)))
-    if backend == "eager":
-        return _Eager.apply(*tensors, block_size, num_heads, float(scale))
+    if backend in ("eager", "triton"):
+        implementation, reason = eager_block, None
+        if backend == "triton":
+            implementation, reason = _kernels_for(image, w_value, value, block_size, num_heads)
+        if reason is not None:
+            raise ArgumentError(f"backend 'triton' cannot run here: {reason}")
+        return _ByName.apply(implementation, *tensors, block_size, num_heads, float(scale))
     with without_autocast(device):  # "cpu" is what the dispatcher takes for CPU tensors where it can run at all
         return torch.ops.sasa.block_attention(*tensors, block_size, num_heads, float(scale))[0]
 
@@ -127,30 +135,46 @@ def _check(
     check_relative(rel_row, rel_col, (num_heads, 2 * block_size - 1, head_dim // 2), image)
 
 
-class _Eager(torch.autograd.Function):
-    """backend="eager" asked for by name: the same functions, whatever kernel the dispatcher op would take."""
+class _ByName(torch.autograd.Function):
+    """backend="eager" or "triton" asked for by name: the same functions, whatever the dispatcher op would take."""
 
     @staticmethod
-    def forward(ctx, *arguments):
-        output, logsumexp = eager_block.forward(*arguments)
+    def forward(ctx, implementation, *arguments):
+        output, logsumexp = implementation.forward(*arguments)
         ctx.save_for_backward(*arguments[:7], logsumexp)
         ctx.options = arguments[7:]
+        ctx.implementation = implementation
         return output
 
     @staticmethod
     def backward(ctx, grad_output):  # pyright: ignore[reportIncompatibleMethodOverride]
-        options = (*ctx.options, ctx.needs_input_grad[0])
-        return *_EagerBackward.apply(grad_output, *ctx.saved_tensors, *options), None, None, None
+        options = (*ctx.options, ctx.needs_input_grad[1])
+        grads = _ByNameBackward.apply(ctx.implementation, grad_output, *ctx.saved_tensors, *options)
+        return None, *grads, None, None, None
 
 
-class _EagerBackward(torch.autograd.Function):
+class _ByNameBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *arguments):
-        return eager_block.backward(*arguments)
+    def forward(ctx, implementation, *arguments):
+        return implementation.backward(*arguments)
 
     @staticmethod
     def backward(ctx, *grads):
         _no_second_derivative(ctx, *grads)
+
+
+def _kernels_for(
+    image: Tensor, w_value: Tensor | None, value: Tensor | None, block_size: int, num_heads: int
+) -> tuple[ModuleType | None, str | None]:
+    """The Triton kernels where they can run on these tensors, else None and the sentence that says why not."""
+    reason = available.why_not(image)
+    if reason is not None:
+        return None, reason
+    from sasa.ops.gpu import block_launch  # Triton takes a second to import: only where there is a GPU
+
+    channels = eager_block.value_channels(w_value, value)
+    reason = block_launch.why_not(image, channels, block_size, num_heads, value)
+    return (None, reason) if reason else (block_launch, None)
 
 
 torch.library.define(
@@ -172,8 +196,28 @@ torch.library.impl("sasa::block_attention", "CompositeExplicitAutograd", eager_b
 
 @torch.library.impl("sasa::block_attention_backward", "CompositeExplicitAutograd")
 def _backward(grad_output, image, *rest):
-    grads = eager_block.backward(grad_output, image, *rest)
+    return _without_none(eager_block.backward(grad_output, image, *rest), image)
+
+
+def _cuda(image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale):
+    kernels = _kernels_for(image, w_value, value, block_size, num_heads)[0] or eager_block
+    tensors = (image, w_query, w_key, w_value, rel_row, rel_col, value)
+    return kernels.forward(*tensors, block_size, num_heads, scale)
+
+
+def _cuda_backward(grad_output, image, *rest):
+    _w_query, _w_key, w_value, _rel_row, _rel_col, value, _logsumexp, block_size, num_heads, *_ = rest
+    kernels = _kernels_for(image, w_value, value, block_size, num_heads)[0] or eager_block
+    return _without_none(kernels.backward(grad_output, image, *rest), image)
+
+
+def _without_none(grads: tuple[Tensor | None, ...], image: Tensor) -> tuple[Tensor, ...]:
     return tuple(image.new_empty(0) if grad is None else grad for grad in grads)
+
+
+# Not as decorators, which would leave None under these names.
+torch.library.impl("sasa::block_attention", "CUDA", _cuda)
+torch.library.impl("sasa::block_attention_backward", "CUDA", _cuda_backward)
 
 
 @torch.library.register_fake("sasa::block_attention")

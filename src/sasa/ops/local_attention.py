@@ -20,6 +20,7 @@ from sasa.ops.checks import (
     check_relative,
     check_same,
 )
+from sasa.ops.gpu import local as gpu
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 
 
@@ -57,7 +58,7 @@ def local_attention(
             "mask": they take no part.
         scale: factor of the logits; the paper has none.
         content: False leaves q.k out (Table 6 of the paper).
-        backend: "auto", or "reference", "eager" or "cpu" for tests and comparison.
+        backend: "auto", or "reference", "eager", "cpu" or "triton" for tests and comparison.
 
     Returns:
         (B, C_value, H, W) in query's dtype and layout. Arithmetic is in float32 or better.
@@ -80,9 +81,11 @@ def local_attention(
         )[0]  # fmt: skip
     check_no_forward_mode({"query": query, "key": key, "value": value, "rel_row": rel_row, "rel_col": rel_col})
     arguments = (query, key, value, rel_row, rel_col, kernel_size, num_heads, padding, float(scale))
-    if backend == "eager":
-        return _Eager.apply(*arguments)
-    with without_autocast(device):  # "cpu" is what the dispatcher takes for CPU tensors where it can run at all
+    if backend == "triton":
+        _check_triton(query, value, num_heads)
+    if backend == "eager" or (backend == "triton" and device.type == "cpu"):  # the latter in Triton's interpreter
+        return _ByName.apply(backend, *arguments)
+    with without_autocast(device):  # "cpu" and "triton" are what the dispatcher takes where they can run at all
         return torch.ops.sasa.local_attention(*arguments)[0]
 
 
@@ -124,26 +127,35 @@ def _check(
     check_relative(rel_row, rel_col, (num_heads, kernel_size, query.shape[1] // num_heads // 2), query)
 
 
-class _Eager(torch.autograd.Function):
-    """backend="eager" asked for by name: the same functions, whatever kernel the dispatcher op would take."""
+def _check_triton(query: Tensor, value: Tensor, num_heads: int) -> None:
+    reason = gpu.why_not(query, value, num_heads)
+    if reason is not None:
+        raise ArgumentError(f"backend 'triton' cannot run here: {reason}")
+
+
+_BY_NAME = {"eager": eager, "triton": gpu}
+
+
+class _ByName(torch.autograd.Function):
+    """A back-end asked for by name: its functions, whatever kernel the dispatcher op would take."""
 
     @staticmethod
-    def forward(ctx, *arguments):
-        output, logsumexp = eager.forward(*arguments)
+    def forward(ctx, backend, *arguments):
+        output, logsumexp = _BY_NAME[backend].forward(*arguments)
         ctx.save_for_backward(*arguments[:5], logsumexp)
-        ctx.options = arguments[5:]
+        ctx.backend, ctx.options = backend, arguments[5:]
         return output
 
     @staticmethod
     def backward(ctx, grad_output):  # pyright: ignore[reportIncompatibleMethodOverride]
-        grads = _EagerBackward.apply(grad_output, *ctx.saved_tensors, *ctx.options)
-        return *grads, None, None, None, None
+        grads = _ByNameBackward.apply(ctx.backend, grad_output, *ctx.saved_tensors, *ctx.options)
+        return None, *grads, None, None, None, None
 
 
-class _EagerBackward(torch.autograd.Function):
+class _ByNameBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *arguments):
-        return eager.backward(*arguments)
+    def forward(ctx, backend, *arguments):
+        return _BY_NAME[backend].backward(*arguments)
 
     @staticmethod
     def backward(ctx, *grads):
@@ -167,10 +179,21 @@ torch.library.define(
 torch.library.impl("sasa::local_attention", "CompositeExplicitAutograd", eager.forward)
 
 
+torch.library.impl("sasa::local_attention", "CUDA", gpu.forward)
+
+
 @torch.library.impl("sasa::local_attention_backward", "CompositeExplicitAutograd")
 def _backward(grad_output, query, *rest):
-    grads = eager.backward(grad_output, query, *rest)
-    return tuple(query.new_empty(0) if grad is None else grad for grad in grads)
+    return _tensors(eager.backward(grad_output, query, *rest), query)
+
+
+@torch.library.impl("sasa::local_attention_backward", "CUDA")
+def _backward_cuda(grad_output, query, *rest):
+    return _tensors(gpu.backward(grad_output, query, *rest), query)
+
+
+def _tensors(grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
+    return tuple(like.new_empty(0) if grad is None else grad for grad in grads)
 
 
 @torch.library.register_fake("sasa::local_attention")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sasa.ops import eager
 from sasa.ops.checks import check_no_forward_mode
+from sasa.ops.gpu import local as gpu
 from sasa.ops.local_attention import local_attention
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 
@@ -141,8 +142,31 @@ def _backward(grad_output, qkv, rel_row, rel_col, logsumexp, kernel_size, num_he
     return grad_qkv, *(qkv.new_empty(0) if grad is None else grad for grad in (grad_row, grad_col))
 
 
-def _inference(qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, scale):
-    output, _ = _forward(qkv, rel_row, rel_col, kernel_size, num_heads, content, padding, scale)
+def _forward_cuda(qkv, rel_row, rel_col, kernel_size, num_heads, content, padding, scale):
+    return gpu.forward(*split(qkv, content), rel_row, rel_col, kernel_size, num_heads, padding, scale)
+
+
+def _backward_cuda(grad_output, qkv, rel_row, rel_col, logsumexp, kernel_size, num_heads, content, padding, scale):
+    grad_qkv = empty_map(qkv, qkv.shape[1])
+    *_, grad_row, grad_col = gpu.backward_into(
+        split(grad_qkv, content),
+        grad_output, *split(qkv, content), rel_row, rel_col, logsumexp, kernel_size, num_heads, padding, scale,
+    )  # fmt: skip
+    return grad_qkv, *(qkv.new_empty(0) if grad is None else grad for grad in (grad_row, grad_col))
+
+
+def _inference(qkv, rel_row, rel_col, gain, shift, relu, pool, *options):
+    output, _ = _forward(qkv, rel_row, rel_col, *options)
+    return _epilogue(output, qkv, gain, shift, relu, pool)
+
+
+def _inference_cuda(qkv, rel_row, rel_col, gain, shift, relu, pool, *options):
+    output, _ = _forward_cuda(qkv, rel_row, rel_col, *options)
+    return _epilogue(output, qkv, gain, shift, relu, pool)
+
+
+def _epilogue(output, qkv, gain, shift, relu, pool):
+    """What follows attention in a network for inference: pooling, a folded batch norm, ReLU."""
     y = output.to(compute_dtype(qkv))
     if pool > 1:
         y = F.avg_pool2d(y, pool, ceil_mode=True, count_include_pad=False)
@@ -158,6 +182,9 @@ def _inference(qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_
 torch.library.impl("sasa::qkv_attention", "CompositeExplicitAutograd", _forward)
 torch.library.impl("sasa::qkv_attention_backward", "CompositeExplicitAutograd", _backward)
 torch.library.impl("sasa::qkv_attention_inference", "CompositeExplicitAutograd", _inference)
+torch.library.impl("sasa::qkv_attention", "CUDA", _forward_cuda)
+torch.library.impl("sasa::qkv_attention_backward", "CUDA", _backward_cuda)
+torch.library.impl("sasa::qkv_attention_inference", "CUDA", _inference_cuda)
 
 
 @torch.library.register_fake("sasa::qkv_attention")

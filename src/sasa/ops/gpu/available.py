@@ -1,0 +1,51 @@
+"""Whether the Triton kernels can run: the predicate of the back-end "triton", without importing Triton.
+
+With TRITON_INTERPRET=1 in the environment before Triton is first imported, kernels run in Triton's interpreter, in
+numpy, on CPU tensors: how they are tested where there is no GPU.
+"""
+
+import importlib.util
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+OLDEST = (8, 0)  # compute capability: bfloat16 on tensor cores begins here
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@cache
+def _no_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    return None
+
+
+@cache
+def _no_device(index: int | None) -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no CUDA device on this machine"
+    if torch.version.hip is not None:
+        return "these kernels were written for NVIDIA GPUs, and this torch is built for AMD"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < OLDEST:
+        return "this GPU has compute capability {}.{}, and these kernels need {}.{}".format(*capability, *OLDEST)
+    return None
+
+
+def why_not(query: Tensor | None) -> str | None:
+    """None where the kernels can run on `query` (None: on this machine at all), else the sentence that says why not."""
+    reason = _no_triton()
+    if reason is not None:
+        return reason
+    if query is None:
+        return None if INTERPRETED else _no_device(None)
+    if query.dtype not in DTYPES:
+        return f"query is {query.dtype}, and these kernels know float32, float16 and bfloat16"
+    if INTERPRETED and query.device.type == "cpu":
+        return None
+    if query.device.type != "cuda":
+        return f"query is on {query.device}, and these kernels run on CUDA devices"
+    return _no_device(query.device.index)

@@ -1,0 +1,192 @@
+"""Local attention by Triton: the same functions as `eager.forward` and `eager.backward`, for CUDA tensors.
+
+Shapes: B images, N heads, D query and key channels of a head, E value channels of a head, H x W the map, K the kernel
+size, O = 2 * KP offsets (KP a power of two), DP the channels padded to a power of two.
+"""
+
+import contextlib
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sasa.ops.gpu.local_forward import local_forward
+from sasa.ops.gpu.local_keys import local_keys
+from sasa.ops.gpu.local_queries import local_queries
+from sasa.ops.gpu.tuning import Tiling, power_of_two, tiling
+from sasa.ops.precision import empty_map
+
+ARCHITECTURE = 90  # for CPU tensors: in the interpreter, and compiling without a GPU
+# About so many: enough to fill any GPU many times over, and each saves the indices, masks and embeddings of its tile
+# for many pictures. The order of sums depends on it, so it does not follow the GPU.
+PROGRAMS = 4096
+
+
+def forward(
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    kernel_size: int,
+    num_heads: int,
+    padding: str,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W) in float32."""
+    output = empty_map(query, value.shape[1])
+    logsumexp = query.new_empty((query.shape[0], num_heads, *query.shape[2:]), dtype=torch.float32)
+    cut = _tiling("forward", query, value, kernel_size, num_heads)
+    _run(
+        local_forward, cut, query, num_heads,
+        query, key, value, rel_row, rel_col, output, logsumexp,
+        *_strides(query, key, value, output), *_rel_strides(rel_row, rel_col),
+        scale=scale, maps=(query, key, value, output),
+        **_constants(query, key, value, rel_row, kernel_size, num_heads), MASKED=padding == "mask",
+    )  # fmt: skip
+    return output, logsumexp
+
+
+def backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    rel_row: Tensor | None,
+    rel_col: Tensor | None,
+    logsumexp: Tensor,
+    kernel_size: int,
+    num_heads: int,
+    padding: str,
+    scale: float,
+    into: tuple[Tensor, Tensor | None, Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
+    """Gradients for query, key, value, rel_row, rel_col (None where the input was None).
+
+    Args:
+        grad_output: (B, N * E, H, W); the others as `forward` had and gave them.
+        into: maps to write the gradients of query, key and value into; new ones without it.
+    """
+    grad_query, grad_key, grad_value = into or (
+        empty_map(query, query.shape[1]),
+        None if key is None else empty_map(key, key.shape[1]),
+        empty_map(value, value.shape[1]),
+    )
+    logsumexp = logsumexp.contiguous()
+    delta = torch.empty_like(logsumexp)
+    constants = _constants(query, key, value, rel_row, kernel_size, num_heads)
+    grad_rel = None
+
+    cut = _tiling("queries", query, value, kernel_size, num_heads)
+    if rel_row is not None:
+        parts = math.prod(_grid(cut, query, num_heads)[1:])
+        grad_rel = query.new_empty((parts, num_heads, 2 * constants["KP"], constants["DP"]), dtype=torch.float32)
+    _run(
+        local_queries, cut, query, num_heads,
+        grad_output, query, key, value, rel_row, rel_col, logsumexp, delta, grad_query, grad_rel,
+        *_strides(grad_output, query, key, value, grad_query), *_rel_strides(rel_row, rel_col),
+        scale=scale, maps=(grad_output, query, key, value, grad_query),
+        **constants, MASKED=padding == "mask", SINGLE=cut.single,
+    )  # fmt: skip
+
+    cut = _tiling("keys", query, value, kernel_size, num_heads)
+    _run(
+        local_keys, cut, query, num_heads,
+        grad_output, query, key, value, rel_row, rel_col, logsumexp, delta, grad_key, grad_value,
+        *_strides(grad_output, query, key, value, grad_key, grad_value), *_rel_strides(rel_row, rel_col),
+        scale=scale, maps=(grad_output, query, key, value, grad_key, grad_value), **constants,
+    )  # fmt: skip
+    grad_row, grad_col = _grad_embeddings(grad_rel, rel_row, rel_col, constants["KP"])
+    return grad_query, grad_key, grad_value, grad_row, grad_col
+
+
+def _grad_embeddings(grad_rel, rel_row, rel_col, offsets: int) -> tuple[Tensor | None, Tensor | None]:
+    """Sum of the programs' parts (parts, N, O, DP), in a fixed order, and its two halves (N, K, D / 2)."""
+    if grad_rel is None:
+        return None, None
+    total_NOD = grad_rel.sum(0)
+    kernel_size, half = rel_row.shape[1:]
+    grad_row = total_NOD[:, :kernel_size, :half]
+    grad_col = total_NOD[:, offsets : offsets + kernel_size, half : 2 * half]
+    return grad_row.to(rel_row.dtype).contiguous(), grad_col.to(rel_col.dtype).contiguous()
+
+
+def _run(kernel, cut: Tiling, query: Tensor, num_heads: int, *arguments, scale, maps, **constants) -> None:
+    """Launch one program for each group of heads, tile and chunk of pictures."""
+    batch, _, height, width = query.shape
+    grid = _grid(cut, query, num_heads)
+    if batch == 0:
+        return
+    with torch.cuda.device(query.device) if query.is_cuda else contextlib.nullcontext():
+        kernel[(math.prod(grid),)](
+            *arguments, batch, -(-batch // grid.chunks), num_heads, height, width, grid.columns, scale,
+            **constants, TH=cut.tile[0], TW=cut.tile[1], RS=cut.rows, CW=cut.columns, STEPS=cut.steps,
+            GN=cut.heads, GT=cut.across, PRECISION=_dot_precision(query), WIDE=any(map(_is_wide, maps)),
+            num_warps=cut.num_warps, num_stages=cut.num_stages,
+        )  # fmt: skip
+
+
+def _tiling(kernel: str, query: Tensor, value: Tensor, kernel_size: int, num_heads: int) -> Tiling:
+    architecture = ARCHITECTURE
+    if query.is_cuda:
+        major, minor = torch.cuda.get_device_capability(query.device)
+        architecture = 10 * major + minor
+    channels = max(query.shape[1], value.shape[1]) // num_heads
+    return tiling(kernel, channels, kernel_size, query.element_size(), architecture)
+
+
+class Grid(NamedTuple):
+    """Programs: the product of the four. A program works through the pictures of its chunk, one after the other."""
+
+    heads: int  # groups of them
+    rows: int  # of tiles
+    columns: int  # of programs
+    chunks: int
+
+
+def _grid(cut: Tiling, query: Tensor, num_heads: int) -> Grid:
+    batch, _, height, width = query.shape
+    heads = -(-num_heads // cut.heads)
+    rows, columns = -(-height // cut.tile[0]), -(-width // (cut.tile[1] * cut.across))
+    pictures = 1 if cut.single else max(1, batch * heads * rows * columns // PROGRAMS)
+    return Grid(heads, rows, columns, -(-batch // pictures))
+
+
+def _constants(query, key, value, rel_row, kernel_size: int, num_heads: int) -> dict[str, Any]:
+    """What the kernels are compiled for."""
+    head_dim, value_dim = query.shape[1] // num_heads, value.shape[1] // num_heads
+    return {
+        "K": kernel_size,
+        "KP": max(8, power_of_two(kernel_size)),  # 2 * KP is the inner size of a product: 16 at least
+        "D": head_dim,
+        "DP": max(16, power_of_two(head_dim)),
+        "E": value_dim,
+        "EP": max(16, power_of_two(value_dim)),
+        "CONTENT": key is not None,
+        "RELATIVE": rel_row is not None,
+    }
+
+
+def _strides(*maps: Tensor | None) -> list[int]:
+    """Four strides a map, batch first; zeros for a map that is not there."""
+    return [stride for m in maps for stride in ((0, 0, 0, 0) if m is None else m.stride())]
+
+
+def _rel_strides(*rels: Tensor | None) -> list[int]:
+    return [stride for r in rels for stride in ((0, 0, 0) if r is None else r.stride())]
+
+
+def _is_wide(map_BCHW: Tensor | None) -> bool:
+    """Whether offsets within one picture need 64 bits."""
+    if map_BCHW is None:
+        return False
+    # Masked addresses reach beyond the map by a tile and a halo: twice the size leaves room for them.
+    within = zip(map_BCHW.shape[1:], map_BCHW.stride()[1:], strict=True)
+    return sum((size + 128) * stride for size, stride in within) >= 2**31
+
+
+def _dot_precision(query: Tensor) -> str:
+    """How tl.dot multiplies float32: as torch's own matrix product is allowed to. Half precision is exact anyway."""
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"  # whichever of torch's switches said so
+    return "tf32" if query.dtype == torch.float32 and allowed else "ieee"

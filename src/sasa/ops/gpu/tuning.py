@@ -1,0 +1,82 @@
+"""How a map is cut for the kernels of local attention: a rule for any kernel size, and a table of measured exceptions.
+
+No autotuning: a user's first step compiles one variant of each kernel. TABLE holds what a measurement found better than
+the rule, by (kernel, head_dim, kernel_size, bytes of an element, architecture); nothing was measured yet, so it is
+empty. The rule was found by counting instructions of compiled kernels (benchmarks/README.md).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+QUERIES = 16  # of a group: the rows of one tensor-core product
+GROUPS = 4  # of a program: warps that share the keys around them through the L1 cache
+# In half precision, for head_dim up to 16, 32 and 64.
+KEYS_AT_ONCE = {"forward": (128, 64, 32), "queries": (128, 64, 16), "keys": (32, 32, 16)}
+KEYS_AT_ONCE_BEFORE_HOPPER = KEYS_AT_ONCE | {"queries": (64, 32, 16)}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """One choice: see local_tile.py for the words."""
+
+    tile: tuple[int, int]  # TH, TW: queries of a group
+    columns: int  # CW, of keys
+    rows: int  # RS, of keys in a step
+    steps: int
+    heads: int  # GN, of a program
+    across: int  # GT, groups side by side
+    num_warps: int
+    num_stages: int
+    single: bool = False  # one picture a program: what a loop over pictures carries along costs registers
+
+
+TABLE: dict[tuple[str, int, int, int, int], Tiling] = {}
+
+
+def power_of_two(x: int) -> int:
+    """The smallest power of two >= x."""
+    return 1 << (x - 1).bit_length()
+
+
+@cache
+def tiling(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int) -> Tiling:
+    """The table's choice, else the rule's: the tile with the fewest keys, in as few steps as registers allow.
+
+    Args:
+        kernel: "forward", "queries" or "keys".
+        head_dim: the larger one of q's and v's.
+        kernel_size: K.
+        itemsize: bytes of an element.
+        architecture: compute capability, 90 for Hopper.
+    """
+    chosen = TABLE.get((kernel, head_dim, kernel_size, itemsize, architecture))
+    return chosen or _rule(kernel, head_dim, kernel_size, itemsize, architecture)
+
+
+def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int) -> Tiling:
+    most = _keys_at_once(kernel, head_dim, itemsize, architecture)
+    width, columns, rows, steps = min(
+        (_cut(width, kernel_size, most) for width in (1, 2, 4, 8, 16)),
+        key=lambda cut: (cut[1] * cut[2] * cut[3], abs(cut[0] - 3)),  # then the squarest: 2 or 4 wide
+    )
+    heads = 2 if head_dim <= 8 else 1  # two heads fill the 32 bytes that memory is read by
+    ahead = 2 if kernel == "forward" and head_dim <= 16 and itemsize == 2 else 1  # else no registers for it
+    single = kernel == "queries" and head_dim > 32  # whose maps are small: there is little to share
+    return Tiling((QUERIES // width, width), columns, rows, steps, heads, GROUPS // heads, GROUPS, ahead, single)
+
+
+def _keys_at_once(kernel: str, head_dim: int, itemsize: int, architecture: int) -> int:
+    """Keys of a step. What is kept of them shares the registers with the channels of a head: these do not spill."""
+    if itemsize == 4 or head_dim > 64:
+        return 16
+    table = KEYS_AT_ONCE if architecture >= 90 else KEYS_AT_ONCE_BEFORE_HOPPER
+    small, middle, large = table[kernel]
+    return small if head_dim <= 16 else middle if head_dim <= 32 else large
+
+
+def _cut(width: int, kernel_size: int, most: int) -> tuple[int, int, int, int]:
+    """TW, CW, RS and steps for tiles of this width."""
+    columns = power_of_two(width + kernel_size - 1)
+    keys_high = QUERIES // width + kernel_size - 1
+    rows = min(power_of_two(keys_high), max(1, most // columns, 16 // columns))
+    return width, columns, rows, -(-keys_high // rows)

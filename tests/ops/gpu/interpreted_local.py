@@ -1,0 +1,234 @@
+"""The Triton kernels of local attention against the float64 reference, in Triton's interpreter on CPU tensors.
+
+`test_local.py` runs this file in a process of its own: with TRITON_INTERPRET=1 before Triton is imported, and so that
+no other test sees a back-end "triton" that can run. Uninitialised memory is NaN.
+"""
+
+import pytest
+import torch
+
+from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
+from sasa.ops import local_attention, reference
+from sasa.ops.gpu import local, local_launch, tuning
+from sasa.ops.qkv_attention import _backward_cuda, _forward_cuda, _inference, _inference_cuda
+
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+NAMES = ("output", "query", "key", "value", "rel_row", "rel_col")
+
+
+@pytest.fixture(autouse=True)
+def _allocations_are_nan():
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan().all()
+
+
+def last(t):
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def sliced(t):
+    """The same numbers in the middle of a larger map of NaN: a read beyond the map is seen."""
+    batch, channels, height, width = t.shape
+    larger = t.new_full((batch + 1, channels + 2, height + 2, width + 3), float("nan"))
+    larger[:batch, 1:-1, 1:-1, 1:-2] = t
+    return larger[:batch, 1:-1, 1:-1, 1:-2]
+
+
+def options_of(shape, padding="zeros", terms="both", scale=1.0):
+    content = terms != "relative"
+    return {"kernel_size": shape[-1], "num_heads": shape[1], "padding": padding, "scale": scale, "content": content}
+
+
+def grad_of(shape, dtype):
+    batch, heads, _, value_dim, height, width, _ = shape
+    return normal(batch, heads * value_dim, height, width, seed=99, dtype=dtype)
+
+
+def assert_agrees(tensors, grad, options, dtype):
+    got = output_and_gradients(local_attention, tensors, grad, **options, backend="triton")
+    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
+    for name, one, judge in zip(NAMES, got, want, strict=True):
+        assert (one is None) == (judge is None), name
+        if one is not None:
+            assert_close(one, judge, TOLERANCE[dtype], otherwise=grad.double().norm().item(), name=name)
+    return got
+
+
+SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size; the half precision to try as well
+    ((1, 2, 8, 8, 5, 9, 7), BF16),
+    ((2, 3, 8, 8, 5, 5, 3), F16),
+    ((1, 2, 8, 8, 9, 2, 7), F16),
+    ((1, 1, 16, 16, 9, 5, 7), BF16),
+    ((1, 2, 32, 32, 5, 3, 7), BF16),
+    ((1, 1, 64, 64, 5, 7, 7), F16),
+    ((1, 1, 128, 128, 3, 4, 5), BF16),
+    ((1, 2, 6, 10, 7, 5, 5), BF16),
+    ((2, 1, 40, 24, 3, 5, 3), F16),
+    ((1, 3, 10, 6, 1, 9, 7), F16),
+    ((1, 2, 4, 3, 9, 1, 5), BF16),
+    ((3, 1, 8, 8, 3, 2, 7), F16),
+    ((1, 2, 2, 1, 1, 1, 5), BF16),
+    ((2, 2, 4, 4, 5, 7, 1), F16),
+    ((1, 1, 8, 4, 5, 17, 9), BF16),
+    ((1, 1, 8, 8, 7, 10, 11), F16),
+]
+
+
+CASES = [(shape, F32) for shape, _ in SHAPES] + SHAPES[2:8]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), CASES, ids=str)
+def test_shapes(shape, dtype):
+    tensors = local_inputs(*shape, dtype=dtype)
+    assert_agrees(tensors, grad_of(shape, dtype), options_of(shape), dtype)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "mask"])
+@pytest.mark.parametrize("terms", ["both", "content", "relative"])
+@pytest.mark.parametrize(("kernel_size", "scale", "dtype"), [(3, 0.25, F32), (7, -1.0, BF16)])
+def test_options(kernel_size, scale, dtype, terms, padding):
+    shape = (1, 2, 8, 6, 3, 6, kernel_size)
+    tensors = local_inputs(*shape, terms=terms, dtype=dtype)
+    assert_agrees(tensors, grad_of(shape, dtype), options_of(shape, padding, terms, scale), dtype)
+
+
+EVERY = (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "which"),
+    [
+        (last, EVERY), (sliced, EVERY), (lambda t: last(sliced(t)), EVERY), (lambda t: t.permute(3, 1, 2, 0), EVERY),
+        (last, (0,)), (last, (1,)), (last, (2,)),
+    ],
+)  # fmt: skip
+def test_layouts(layout, which):
+    shape = (3, 1, 8, 8, 4, 3, 3)
+    tensors = local_inputs(*shape, dtype=F32)
+    for index in which:
+        tensors[index] = layout(tensors[index])
+    grad = layout(grad_of(shape, F32))
+    got = assert_agrees(tensors, grad, options_of(shape), F32)
+    last_of_output = torch.channels_last if tensors[0].stride(1) == 1 else torch.contiguous_format
+    assert got[0].is_contiguous(memory_format=last_of_output), "the output's layout follows query"
+
+
+@pytest.mark.parametrize("programs", [1, 4])
+def test_programs_of_several_pictures(monkeypatch, programs):
+    """Each program takes all five pictures, or two of them and the last one."""
+    monkeypatch.setattr(local_launch, "PROGRAMS", programs)
+    shape = (5, 2, 8, 8, 3, 5, 3)
+    assert_agrees(local_inputs(*shape, dtype=F32), grad_of(shape, F32), options_of(shape, "mask"), F32)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+def test_float32_embeddings_beside_half_precision_are_not_rounded(dtype):
+    shape = (1, 2, 8, 8, 6, 5, 5)
+    tensors = local_inputs(*shape, dtype=dtype)
+    tensors[3:] = [8 * t for t in local_inputs(*shape, dtype=F32)[3:]]
+    got = assert_agrees(tensors, grad_of(shape, dtype), options_of(shape), dtype)
+    assert [t.dtype for t in got] == [dtype] * 4 + [F32] * 2
+    options = {"kernel_size": 5, "num_heads": 2, "padding": "zeros", "scale": 1.0}
+    _, logsumexp = local.forward(*tensors, *options.values())
+    assert_close(logsumexp, reference.local_attention(*double(tensors), **options)[1], 2e-5)
+
+
+def test_a_stride_0_gradient_and_expanded_embeddings():
+    shape = (1, 2, 4, 4, 5, 6, 3)
+    tensors = local_inputs(*shape, dtype=F32)
+    tensors[3] = tensors[3][:1].expand(2, -1, -1)
+    tensors[4] = tensors[4].mT.contiguous().mT
+    assert_agrees(tensors, torch.ones((), dtype=F32).expand(1, 8, 5, 6), options_of(shape), F32)
+
+
+def test_large_logits():
+    shape = (1, 2, 4, 4, 6, 5, 3)
+    tensors = [30 * t for t in local_inputs(*shape, dtype=F32)]
+    got = local_attention(*tensors, **options_of(shape, "mask"), backend="triton")
+    assert_close(got, local_attention(*double(tensors), **options_of(shape, "mask"), backend="reference"), 1e-3)
+
+
+def test_an_empty_batch():
+    shape = (0, 2, 4, 3, 5, 6, 3)
+    got = output_and_gradients(
+        local_attention, local_inputs(*shape, dtype=F32), grad_of(shape, F32), **options_of(shape), backend="triton"
+    )
+    assert got[0].shape == (0, 6, 5, 6)
+    assert not any(g.any() for g in got)
+
+
+def test_two_runs_agree_to_the_last_bit():
+    shape = (3, 2, 8, 8, 3, 6, 7)
+    runs = [
+        output_and_gradients(
+            local_attention, local_inputs(*shape, dtype=BF16), grad_of(shape, BF16), **options_of(shape),
+            backend="triton",
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+def test_wide_offsets(monkeypatch):
+    """64-bit offsets within a picture; here only that they compute the same."""
+    monkeypatch.setattr(local_launch, "_is_wide", lambda m: True)
+    shape = (1, 2, 8, 8, 5, 6, 3)
+    assert_agrees(local_inputs(*shape, dtype=F32), grad_of(shape, F32), options_of(shape), F32)
+
+
+@pytest.mark.parametrize(("keys", "across"), [(16, 1), (64, 4)])
+def test_any_cut_gives_the_same(monkeypatch, keys, across):
+    """Steps, tiles and groups are only a matter of speed."""
+
+    def cut(kernel, head_dim, kernel_size, itemsize, architecture):
+        width, columns, rows, steps = tuning._cut(4, kernel_size, keys)
+        return tuning.Tiling((4, width), columns, rows, steps, 4 // across, across, 4, 1)
+
+    monkeypatch.setattr(local_launch, "tiling", cut)
+    shape = (1, 2, 8, 8, 5, 6, 5)
+    assert_agrees(local_inputs(*shape, dtype=F32), grad_of(shape, F32), options_of(shape, "mask"), F32)
+
+
+@pytest.mark.parametrize(
+    ("content", "memory_format"),
+    [(True, torch.contiguous_format), (True, torch.channels_last), (False, torch.channels_last)],
+)
+def test_one_map_of_queries_keys_and_values(memory_format, content):
+    """What the dispatcher calls for CUDA tensors: one projected map in, the one map of its gradients out."""
+    shape = (1, 2, 8, 8, 6, 5, 3)
+    qkv = normal(1, 48 if content else 32, 6, 5, dtype=F32).contiguous(memory_format=memory_format)
+    rel = local_inputs(*shape, dtype=F32)[3:]
+    grad = grad_of(shape, F32)
+    output, logsumexp = _forward_cuda(qkv, *rel, 3, 2, content, "mask", 0.5)
+    grads = _backward_cuda(grad, qkv, *rel, logsumexp, 3, 2, content, "mask", 0.5)
+
+    def attend(qkv, rel_row, rel_col):
+        query, *key, value = qkv.chunk(3 if content else 2, dim=1)
+        options = options_of(shape, "mask", "both" if content else "relative", 0.5)
+        return local_attention(query, *(key or [None]), value, rel_row, rel_col, **options, backend="reference")
+
+    want = output_and_gradients(attend, double([qkv, *rel]), grad.double())
+    for one, judge in zip((output, *grads), want, strict=True):
+        assert_close(one, judge, 1e-5)
+    assert grads[0].is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_inference(pool):
+    qkv, rel = normal(1, 48, 5, 7, dtype=F32), local_inputs(1, 2, 8, 8, 5, 7, 3, dtype=F32)[3:]
+    gain, shift = normal(16, seed=5, dtype=F32), normal(16, seed=6, dtype=F32)
+    arguments = (qkv, *rel, gain, shift, True, pool, 3, 2, True, "zeros", 1.0)
+    assert_close(_inference_cuda(*arguments), _inference(*arguments), 1e-5)
+
+
+def test_more_channels_than_the_kernels_hold():
+    query = normal(1, 130, 2, 2, dtype=F32)
+    with pytest.raises(ValueError, match="a head has 130 channels, and these kernels hold at most 128"):
+        local_attention(query, query, query, kernel_size=3, num_heads=1, backend="triton")
+    assert local.forward(query, query, query, None, None, 3, 1, "zeros", 1.0)[0].isfinite().all(), "plain torch"
+
+
+def test_float64_is_for_plain_torch():
+    query = normal(1, 4, 2, 2)
+    with pytest.raises(ValueError, match=r"query is torch\.float64, and these kernels know float32"):
+        local_attention(query, query, query, kernel_size=3, num_heads=1, backend="triton")
