@@ -58,7 +58,7 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, worker
     config = tiny(*changes)
     train(config, tmp_path / "whole")
 
-    chosen = random.randint(6, 70)
+    chosen = random.randint(6, 45)  # of 80: far enough from the end on a busy machine too
     process = start_command(tmp_path / "killed", changes)
     wait_for_step(process, tmp_path / "killed", chosen)
     time.sleep(random.uniform(0, 0.05))
