@@ -35,7 +35,7 @@ def train(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved config and stop.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take two steps, write nothing.")] = False,
 ) -> None:
-    """Train a network. Without any option: the built-in digits, in about two minutes on two CPU cores."""
+    """Train a network. Without any option: the built-in digits, in half a minute on two CPU cores."""
     from sasa.training.config import parse_setting, resolve
 
     shortcuts = {
