@@ -8,7 +8,7 @@ import yaml
 from sasa.analysis.paper_cells import CELLS
 from sasa.reproduce.documents import documents
 from sasa.reproduce.plan import Plan
-from sasa.training.config import read_config
+from sasa.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents()
@@ -38,7 +38,7 @@ def test_every_row_of_the_paper_has_its_config_with_its_numbers():
 def test_the_recipe_of_imagenet_is_that_of_the_appendix():
     for document in DOCUMENTS:
         if document.dataset == "imagenet":
-            recipe = read_config(str(ROOT / "configs" / document.path)).recipe
+            recipe = TrainConfig.read(str(ROOT / "configs" / document.path)).recipe
             assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.warmup_epochs) == (
                 130,
                 4096,
@@ -55,4 +55,4 @@ def test_a_config_and_reproduce_make_the_same_run(dataset):
         if document.dataset == dataset:
             plan = Plan(document.row.table, dataset, document.scale)
             wanted = plan.config(document.row, 0, dataset)
-            assert read_config(str(ROOT / "configs" / document.path)).to_dict() == wanted.to_dict(), document.path
+            assert TrainConfig.read(str(ROOT / "configs" / document.path)).to_dict() == wanted.to_dict(), document.path

@@ -5,21 +5,22 @@ from pathlib import Path
 import pytest
 
 from sasa.errors import UsageError
-from sasa.training.config import TrainConfig, parse_setting, read_config, recipe_names, resolve
+from sasa.training.config import TrainConfig, resolve
+from sasa.training.settings import parse_setting
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", [*recipe_names(), *map(str, CONFIGS)])
+@pytest.mark.parametrize("name", [*TrainConfig.recipe_names(), *map(str, CONFIGS)])
 def test_every_recipe_reads_and_round_trips(name):
-    config = read_config(name)
+    config = TrainConfig.read(name)
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
 def test_yaml_round_trip(tmp_path):
     config = resolve(None, [("model.width", 0.5), ("recipe.epochs", 3), ("data.mean", [1, 2, 3])])
     (tmp_path / "c.yaml").write_text(config.to_yaml())
-    assert read_config(str(tmp_path / "c.yaml")) == config
+    assert TrainConfig.read(str(tmp_path / "c.yaml")) == config
     assert config.model["width"] == 0.5
     assert config.data.mean == [1.0, 2.0, 3.0]
 
@@ -90,7 +91,7 @@ def test_yaml_tags_are_refused_and_not_run(tmp_path):
     marker = tmp_path / "marker"
     (tmp_path / "c.yaml").write_text(f"run: !!python/object/apply:os.system ['touch {marker}']\n")
     with pytest.raises(UsageError, match="is not plain YAML"):
-        read_config(str(tmp_path / "c.yaml"))
+        TrainConfig.read(str(tmp_path / "c.yaml"))
     assert not marker.exists()
 
 
@@ -98,11 +99,11 @@ def test_yaml_tags_are_refused_and_not_run(tmp_path):
 def test_other_yaml_is_refused(tmp_path, text, sentence):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UsageError, match=sentence):
-        read_config(str(tmp_path / "c.yaml"))
+        TrainConfig.read(str(tmp_path / "c.yaml"))
 
 
 def test_no_such_config():
     with pytest.raises(UsageError, match=r"'nothing' is no file and no recipe of the package .*digits"):
-        read_config("nothing")
+        TrainConfig.read("nothing")
     with pytest.raises(UsageError, match=r"--set takes key=value, got 'x'"):
         parse_setting("x")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sasa.training.config import read_config, recipe_names, resolve
+from sasa.training.config import TrainConfig, resolve
 from sasa.training.train import dry_run
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +25,13 @@ def path_of(name):
 
 def reduced(name):
     """Whether the config has to be made smaller to be stepped here."""
-    return read_config(path_of(name)).model.get("width", 1.0) > 0.4
+    return TrainConfig.read(path_of(name)).model.get("width", 1.0) > 0.4
 
 
 def distinct():
     """Configs whose network and recipe no config before has: rows of several tables share their network."""
     seen, names = set(), []
-    for name in [*recipe_names(), *CONFIGS]:
+    for name in [*TrainConfig.recipe_names(), *CONFIGS]:
         config = resolve(path_of(name), REDUCED if reduced(name) else ON_DIGITS)
         key = (str(sorted(config.model.items())), str(config.recipe), str(config.data))
         if key not in seen:
@@ -44,7 +44,7 @@ def distinct():
 def test_every_config_is_built_and_stepped(name):
     config = resolve(path_of(name), REDUCED if reduced(name) else ON_DIGITS)
     report = dry_run(config)
-    assert report["steps"] == 8 * read_config(path_of(name)).recipe.epochs
+    assert report["steps"] == 8 * TrainConfig.read(path_of(name)).recipe.epochs
     assert report["classes"] == 10
     assert torch.get_num_threads() == 1
 

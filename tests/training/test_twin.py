@@ -10,7 +10,7 @@ from sasa.errors import SasaError
 from sasa.models import create_model
 from sasa.nn import AttentionStem, LocalAttention2d
 from sasa.training import twin as twins
-from sasa.training.config import read_config
+from sasa.training.config import TrainConfig
 from sasa.training.twin import OURS, TWIN, TwinTimes, batches, twin
 
 SMALL = {"width": 0.125, "num_heads": 2, "layers": [1, 1, 1, 1], "in_chans": 1, "num_classes": 10}
@@ -43,7 +43,7 @@ def test_a_network_of_convolutions_has_no_twin():
 
 
 def test_batches_are_real_and_whole():
-    training, held_out = batches(read_config("digits"))
+    training, held_out = batches(TrainConfig.read("digits"))
     assert [tuple(x.shape) for x, _ in training] == [(64, 1, 16, 16)] * twins.BATCHES
     assert all(len(x) == 64 for x in held_out)
     assert len({int(label) for _, labels in training for label in labels}) == 10

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from sasa.analysis.annotate import annotate, reduce
+from sasa.analysis.box_pictures import draw_boxes
 from sasa.analysis.pictures import draw_predictions
 from sasa.errors import SasaError, UsageError
+from sasa.training.detector import Detected
 from sasa.training.predictor import Prediction, Predictor
 
 MOST_IN_GRID = 64
@@ -42,10 +45,10 @@ class Grid:
         return f"drawn: {self.path}{left_out}"
 
 
-class Folder:
-    """A folder with one annotated picture for each that was looked at. Inputs are never overwritten."""
+class PictureFolder:
+    """A folder with one drawing for each picture that was looked at. Inputs are never overwritten."""
 
-    def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
+    def __init__(self, path: Path, inputs: list[Path]) -> None:
         self.path, self.count = path, 0
         self.taken = {picture.resolve() for picture in inputs}
         try:
@@ -53,15 +56,11 @@ class Folder:
         except OSError as error:
             raise SasaError(f"cannot make the folder {path}: {error.strerror or error}") from error
 
-    def keep(self, picture: Image.Image) -> Image.Image:
-        """The picture, or a copy of at most 1024 pixels a side."""
-        return reduce(picture)
-
-    def add(self, prediction: Prediction, kept: Image.Image) -> None:
-        """Write one annotated picture."""
-        path = self.free(Path(prediction.name).stem)
+    def write(self, name: str, drawing: Image.Image) -> None:
+        """Write the drawing of a picture of that name."""
+        path = self.free(Path(name).stem)
         try:
-            annotate(kept, prediction.labels, prediction.shares).save(path)
+            drawing.save(path)
         except OSError as error:
             raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
         self.count += 1
@@ -78,3 +77,31 @@ class Folder:
     def close(self) -> str:
         """What was drawn, in words."""
         return f"drawn: {self.count} pictures in {self.path}"
+
+
+class Folder(PictureFolder):
+    """Pictures with their best classes written beside them."""
+
+    def __init__(self, path: Path, inputs: list[Path], _predictor: Predictor) -> None:
+        super().__init__(path, inputs)
+
+    def keep(self, picture: Image.Image) -> Image.Image:
+        """The picture, or a copy of at most 1024 pixels a side."""
+        return reduce(picture)
+
+    def add(self, prediction: Prediction, kept: Image.Image) -> None:
+        """Write one annotated picture."""
+        self.write(prediction.name, annotate(kept, prediction.labels, prediction.shares))
+
+
+class BoxFolder(PictureFolder):
+    """Pictures with the boxes that were found in them."""
+
+    def __init__(self, path: Path, inputs: list[Path], classes: list[str]) -> None:
+        super().__init__(path, inputs)
+        self.classes = classes
+
+    def add(self, picture: Image.Image, found: Detected) -> None:
+        """Write one picture with its boxes."""
+        boxes = torch.tensor(found.boxes).view(-1, 4)
+        self.write(found.name, draw_boxes(picture, boxes, found.labels, found.scores, self.classes))

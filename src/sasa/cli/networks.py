@@ -19,7 +19,7 @@ def flops(
     """Count parameters, FLOPS (the paper's two conventions) and GMACs of a network."""
     from sasa.analysis.count import count
     from sasa.models import create_model
-    from sasa.training.config import parse_setting
+    from sasa.training.settings import parse_setting
 
     model = create_model(name, **dict(parse_setting(text) for text in option or []))
     counted = count(model, size)

@@ -49,7 +49,7 @@ def reproduce(
     from sasa.reproduce.recipes import choose_scale
     from sasa.reproduce.rows import table_name
     from sasa.reproduce.runs import runs_of
-    from sasa.training.config import parse_setting
+    from sasa.training.settings import parse_setting
 
     changes = [list(parse_setting(text)) for text in set_ or []]
     plan = Plan(table_name(table), dataset, choose_scale(dataset, scale), validation, None, budget, changes)

@@ -1,13 +1,16 @@
 """`sasa train`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sasa.cli.app import app, one_of
 from sasa.cli.output import print_table
 from sasa.errors import UsageError
+
+if TYPE_CHECKING:
+    from sasa.training.settings import Config
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -36,7 +39,8 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take two steps, write nothing.")] = False,
 ) -> None:
     """Train a network. Without any option: the built-in digits, in half a minute on two CPU cores."""
-    from sasa.training.config import parse_setting, resolve
+    from sasa.training.config import resolve
+    from sasa.training.settings import parse_setting
 
     shortcuts = {
         "model.name": model,
@@ -50,22 +54,31 @@ def train(
     }
     changes = [(key, value) for key, value in shortcuts.items() if value is not None]
     changes += [parse_setting(text) for text in set_ or []]
-    if resume and (config or changes or output):
-        raise UsageError("--resume goes on with the run as it was configured; leave the other options out")
     if resume:
-        from sasa.training import train as training
+        return go_on(resume, bool(config or changes or output))
+    return begin(resolve(config, changes), output, print_config, dry_run)
 
-        return print_summary(training.resume(resume), resume)
-    resolved = resolve(config, changes)
+
+def go_on(path: Path, options_too: bool) -> None:
+    """Resume a run, of whatever kind."""
+    if options_too:
+        raise UsageError("--resume goes on with the run as it was configured; leave the other options out")
+    from sasa.training import train as training
+
+    print_summary(training.resume(path), path)
+
+
+def begin(config: "Config", output: Path | None, print_config: bool, dry_run: bool) -> None:
+    """Print a resolved config, or try it, or run it."""
     if print_config:
-        return typer.echo(resolved.to_yaml(), nl=False)
+        return typer.echo(config.to_yaml(), nl=False)
     from sasa.training import train as training
     from sasa.training.run_folder import next_run_path
 
     if dry_run:
-        return print_table(training.dry_run(resolved))
-    path = output or next_run_path(str(resolved.model["name"]))
-    return print_summary(training.train(resolved, path), path)
+        return print_table(training.dry_run(config))
+    path = output or next_run_path(str(config.model["name"]))
+    return print_summary(training.train(config, path), path)
 
 
 def print_summary(summary: dict[str, Any] | None, path: Path) -> None:
@@ -73,6 +86,5 @@ def print_summary(summary: dict[str, Any] | None, path: Path) -> None:
     if summary is None:
         return
     print_table(summary)
-    typer.echo(
-        f"\nrun: {path}  (metrics.csv, model.safetensors, curves.png, confusion.png, predictions.png, attention.png)"
-    )
+    drawn = sorted(file.name for file in path.glob("*.png"))
+    typer.echo(f"\nrun: {path}  ({', '.join(['metrics.csv', 'model.safetensors', *drawn])})")

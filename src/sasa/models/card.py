@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from sasa.models.resnet import ResNet
+from sasa.models.retinanet import RetinaNet
 
 CARD_NAME = "README.md"
 MOST_LABELS = 100  # the rest is in config.json
 FRONT = """---
 library_name: sasa
-pipeline_tag: image-classification
+pipeline_tag: {task}
 tags:
 - sasa
 - self-attention
@@ -19,6 +20,8 @@ tags:
 FIGURES = {
     "held_out_top1": "top-1 accuracy",
     "held_out_top5": "top-5 accuracy",
+    "held_out_map": "mean average precision (50:95)",
+    "held_out_map50": "mean average precision (50)",
     "held_out_loss": "cross-entropy",
     "held_out_pictures": "held-out pictures",
     "training_pictures": "training pictures",
@@ -26,14 +29,15 @@ FIGURES = {
 }
 
 
-def model_card(network: ResNet, directory: Path, repo_id: str) -> str:
+def model_card(network: ResNet | RetinaNet, directory: Path, repo_id: str) -> str:
     """Markdown from the network, its metadata and, where the directory is a run, summary.json."""
     parts = [
-        FRONT + f"# {repo_id.partition('/')[2]}",
+        FRONT.format(task="object-detection" if isinstance(network, RetinaNet) else "image-classification")
+        + f"# {repo_id.partition('/')[2]}",
         _description(network),
         _labels(network.metadata.get("labels")),
         _figures(read_summary(directory)),
-        _use(repo_id),
+        _use(repo_id, "detect predict" if isinstance(network, RetinaNet) else "predict"),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -47,12 +51,17 @@ def read_summary(directory: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _description(network: ResNet) -> str:
-    config, parameters = network.config, sum(p.numel() for p in network.parameters())
+def _description(network: ResNet | RetinaNet) -> str:
+    parameters = sum(p.numel() for p in network.parameters())
+    if isinstance(network, RetinaNet):
+        own, config = network.config, network.config.backbone
+        what, where = "An object detector", f"pyramid of {own.pyramid}, heads of {own.heads}, in its backbone "
+    else:
+        config, what, where = network.config, "An image classifier", ""
     attention = sum(letter == "a" for letter in str(config.groups))
     return (
-        f"An image classifier of the library sasa: `{network.name}`, {parameters / 1e6:.2f} million parameters, "
-        f"{config.num_classes} classes, {attention} of {len(config.groups)} groups with local self-attention "
+        f"{what} of the library sasa: `{network.name}`, {parameters / 1e6:.2f} million parameters, "
+        f"{network.num_classes} classes, {where}{attention} of {len(config.groups)} groups with local self-attention "
         f"({config.num_heads} heads, windows of {config.kernel_size} x {config.kernel_size}), after Ramachandran et "
         "al., *Stand-Alone Self-Attention in Vision Models*, NeurIPS 2019. All options are in config.json."
     )
@@ -76,12 +85,12 @@ def _figures(summary: dict[str, Any]) -> str:
     return "\n".join(["## Figures", "", heading, "", "| | |", "| --- | ---: |", *rows])
 
 
-def _use(repo_id: str) -> str:
+def _use(repo_id: str, command: str) -> str:
     return f"""## Use
 
 ```bash
 pip install 'sasa[train,hub]'
-sasa predict PICTURES --model hf:{repo_id}
+sasa {command} PICTURES --model hf:{repo_id}
 ```
 
 ```python

@@ -83,10 +83,10 @@ class ResNetConfig:
     def _check_numbers(self) -> None:
         """Types too: the values may come from a config.json that somebody edited."""
         layers = self.layers
-        if not isinstance(layers, tuple) or len(layers) != 4 or not all(_is_integer(n, 1) for n in layers):
+        if not isinstance(layers, tuple) or len(layers) != 4 or not all(is_integer(n, 1) for n in layers):
             raise ArgumentError(f"layers must be four numbers of blocks, at least 1 each; got {layers!r}")
         for name, least in LEAST.items():
-            if not _is_integer(getattr(self, name), least):
+            if not is_integer(getattr(self, name), least):
                 raise ArgumentError(f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}")
         for name in ("content", "stem_activation", "zero_init_residual"):
             if not isinstance(getattr(self, name), bool):
@@ -103,12 +103,16 @@ class ResNetConfig:
     @property
     def group_widths(self) -> tuple[int, ...]:
         """Bottleneck channels of each group; a block's output has four times as many."""
-        return tuple(self._rounded(channels, 2 * self.num_heads) for channels in BASE_WIDTHS)
+        return tuple(self.scaled(channels) for channels in BASE_WIDTHS)
 
     @property
     def stem_reduction(self) -> int:
         """How many pixels of the picture a side of the stem's output pixel covers."""
         return {"attention": self.stem_block, "conv": 4}.get(self.stem, 1)
+
+    def scaled(self, channels: int) -> int:
+        """So many channels times `width`, rounded so that the heads divide them."""
+        return self._rounded(channels, 2 * self.num_heads)
 
     def _rounded(self, channels: int, multiple: int) -> int:
         return max(multiple, round(channels * self.width / multiple) * multiple)
@@ -133,5 +137,6 @@ class ResNetConfig:
         return cls(**{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})
 
 
-def _is_integer(value: object, least: int) -> bool:
+def is_integer(value: object, least: int) -> bool:
+    """Whether `value` is a whole number of at least `least`; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -9,6 +9,8 @@ from sasa.errors import ArgumentError, SasaError
 from sasa.models.config import ResNetConfig
 from sasa.models.hub import locate, on_hub
 from sasa.models.resnet import FeaturePyramid, ResNet
+from sasa.models.retinanet import RetinaNet
+from sasa.models.retinanet_config import DETECTORS, RetinaNetConfig
 from sasa.models.variants import VARIANTS
 from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_config
 
@@ -19,7 +21,7 @@ def list_models(pattern: str | None = None) -> list[str]:
     >>> sasa.list_models("sasa_resnet26*")
     ['sasa_resnet26', 'sasa_resnet26_convstem']
     """
-    return sorted(name for name in VARIANTS if pattern is None or fnmatch.fnmatch(name, pattern))
+    return sorted(name for name in (*VARIANTS, *DETECTORS) if pattern is None or fnmatch.fnmatch(name, pattern))
 
 
 def create_model(
@@ -28,7 +30,7 @@ def create_model(
     features_only: bool = False,
     out_indices: tuple[int, ...] = (1, 2, 3, 4),
     **options: Any,
-) -> ResNet | FeaturePyramid:
+) -> ResNet | FeaturePyramid | RetinaNet:
     """A network of the paper by name, freshly initialised; or one that was saved, with its weights.
 
     Args:
@@ -38,6 +40,7 @@ def create_model(
         out_indices: with features_only, which maps: 0 the stem, 1 to 4 the groups.
         **options: fields of `ResNetConfig`: num_classes=1000, in_chans=3, width=1.0, stem, groups, kernel_size=7,
             num_heads=8, position="relative", content=True, padding, stem_block=4, stem_values="mixture", ...
+            For a detector also those of `RetinaNetConfig`: num_classes=90, anchors=6, norm="batch", ...
             For a directory or the Hub they must agree with what was saved. None means the default.
 
     Raises:
@@ -50,20 +53,26 @@ def create_model(
     options = {name: value for name, value in options.items() if value is not None}
     if isinstance(options.get("groups"), tuple | list):
         options["groups"] = "".join(map(str, options["groups"]))
-    if str(name_or_directory) in VARIANTS:
-        name = str(name_or_directory)
+    name = str(name_or_directory)
+    if name in VARIANTS:
         model = ResNet(ResNetConfig.from_dict({**VARIANTS[name], **options}), name)
+    elif name in DETECTORS:
+        model = RetinaNet(RetinaNetConfig.from_dict({**DETECTORS[name], **options}), name)
     elif on_hub(name_or_directory):
         model = load_pretrained(locate(name_or_directory), options)
     elif Path(name_or_directory).is_dir():
         model = load_pretrained(Path(name_or_directory), options)
     else:
-        raise ArgumentError(unknown_model(str(name_or_directory)))
-    return FeaturePyramid(model, out_indices) if features_only else model
+        raise ArgumentError(unknown_model(name))
+    if not features_only:
+        return model
+    if isinstance(model, RetinaNet):
+        raise ArgumentError(f"{name} is a detector: features_only is for classifiers")
+    return FeaturePyramid(model, out_indices)
 
 
-def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> ResNet:
-    """The network that `ResNet.save_pretrained` wrote.
+def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> ResNet | RetinaNet:
+    """The network that its `save_pretrained` wrote.
 
     Args:
         directory: with model.safetensors and config.json.
@@ -74,17 +83,20 @@ def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> 
         SasaError: a file that is missing, damaged, or a pickle (refused, not opened).
     """
     saved = read_config(directory)
+    config_class = RetinaNetConfig if saved["architecture"].startswith("retinanet") else ResNetConfig
     try:
-        config = ResNetConfig.from_dict(saved["options"])
+        config = config_class.from_dict(saved["options"])
     except ArgumentError as error:
         raise SasaError(f"{directory / CONFIG_NAME} describes no network: {error}") from error
-    wanted = ResNetConfig.from_dict({**config.to_dict(), **(expected or {})})
+    wanted = config_class.from_dict({**config.to_dict(), **(expected or {})})
     for name, value in config.to_dict().items():
         other = wanted.to_dict()[name]
         if value != other:
-            hint = "; load it as it is and call reset_classifier() for a new head" if name == "num_classes" else ""
+            resettable = name == "num_classes" and isinstance(config, ResNetConfig)
+            hint = "; load it as it is and call reset_classifier() for a new head" if resettable else ""
             raise ArgumentError(f"{directory} holds a network with {name}={value}, not {other}{hint}")
-    model = ResNet(config, saved["architecture"])
+    network = RetinaNet if isinstance(config, RetinaNetConfig) else ResNet
+    model = network(config, saved["architecture"])  # pyright: ignore[reportArgumentType]
     model.metadata = saved["metadata"]
     load_weights(model, directory / WEIGHTS_NAME)
     return model
@@ -92,5 +104,5 @@ def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> 
 
 def unknown_model(name: str) -> str:
     """The sentence for a name that is neither a network nor a directory."""
-    near = difflib.get_close_matches(name, VARIANTS, 3, 0.5) or list_models("sasa*")
+    near = difflib.get_close_matches(name, (*VARIANTS, *DETECTORS), 3, 0.5) or list_models("sasa*")
     return f"{name!r} is neither a known network nor a directory of a saved one; near: {', '.join(near)}"

@@ -9,8 +9,9 @@ from typing import Any
 from sasa.errors import SasaError
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import Row
-from sasa.training.config import TrainConfig, flatten, read_config
+from sasa.training.config import TrainConfig
 from sasa.training.run_folder import RunFolder
+from sasa.training.settings import flatten
 
 # What may differ between a run and its plan: where it ran, not what it computed.
 FREE = (
@@ -59,7 +60,7 @@ class Run:
         Raises:
             SasaError: names the first setting that differs, with both values.
         """
-        found, other = (dict(flatten(c.to_dict())) for c in (read_config(str(self.path / "config.yaml")), wanted))
+        found, other = (dict(flatten(c.to_dict())) for c in (TrainConfig.read(str(self.path / "config.yaml")), wanted))
         for key in sorted(found.keys() | other.keys()):
             if key not in FREE and found.get(key) != other.get(key):
                 raise SasaError(

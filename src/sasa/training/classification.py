@@ -1,6 +1,7 @@
 """The task of classification: labelled pictures, cross-entropy, accuracy."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sasa.analysis.attention_maps import attention_layers
+from sasa.analysis.confusion import draw_confusion
+from sasa.analysis.pictures import draw_curves, draw_predictions
 from sasa.data.batch import Batch, check_on_bad_image
 from sasa.data.in_memory import InMemoryPictures
 from sasa.data.loader import evaluation_loader, shares, training_loader
@@ -19,7 +23,9 @@ from sasa.errors import SasaError, UsageError
 from sasa.models import ResNet, create_model
 from sasa.training.config import TrainConfig
 from sasa.training.evaluate import Score, evaluate
-from sasa.training.predictor import preprocessing_to
+from sasa.training.predictor import Predictor, preprocessing_to
+
+SHOWN = 32  # pictures in the grid of predictions
 
 
 class Classification:
@@ -149,6 +155,43 @@ class Classification:
         """The network with its labels and preprocessing, as `sasa.create_model` and the commands read it."""
         preprocessing = preprocessing_to(self.config.data.preprocessing())
         self.network.save_pretrained(folder, labels=self.train.classes, preprocessing=preprocessing)
+
+    def summary(self, score: Score, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Accuracy at the end, and of the best epoch."""
+        best = max(rows, key=lambda row: (row["held_out_top1"], -row["held_out_loss"]))
+        return {
+            "held_out_top1": round(score.top1, 6),
+            "held_out_top5": round(score.top5, 6),
+            "held_out_loss": round(score.loss, 6),
+            "held_out_pictures": score.count,
+            "best_top1": best["held_out_top1"],
+            "best_epoch": best["epoch"],
+        }
+
+    def draw(self, score: Score, rows: list[dict[str, Any]], folder: Path) -> None:
+        """Curves, the confusion matrix, a grid of held-out pictures with predictions, and attention over one."""
+        draw_curves(rows, folder / "curves.png")
+        draw_confusion(score.confusion, self.train.classes, folder / "confusion.png")
+        predictor = Predictor(self.network, self.train.classes, self.config.data.preprocessing())
+        unread = set(score.skipped)
+        order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
+        shown = list(islice((index for index in order if index not in unread), SHOWN))
+        draw_held_out(predictor, self.held_out, shown, folder)
+
+
+def draw_held_out(predictor: Predictor, source: Source, shown: list[int], folder: Path) -> None:
+    """predictions.png of some pictures of a source, and attention.png of the first."""
+    pictures = [source.read(index, predictor.preprocessing.channels) for index in shown]
+    predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, pictures, strict=True)], top=1)
+    draw_predictions(
+        [predictor.preprocessing.square(picture) for picture in pictures],
+        [prediction.labels[0] for prediction in predictions],
+        [prediction.shares[0] for prediction in predictions],
+        [source.classes[source.labels[index]] for index in shown],
+        folder / "predictions.png",
+    )
+    if attention_layers(predictor.network):
+        predictor.draw_attention(pictures[0], folder / "attention.png")
 
 
 def open_training_data(config: TrainConfig) -> tuple[Source, Source]:

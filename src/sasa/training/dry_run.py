@@ -21,6 +21,7 @@ from sasa.training.config import TrainConfig
 from sasa.training.loop import Trainer
 from sasa.training.memory import explained, keep_freed_memory, peak_memory_gb
 from sasa.training.processes import make_fabric
+from sasa.training.task import Task
 
 CPU_PART = 8  # pictures: without a GPU, a part of a step for 8 GPUs would fill the memory
 
@@ -86,7 +87,7 @@ def time_steps(trainer: Trainer, steps: int) -> list[float]:
     return seconds
 
 
-def report(task: Classification, seconds: float, steps: int) -> dict[str, Any]:
+def report(task: Task, seconds: float, steps: int) -> dict[str, Any]:
     """What a dry run prints: sizes, the cost of a step, and of `steps` of them."""
     return {
         "parameters": sum(p.numel() for p in task.network.parameters()),

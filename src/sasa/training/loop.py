@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from sasa.data.sampler import mix
 from sasa.errors import DivergedError
 from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of
-from sasa.training.config import TrainConfig
 from sasa.training.optim import make_optimizer, schedule
 from sasa.training.processes import any_of_all, names_of_all
 from sasa.training.reports import Reports
 from sasa.training.run_folder import RunFolder
+from sasa.training.settings import Config
 from sasa.training.signals import StoppedError, StopRequest
 from sasa.training.task import Scored, Task
 
@@ -43,7 +43,7 @@ class Trainer:
     compiled, and joined to those of other processes.
     """
 
-    config: TrainConfig
+    config: Config
     fabric: Any
     task: Task
     model: nn.Module
@@ -58,7 +58,7 @@ class Trainer:
     seen: list[str] = field(default_factory=list)  # the names of the last step's pictures
 
     @classmethod
-    def start(cls, config: TrainConfig, fabric: Any, task: Task) -> "Trainer":
+    def start(cls, config: Config, fabric: Any, task: Task) -> "Trainer":
         """Make the optimizer and the averages, and put all on the device."""
         network, recipe = task.network, config.recipe
         model: Any = torch.compile(network) if config.run.compile else network

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from sasa.errors import SasaError
-from sasa.training.config import RecipeConfig
+from sasa.training.settings import RecipeConfig
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
 ONE_VALUE = ("more than 1 value per channel", "more than one value for each channel")

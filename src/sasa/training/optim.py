@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from sasa.training.config import RecipeConfig
+from sasa.training.settings import RecipeConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

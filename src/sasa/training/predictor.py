@@ -63,6 +63,8 @@ class Predictor:
         if not directory.is_dir():
             raise SasaError(f"{str(name)!r} is no folder of a run or of a saved network")
         network = load_pretrained(directory)
+        if not isinstance(network, ResNet):
+            raise SasaError(f"{name} holds a detector: use sasa detect eval or sasa detect predict")
         shown = name if on_hub(name) else directory
         try:
             labels = [str(label) for label in network.metadata["labels"]]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sasa.errors import UsageError
-from sasa.training.config import RunConfig
+from sasa.training.settings import RunConfig
 
 
 def started() -> tuple[int, int]:
@@ -75,11 +75,16 @@ def any_of_all(fabric: Any, value: int) -> int:
 
 def names_of_all(fabric: Any, names: set[str]) -> list[str]:
     """The union over all processes, sorted."""
+    return sorted(set().union(*gathered(fabric, sorted(names))))
+
+
+def gathered(fabric: Any, value: Any) -> list[Any]:
+    """Plain values of all processes, in their order."""
     if fabric.world_size == 1:
-        return sorted(names)
-    gathered: list[Any] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(gathered, sorted(names))
-    return sorted(set().union(*gathered))
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def leave(fabric: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any, TextIO
 from sasa.training.memory import peak_memory_gb
 
 WIDTH = 20  # of the bar, in characters
+PARTS = {"train": "train_", "held out": "held_out_"}  # of a row of metrics
+SHARES = {"top1": "top-1", "map": "mAP", "map50": "mAP 50", "map75": "mAP 75"}  # figures that are shares of 1
 
 
 class Progress:
@@ -42,11 +44,8 @@ class Progress:
     def epoch(self, row: dict[str, Any]) -> None:
         """One line of metrics."""
         start = "\r\x1b[K" if self.stream.isatty() else ""
-        self.stream.write(
-            f"{start}epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f} top-1 {row['train_top1']:.2%}  "
-            f"held out loss {row['held_out_loss']:.3f} top-1 {row['held_out_top1']:.2%}  "
-            f"{row['images_per_second']:.0f} images/s\n"
-        )
+        figures = "  ".join(f"{part} {_figures(row, prefix)}" for part, prefix in PARTS.items())
+        self.stream.write(f"{start}epoch {row['epoch']:3d}  {figures}  {row['images_per_second']:.0f} images/s\n")
         self.stream.flush()
 
     def close(self) -> None:
@@ -54,6 +53,12 @@ class Progress:
         if self.stream.isatty():
             self.stream.write("\n")
             self.stream.flush()
+
+
+def _figures(row: dict[str, Any], prefix: str) -> str:
+    """ "loss 0.693 top-1 51.23%" of the figures whose names begin so: shares of pictures are in percent."""
+    found = ((name.removeprefix(prefix), value) for name, value in row.items() if name.startswith(prefix))
+    return " ".join(f"{SHARES[n]} {value:.2%}" if n in SHARES else f"{n} {value:.3f}" for n, value in found)
 
 
 def clock(seconds: float) -> str:

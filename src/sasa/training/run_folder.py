@@ -13,7 +13,7 @@ import torch
 
 from sasa.errors import SasaError
 from sasa.models.weights import atomic_file, atomic_write
-from sasa.training.config import TrainConfig
+from sasa.training.settings import Config
 
 CHECKPOINT_FORMAT = 2
 OLD_RECIPE = {"ema_decay": 0.0, "batch_norm_momentum": 0.1}  # what runs had before these were settings
@@ -40,7 +40,7 @@ class RunFolder:
         """The folder with the weights that scored best."""
         return self.path / "best"
 
-    def create(self, config: TrainConfig) -> None:
+    def create(self, config: Config) -> None:
         """Make the folder and write what decides the run; refuse one that already holds a run."""
         try:
             if (self.path / "config.yaml").exists():

@@ -10,7 +10,7 @@ from sasa.data.loader import evaluation_loader
 from sasa.data.sources import Source, open_splits
 from sasa.errors import DataError, SasaError
 from sasa.models.hub import locate
-from sasa.training.config import TrainConfig, read_config
+from sasa.training.config import TrainConfig
 from sasa.training.evaluate import Score, evaluate
 from sasa.training.predictor import Predictor
 
@@ -109,7 +109,7 @@ def score_network(
 
 def _config_of(directory: Path) -> TrainConfig | None:
     path = directory / "config.yaml"
-    return read_config(str(path)) if path.is_file() else None
+    return TrainConfig.read(str(path)) if path.is_file() else None
 
 
 def _held_out(data: str | None, config: TrainConfig | None) -> Source:

@@ -1,4 +1,4 @@
-"""What the loop trains: the part that differs between classification and other tasks."""
+"""What the loop trains: the part that differs between classification and detection."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +20,15 @@ class Scored(Protocol):
         ...
 
 
+class Pictures(Protocol):
+    """A data set; `classes` are their names."""
+
+    @property
+    def classes(self) -> list[str]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+
 class Task(Protocol):
     """A network, its pictures, its loss and its score.
 
@@ -30,6 +39,16 @@ class Task(Protocol):
     steps_per_epoch: int
     steps: int
     skipped: set[str]
+
+    @property
+    def train(self) -> Pictures:
+        """What it learns from."""
+        ...
+
+    @property
+    def held_out(self) -> Pictures:
+        """What it is scored on."""
+        ...
 
     @property
     def network(self) -> nn.Module:
@@ -54,4 +73,12 @@ class Task(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the network, with what belongs to it."""
+        ...
+
+    def summary(self, score: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What summary.json says of the result: the score at the end, and the best of the epochs' rows."""
+        ...
+
+    def draw(self, score: Any, rows: list[dict[str, Any]], folder: Path) -> None:
+        """Pictures of the result, for a person, in the run's folder."""
         ...

@@ -20,7 +20,7 @@ from sasa.data.sampler import EpochBatches
 from sasa.errors import SasaError
 from sasa.models import ResNet, ResNetConfig, load_pretrained
 from sasa.training.classification import open_training_data
-from sasa.training.config import TrainConfig, read_config
+from sasa.training.config import TrainConfig
 from sasa.training.memory import keep_freed_memory
 from sasa.training.optim import make_optimizer
 from sasa.training.run_folder import RunFolder, environment
@@ -85,9 +85,10 @@ def time_beside_twin(path: Path, rounds: int | None = None, threads: int | None 
     """
     if not (path / "config.yaml").is_file():
         raise SasaError(f"{path} is no run: its config.yaml, which says what to time it on, is missing")
-    config = read_config(str(path / "config.yaml"))
+    config = TrainConfig.read(str(path / "config.yaml"))
     keep_freed_memory()  # as in training
     ours = load_pretrained(path)
+    assert isinstance(ours, ResNet)  # TrainConfig.read has refused a detector's run
     networks: dict[str, nn.Module] = {OURS: ours, TWIN: twin(ours)}
     if config.run.channels_last:
         networks = {side: network.to(memory_format=torch.channels_last) for side, network in networks.items()}  # pyright: ignore

@@ -1,0 +1,166 @@
+"""From a picture and its boxes to a tensor and boxes in it: augmented for training, plain for evaluation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sasa.data.chance import seeded_numbers
+from sasa.data.detection.annotations import Targets
+from sasa.data.sampler import mix
+from sasa.errors import ArgumentError
+
+# An object of which a crop leaves less than this share of its box can often not be told any more: it is left out.
+SMALLEST_PART = 0.25
+# Pixels that a box must be wide and high to be learned.
+SMALLEST_SIDE = 1.0
+
+
+@dataclass(frozen=True)
+class DetectionPreprocessing:
+    """What every picture goes through, in training and ever after; kept beside the weights.
+
+    Args:
+        image_size: pixels of the longer side that the network sees.
+        mean, std: of each channel, pixels being 0 to 1.
+        channels: 3 (RGB) or 1 (gray).
+
+    Raises:
+        ArgumentError: a value outside its range, or not one mean and std a channel.
+    """
+
+    image_size: int = 640
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ArgumentError(f"image_size must be 1 or more pixels, got {self.image_size}")
+        if self.channels not in (1, 3):
+            raise ArgumentError(f"channels must be 3 (RGB) or 1 (gray), got {self.channels}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ArgumentError(f"mean {self.mean} and std {self.std} must have {self.channels} values, one a channel")
+        if min(self.std) <= 0:
+            raise ArgumentError(f"std must be above 0, got {self.std}")
+
+    def fit(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a picture that was resized so that it just fits into image_size x image_size."""
+        return scaled(height, width, self.image_size / max(height, width))
+
+    def evaluation(self, picture: Image.Image) -> Tensor:
+        """(channels, height, width): resized as `fit` says, smaller pictures enlarged; normalised."""
+        return self.to_tensor(_functional().resize(picture, list(self.fit(picture.height, picture.width))))
+
+    def fit_targets(self, targets: Targets, height: int, width: int) -> Targets:
+        """The boxes of a height x width picture in what `evaluation` makes of it."""
+        new_height, new_width = self.fit(height, width)
+        x, y = new_width / width, new_height / height
+        return Targets(targets.boxes * torch.tensor([x, y, x, y]), targets.labels, targets.crowd)
+
+    def to_tensor(self, picture: Image.Image) -> Tensor:
+        """(channels, height, width), normalised, at the picture's own size."""
+        T = _functional()
+        return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class DetectionAugmentation:
+    """What training does to a picture and its boxes (A.3 of the paper), in this order.
+
+    Args:
+        jitter_min, jitter_max: the picture is resized to a random factor between these, times the size at which it
+            fits into image_size x image_size. Of what is larger then a random part of that size is cut out.
+        flip: left and right swapped for every other picture.
+        vertical_flip: top and bottom as well: for pictures that have no up and down.
+        colour: brightness, contrast and saturation change by up to this share, 0 to 1.
+
+    Raises:
+        ArgumentError: a value outside its range.
+    """
+
+    jitter_min: float = 0.8
+    jitter_max: float = 1.2
+    flip: bool = True
+    vertical_flip: bool = False
+    colour: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.jitter_min <= self.jitter_max < float("inf"):
+            raise ArgumentError(
+                f"jitter_min ({self.jitter_min}) must be above 0 and at most jitter_max ({self.jitter_max})"
+            )
+        if not 0 <= self.colour <= 1:
+            raise ArgumentError(f"colour must be a share from 0 to 1, got {self.colour}")
+
+    def seeded(
+        self,
+        preprocessing: DetectionPreprocessing,
+        picture: Image.Image,
+        targets: Targets,
+        seed: int,
+        epoch: int,
+        index: int,
+    ) -> tuple[Tensor, Targets]:
+        """The result as a pure function of (seed, epoch, index): other random numbers stay untouched.
+
+        Returns:
+            (channels, height, width), normalised, neither side above image_size; and the targets in it. An object is
+            left out if less than a quarter of its box remains, or less than a pixel of a side.
+        """
+        with seeded_numbers(mix(seed, epoch, index)):
+            picture, targets = self._augmented(preprocessing, picture, targets)
+        return preprocessing.to_tensor(picture), targets
+
+    def _augmented(
+        self, preprocessing: DetectionPreprocessing, picture: Image.Image, targets: Targets
+    ) -> tuple[Image.Image, Targets]:
+        from torchvision.transforms import v2
+        from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+        T = _functional()
+        factor = torch.empty(()).uniform_(self.jitter_min, self.jitter_max).item()
+        size = scaled(*preprocessing.fit(picture.height, picture.width), factor)
+        drawn = BoundingBoxes(targets.boxes, format=BoundingBoxFormat.XYXY, canvas_size=(picture.height, picture.width))  # pyright: ignore[reportCallIssue]
+        picture, drawn = T.resize(picture, list(size)), T.resize(drawn, list(size))
+        whole = _areas(drawn)
+        window = _random_window(*size, preprocessing.image_size)
+        picture, drawn = T.crop(picture, *window), T.crop(drawn, *window)
+        steps = [v2.RandomHorizontalFlip()] if self.flip else []
+        steps += [v2.RandomVerticalFlip()] if self.vertical_flip else []
+        steps += [v2.ColorJitter(self.colour, self.colour, self.colour)] if self.colour else []
+        for step in steps:
+            picture, drawn = step(picture, drawn)
+        boxes = drawn.as_subclass(Tensor)
+        keep = _large_enough(boxes) & (targets.crowd | (_areas(boxes) >= SMALLEST_PART * whole))
+        return picture, Targets(boxes, targets.labels, targets.crowd)[keep]
+
+
+def scaled(height: int, width: int, factor: float) -> tuple[int, int]:
+    """Both sides times `factor`, rounded, at least 1."""
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _random_window(height: int, width: int, most: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of a picture that is at most `most` pixels high and wide."""
+    inner_height, inner_width = min(height, most), min(width, most)
+    top = int(torch.randint(height - inner_height + 1, ()))
+    left = int(torch.randint(width - inner_width + 1, ()))
+    return top, left, inner_height, inner_width
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _large_enough(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).amin(1) >= SMALLEST_SIDE
+
+
+def _functional() -> Any:
+    """torchvision's functions of pictures, tensors and boxes; their annotations name tensors only."""
+    from torchvision.transforms.v2 import functional
+
+    return functional

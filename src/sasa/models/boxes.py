@@ -1,0 +1,182 @@
+"""From RetinaNet's outputs to its losses and to boxes, on torchvision's parts: anchors, matcher, coder, losses, NMS.
+
+Shapes: B batch, A anchors of a picture, K classes, N boxes of a picture. Boxes are (x1, y1, x2, y2) in pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sasa.models.retinanet import Outputs
+from sasa.models.retinanet_config import ANCHORS, RetinaNetConfig
+
+SHAPES = (0.5, 1.0, 2.0)  # height / width of the anchors
+OBJECT, BACKGROUND = 0.5, 0.4  # IoU with a box from which an anchor is of an object; below which it is of none
+BETA = 1 / 9  # where the box loss turns from a parabola to a line
+IN_CROWD = 0.5  # part of an anchor in a crowd's region from which nothing is asked of it
+
+
+class Losses(NamedTuple):
+    """Means over the objects' anchors: the focal loss of all anchors, and the smooth L1 loss of the objects' boxes."""
+
+    classification: Tensor
+    box: Tensor
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one picture, best first, (N, 4) in pixels; labels (N,), int64; scores (N,), 0 to 1."""
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which boxes are kept.
+
+    Args:
+        score: least score.
+        per_level: so many of the best of each level go on.
+        overlap: IoU from which the weaker of two boxes of one class goes.
+        most: boxes of a picture.
+    """
+
+    score: float = 0.05
+    per_level: int = 1000
+    overlap: float = 0.5
+    most: int = 100
+
+
+SCORED = Selection()  # COCO's scores want many boxes, weak ones too
+
+
+def anchors(config: RetinaNetConfig, sizes: Sequence[tuple[int, int]], device: torch.device) -> list[Tensor]:
+    """The anchors of each level, (h * w * anchors, 4): centred in the pixels that a position stands for."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    octaves = ANCHORS[config.anchors]
+    sides = tuple(
+        tuple(config.anchor_scale * stride * 2 ** (n / octaves) for n in range(octaves)) for stride in config.strides
+    )
+    generator = AnchorGenerator(sides, (SHAPES,) * len(sides))  # pyright: ignore[reportArgumentType]
+    generator.set_cell_anchors(torch.float32, device)
+    steps = [[torch.tensor(stride, device=device)] * 2 for stride in config.strides]
+    grids = generator.grid_anchors([list(size) for size in sizes], steps)
+    return [grid + stride / 2 for grid, stride in zip(grids, config.strides, strict=True)]
+
+
+def losses(
+    config: RetinaNetConfig,
+    outputs: Outputs,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    crowds: Sequence[Tensor],
+) -> Losses:
+    """Focal loss of the classes and smooth L1 loss of the boxes.
+
+    Args:
+        config: of the detector.
+        outputs: for B pictures.
+        boxes: for each picture (N, 4).
+        labels: for each picture (N,), int64.
+        crowds: for each picture (M, 4), regions of which nothing is asked.
+    """
+    from torchvision.ops import sigmoid_focal_loss
+
+    all_anchors = torch.cat(anchors(config, outputs.sizes, outputs.logits.device))
+    logits, deltas = outputs.logits.float(), outputs.deltas.float()
+    targets, wanted = torch.zeros_like(logits), torch.zeros_like(deltas)
+    counted = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    objects = torch.zeros_like(counted)
+    for n, (own, own_labels, crowd) in enumerate(zip(boxes, labels, crowds, strict=True)):
+        matches = match(all_anchors, own, crowd)
+        objects[n], counted[n] = matches >= 0, matches != BETWEEN
+        taken = matches[objects[n]]
+        targets[n, objects[n], own_labels[taken]] = 1
+        wanted[n, objects[n]] = _coder().encode_single(own[taken], all_anchors[objects[n]])
+    count = objects.sum().clamp_min(1)
+    focal = sigmoid_focal_loss(logits, targets, reduction="none").sum(2)
+    box = F.smooth_l1_loss(deltas[objects], wanted[objects], reduction="sum", beta=BETA)
+    return Losses((focal * counted).sum() / count, box / count)
+
+
+BETWEEN = -2  # torchvision's number for an anchor that is neither of an object nor of none
+
+
+def match(all_anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
+    """(A,): the number of the box that an anchor belongs to, -1 for none, -2 where nothing is asked of it."""
+    from torchvision.models.detection._utils import Matcher
+    from torchvision.ops import box_iou
+
+    matches = torch.full((len(all_anchors),), -1, dtype=torch.int64, device=all_anchors.device)
+    if len(boxes):
+        matches = Matcher(OBJECT, BACKGROUND, allow_low_quality_matches=True)(box_iou(boxes, all_anchors))
+    if len(crowd):
+        matches[(matches == -1) & (_covered(all_anchors, crowd) > IN_CROWD)] = BETWEEN
+    return matches
+
+
+def _covered(all_anchors: Tensor, crowd: Tensor) -> Tensor:
+    """(A,): the largest part of an anchor that lies in one of the regions."""
+    from torchvision.ops import box_area
+
+    low = torch.maximum(all_anchors[:, None, :2], crowd[None, :, :2])
+    high = torch.minimum(all_anchors[:, None, 2:], crowd[None, :, 2:])
+    shared = (high - low).clamp_min(0).prod(2)
+    return (shared / box_area(all_anchors)[:, None]).amax(1)
+
+
+def select(
+    config: RetinaNetConfig, outputs: Outputs, sizes: Sequence[tuple[int, int]], selection: Selection = SCORED
+) -> list[Boxes]:
+    """The boxes that the network finds in each picture, in the pixels that it was shown.
+
+    Args:
+        config: of the detector.
+        outputs: for B pictures.
+        sizes: (height, width) of each picture inside its padding; boxes are cut there.
+        selection: what is kept.
+    """
+    levels = anchors(config, outputs.sizes, outputs.logits.device)
+    lengths = [len(level) for level in levels]
+    logits, deltas = outputs.logits.float().split(lengths, 1), outputs.deltas.float().split(lengths, 1)
+    return [
+        _select_one(levels, [x[n] for x in logits], [x[n] for x in deltas], size, selection)
+        for n, size in enumerate(sizes)
+    ]
+
+
+def _select_one(
+    levels: list[Tensor], logits: list[Tensor], deltas: list[Tensor], size: tuple[int, int], selection: Selection
+) -> Boxes:
+    from torchvision.ops import batched_nms, clip_boxes_to_image
+
+    parts = [_best_of_level(*level, selection) for level in zip(levels, logits, deltas, strict=True)]
+    boxes, labels, scores = (torch.cat(part) for part in zip(*parts, strict=True))
+    boxes = clip_boxes_to_image(boxes, size)
+    kept = batched_nms(boxes, scores, labels, selection.overlap)[: selection.most]
+    return Boxes(boxes[kept], labels[kept], scores[kept])
+
+
+def _best_of_level(
+    level: Tensor, logits: Tensor, deltas: Tensor, selection: Selection
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(boxes, labels, scores) of the best pairs of anchor and class on a level."""
+    scores = logits.sigmoid().flatten()
+    good = (scores > selection.score).nonzero()[:, 0]
+    best, order = scores[good].topk(min(selection.per_level, len(good)))
+    places = good[order]
+    anchor, label = places // logits.shape[1], places % logits.shape[1]
+    return _coder().decode_single(deltas[anchor], level[anchor]), label, best
+
+
+def _coder() -> Any:
+    from torchvision.models.detection._utils import BoxCoder
+
+    return BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))

@@ -1,0 +1,184 @@
+"""RetinaNet with convolution or attention in its backbone, its pyramid and its heads (Section 4.2 and A.3).
+
+Shapes: B batch, C channels, h x w a level's map, A all anchors of a picture, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sasa.errors import SasaError
+from sasa.models.resnet import FeaturePyramid, ResNet, spatial_layer
+from sasa.models.retinanet_config import LEVELS, SPATIAL, RetinaNetConfig
+from sasa.models.weights import save_network
+from sasa.nn import LocalAttention2d
+from sasa.nn.fold import is_folded
+from sasa.nn.norms import layer_norm, layer_norm_relu
+
+PRIOR = 0.01  # of an object at an anchor, before training: the focal loss starts from it
+HEAD_STD = 0.01  # of the heads' weights; A.3 gives it for W_V
+GROUP_CHANNELS = 8  # 32 groups of the paper's 256 channels
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch.
+
+    Args:
+        logits: (B, A, K), of each class at each anchor.
+        deltas: (B, A, 4), from the anchor to the box, as torchvision's BoxCoder has them.
+        sizes: (h, w) of each level's map; anchors come level by level, row by row, the anchors of a position together.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    sizes: list[tuple[int, int]]
+
+
+def make_norm(config: RetinaNetConfig) -> nn.Module:
+    """The norm of one level behind a layer of the pyramid or the heads."""
+    channels = config.channels
+    if config.norm == "group":
+        return nn.GroupNorm(math.gcd(channels, max(1, channels // GROUP_CHANNELS)), channels)
+    return nn.BatchNorm2d(channels)
+
+
+class Pyramid(nn.Module):
+    """Maps P3 to P7 of one width, from the backbone's C3 to C5: lateral 1 x 1, coarse added to fine, a spatial layer.
+
+    P6 and P7 come from P5 and P6 by spatial layers of stride 2.
+    """
+
+    def __init__(self, config: RetinaNetConfig, in_channels: Sequence[int]) -> None:
+        super().__init__()
+        kind, channels = SPATIAL[config.pyramid], config.channels
+        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.layers = nn.ModuleList(
+            spatial_layer(config.backbone, kind, channels, 1 if level <= 5 else 2) for level in LEVELS
+        )
+        self.norms = nn.ModuleList(make_norm(config) for _ in LEVELS)
+        for conv in [m for m in (*self.laterals, *self.layers) if isinstance(m, nn.Conv2d)]:
+            nn.init.kaiming_uniform_(conv.weight, a=1)  # keeps the variance: no ReLU follows
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[C3, C4, C5] -> [P3, ..., P7], each (B, C, h, w) with half the side of the one before, rounded up."""
+        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        for fine in (1, 0):
+            merged[fine] = merged[fine] + F.interpolate(merged[fine + 1], size=merged[fine].shape[-2:])
+        levels = [layer_norm(self.layers[n], self.norms[n], x) for n, x in enumerate(merged)]
+        levels.append(layer_norm(self.layers[3], self.norms[3], levels[-1]))
+        levels.append(layer_norm(self.layers[4], self.norms[4], F.relu(levels[-1])))
+        return levels
+
+
+class Head(nn.Module):
+    """Layers shared over the levels, with norms of each level's own, then the prediction at each anchor.
+
+    A convolutional head ends with a 3 x 3 convolution. An attentional one has one more attention layer in its place,
+    and a pointwise convolution that mixes the attention heads.
+
+    Args:
+        config: of the detector.
+        outputs: numbers to predict for each anchor.
+    """
+
+    def __init__(self, config: RetinaNetConfig, outputs: int) -> None:
+        super().__init__()
+        kind, channels = SPATIAL[config.heads], config.channels
+        depth = config.head_layers + (kind == "a")
+        self.outputs = outputs
+        self.layers = nn.ModuleList(spatial_layer(config.backbone, kind, channels, 1) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.ModuleList(make_norm(config) for _ in LEVELS) for _ in range(depth))
+        side = 1 if kind == "a" else 3
+        self.predict = nn.Conv2d(channels, config.anchors * outputs, side, padding=side // 2)
+        self._init_weights()
+
+    @torch.no_grad()
+    def _init_weights(self) -> None:
+        for layer in self.layers:
+            if isinstance(layer, LocalAttention2d):
+                nn.init.normal_(layer.qkv.weight[-layer.out_channels :], std=HEAD_STD)
+            else:
+                nn.init.normal_(layer.weight, std=HEAD_STD)  # pyright: ignore[reportArgumentType]
+        nn.init.normal_(self.predict.weight, std=HEAD_STD)
+        assert self.predict.bias is not None
+        nn.init.zeros_(self.predict.bias)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """[(B, C, h, w), ...] -> (B, A, outputs)."""
+        return torch.cat([self._level(x, level) for level, x in enumerate(levels)], 1)
+
+    def _level(self, x: Tensor, level: int) -> Tensor:
+        for layer, norms in zip(self.layers, self.norms, strict=True):
+            x = layer_norm_relu(layer, norms[level], x)  # pyright: ignore[reportIndexIssue]
+        x = self.predict(x)
+        batch, _, height, width = x.shape
+        return x.view(batch, -1, self.outputs, height, width).permute(0, 3, 4, 1, 2).reshape(batch, -1, self.outputs)
+
+
+class RetinaNet(nn.Module):
+    """Backbone, pyramid, and two heads. Losses and boxes come from its outputs by `sasa.models.boxes`.
+
+    Args:
+        config: what decides the network.
+        name: the name it was made by, for messages and config.json.
+
+    Shape:
+        (B, in_chans, H, W) -> `Outputs`, any H, W >= 1; pictures of several sizes are padded to multiples of 32.
+    """
+
+    def __init__(self, config: RetinaNetConfig, name: str = "retinanet") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.metadata: dict[str, Any] = {}
+        self.num_classes = config.num_classes
+        self.in_chans = config.backbone.in_chans
+        self.backbone = FeaturePyramid(ResNet(config.backbone, f"backbone of {name}"), (2, 3, 4))
+        self.pyramid = Pyramid(config, self.backbone.channels)
+        self.classify = Head(config, config.num_classes)
+        self.locate = Head(config, 4)
+        assert self.classify.predict.bias is not None
+        nn.init.constant_(self.classify.predict.bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, x: Tensor) -> Outputs:
+        """(B, in_chans, H, W) -> logits and deltas at all anchors."""
+        levels = self.pyramid(self.backbone(x))
+        sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        return Outputs(self.classify(levels), self.locate(levels), sizes)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the inputs of the backbone's blocks in training, and compute each again in the backward pass."""
+        self.backbone.body.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay spares beside norms and biases: positions and the stem's embeddings."""
+        names = ("rel_row", "rel_col", "emb_row", "emb_col", "nu")
+        return {name for name, _ in self.named_parameters() if name.rsplit(".", 1)[-1] in names}
+
+    def load_backbone(self, other: ResNet) -> None:
+        """Start from the weights of a classifier of the same make; its last layer stays behind.
+
+        Raises:
+            SasaError: its options differ from those of the backbone; names the first.
+        """
+        ours, theirs = self.config.backbone.to_dict(), other.config.to_dict()
+        for name, value in ours.items():
+            if name not in ("num_classes", "global_pool") and theirs[name] != value:
+                raise SasaError(
+                    f"the backbone has {name}={value!r}, and the network whose weights it shall take {theirs[name]!r}"
+                )
+        state = {name: tensor for name, tensor in other.state_dict().items() if not name.startswith("fc.")}
+        self.backbone.body.load_state_dict(state)
+
+    def save_pretrained(self, directory: str | Path, **metadata: Any) -> None:
+        """Write model.safetensors and config.json; `sasa.create_model(directory)` reads them back."""
+        if is_folded(self):
+            raise SasaError(f"this {self.name} was made by optimize_for_inference: save the original")
+        save_network(directory, self.state_dict(), self.name, self.config.to_dict(), {**self.metadata, **metadata})

@@ -1,0 +1,96 @@
+"""What decides a RetinaNet: its backbone's options and a few of its own, in one flat table beside the weights."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from sasa.errors import ArgumentError
+from sasa.models.config import ResNetConfig, is_integer
+from sasa.models.variants import VARIANTS
+
+CHANNELS = 256  # of the pyramid and the heads, Section A.3; `width` scales it
+LEVELS = (3, 4, 5, 6, 7)
+SPATIAL = {"conv": "c", "attention": "a"}
+NORMS = ("batch", "group")
+ANCHORS = {6: 2, 9: 3}  # anchors at a position: three shapes at so many sizes within an octave
+
+# Detectors by the end of their names: what stands in the pyramid and what in the heads.
+SUFFIXES = {
+    "": {"pyramid": "conv", "heads": "conv"},
+    "_attnheads": {"pyramid": "conv", "heads": "attention"},
+    "_attn": {"pyramid": "attention", "heads": "attention"},
+}
+DETECTORS: dict[str, dict[str, Any]] = {
+    f"retinanet_{backbone}{suffix}": {**VARIANTS[backbone], **options}
+    for backbone in VARIANTS
+    for suffix, options in SUFFIXES.items()
+}
+
+
+@dataclass(frozen=True)
+class RetinaNetConfig:
+    """RetinaNet over a ResNet of convolution or attention (Section 4.2 and A.3 of the paper).
+
+    Args:
+        backbone: the ResNet; its width scales pyramid and heads too, and its attention options (kernel_size,
+            num_heads, position, content, padding) are those of their attention.
+        pyramid: "conv", or "attention" in place of the pyramid's 3 x 3 convolutions (the text of A.3).
+        heads: "conv", or "attention" in place of the heads' 3 x 3 convolutions (the rows of Table 2).
+        num_classes: outputs for each anchor.
+        anchors: for each position: 6 (as Table 2 counts) or 9.
+        anchor_scale: side of the smallest anchor, in positions of its map: 4 is 32 pixels on P3.
+        head_layers: layers of each head before its prediction.
+        norm: "batch" (statistics of their own for each level) or "group" (32 groups), in pyramid and heads.
+    """
+
+    backbone: ResNetConfig
+    pyramid: str = "conv"
+    heads: str = "conv"
+    num_classes: int = 90
+    anchors: int = 6
+    anchor_scale: float = 4.0
+    head_layers: int = 4
+    norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        for name, known in (("pyramid", SPATIAL), ("heads", SPATIAL), ("norm", NORMS), ("anchors", ANCHORS)):
+            if getattr(self, name) not in known:
+                raise ArgumentError(f"{name} must be {' or '.join(map(str, known))}, got {getattr(self, name)!r}")
+        for name in ("num_classes", "head_layers"):
+            if not is_integer(getattr(self, name), 1):
+                raise ArgumentError(f"{name} must be an integer of at least 1, got {getattr(self, name)!r}")
+        scale = self.anchor_scale
+        if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1000:
+            raise ArgumentError(f"anchor_scale must be a number above 0 and below 1000, got {scale!r}")
+
+    @property
+    def channels(self) -> int:
+        """Of every map of the pyramid and of the heads."""
+        return self.backbone.scaled(CHANNELS)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the picture between neighbours, on each level."""
+        return tuple(self.backbone.stem_reduction * 2 ** (level - 2) for level in LEVELS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as config.json holds them."""
+        own = dataclasses.asdict(self)
+        del own["backbone"]
+        return {**self.backbone.to_dict(), **own}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RetinaNetConfig":
+        """The inverse of `to_dict`; unknown options are refused with the nearest known name."""
+        own = {field.name for field in dataclasses.fields(cls)} - {"backbone"}
+        known = [*own, *(field.name for field in dataclasses.fields(ResNetConfig) if field.name != "global_pool")]
+        for name in values:
+            if name not in known and name != "global_pool":
+                near = difflib.get_close_matches(name, known, 1)
+                raise ArgumentError(
+                    f"{name!r} is no option of a detector" + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+        backbone = {name: value for name, value in values.items() if name not in own}
+        config = ResNetConfig.from_dict({**backbone, "num_classes": 0})
+        return cls(config, **{name: value for name, value in values.items() if name in own})

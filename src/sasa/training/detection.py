@@ -1,0 +1,174 @@
+"""The task of detection: pictures with boxes, focal loss and box loss, mean average precision."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sasa.analysis.average_precision import AveragePrecision, average_precision
+from sasa.analysis.box_pictures import Found, draw_detection_curves, draw_detections_grid
+from sasa.data.batch import check_on_bad_image
+from sasa.data.detection.batch import DetectionBatch
+from sasa.data.detection.loader import evaluation_batches, training_batches
+from sasa.data.detection.open import open_detection_splits
+from sasa.data.sampler import EpochBatches, epoch_order
+from sasa.errors import UsageError
+from sasa.models import ResNet, RetinaNet, create_model
+from sasa.models.boxes import Selection, losses
+from sasa.models.create import load_pretrained
+from sasa.models.hub import locate
+from sasa.training.detection_config import DetectionConfig
+from sasa.training.detector import Detector, find_all, preprocessing_to
+from sasa.training.processes import gathered
+
+SHOWN = 8  # pictures in the grid of what was found
+SURE = Selection(score=0.3)  # boxes that are drawn
+
+
+class Detection:
+    """Opens the data of a config and makes its network.
+
+    Args:
+        config: of the run.
+        fabric: Lightning Fabric, launched.
+
+    Raises:
+        DataError, ArgumentError: what is wrong with the data or the network's options.
+    """
+
+    def __init__(self, config: DetectionConfig, fabric: Any) -> None:
+        self.config, self.fabric = config, fabric
+        check_on_bad_image(config.data.on_bad_image)
+        config.data.augmentation()  # now, so that a mistake in it is told before anything is written
+        self.train, self.held_out = open_detection_splits(config.data.source, config.data.held_out, config.run.seed)
+        self.network = make_detector(config, len(self.train.classes))
+        order = self._order(0)
+        self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
+        self.skipped: set[str] = set()
+
+    def _order(self, step: int) -> EpochBatches:
+        recipe, fabric = self.config.recipe, self.fabric
+        return EpochBatches(
+            len(self.train),
+            recipe.batch_size,
+            recipe.epochs,
+            self.config.run.seed,
+            step,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            accumulate=recipe.accumulate,
+        )
+
+    def batches(self, step: int) -> Iterator[DetectionBatch]:
+        """The parts of each step that this process goes through, from `step` on, augmented."""
+        data, seed = self.config.data, self.config.run.seed
+        return training_batches(
+            self.train,
+            data.preprocessing(),
+            data.augmentation(),
+            seed,
+            self._order(step),
+            data.workers,
+            data.on_bad_image,
+        )
+
+    def loss(self, model: nn.Module, batch: DetectionBatch, seed: int) -> tuple[Tensor, dict[str, float]]:
+        """Focal loss of the classes plus the weighted loss of the boxes."""
+        self.skipped.update(self.train.name(index) for index in batch.skipped)
+        if not len(batch):
+            return self._nothing(model), {"classification": 0, "box": 0}
+        batch = batch.to(self.fabric.device, self.config.run.channels_last)
+        boxes = [targets.boxes[~targets.crowd] for targets in batch.targets]
+        labels = [targets.labels[~targets.crowd] for targets in batch.targets]
+        crowds = [targets.boxes[targets.crowd] for targets in batch.targets]
+        parts = losses(self.network.config, model(batch.pictures), boxes, labels, crowds)
+        sums = {name: value.item() * len(batch) for name, value in parts._asdict().items()}
+        return parts.classification + self.config.recipe.box_weight * parts.box, sums
+
+    def _nothing(self, model: nn.Module) -> Tensor:
+        """A loss without gradient, for a part whose pictures could all not be read: other processes wait for us."""
+        side = self.config.data.image_size
+        outputs = model(torch.zeros(2, 3, side, side).to(self.fabric.device))
+        return 0 * (outputs.logits.sum() + outputs.deltas.sum())
+
+    def names(self, batch: DetectionBatch) -> list[str]:
+        """What a person would call the pictures of a batch."""
+        return [self.train.name(index) for index in batch.indices.tolist()]
+
+    def score(self, model: nn.Module) -> AveragePrecision:
+        """Mean average precision on the held-out pictures, each seen once over all processes."""
+        data, fabric, recipe = self.config.data, self.fabric, self.config.recipe
+        batches = evaluation_batches(
+            self.held_out,
+            data.preprocessing(),
+            max(1, recipe.batch_size // (fabric.world_size * recipe.accumulate)),
+            data.workers,
+            data.on_bad_image,
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        results, skipped = find_all(
+            model, batches, self.held_out, fabric.device, self.network.config, self.config.run.channels_last
+        )
+        self.skipped.update(self.held_out.name(index) for index in skipped)
+        return average_precision(self.held_out.coco(), [found for part in gathered(fabric, results) for found in part])
+
+    def save(self, folder: Path) -> None:
+        """The network with its labels and preprocessing, as `sasa.create_model` and the commands read it."""
+        preprocessing = preprocessing_to(self.config.data.preprocessing())
+        self.network.save_pretrained(folder, labels=self.train.classes, preprocessing=preprocessing)
+
+    def summary(self, score: AveragePrecision, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Mean average precision at the end, and of the best epoch."""
+        best = max(rows, key=lambda row: (row["held_out_map"], row["held_out_map50"]))
+        return {
+            **score.row(),
+            "held_out_pictures": score.pictures,
+            "best_map": best["held_out_map"],
+            "best_map50": best["held_out_map50"],
+            "best_epoch": best["epoch"],
+        }
+
+    def draw(self, score: AveragePrecision, rows: list[dict[str, Any]], folder: Path) -> None:
+        """Curves, and a grid of held-out pictures with their boxes and those that were found."""
+        draw_detection_curves(rows, folder / "curves.png")
+        order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
+        shown = [index for index in order if self.held_out.name(index) not in self.skipped][:SHOWN]
+        detector = Detector(self.network, self.train.classes, self.config.data.preprocessing())
+        pictures = [self.held_out.read(index) for index in shown]
+        named = [(self.held_out.name(index), picture) for index, picture in zip(shown, pictures, strict=True)]
+        found = [Found(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, SURE)]
+        draw_detections_grid(
+            pictures, found, [self._truth(index) for index in shown], self.train.classes, folder / "detections.png"
+        )
+
+    def _truth(self, index: int) -> Found:
+        targets = self.held_out.targets(index)
+        return Found(targets.boxes, [self.train.classes[label] for label in targets.labels.tolist()])
+
+
+def make_detector(config: DetectionConfig, num_classes: int) -> RetinaNet:
+    """The network of the config for the data's classes, seeded; its backbone from a classifier's run if one is named.
+
+    Raises:
+        UsageError: the model is no detector, or has another number of classes.
+        SasaError: the backbone's weights cannot be read, or do not fit.
+    """
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    if options.get("num_classes", num_classes) != num_classes:
+        raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
+    torch.manual_seed(config.run.seed)
+    network = create_model(config.model["name"], **{**options, "num_classes": num_classes})
+    if not isinstance(network, RetinaNet):
+        raise UsageError(f"{config.model['name']} is no detector: detectors are called retinanet_..., see sasa models")
+    if config.recipe.backbone:
+        classifier = load_pretrained(locate(config.recipe.backbone))
+        if not isinstance(classifier, ResNet):
+            raise UsageError(f"recipe.backbone {config.recipe.backbone} is no classifier")
+        network.load_backbone(classifier)
+    network.set_grad_checkpointing(config.run.gradient_checkpointing)
+    if config.run.channels_last:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network
