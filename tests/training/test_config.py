@@ -6,15 +6,30 @@ import pytest
 
 from sasa.errors import UsageError
 from sasa.training.config import TrainConfig, resolve
+from sasa.training.detection_config import DetectionConfig
 from sasa.training.settings import parse_setting
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+DETECTION = [path for path in CONFIGS if path.parent.name in ("coco", "bccd")]
+CLASSIFICATION = [path for path in CONFIGS if path not in DETECTION]
 
 
-@pytest.mark.parametrize("name", [*TrainConfig.recipe_names(), *map(str, CONFIGS)])
-def test_every_recipe_reads_and_round_trips(name):
-    config = TrainConfig.read(name)
-    assert TrainConfig.from_dict(config.to_dict()) == config
+KINDS = [(TrainConfig, name) for name in [*TrainConfig.recipe_names(), *map(str, CLASSIFICATION)]]
+KINDS += [(DetectionConfig, name) for name in [*DetectionConfig.recipe_names(), *map(str, DETECTION)]]
+
+
+@pytest.mark.parametrize(("kind", "name"), KINDS)
+def test_every_recipe_reads_and_round_trips(kind, name):
+    config = kind.read(name)
+    config.check()
+    assert kind.from_dict(config.to_dict()) == config
+
+
+def test_the_kinds_of_configs_are_not_taken_for_each_other():
+    with pytest.raises(UsageError, match="this is a config of 'detection', and sasa train is for 'classification'"):
+        TrainConfig.read(str(DETECTION[0]))
+    with pytest.raises(UsageError, match="this is a config of 'classification', and sasa detect train is for"):
+        DetectionConfig.read(str(CLASSIFICATION[0]))
 
 
 def test_yaml_round_trip(tmp_path):

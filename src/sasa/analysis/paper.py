@@ -1,10 +1,10 @@
-"""The paper's classification tables with our counts beside them, and its claims computed from those counts.
+"""The paper's tables with our counts beside them, and its claims computed from those counts.
 
-Pictures are 224 x 224. Conventions: sasa/analysis/conventions.py; the cells: sasa/analysis/paper_cells.py.
+Conventions: sasa/analysis/conventions.py; the cells: sasa/analysis/paper_cells.py.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 from sasa.analysis.count import Count, count
-from sasa.analysis.paper_cells import CELLS, CONVSTEM, FULL, TITLES, Cells
+from sasa.analysis.paper_cells import CELLS, CONVSTEM, FULL, SIDE, SIDES, TITLES, Cells
 from sasa.errors import ArgumentError
 from sasa.models import create_model
 from sasa.nn import LocalAttention2d
 
-SIDE = 224  # pixels
 BILLION, MILLION = 1e9, 1e6
 
 
@@ -40,7 +39,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: paper in billions, millions and %; ours in units; differences in %."""
-        paper = asdict(self.cells)
+        paper = {**asdict(self.cells), "ap": list(self.cells.ap)}
         row = {name: paper.pop(name) for name in ("label", "model", "options")}
         units = ("parameters", "flops", "flops_simple", "flops_calibrated")
         ours = {name: getattr(self.ours, name) for name in units}
@@ -88,7 +87,7 @@ def tables(names: Iterable[str | int] | str | int | None = None) -> list[Table]:
     if isinstance(names, str | int):
         names = [names]
     wanted = [_table_name(name) for name in names] if names is not None else list(CELLS)
-    return [Table(name, TITLES[name], tuple(_row(cells) for cells in CELLS[name])) for name in wanted]
+    return [Table(name, TITLES[name], tuple(_row(name, cells) for cells in CELLS[name])) for name in wanted]
 
 
 def _table_name(name: str | int) -> str:
@@ -98,32 +97,60 @@ def _table_name(name: str | int) -> str:
     return short
 
 
-def _row(cells: Cells) -> Row:
-    return Row(cells, _counted(cells.model, **cells.options))
+def _row(table: str, cells: Cells) -> Row:
+    return Row(cells, _counted(cells.model, SIDES.get(table, SIDE), **cells.options))
 
 
 @functools.cache
-def _counted(model: str, **options: Any) -> Count:
+def _counted(model: str, side: int = SIDE, **options: Any) -> Count:
     """The count of a network; many rows share one. It is built without memory, so it has no weights to draw."""
     with torch.device("meta"):
-        return count(create_model(model, **options), SIDE)
+        return count(create_model(model, **options), side)
 
 
-def claims() -> list[Claim]:
-    """What the paper says about costs, beside what our counts and its own cells give."""
-    return [_fewer("flops", 12), _fewer("parameters", 29), _constant_parameters(), _same_cost()]
+def claims(names: Iterable[str | int] | str | int | None = None) -> list[Claim]:
+    """What the paper says about costs, beside what our counts and its own cells give.
+
+    Args:
+        names: tables as `tables` takes them; without names all claims, also the one that belongs to no table.
+    """
+    if isinstance(names, str | int):
+        names = [names]
+    wanted = [_table_name(name) for name in names] if names is not None else [*CLAIMS]
+    return [make() for name in wanted for make in CLAIMS.get(name, ())]
 
 
-def _fewer(what: str, stated: float) -> Claim:
-    """Abstract and Section 4.1, for ResNet-50; in %."""
-    ours, baseline = _counted(FULL), _counted("resnet50")
-    cells = {row.model: getattr(row, what) for row in CELLS["1"]}
-    values = {"stated": stated, "from the paper's cells": -_percent(cells[FULL], cells["resnet50"])}
+def _fewer(table: str, what: str, stated: float, model: str, baseline_model: str, sentence: str) -> Claim:
+    """A saving, in %: as stated, from the paper's cells, and counted."""
+    side = SIDES.get(table, SIDE)
+    ours, baseline = _counted(model, side), _counted(baseline_model, side)
+    cells = {row.model: getattr(row, what) for row in CELLS[table]}
+    values = {"stated": stated, "from the paper's cells": -_percent(cells[model], cells[baseline_model])}
     counted = {"simple": "flops_simple", "calibrated": "flops_calibrated"} if what == "flops" else {"ours": what}
     for name, unit in counted.items():
         values[name] = -_percent(getattr(ours, unit), getattr(baseline, unit))
     label = "FLOPS" if what == "flops" else what
-    return Claim(f"ResNet-50 with full attention has {stated} % fewer {label} than its baseline (Table 1)", "%", values)
+    return Claim(f"{sentence.format(f'{stated} % fewer {label}')} (Table {table})", "%", values)
+
+
+def _full_resnet(what: str, stated: float) -> Claim:
+    """Abstract and Section 4.1."""
+    return _fewer("1", what, stated, FULL, "resnet50", "ResNet-50 with full attention has {} than its baseline")
+
+
+def _detector(what: str, stated: float, model: str, which: str) -> Claim:
+    """Abstract and Section 4.2."""
+    return _fewer("2", what, stated, model, "retinanet_resnet50", f"RetinaNet with {which} has {{}} than its baseline")
+
+
+def _pyramid() -> Claim:
+    """A.3 says that attention replaces the pyramid's convolutions too; the cells fit only where it does not."""
+    cells = next(row for row in CELLS["2"] if row.model == f"retinanet_{CONVSTEM}_attnheads")
+    heads, whole = (_counted(f"retinanet_{CONVSTEM}_{kind}", SIDES["2"]) for kind in ("attnheads", "attn"))
+    values = {"the paper's cell": cells.parameters or 0.0}
+    values |= {"attention in the heads": heads.parameters / MILLION, "in the pyramid too": whole.parameters / MILLION}
+    sentence = "RetinaNet with attention in place of the convolutions of heads and pyramid (A.3) is a row of Table 2"
+    return Claim(sentence, "M parameters", values)
 
 
 def _constant_parameters() -> Claim:
@@ -147,6 +174,19 @@ def _same_cost() -> Claim:
     return Claim(sentence, "thousand multiply-adds a pixel", values)
 
 
+CLAIMS: dict[str, tuple[Callable[[], Claim], ...]] = {
+    "1": (lambda: _full_resnet("flops", 12), lambda: _full_resnet("parameters", 29)),
+    "2": (
+        lambda: _detector("parameters", 22, f"retinanet_{CONVSTEM}", "an attention backbone"),
+        lambda: _detector("parameters", 34, f"retinanet_{FULL}_attnheads", "full attention"),
+        lambda: _detector("flops", 39, f"retinanet_{FULL}_attnheads", "full attention"),
+        _pyramid,
+    ),
+    "4": (_constant_parameters,),
+    "": (_same_cost,),
+}
+
+
 def _percent(ours: float, paper: float) -> float:
     """How much `ours` is above `paper`, in % of `paper`."""
     return 100 * (ours / paper - 1)
@@ -157,11 +197,18 @@ HEADINGS = ("", "top-1 %", "params M", "ours", "diff", "FLOPS B", "simple", "dif
 
 def to_text(tables: Iterable[Table], claims: Iterable[Claim] = ()) -> str:
     """Aligned Markdown: each of the paper's cells, ours beside it and the difference in %; then the claims."""
-    parts = [f"Table {table.name}. {table.title}\n\n{_grid([HEADINGS, *map(_cells, table.rows)])}" for table in tables]
+    parts = [
+        f"Table {table.name}. {table.title}\n\n{_grid([_headings(table), *map(_cells, table.rows)])}"
+        for table in tables
+    ]
     for claim in claims:
         values = [(name, f"{value:.4g} {claim.unit}") for name, value in claim.values.items()]
         parts.append(f"{claim.sentence}\n\n{_grid([('', 'value'), *values])}")
     return "\n\n".join(parts)
+
+
+def _headings(table: Table) -> tuple[str, ...]:
+    return tuple("mAP %" if heading == "top-1 %" and table.name == "2" else heading for heading in HEADINGS)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -169,7 +216,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     off = {name: "" if value is None else f"{value:+.2f} %" for name, value in row.differences.items()}
     return (
         cells.label,
-        f"{cells.top1:.1f}",
+        f"{cells.ap[0] if cells.top1 is None else cells.top1:.1f}",
         "" if cells.parameters is None else f"{cells.parameters:.1f}",
         f"{ours.parameters / MILLION:.2f}",
         off["parameters"],

@@ -8,7 +8,7 @@ import typer
 from sasa.cli.app import BadImageOption, DeviceOption, ModelOption, app, one_of
 from sasa.cli.output import as_share, check_folder_of, print_columns, print_table, shorten, write_json
 from sasa.cli.train import DEVICES, begin, go_on
-from sasa.errors import DataError
+from sasa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from sasa.training.detection_scoring import DetectionScored
@@ -134,6 +134,8 @@ def predict(
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
     check_folder_of(json_file)
     detector, paths = Detector.load(model, device), find_pictures(pictures)
+    if json_file and json_file.resolve() in {path.resolve() for path in paths}:
+        raise UsageError(f"--json {json_file} is one of the pictures to look at: name another file")
     folder = BoxFolder(draw, paths, detector.labels) if draw else None
     written, skipped = [], []
     for path in paths:

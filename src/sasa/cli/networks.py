@@ -12,16 +12,19 @@ from sasa.cli.output import print_table
 @app.command()
 def flops(
     name: Annotated[str, typer.Argument(help="Name of a network, or folder of a saved one, or hf:OWNER/NAME.")],
-    size: Annotated[int, typer.Option(min=1, help="Side of the picture, in pixels.")] = 224,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the picture, in pixels (default: 224; of a detector 640).")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. width=0.5")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count parameters, FLOPS (the paper's two conventions) and GMACs of a network."""
     from sasa.analysis.count import count
-    from sasa.models import create_model
+    from sasa.models import RetinaNet, create_model
     from sasa.training.settings import parse_setting
 
     model = create_model(name, **dict(parse_setting(text) for text in option or []))
+    size = size or (640 if isinstance(model, RetinaNet) else 224)
     counted = count(model, size)
     values = {
         "network": name,
@@ -42,7 +45,7 @@ def paper(
     """The paper's tables beside what is counted from the built networks, and its claims checked."""
     from sasa.analysis import paper as analysis
 
-    chosen, claims = analysis.tables(tables), [] if tables else analysis.claims()
+    chosen, claims = analysis.tables(tables), analysis.claims(tables)
     values = {"tables": [table.to_dict() for table in chosen], "claims": [claim.to_dict() for claim in claims]}
     typer.echo(json.dumps(values, indent=2) if as_json else analysis.to_text(chosen, claims))
 

@@ -115,8 +115,12 @@ def match(all_anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
     from torchvision.ops import box_iou
 
     matches = torch.full((len(all_anchors),), -1, dtype=torch.int64, device=all_anchors.device)
-    if len(boxes):
-        matches = Matcher(OBJECT, BACKGROUND, allow_low_quality_matches=True)(box_iou(boxes, all_anchors))
+    overlaps = box_iou(boxes, all_anchors)
+    # The matcher gives a box the anchors of its best overlap, even if that is 0 (no area, out of reach): all of them.
+    touched = (overlaps > 0).any(1).nonzero()[:, 0]
+    if len(touched):
+        matches = Matcher(OBJECT, BACKGROUND, allow_low_quality_matches=True)(overlaps[touched])
+        matches = torch.where(matches >= 0, touched[matches.clamp_min(0)], matches)
     if len(crowd):
         matches[(matches == -1) & (_covered(all_anchors, crowd) > IN_CROWD)] = BETWEEN
     return matches
@@ -160,6 +164,8 @@ def _select_one(
     parts = [_best_of_level(*level, selection) for level in zip(levels, logits, deltas, strict=True)]
     boxes, labels, scores = (torch.cat(part) for part in zip(*parts, strict=True))
     boxes = clip_boxes_to_image(boxes, size)
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # not those in the padding, of which the cut leaves nothing
+    boxes, labels, scores = boxes[seen], labels[seen], scores[seen]
     kept = batched_nms(boxes, scores, labels, selection.overlap)[: selection.most]
     return Boxes(boxes[kept], labels[kept], scores[kept])
 

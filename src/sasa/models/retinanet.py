@@ -118,8 +118,10 @@ class Head(nn.Module):
         for layer, norms in zip(self.layers, self.norms, strict=True):
             x = layer_norm_relu(layer, norms[level], x)  # pyright: ignore[reportIndexIssue]
         x = self.predict(x)
-        batch, _, height, width = x.shape
-        return x.view(batch, -1, self.outputs, height, width).permute(0, 3, 4, 1, 2).reshape(batch, -1, self.outputs)
+        batch, channels, height, width = x.shape
+        anchors = channels // self.outputs  # no -1 in the shapes: an empty batch leaves it open
+        x = x.view(batch, anchors, self.outputs, height, width).permute(0, 3, 4, 1, 2)
+        return x.reshape(batch, height * width * anchors, self.outputs)
 
 
 class RetinaNet(nn.Module):

@@ -55,8 +55,9 @@ class RetinaNetConfig:
 
     def __post_init__(self) -> None:
         for name, known in (("pyramid", SPATIAL), ("heads", SPATIAL), ("norm", NORMS), ("anchors", ANCHORS)):
-            if getattr(self, name) not in known:
-                raise ArgumentError(f"{name} must be {' or '.join(map(str, known))}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if isinstance(value, float) or value not in tuple(known):  # 6.0 == 6, and is no number of channels
+                raise ArgumentError(f"{name} must be {' or '.join(map(str, known))}, got {value!r}")
         for name in ("num_classes", "head_layers"):
             if not is_integer(getattr(self, name), 1):
                 raise ArgumentError(f"{name} must be an integer of at least 1, got {getattr(self, name)!r}")

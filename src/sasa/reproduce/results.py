@@ -109,7 +109,9 @@ def _cells(result: Result, by_name: dict[str, Result]) -> tuple[str, ...]:
 
 
 def _paper_difference(ours: Cells | None, other: Cells | None) -> str:
-    return f"{ours.top1 - other.top1:+.1f}" if ours and other else ""
+    if not ours or not other or ours.top1 is None or other.top1 is None:
+        return ""
+    return f"{ours.top1 - other.top1:+.1f}"
 
 
 def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:

@@ -1,5 +1,6 @@
 """The task of detection: pictures with boxes, focal loss and box loss, mean average precision."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from sasa.data.batch import check_on_bad_image
 from sasa.data.detection.batch import DetectionBatch
 from sasa.data.detection.loader import evaluation_batches, training_batches
 from sasa.data.detection.open import open_detection_splits
+from sasa.data.detection.source import DetectionSource
 from sasa.data.sampler import EpochBatches, epoch_order
-from sasa.errors import UsageError
+from sasa.errors import DataError, UsageError
 from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
 from sasa.models.create import load_pretrained
@@ -22,8 +24,10 @@ from sasa.models.hub import locate
 from sasa.training.detection_config import DetectionConfig
 from sasa.training.detector import Detector, find_all, preprocessing_to
 from sasa.training.processes import gathered
+from sasa.training.run_folder import RunFolder
 
 SHOWN = 8  # pictures in the grid of what was found
+TOLD = 5  # problems in the annotations that are printed; all of them are in problems.txt
 SURE = Selection(score=0.3)  # boxes that are drawn
 
 
@@ -43,10 +47,16 @@ class Detection:
         check_on_bad_image(config.data.on_bad_image)
         config.data.augmentation()  # now, so that a mistake in it is told before anything is written
         self.train, self.held_out = open_detection_splits(config.data.source, config.data.held_out, config.run.seed)
+        check_boxes(config.data.source, self.train, "training")
+        check_boxes(config.data.source, self.held_out, "held-out")
         self.network = make_detector(config, len(self.train.classes))
         order = self._order(0)
         self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
         self.skipped: set[str] = set()
+        sources = (self.train, self.held_out)
+        self.problems = list(dict.fromkeys(str(problem) for source in sources for problem in source.problems))
+        if fabric.is_global_zero:
+            sys.stderr.write(told(self.problems))
 
     def _order(self, step: int) -> EpochBatches:
         recipe, fabric = self.config.recipe, self.fabric
@@ -129,10 +139,13 @@ class Detection:
             "best_map": best["held_out_map"],
             "best_map50": best["held_out_map50"],
             "best_epoch": best["epoch"],
+            "problems_in_annotations": len(self.problems),
         }
 
     def draw(self, score: AveragePrecision, rows: list[dict[str, Any]], folder: Path) -> None:
-        """Curves, and a grid of held-out pictures with their boxes and those that were found."""
+        """Curves, and a grid of held-out pictures with their boxes and those that were found; problems.txt."""
+        if self.problems:
+            RunFolder(folder).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
         draw_detection_curves(rows, folder / "curves.png")
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
         shown = [index for index in order if self.held_out.name(index) not in self.skipped][:SHOWN]
@@ -147,6 +160,24 @@ class Detection:
     def _truth(self, index: int) -> Found:
         targets = self.held_out.targets(index)
         return Found(targets.boxes, [self.train.classes[label] for label in targets.labels.tolist()])
+
+
+def check_boxes(data: str, source: DetectionSource, what: str) -> None:
+    """See to it that there is something to learn, or to score against: now, not after an epoch.
+
+    Raises:
+        DataError: no picture has a box, crowds apart.
+    """
+    if not any((~source.targets(index).crowd).any() for index in range(len(source))):
+        raise DataError(f"{data}: none of the {len(source)} {what} pictures has a box (crowds do not count)")
+
+
+def told(problems: list[str]) -> str:
+    """The first problems in the annotations, a line each; "" where there is none."""
+    lines = problems[:TOLD]
+    if len(problems) > TOLD:
+        lines = [*lines, f"and {len(problems) - TOLD} more problems: the finished run has all in problems.txt"]
+    return "".join(f"annotations: {line}\n" for line in lines)
 
 
 def make_detector(config: DetectionConfig, num_classes: int) -> RetinaNet:

@@ -16,6 +16,7 @@ from sasa.errors import DataError
 Openers = dict[str, Callable[[list[str] | None], DetectionSource]]
 
 SPLITS = ("train", "val", "test")
+ROBOFLOW = "_annotations.coco.json"
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _COCO_STEM = re.compile(rf"(?:instances_)?(({'|'.join(_WORDS)})[-_]?(?:\d{{4}})?)")
 
@@ -67,8 +68,8 @@ def json_file(path: Path) -> Openers:
 
 def roboflow_splits(root: Path) -> Openers:
     """Roboflow's export: train/, valid/ and test/, each with its pictures and _annotations.coco.json."""
-    paths = {split: root / word / "_annotations.coco.json" for word, split in _WORDS.items()}
-    return {split: partial(CocoSource, path, path.parent) for split, path in paths.items() if path.is_file()}
+    found = [(split, path) for word, split in _WORDS.items() if (path := root / word / ROBOFLOW).is_file()]
+    return {split: partial(CocoSource, path, path.parent) for split, path in found}
 
 
 def voc_splits(root: Path) -> Openers:

@@ -1,5 +1,7 @@
 """One path opens any set of pictures with boxes: how they are kept, its contents say."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +61,11 @@ def open_detection_split(
 
 def _openers(data: str) -> Openers:
     root = Path(data).expanduser()
-    try:
+    with _sentences(data):
         if root.is_file() and root.suffix.lower() == ".json":
             return json_file(root)
         if root.is_dir():
             return _of_folder(root)
-    except OSError as error:
-        raise DataError(f"{printable(error.filename or root)} cannot be read: {error.strerror}") from error
     if root.exists():
         raise DataError(f"{printable(root)} is not a folder and not a COCO file in JSON")
     raise DataError(f"{printable(root)} is not there")
@@ -89,7 +89,17 @@ def _of_folder(root: Path) -> Openers:
 def _open(data: str, openers: Openers, split: str, classes: list[str] | None) -> DetectionSource:
     if split not in openers:
         raise DataError(f"{data} has no split {split!r}, only {' and '.join(map(repr, openers))}")
-    return openers[split](classes)
+    with _sentences(data):
+        return openers[split](classes)
+
+
+@contextmanager
+def _sentences(data: str) -> Iterator[None]:
+    """Folders and files that may not be read, or cannot exist."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{printable(error.filename or data)} cannot be read: {error.strerror}") from error
 
 
 def _draw(data: str, source: DetectionSource, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:

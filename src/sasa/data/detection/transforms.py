@@ -117,25 +117,28 @@ class DetectionAugmentation:
     def _augmented(
         self, preprocessing: DetectionPreprocessing, picture: Image.Image, targets: Targets
     ) -> tuple[Image.Image, Targets]:
-        from torchvision.transforms import v2
-        from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
-
         T = _functional()
         factor = torch.empty(()).uniform_(self.jitter_min, self.jitter_max).item()
         size = scaled(*preprocessing.fit(picture.height, picture.width), factor)
-        drawn = BoundingBoxes(targets.boxes, format=BoundingBoxFormat.XYXY, canvas_size=(picture.height, picture.width))  # pyright: ignore[reportCallIssue]
+        drawn = _boxes_in(picture, targets.boxes)
         picture, drawn = T.resize(picture, list(size)), T.resize(drawn, list(size))
         whole = _areas(drawn)
         window = _random_window(*size, preprocessing.image_size)
         picture, drawn = T.crop(picture, *window), T.crop(drawn, *window)
-        steps = [v2.RandomHorizontalFlip()] if self.flip else []
-        steps += [v2.RandomVerticalFlip()] if self.vertical_flip else []
-        steps += [v2.ColorJitter(self.colour, self.colour, self.colour)] if self.colour else []
-        for step in steps:
+        for step in self._steps():
             picture, drawn = step(picture, drawn)
         boxes = drawn.as_subclass(Tensor)
         keep = _large_enough(boxes) & (targets.crowd | (_areas(boxes) >= SMALLEST_PART * whole))
         return picture, Targets(boxes, targets.labels, targets.crowd)[keep]
+
+    def _steps(self) -> list[Any]:
+        """What follows the crop."""
+        from torchvision.transforms import v2
+
+        steps: list[Any] = [v2.RandomHorizontalFlip()] if self.flip else []
+        steps += [v2.RandomVerticalFlip()] if self.vertical_flip else []
+        steps += [v2.ColorJitter(self.colour, self.colour, self.colour)] if self.colour else []
+        return steps
 
 
 def scaled(height: int, width: int, factor: float) -> tuple[int, int]:
@@ -149,6 +152,14 @@ def _random_window(height: int, width: int, most: int) -> tuple[int, int, int, i
     top = int(torch.randint(height - inner_height + 1, ()))
     left = int(torch.randint(width - inner_width + 1, ()))
     return top, left, inner_height, inner_width
+
+
+def _boxes_in(picture: Image.Image, boxes: Tensor) -> Any:
+    """The boxes as torchvision's, whose functions change them as they change the picture."""
+    from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+    size = (picture.height, picture.width)
+    return BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=size)  # pyright: ignore[reportCallIssue]
 
 
 def _areas(boxes: Tensor) -> Tensor:

@@ -1,0 +1,317 @@
+"""`sasa detect` as a person meets it: what it prints and writes, and one sentence where something is wrong."""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxes import LEARNS, annotation_file, change, settings, write_boxes
+from command import assert_one_sentence
+from sasa.cli.main import main
+
+FIGURES = ("map", "map50", "map75", "small", "medium", "large")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_boxes(tmp_path_factory.mktemp("boxes") / "data")
+
+
+@pytest.fixture(scope="module")
+def detector(data, tmp_path_factory):
+    """A finished run of the command itself."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    words = ["sasa", "detect", "train", "--data", str(data), "--output", str(path), *settings(*LEARNS)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert not stop.value.code
+    return path
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A set that a test may change."""
+    return write_boxes(tmp_path / "data")
+
+
+def by_pycocotools(path, results):
+    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO(str(path))
+        evaluation = cocoeval.COCOeval(truth, truth.loadRes(str(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[:6]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_results_score_the_same_with_pycocotools(sasa, data, detector, tmp_path, split):
+    results, figures = tmp_path / "results.json", tmp_path / "figures.json"
+    words = ["--split", split, "--results", results, "--json", figures]
+    status, out, _ = sasa("detect", "eval", "--model", detector, *words)
+    assert status == 0
+    values = json.loads(figures.read_text())
+    ours = [-1 if values[name] is None else values[name] for name in FIGURES]
+    assert values["map50"] > 0
+    np.testing.assert_allclose(ours, by_pycocotools(annotation_file(data, split), results), rtol=0, atol=1e-6)
+    assert values["pictures"] == 4
+    assert set(values["per_class"]) == {"red", "blue"}
+    assert {found["category_id"] for found in json.loads(results.read_text())} <= {3, 7}
+    lines = out.splitlines()
+    assert lines[0].split() == ["map", str(values["map"])]
+    table = out.split("\n\n")[1].splitlines()
+    assert table[0].split() == ["class", "boxes", "mAP", "mAP", "50"]
+    assert [line.split()[0] for line in table[1:]] == ["red", "blue"]
+
+
+def test_eval_repeats_the_summary(sasa, detector, tmp_path):
+    assert sasa("detect", "eval", "--model", detector, "--json", tmp_path / "e.json")[0] == 0
+    values, summary = json.loads((tmp_path / "e.json").read_text()), json.loads((detector / "summary.json").read_text())
+    assert values["map50"] == pytest.approx(summary["held_out_map50"], abs=1e-4)
+    assert sasa("detect", "eval", "--model", detector / "best", "--json", tmp_path / "b.json")[0] == 0
+    assert json.loads((tmp_path / "b.json").read_text())["map"] == pytest.approx(summary["best_map"], abs=1e-4)
+
+
+def test_eval_of_other_data(sasa, detector, own, tmp_path):
+    words = ["detect", "eval", "--model", detector, "--data", own]
+    bad = own / "val" / "017.png"
+    bad.write_text("no picture")
+    assert_one_sentence(sasa(*words), 3, "017.png is not a picture")
+    status, out, error = sasa(*words, "--on-bad-image", "skip")
+    assert status == 0
+    assert error == f"skipped: {bad} cannot be read\n"
+    assert "skipped pictures" in out
+    for path in (own / "val").iterdir():
+        path.write_text("no picture")
+    assert_one_sentence(sasa(*words, "--on-bad-image", "skip"), 3, "none of the 4 pictures can be read")
+    change(own, "val", lambda document: document["categories"][0].update(name="green"))
+    written = [tmp_path / "r.json", tmp_path / "e.json"]
+    assert_one_sentence(
+        sasa(*words, "--results", written[0], "--json", written[1]), 3, "has a class 'green' that the training"
+    )
+    assert not any(path.exists() for path in written)
+
+
+def test_wrong_words_of_eval(sasa, detector, tmp_path):
+    words = ["detect", "eval", "--model"]
+    assert_one_sentence(sasa(*words, detector, "--split", "all"), 2, "--split must be train or val or test")
+    assert_one_sentence(sasa(*words, detector, "--results", tmp_path / "no" / "r.json"), 1, "there is no folder")
+    assert_one_sentence(sasa(*words, detector, "--data", tmp_path / "no"), 3, "is not there")
+    assert_one_sentence(sasa(*words, tmp_path / "no"), 1, "is no folder of a run")
+    shutil.copytree(detector, tmp_path / "alone")
+    (tmp_path / "alone" / "config.yaml").unlink()
+    assert_one_sentence(sasa(*words, tmp_path / "alone"), 1, "is no run with data of its own: name some with --data")
+
+
+def test_classifiers_and_detectors_are_told_apart(sasa, data, detector, run_folder, tmp_path):
+    picture = data / "val" / "017.png"
+    for words in (["eval"], ["predict", picture], ["attend", picture, "--output", tmp_path / "a.png"]):
+        assert_one_sentence(sasa(*words, "--model", detector), 1, "holds a detector: use sasa detect eval")
+    for words in (["detect", "eval"], ["detect", "predict", picture, "--draw", tmp_path / "drawn"]):
+        assert_one_sentence(sasa(*words, "--model", run_folder), 1, "holds a classifier: use sasa eval")
+    assert not list(tmp_path.iterdir())
+    config = ["--config", detector / "config.yaml"]
+    assert_one_sentence(sasa("train", *config), 2, "this is a config of 'detection', and sasa train is for")
+    config = ["--config", run_folder / "config.yaml"]
+    assert_one_sentence(sasa("detect", "train", *config), 2, "is a config of 'classification', and sasa detect train")
+
+
+def test_predict_files_folders_patterns(sasa, data, detector, tmp_path):
+    words = ["detect", "predict", "--model", detector, "--score", 0.2]
+    status, out, _ = sasa(*words, data / "val", "--json", tmp_path / "p.json", "--draw", tmp_path / "drawn")
+    assert status == 0
+    *lines, drawn = out.splitlines()
+    assert drawn == f"drawn: 4 pictures in {tmp_path / 'drawn'}"
+    assert [line.split()[0] for line in lines] == sorted(str(path) for path in (data / "val").iterdir())
+    written = json.loads((tmp_path / "p.json").read_text())
+    assert [p["picture"] for p in written] == [line.split()[0] for line in lines]
+    found = [box for picture in written for box in picture["found"]]
+    assert found
+    for box in found:
+        x1, y1, x2, y2 = box["box"]
+        assert 0 <= x1 < x2 <= 64
+        assert 0 <= y1 < y2 <= 48
+        assert box["label"] in ("red", "blue")
+        assert 0.2 <= box["score"] <= 1
+    for picture, line in zip(written, lines, strict=True):
+        assert sum(int(word) for word in line.split() if word.isdigit()) == len(picture["found"])
+        path = Path(picture["picture"])
+        with Image.open(path) as before, Image.open(tmp_path / "drawn" / path.name) as after:
+            assert after.size == before.size
+            assert (after.tobytes() != before.tobytes()) == bool(picture["found"])
+    one = sasa(*words, data / "val" / "017.png")[1]
+    assert one.splitlines() == lines[:1]
+    assert sasa(*words, data / "val" / "01*.png", data / "val" / "017.png")[1].splitlines() == lines[:3]
+    nothing = sasa("detect", "predict", "--model", detector, data / "val", "--score", 1.0)[1]
+    assert all(line.endswith("  nothing") for line in nothing.splitlines())
+
+
+def test_inputs_are_not_overwritten(sasa, own, detector, tmp_path):
+    """Not by a drawing in their own folder, nor by JSON."""
+    before = {path: path.read_bytes() for path in (own / "val").iterdir()}
+    words = ["detect", "predict", own / "val", "--model", detector]
+    status, out, _ = sasa(*words, "--draw", own / "val")
+    assert status == 0
+    assert out.splitlines()[-1] == f"drawn: 4 pictures in {own / 'val'}"
+    assert sum(path.name.endswith("-2.png") for path in (own / "val").iterdir()) == 4
+    first = own / "val" / "017.png"
+    assert_one_sentence(sasa(*words, "--json", first), 2, f"--json {first} is one of the pictures")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_pictures_that_cannot_be_predicted(sasa, data, detector, tmp_path):
+    words = ["detect", "predict", "--model", detector]
+    (tmp_path / "bad.png").write_text("text")
+    (tmp_path / "sub").mkdir()
+    assert_one_sentence(sasa(*words, tmp_path / "no.png"), 3, "no.png is no file, no folder and matches nothing")
+    assert_one_sentence(sasa(*words, tmp_path / "sub"), 3, "sub holds no pictures")
+    assert_one_sentence(sasa(*words, tmp_path / "bad.png"), 3, "bad.png is not a picture")
+    assert_one_sentence(sasa(*words, data / "val", "--json", tmp_path / "no" / "p.json"), 1, "there is no folder")
+    assert_one_sentence(sasa(*words, data / "val", "--draw", tmp_path / "bad.png"), 1, "cannot make the folder")
+    skip = [*words, "--on-bad-image", "skip", tmp_path / "bad.png"]
+    status, out, error = sasa(*skip, data / "val", "--json", tmp_path / "p.json")
+    assert status == 0
+    assert error == f"skipped: {tmp_path / 'bad.png'} is not a picture that can be read\n"
+    assert len(json.loads((tmp_path / "p.json").read_text())) == len(out.splitlines()) == 4
+    status, _, error = sasa(*skip, "--json", tmp_path / "q.json")
+    assert status == 3
+    assert error.endswith("sasa: none of the 1 pictures can be read\n")
+    assert not (tmp_path / "q.json").exists()
+
+
+def test_shortcuts_of_train_are_settings(sasa):
+    words = ["--device", "cpu", "--workers", 3, "--backbone", "runs/x", "--on-bad-image", "skip", "--epochs", 5]
+    status, out, _ = sasa("detect", "train", "--print-config", *words, "--model", "retinanet_resnet50")
+    assert status == 0
+    assert out.startswith("task: detection\n")
+    wanted = ("accelerator: cpu", "workers: 3", "backbone: runs/x", "on_bad_image: skip", "epochs: 5")
+    for line in (*wanted, "name: retinanet_resnet50"):
+        assert f"  {line}\n" in out
+
+
+def test_dry_run_writes_nothing(sasa, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = sasa("detect", "train", "--data", data, "--dry-run", *settings())
+    assert status == 0
+    assert "seconds per step" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_divergence_is_status_4(sasa, data, tmp_path):
+    words = settings(("recipe.learning_rate", 1e30), ("recipe.warmup_epochs", 0), ("recipe.clip_grad_norm", 0))
+    result = sasa("detect", "train", "--data", data, "--output", tmp_path / "run", *words)
+    assert result[0] == 4
+    assert "lower recipe.learning_rate or set recipe.clip_grad_norm" in result[2].splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "parts"),
+    [
+        (["--model", "sasa_resnet26"], 2, ["sasa_resnet26 is no detector: detectors are called retinanet_"]),
+        (["--model", "retinanet_resnet51"], 1, ["'retinanet_resnet51' is neither", "near: retinanet_resnet50"]),
+        (["--set", "model.num_classes=7"], 2, ["model.num_classes is 7, but the data has 2 classes"]),
+        (["--set", "model.anchor=7"], 1, ["'anchor' is no option of a detector", "did you mean 'anchors'"]),
+        (["--set", "data.image_sise=64"], 2, ["'data.image_sise' is no setting", "data.image_size"]),
+        (["--set", "data.jitter_min=0"], 1, ["jitter_min (0.0) must be above 0"]),
+        (["--set", "recipe.box_weight=-1"], 2, ["recipe.box_weight must be at least 0"]),
+        (["--batch-size", "5", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (5) must divide"]),
+        (["--backbone", "nowhere"], 1, ["nowhere"]),
+        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is no file and no recipe", "small"]),
+        (["--data", "nowhere"], 3, ["nowhere is not there"]),
+        (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
+        (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip"]),
+        (["--set", "data.on_bad_image=ignore"], 1, ["on_bad_image must be error or skip"]),
+        (["--resume", "x", "--epochs", "3"], 2, ["--resume goes on with the run as it was"]),
+        (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
+    ],
+)
+def test_wrong_words_of_train(sasa, data, tmp_path, monkeypatch, words, status, parts):
+    monkeypatch.chdir(tmp_path)
+    own = [] if "--data" in words or "--resume" in words else ["--data", data]
+    assert_one_sentence(sasa("detect", "train", *own, *words), status, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def empty(root):
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+def yolo(root):
+    empty(root)
+    (root / "labels" / "train").mkdir(parents=True)
+    (root / "labels" / "train" / "1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+
+
+def truncated(root):
+    path = annotation_file(root, "train")
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def results(root):
+    found = [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]
+    annotation_file(root, "train").write_text(json.dumps(found))
+
+
+def without_area(root):
+    change(root, "train", lambda document: [a.update(bbox=[5, 5, 0, 4]) for a in document["annotations"]])
+
+
+def other_class_in_val(root):
+    change(root, "val", lambda document: document["categories"].append({"id": 9, "name": "green"}))
+
+
+def crowds_alone(root):
+    change(root, "train", lambda document: [a.update(iscrowd=1) for a in document["annotations"]])
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (empty, ["holds nothing, it is empty", "looked for annotations/instances_train.json"]),
+        (yolo, ["labels in YOLO's format (labels/train/1.txt)", "is not COCO JSON or Pascal VOC XML"]),
+        (truncated, ["instances_train.json is damaged: no JSON at line 1"]),
+        (results, ["is a list of results (boxes with scores), not COCO annotations"]),
+        (lambda root: (root / "train" / "005.png").unlink(), ["of which 1 are not in", "train: 005.png"]),
+        (without_area, ["boxes and none has an area"]),
+        (other_class_in_val, ["instances_val.json has a class 'green' that the training pictures lack"]),
+        (crowds_alone, ["none of the 16 training pictures has a box"]),
+        (lambda root: (root / "train" / "005.png").write_text("no picture"), ["005.png is not a picture"]),
+        (lambda root: Image.new("RGB", (48, 64)).save(root / "train" / "005.png"), ["was annotated as 48 x 64"]),
+    ],
+)
+def test_wrong_data_of_train(sasa, own, tmp_path, damage, parts):
+    damage(own)
+    read = ["--dry-run", "--set", "recipe.batch_size=16"]  # a picture is looked at when it is its turn
+    assert_one_sentence(sasa("detect", "train", "--data", own, *settings(), *read), 3, *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_of_more_than_there_are(sasa, data):
+    """As in classification: all pictures are the batch."""
+    status, out, _ = sasa("detect", "train", "--data", data, "--dry-run", *settings(("recipe.batch_size", 999)))
+    assert status == 0
+    assert ["steps", "2"] in [line.split() for line in out.splitlines()]
+
+
+def test_a_run_is_not_overwritten(sasa, data, detector):
+    words = ["detect", "train", "--data", data, "--output", detector, *settings()]
+    assert_one_sentence(sasa(*words), 1, "already holds a run: continue it with --resume")
+
+
+def test_a_finished_run_resumed_writes_the_same_again(sasa, detector):
+    before = {name: (detector / name).read_bytes() for name in ("model.safetensors", "metrics.csv")}
+    (detector / "model.safetensors").unlink()
+    status, out, _ = sasa("detect", "train", "--resume", detector)
+    assert status == 0
+    assert "detections.png" in out
+    assert {name: (detector / name).read_bytes() for name in before} == before
