@@ -149,9 +149,11 @@ def test_freed_memory_is_kept_where_the_c_library_can():
         "kept = keep_freed_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(3): torch.ones(2**24)\n"
-        "before = faults()\n"
-        "for _ in range(10): torch.ones(2**24)\n"  # 64 MB each: 16,384 pages
-        "print(int(kept), faults() - before)"
+        "def ten():\n"
+        "    before = faults()\n"
+        "    for _ in range(10): torch.ones(2**24)\n"  # 64 MB each: 16,384 pages
+        "    return faults() - before\n"
+        "print(int(kept), min(ten() for _ in range(3)))"  # the system may take pages back in between
     )
     kept, faults = map(
         int, subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
