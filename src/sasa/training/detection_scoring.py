@@ -34,12 +34,10 @@ class DetectionScored:
     def summary(self) -> dict[str, Any]:
         """The figures over all classes, as shares of 1."""
         score = self.score.to_dict()
-        sizes = {f"map_{size}": score[size] for size in ("small", "medium", "large")}
+        names = {"map": "map", "map50": "map50", "map75": "map75"}
+        names |= {f"map_{size}": size for size in ("small", "medium", "large")}
         values = {
-            "map": score["map"],
-            "map50": score["map50"],
-            "map75": score["map75"],
-            **sizes,
+            **{shown: None if score[name] is None else round(score[name], 6) for shown, name in names.items()},
             "pictures": score["pictures"],
             "boxes": sum(score["boxes"].values()),
             "found": score["detections"],
