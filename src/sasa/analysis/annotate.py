@@ -35,7 +35,7 @@ def annotate(picture: Any, labels: Sequence[str], shares: Sequence[float]) -> An
     line, gap = round(1.6 * size), size // 2
     whole = Image.new("RGB", (width, picture.height + line * len(labels) + 2 * gap), PAPER)
     whole.paste(picture, ((width - picture.width) // 2, 0))
-    pen, font = ImageDraw.Draw(whole), _font(size)
+    pen, font = ImageDraw.Draw(whole), font_of(size)
     for place, (label, share) in enumerate(zip(labels, shares, strict=True)):
         top = picture.height + gap + place * line
         end = gap + round((width - 2 * gap) * share)
@@ -43,12 +43,12 @@ def annotate(picture: Any, labels: Sequence[str], shares: Sequence[float]) -> An
         number = f"{share:.1%}"
         room = width - 4 * gap - pen.textlength(number, font=font)
         middle = top + (line - 3) / 2
-        pen.text((2 * gap, middle), _fit(label, room - gap, pen, font), fill=INK, font=font, anchor="lm")
+        pen.text((2 * gap, middle), fit(label, room - gap, pen, font), fill=INK, font=font, anchor="lm")
         pen.text((width - 2 * gap, middle), number, fill=INK, font=font, anchor="rm")
     return whole
 
 
-def _fit(text: str, room: float, pen: Any, font: Any) -> str:
+def fit(text: str, room: float, pen: Any, font: Any) -> str:
     """The text on one line, cut off with an ellipsis where it is wider than `room` pixels."""
     text = " ".join(text.split())
     if pen.textlength(text, font=font) <= room:
@@ -58,7 +58,7 @@ def _fit(text: str, room: float, pen: Any, font: Any) -> str:
     return text + "…"
 
 
-def _font(size: int) -> Any:
+def font_of(size: int) -> Any:
     """The font that comes with matplotlib: it has Latin, Greek and Cyrillic letters on every machine."""
     import matplotlib
     from PIL import ImageFont

@@ -1,6 +1,6 @@
 """Pictures with the boxes of detected things, beside the true ones, and the learning curves of detection.
 
-torchvision.utils.draw_bounding_boxes was tried: its letters have one size without a font file, and labels of boxes at
+torchvision.utils.draw_bounding_boxes is not used: its letters have one size without a font file, and labels of boxes at
 the border leave the picture.
 """
 
@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sasa.analysis.annotate import _fit, _font, reduce
-from sasa.analysis.pictures import new_figure
-from sasa.errors import ArgumentError, SasaError
-from sasa.models.weights import atomic_file
+from sasa.analysis.annotate import fit, font_of, reduce
+from sasa.analysis.pictures import new_figure, save_figure
+from sasa.errors import ArgumentError
 
 # Okabe and Ito's, which people with any of the usual colour vision tell apart; their black is left out.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
@@ -61,7 +60,7 @@ def draw_boxes(
     _check(boxes, labels, scores, classes)
     drawn = picture.convert("RGB")  # a copy, also where it is RGB
     pen, line = ImageDraw.Draw(drawn), max(1, round(min(drawn.size) / 240))
-    font = _font(max(10, round(min(drawn.size) / 32)))
+    font = font_of(max(10, round(min(drawn.size) / 32)))
     order = sorted(range(len(labels)), key=lambda place: scores[place]) if scores is not None else range(len(labels))
     corners = [_clip(box, drawn.size) for box in boxes.tolist()]
     shown = [(place, corner) for place in order if (corner := corners[place]) is not None]
@@ -125,7 +124,7 @@ def _draw_label(
     margin = max(1, font.size // 6)
     height = font.size + 2 * margin
     room = min(size[0], 16 * font.size) - 2 * margin
-    text = _fit(label, room - pen.textlength(score, font=font), pen, font) + score
+    text = fit(label, room - pen.textlength(score, font=font), pen, font) + score
     width = round(pen.textlength(text, font=font)) + 2 * margin
     if width > size[0] or height > size[1]:
         return
@@ -161,7 +160,7 @@ def draw_detections_grid(
             axes.axis("off")
     for axes, heading in zip(grid[0], ("truth", "found"), strict=True):
         axes.set_title(heading)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _magnified(picture: Any, side: Found, classes: Sequence[str]) -> Any:
@@ -193,20 +192,10 @@ def draw_detection_curves(rows: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot(axes: Any, rows: Iterable[dict[str, Any]], key: str, label: str, factor: float) -> None:
     points = [(row["epoch"], factor * row[key]) for row in rows if row.get(key) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), ".-", label=label)
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Write the PNG as one step; the folder is made if it is not there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            figure.savefig(file, dpi=130, format="png")
-    except OSError as error:
-        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error

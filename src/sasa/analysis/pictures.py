@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sasa.errors import SasaError
+from sasa.models.weights import atomic_file
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
@@ -19,10 +20,11 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG; the folder is made if it is not there."""
+    """Write a PNG as one step; the folder is made if it is not there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
+        with atomic_file(path) as file:
+            figure.savefig(file, dpi=130, format="png")
     except OSError as error:
         raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from sasa.data.detection.batch import DetectionBatch, pad_batch
 from sasa.data.detection.source import DetectionSource
 from sasa.data.detection.transforms import DetectionPreprocessing
-from sasa.errors import SasaError
 from sasa.models import RetinaNet
 from sasa.models.boxes import SCORED, Boxes, Selection, select
-from sasa.models.create import load_pretrained
-from sasa.models.hub import locate
 from sasa.models.retinanet_config import RetinaNetConfig
-from sasa.training.predictor import choose_device
+from sasa.training.predictor import choose_device, load_trained
 
 BATCH = 8  # pictures that go through the network together
 
@@ -60,19 +57,9 @@ class Detector:
         Raises:
             SasaError: not such a directory, no detector, or one without labels or preprocessing; no such device.
         """
-        place, directory = choose_device(device), locate(name)
-        if not directory.is_dir():
-            raise SasaError(f"{str(name)!r} is no folder of a run or of a saved network")
-        network = load_pretrained(directory)
-        if not isinstance(network, RetinaNet):
-            raise SasaError(f"{name} holds a classifier: use sasa eval, sasa predict or sasa attend")
-        try:
-            labels = [str(label) for label in network.metadata["labels"]]
-            preprocessing = preprocessing_from(network.metadata["preprocessing"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SasaError(f"{name} holds weights without labels and preprocessing") from error
-        if len(labels) != network.num_classes:
-            raise SasaError(f"{name} has {len(labels)} labels for a network of {network.num_classes} classes")
+        place = choose_device(device)
+        other = "holds a classifier: use sasa eval, sasa predict or sasa attend"
+        network, labels, preprocessing = load_trained(name, RetinaNet, other, preprocessing_from)
         return cls(network.to(place), labels, preprocessing)
 
     def detect(self, pictures: Iterable[tuple[str, Image.Image]], selection: Selection) -> Iterator[Detected]:

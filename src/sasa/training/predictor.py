@@ -59,20 +59,8 @@ class Predictor:
             SasaError: not such a directory, or one whose weights carry no labels or preprocessing; no such device.
         """
         place = choose_device(device)
-        directory = locate(name)
-        if not directory.is_dir():
-            raise SasaError(f"{str(name)!r} is no folder of a run or of a saved network")
-        network = load_pretrained(directory)
-        if not isinstance(network, ResNet):
-            raise SasaError(f"{name} holds a detector: use sasa detect eval or sasa detect predict")
-        shown = name if on_hub(name) else directory
-        try:
-            labels = [str(label) for label in network.metadata["labels"]]
-            preprocessing = preprocessing_from(network.metadata["preprocessing"])
-        except (KeyError, TypeError) as error:
-            raise SasaError(f"{shown} holds a network without labels and preprocessing: it was not trained") from error
-        if len(labels) != network.num_classes:
-            raise SasaError(f"{shown} names {len(labels)} classes, but its network has {network.num_classes}")
+        other = "holds a detector: use sasa detect eval or sasa detect predict"
+        network, labels, preprocessing = load_trained(name, ResNet, other, preprocessing_from)
         return cls(network.to(place), labels, preprocessing)
 
     def predict(self, pictures: Iterable[tuple[str, Image.Image]], top: int = 5) -> list[Prediction]:
@@ -186,6 +174,37 @@ class Predictor:
         side = min(14, tensor.shape[1])
         ((row, column),) = busiest_pixels(tensor, side, side, 1, 1)
         return (row + 0.5) / side, (column + 0.5) / side
+
+
+def load_trained(
+    name: str | Path, kind: type, other: str, preprocessing_from: Callable[[dict[str, Any]], Any]
+) -> tuple[Any, list[str], Any]:
+    """A network of a kind with its labels and preprocessing.
+
+    Args:
+        name: a directory, or hf:OWNER/NAME.
+        kind: class of the network.
+        other: what to say of a network that is not of this kind.
+        preprocessing_from: reads it from plain values.
+
+    Raises:
+        SasaError: as `Predictor.load` says.
+    """
+    directory = locate(name)
+    if not directory.is_dir():
+        raise SasaError(f"{str(name)!r} is no folder of a run or of a saved network")
+    network = load_pretrained(directory)
+    shown = name if on_hub(name) else directory
+    if not isinstance(network, kind):
+        raise SasaError(f"{shown} {other}")
+    try:
+        labels = [str(label) for label in network.metadata["labels"]]
+        preprocessing = preprocessing_from(network.metadata["preprocessing"])
+    except (KeyError, TypeError) as error:
+        raise SasaError(f"{shown} holds a network without labels and preprocessing: it was not trained") from error
+    if len(labels) != network.num_classes:
+        raise SasaError(f"{shown} names {len(labels)} classes, but its network has {network.num_classes}")
+    return network, labels, preprocessing
 
 
 def choose_device(name: str) -> torch.device:
