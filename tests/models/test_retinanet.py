@@ -500,3 +500,23 @@ def test_padding_moves_logits_about_as_far_as_torchvisions(name, options, levels
     changes = medians(our_maps, lambda: sasa.create_model(name, **options))
     print(name, [round(x, 2) for x in changes], "torchvision", [round(x, 2) for x in torchvisions_change])
     assert all(x <= times * y for x, y in zip(changes[:levels], torchvisions_change, strict=False))
+
+
+def test_shortcuts_of_the_heads():
+    torch.manual_seed(0)
+    network = small("retinanet_sasa_resnet26_attnheads", head_shortcuts=True).eval()
+    plain = small("retinanet_sasa_resnet26_attnheads").eval()
+    plain.load_state_dict(network.state_dict())  # they bring no parameters
+    pictures = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(network(pictures).logits, plain(pictures).logits)
+        for norm in (norm for head in (network.classify, network.locate) for part in head.norms for norm in part):
+            nn.init.zeros_(norm.weight)
+            nn.init.zeros_(norm.bias)
+        levels = network.pyramid(network.backbone(pictures))
+        assert torch.equal(
+            network.classify(levels)[:, : levels[0].shape[2] * levels[0].shape[3] * 6].flatten(),
+            network.classify.predict(levels[0]).permute(0, 2, 3, 1).flatten(),
+        )
+    with pytest.raises(ArgumentError, match="head_shortcuts must be True or False, got 1"):
+        small("retinanet_resnet26", head_shortcuts=1)

@@ -92,7 +92,7 @@ class Head(nn.Module):
         super().__init__()
         kind, channels = SPATIAL[config.heads], config.channels
         depth = config.head_layers + (kind == "a")
-        self.outputs = outputs
+        self.outputs, self.shortcuts = outputs, config.head_shortcuts
         self.layers = nn.ModuleList(spatial_layer(config.backbone, kind, channels, 1) for _ in range(depth))
         self.norms = nn.ModuleList(nn.ModuleList(make_norm(config) for _ in LEVELS) for _ in range(depth))
         side = 1 if kind == "a" else 3
@@ -116,7 +116,8 @@ class Head(nn.Module):
 
     def _level(self, x: Tensor, level: int) -> Tensor:
         for layer, norms in zip(self.layers, self.norms, strict=True):
-            x = layer_norm_relu(layer, norms[level], x)  # pyright: ignore[reportIndexIssue]
+            y = layer_norm_relu(layer, norms[level], x)  # pyright: ignore[reportIndexIssue]
+            x = x + y if self.shortcuts else y
         x = self.predict(x)
         batch, channels, height, width = x.shape
         anchors = channels // self.outputs  # no -1 in the shapes: an empty batch leaves it open

@@ -41,6 +41,8 @@ class RetinaNetConfig:
         anchors: for each position: 6 (as Table 2 counts) or 9.
         anchor_scale: side of the smallest anchor, in positions of its map: 4 is 32 pixels on P3.
         head_layers: layers of each head before its prediction.
+        head_shortcuts: whether each layer of the heads adds to its input. The paper has none: with them attention
+            heads learn many times faster (docs/choices.md).
         norm: "batch" (statistics of their own for each level) or "group" (32 groups), in pyramid and heads.
     """
 
@@ -51,6 +53,7 @@ class RetinaNetConfig:
     anchors: int = 6
     anchor_scale: float = 4.0
     head_layers: int = 4
+    head_shortcuts: bool = False
     norm: str = "batch"
 
     def __post_init__(self) -> None:
@@ -61,6 +64,8 @@ class RetinaNetConfig:
         for name in ("num_classes", "head_layers"):
             if not is_integer(getattr(self, name), 1):
                 raise ArgumentError(f"{name} must be an integer of at least 1, got {getattr(self, name)!r}")
+        if not isinstance(self.head_shortcuts, bool):
+            raise ArgumentError(f"head_shortcuts must be True or False, got {self.head_shortcuts!r}")
         scale = self.anchor_scale
         if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1000:
             raise ArgumentError(f"anchor_scale must be a number above 0 and below 1000, got {scale!r}")
