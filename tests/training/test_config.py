@@ -45,6 +45,12 @@ def test_own_pictures_start_from_the_general_defaults_and_digits_from_their_reci
     assert resolve(None, []).data.image_size == 16
 
 
+def test_a_saved_network_drops_the_options_of_the_recipe_and_a_named_one_keeps_them():
+    assert resolve("small", [("model.name", "sasa_resnet38")]).model["width"] == 0.25
+    changes = [("model.name", "runs/mine"), ("model.num_classes", 3)]
+    assert resolve("small", changes).model == {"name": "runs/mine", "num_classes": 3}
+
+
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [("recipe.epochs=5", "recipe.epochs", 5), ("data.flip=false", "data.flip", False), ("a=[1, 2]", "a", [1, 2])],

@@ -100,6 +100,4 @@ def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> TrainCo
     """
     data = dict(changes).get("data.source", "digits")
     config = TrainConfig.read(path_or_name or "digits") if path_or_name or data == "digits" else TrainConfig()
-    for key, value in changes:
-        config.set(key, value)
-    return config
+    return config.apply(changes)

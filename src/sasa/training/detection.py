@@ -21,6 +21,7 @@ from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
 from sasa.models.create import load_pretrained
 from sasa.models.hub import locate
+from sasa.models.variants import VARIANTS
 from sasa.training.detection_config import DetectionConfig
 from sasa.training.detector import Detector, find_all, preprocessing_to
 from sasa.training.processes import gathered
@@ -190,10 +191,14 @@ def make_detector(config: DetectionConfig, num_classes: int) -> RetinaNet:
     options = {key: value for key, value in config.model.items() if key != "name"}
     if options.get("num_classes", num_classes) != num_classes:
         raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
+    name = config.model["name"]
+    no_detector = UsageError(f"{name} is no detector: detectors are called retinanet_..., see sasa models")
+    if name in VARIANTS:  # before its options are looked at: a classifier knows few of them
+        raise no_detector
     torch.manual_seed(config.run.seed)
-    network = create_model(config.model["name"], **{**options, "num_classes": num_classes})
+    network = create_model(name, **{**options, "num_classes": num_classes})
     if not isinstance(network, RetinaNet):
-        raise UsageError(f"{config.model['name']} is no detector: detectors are called retinanet_..., see sasa models")
+        raise no_detector
     if config.recipe.backbone:
         classifier = load_pretrained(locate(config.recipe.backbone))
         if not isinstance(classifier, ResNet):

@@ -82,7 +82,4 @@ class DetectionConfig(Config):
 
 def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> DetectionConfig:
     """The config of a file or recipe, by default the recipe "small", with changes applied in order."""
-    config = DetectionConfig.read(path_or_name or "small")
-    for key, value in changes:
-        config.set(key, value)
-    return config
+    return DetectionConfig.read(path_or_name or "small").apply(changes)

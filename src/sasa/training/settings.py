@@ -145,6 +145,23 @@ class Config:
             config.set(key, value)
         return config
 
+    def apply(self, changes: list[tuple[str, Any]]) -> Self:
+        """Set values in order. Where they name a network that was saved, the config's own options of it fall away.
+
+        A saved network has its options already: those of the recipe were meant for another one.
+
+        Raises:
+            UsageError: as `set`.
+        """
+        from sasa.models import list_models
+
+        name = dict(changes).get("model.name")
+        if name is not None and name not in list_models():
+            self.model = {}
+        for key, value in changes:
+            self.set(key, value)
+        return self
+
     def set(self, key: str, value: Any) -> None:
         """Set one value by its dotted name, such as recipe.epochs or model.width.
 
