@@ -6,10 +6,12 @@ import pytest
 
 from sasa.errors import DataError
 from sasa.training.config import resolve
-from sasa.training.dry_run import KNOWN_SETS, GeneratedPictures, stand_in
+from sasa.training.detection_config import resolve as resolve_detection
+from sasa.training.generated import KNOWN_SETS, GeneratedPictures, stand_in
 from sasa.training.train import dry_run
 
 ROOT = Path(__file__).parents[2]
+COCO = str(ROOT / "configs/coco/table2_attention_full.yaml")
 CONFIG = str(ROOT / "configs/imagenet/table1_r26_full.yaml")
 
 
@@ -28,12 +30,29 @@ def test_a_config_of_imagenet_runs_dry_without_imagenet(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_config_of_coco_runs_dry_without_coco(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = [("data.image_size", 96), ("data.workers", 0), ("model.width", 0.1), ("run.accelerator", "cpu")]
+    report = dry_run(resolve_detection(COCO, [*changes, ("run.precision", "32-true")]))
+    assert report["pictures"].startswith("GENERATED: there is no 'coco' here; 2 steps of one part of 2 pictures")
+    assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (80, 118_287, 5_000)
+    assert report["steps"] == 150 * (118_287 // 64)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="imagenet is not there"):
+        dry_run(resolve_detection(COCO, [("data.source", "imagenet"), *changes]))
+
+
 def test_only_the_bare_name_of_a_known_set_is_stood_in_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert stand_in("cifar10") == KNOWN_SETS["cifar10"]
-    assert stand_in("/data/imagenet") is None
+
+    def known(source):
+        return stand_in(resolve(CONFIG, [("data.source", source)]))
+
+    assert known("cifar10") == KNOWN_SETS["cifar10"]
+    assert known("/data/imagenet") is None
+    assert known("coco") is None  # of another task
     (tmp_path / "cifar10").mkdir()
-    assert stand_in("cifar10") is None
+    assert known("cifar10") is None
     with pytest.raises(DataError, match="photos"):
         dry_run(resolve(CONFIG, [("data.source", "photos"), ("run.accelerator", "cpu")]))
 

@@ -24,6 +24,7 @@ from sasa.models import ResNet, create_model
 from sasa.training.config import TrainConfig
 from sasa.training.evaluate import Score, evaluate
 from sasa.training.predictor import Predictor, preprocessing_to
+from sasa.training.task import order_of
 
 SHOWN = 32  # pictures in the grid of predictions
 
@@ -34,14 +35,15 @@ class Classification:
     Args:
         config: of the run.
         fabric: Lightning Fabric, launched.
+        pictures: to train on and to score, in place of the config's own.
 
     Raises:
         DataError, ArgumentError: what is wrong with the data or the network's options.
     """
 
-    def __init__(self, config: TrainConfig, fabric: Any) -> None:
+    def __init__(self, config: TrainConfig, fabric: Any, pictures: tuple[Source, Source] | None = None) -> None:
         self.config, self.fabric = config, fabric
-        self.train, self.held_out = open_training_data(config)
+        self.train, self.held_out = pictures or open_training_data(config)
         self.network = make_network(config, len(self.train.classes))
         recipe = config.recipe
         self.mixing = (
@@ -59,18 +61,7 @@ class Classification:
             self._in_memory(self.train, augmentation)
 
     def _order(self, step: int) -> EpochBatches:
-        recipe, fabric = self.config.recipe, self.fabric
-        return EpochBatches(
-            len(self.train),
-            recipe.batch_size,
-            recipe.epochs,
-            self.config.run.seed,
-            step,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            accumulate=recipe.accumulate,
-            groups=self.train.groups,
-        )
+        return order_of(self.config, self.fabric, len(self.train), step, self.train.groups)
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The parts of each step that this process goes through, from `step` on, augmented."""
@@ -209,10 +200,10 @@ def make_network(config: TrainConfig, num_classes: int) -> ResNet:
     if options.get("num_classes", num_classes) != num_classes:
         raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
     torch.manual_seed(config.run.seed)
-    network = create_model(
-        config.model["name"], **{**options, "num_classes": num_classes, "in_chans": config.data.channels}
-    )
-    assert isinstance(network, ResNet)
+    name = config.model["name"]
+    network = create_model(name, **{**options, "num_classes": num_classes, "in_chans": config.data.channels})
+    if not isinstance(network, ResNet):
+        raise UsageError(f"{name} is a detector, which `sasa detect train` trains; sasa train is for classes")
     network.set_grad_checkpointing(config.run.gradient_checkpointing)
     if config.run.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

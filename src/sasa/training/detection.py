@@ -15,7 +15,7 @@ from sasa.data.detection.batch import DetectionBatch
 from sasa.data.detection.loader import evaluation_batches, training_batches
 from sasa.data.detection.open import open_detection_splits
 from sasa.data.detection.source import DetectionSource
-from sasa.data.sampler import EpochBatches, epoch_order
+from sasa.data.sampler import epoch_order
 from sasa.errors import DataError, UsageError
 from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
@@ -26,6 +26,7 @@ from sasa.training.detection_config import DetectionConfig
 from sasa.training.detector import Detector, find_all, preprocessing_to
 from sasa.training.processes import gathered
 from sasa.training.run_folder import RunFolder
+from sasa.training.task import order_of
 
 SHOWN = 8  # pictures in the grid of what was found
 TOLD = 5  # problems in the annotations that are printed; all of them are in problems.txt
@@ -38,39 +39,29 @@ class Detection:
     Args:
         config: of the run.
         fabric: Lightning Fabric, launched.
+        pictures: to train on and to score, in place of the config's own.
 
     Raises:
         DataError, ArgumentError: what is wrong with the data or the network's options.
     """
 
-    def __init__(self, config: DetectionConfig, fabric: Any) -> None:
-        self.config, self.fabric = config, fabric
-        check_on_bad_image(config.data.on_bad_image)
-        config.data.augmentation()  # now, so that a mistake in it is told before anything is written
-        self.train, self.held_out = open_detection_splits(config.data.source, config.data.held_out, config.run.seed)
+    def __init__(
+        self, config: DetectionConfig, fabric: Any, pictures: tuple[DetectionSource, DetectionSource] | None = None
+    ) -> None:
+        self.config, self.fabric, data = config, fabric, config.data
+        check_on_bad_image(data.on_bad_image)
+        data.augmentation()  # now, so that a mistake in it is told before anything is written
+        self.train, self.held_out = pictures or open_detection_splits(data.source, data.held_out, config.run.seed)
         check_boxes(config.data.source, self.train, "training")
         check_boxes(config.data.source, self.held_out, "held-out")
         self.network = make_detector(config, len(self.train.classes))
-        order = self._order(0)
+        order = order_of(config, fabric, len(self.train))
         self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
         self.skipped: set[str] = set()
         sources = (self.train, self.held_out)
         self.problems = list(dict.fromkeys(str(problem) for source in sources for problem in source.problems))
         if fabric.is_global_zero:
             sys.stderr.write(told(self.problems))
-
-    def _order(self, step: int) -> EpochBatches:
-        recipe, fabric = self.config.recipe, self.fabric
-        return EpochBatches(
-            len(self.train),
-            recipe.batch_size,
-            recipe.epochs,
-            self.config.run.seed,
-            step,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            accumulate=recipe.accumulate,
-        )
 
     def batches(self, step: int) -> Iterator[DetectionBatch]:
         """The parts of each step that this process goes through, from `step` on, augmented."""
@@ -80,7 +71,7 @@ class Detection:
             data.preprocessing(),
             data.augmentation(),
             seed,
-            self._order(step),
+            order_of(self.config, self.fabric, len(self.train), step),
             data.workers,
             data.on_bad_image,
         )

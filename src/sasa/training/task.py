@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from sasa.data.sampler import EpochBatches
+from sasa.training.settings import Config
+
 
 class Scored(Protocol):
     """The result of scoring held-out pictures."""
@@ -82,3 +85,18 @@ class Task(Protocol):
     def draw(self, score: Any, rows: list[dict[str, Any]], folder: Path) -> None:
         """Pictures of the result, for a person, in the run's folder."""
         ...
+
+
+def order_of(config: Config, fabric: Any, pictures: int, step: int = 0, groups: Any = None) -> EpochBatches:
+    """The order in which this process goes through so many training pictures, from `step` on."""
+    return EpochBatches(
+        pictures,
+        config.recipe.batch_size,
+        config.recipe.epochs,
+        config.run.seed,
+        step,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        accumulate=config.recipe.accumulate,
+        groups=groups,
+    )

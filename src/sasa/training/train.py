@@ -8,11 +8,8 @@ from typing import Any
 
 import torch
 
-from sasa.training.classification import Classification
-from sasa.training.config import TrainConfig
-from sasa.training.detection import Detection
-from sasa.training.detection_config import DetectionConfig
-from sasa.training.dry_run import on_generated, report, stand_in, time_steps
+from sasa.training.dry_run import on_generated, report, time_steps
+from sasa.training.generated import stand_in
 from sasa.training.loop import Trainer
 from sasa.training.memory import explained, keep_freed_memory, peak_memory_gb
 from sasa.training.processes import leave, make_fabric, names_of_all
@@ -20,7 +17,7 @@ from sasa.training.progress import Progress
 from sasa.training.reports import Reports
 from sasa.training.run_folder import RunFolder
 from sasa.training.settings import Config
-from sasa.training.task import Task
+from sasa.training.tasks import config_of, make_task
 
 
 def start(config: Config) -> Trainer:
@@ -34,19 +31,6 @@ def start(config: Config) -> Trainer:
     if fabric.device.type == "cpu":
         keep_freed_memory()
     return Trainer.start(config, fabric, make_task(config, fabric))
-
-
-def make_task(config: Config, fabric: Any) -> Task:
-    """What the config wants to be learned."""
-    if isinstance(config, DetectionConfig):
-        return Detection(config, fabric)
-    assert isinstance(config, TrainConfig)
-    return Classification(config, fabric)
-
-
-def config_of(values: dict[str, Any]) -> Config:
-    """A config from plain values, of whatever kind they are."""
-    return (DetectionConfig if values.get("task") == DetectionConfig.TASK else TrainConfig).from_dict(values)
 
 
 def train(config: Config, path: Path) -> dict[str, Any] | None:
@@ -79,7 +63,7 @@ def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
 
     Without the data of a known set it takes them on generated pictures, and says so.
     """
-    if isinstance(config, TrainConfig) and (known := stand_in(config.data.source)):
+    if known := stand_in(config):
         return on_generated(config, known, steps)
     trainer = start(config)
     task = trainer.task

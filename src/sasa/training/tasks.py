@@ -1,0 +1,23 @@
+"""Which task a config is of."""
+
+from typing import Any
+
+from sasa.training.classification import Classification
+from sasa.training.config import TrainConfig
+from sasa.training.detection import Detection
+from sasa.training.detection_config import DetectionConfig
+from sasa.training.settings import Config
+from sasa.training.task import Task
+
+
+def make_task(config: Config, fabric: Any, pictures: tuple[Any, Any] | None = None) -> Task:
+    """What the config wants to be learned; of its own data, or of `pictures` to train on and to score."""
+    if isinstance(config, DetectionConfig):
+        return Detection(config, fabric, pictures)
+    assert isinstance(config, TrainConfig)
+    return Classification(config, fabric, pictures)
+
+
+def config_of(values: dict[str, Any]) -> Config:
+    """A config from plain values, of whatever kind they are."""
+    return (DetectionConfig if values.get("task") == DetectionConfig.TASK else TrainConfig).from_dict(values)
