@@ -9,7 +9,7 @@ from sasa.analysis.paper_cells import CELLS
 from sasa.reproduce.detection_documents import detection_documents
 from sasa.reproduce.documents import documents
 from sasa.reproduce.plan import Plan
-from sasa.reproduce.rows import TABLES
+from sasa.reproduce.rows import CLASSIFYING, NAMES
 from sasa.training.config import TrainConfig
 from sasa.training.detection_config import DetectionConfig
 
@@ -33,7 +33,7 @@ def test_the_files_are_those_of_the_generator():
 
 
 def test_every_row_of_the_paper_has_its_config_with_its_numbers():
-    for table in TABLES[:-1]:  # without the figure
+    for table in CLASSIFYING[:-1]:  # without the figure
         rows = CELLS[table]
         own = [d for d in DOCUMENTS if d.dataset == "imagenet" and d.row.table == table]
         assert [d.row.cells for d in own] == list(rows)
@@ -76,3 +76,16 @@ def test_a_config_and_reproduce_make_the_same_run(dataset):
             plan = Plan(document.row.table, dataset, document.scale)
             wanted = plan.config(document.row, 0, dataset)
             assert TrainConfig.read(str(ROOT / "configs" / document.path)).to_dict() == wanted.to_dict(), document.path
+
+
+def test_configs_of_detection_and_reproduce_make_the_same_run():
+    for document in DETECTION:
+        plan = Plan("2", "coco", "full")
+        row = next(row for row in plan.rows if row.name == document.name)
+        config = DetectionConfig.read(str(ROOT / "configs" / document.path))
+        assert config.to_dict() == plan.config(row, 0, "coco").to_dict()
+    plan = Plan("2", "bccd", "small")
+    wanted = dict(zip(NAMES["2"], plan.rows, strict=True))
+    for file, name in (("attention", "attention_full"), ("convolution", "conv_baseline")):
+        config = DetectionConfig.read(str(ROOT / f"configs/bccd/{file}.yaml"))
+        assert config.to_dict() == plan.config(wanted[name], 0, "bccd").to_dict()

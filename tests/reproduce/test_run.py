@@ -6,6 +6,8 @@ import os
 import signal
 
 import pytest
+from tests.boxes import TINY as TINY_BOXES
+from tests.boxes import write_boxes
 
 import sasa.reproduce.run as running
 from sasa.errors import DivergedError, SasaError, UsageError
@@ -150,3 +152,34 @@ def test_a_budget_decides_the_epochs(tmp_path):
     with pytest.raises(UsageError, match="--budget is too short: one epoch of 3 rows"):
         running.settle(Plan("5", "digits", "small", budget="1s", changes=TINY), 1, "digits", tmp_path / "b", "cpu")
     assert not (tmp_path / "b").exists()
+
+
+def test_a_table_of_detection(tmp_path):
+    """One of its rows, and what the others are then told as."""
+    data = write_boxes(tmp_path / "boxes")
+    changes = [[key, value] for key, value in TINY_BOXES if key not in ("model.name", "run.accelerator")]
+    plan = Plan("2", "bccd", "small", budget="1h", changes=changes)
+    plan = running.settle(plan, 1, str(data), tmp_path / "runs", "cpu")
+    assert plan.epochs == 2
+    runs = runs_of(plan, 1, tmp_path / "runs")
+    running.run_all(plan, [run for run in runs if run.row.name == "attention_full"], str(data), "cpu")
+    running.check_done(plan, runs, str(data))
+    text = write_report(plan, runs, tmp_path / "runs", "sasa reproduce 2")
+    summary = runs[-1].summary()
+    last = [cell.strip() for cell in text.splitlines()[8].split("|")[1:-1]]
+    score = f"{100 * summary['held_out_map']:.2f}"
+    assert last == [
+        "attention heads, full attention",
+        "22.0",
+        f"{summary['parameters'] / 1e6:.2f}",
+        "36.6",
+        score,
+        *last[5:],
+    ]
+    assert last[5:] == ["1", "+0.1", "", ""]
+    assert "mAP %, paper" in text
+    assert "bccd, on 4 pictures: the validation pictures of the data itself" in text
+    assert "Paper: COCO (the paper does not say which part)" in text
+    row = list(csv.DictReader((tmp_path / "runs" / "results.csv").read_text().splitlines()))[-1]
+    assert float(row["map50"]) == pytest.approx(100 * summary["held_out_map50"], abs=1e-3)
+    assert (row["paper_map"], row["state"]) == ("36.6", "done")

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="1, 3, 4, 5, 6, 7 or figure5.")],
-    dataset: Annotated[str, typer.Option(metavar="imagenet|cifar10|digits", help="Whose recipe.")] = "cifar10",
+    table: Annotated[str, typer.Argument(help="1 to 7, or figure5.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="imagenet|cifar10|digits|coco|bccd", help="Whose recipe (default: cifar10, for table 2 coco)."
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Where its pictures are (default: the name of the set).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the rows are compared seed by seed.")] = 3,
     budget: Annotated[
@@ -43,8 +48,9 @@ def reproduce(
         bool, typer.Option("--collect", help="Make the table of the runs that are done; run nothing.")
     ] = False,
 ) -> None:
-    """Run the rows of a table of the paper and put our accuracies beside the paper's. The same command goes on."""
+    """Run the rows of a table of the paper and put our numbers beside the paper's. The same command goes on."""
     from sasa.reproduce import report, run
+    from sasa.reproduce.measures import DETECTION
     from sasa.reproduce.plan import Plan
     from sasa.reproduce.recipes import choose_scale
     from sasa.reproduce.rows import table_name
@@ -52,7 +58,9 @@ def reproduce(
     from sasa.training.settings import parse_setting
 
     changes = [list(parse_setting(text)) for text in set_ or []]
-    plan = Plan(table_name(table), dataset, choose_scale(dataset, scale), validation, None, budget, changes)
+    name = table_name(table)
+    dataset = dataset or ("coco" if name == DETECTION else "cifar10")
+    plan = Plan(name, dataset, choose_scale(dataset, scale), validation, None, budget, changes)
     one_of("--device", device, DEVICES)
     folder = output or Path("runs") / "reproduce" / f"{dataset}-{plan.scale}-{plan.table}"
     if list_ and collect:
@@ -76,19 +84,21 @@ def reproduce(
 
 def print_rows(plan: "Plan", seeds: int, folder: Path) -> None:
     """Name, network, the paper's number, and how many runs are done."""
+    from sasa.reproduce.measures import measure_of
     from sasa.reproduce.rows import title
     from sasa.reproduce.runs import DONE, runs_of
 
     plan.check()
     runs = runs_of(plan, seeds, folder)
-    rows = []
+    rows, measure = [], measure_of(plan.table)
     for row in plan.rows:
         done = sum(run.state == DONE for run in runs if run.row == row)
         model = " ".join(f"{name}={value}" for name, value in row.model.items() if name != "name")
-        paper = f"{row.cells.top1:.1f}" if row.cells else "-"
+        theirs = measure.paper(row.cells)
+        paper = "-" if theirs is None else f"{theirs:.1f}"
         rows.append([row.name, row.label, f"{row.model['name']} {model}".strip(), paper, f"{done} of {seeds}"])
     typer.echo(f"{title(plan.table)}; {plan.dataset}, {plan.scale}\n")
-    print_columns(["row", "in the paper", "network", "top-1 %, paper", "runs done"], rows)
+    print_columns(["row", "in the paper", "network", f"{measure.name} %, paper", "runs done"], rows)
 
 
 def say(sentence: str) -> None:

@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass
 
 from sasa.errors import UsageError
-from sasa.training.classification import Classification, open_training_data
+from sasa.training.classification import open_training_data
 from sasa.training.config import TrainConfig
 from sasa.training.dry_run import time_steps
+from sasa.training.settings import Config
+from sasa.training.tasks import config_of
 from sasa.training.train import start
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -38,23 +40,37 @@ def parse_budget(text: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
-def measure(config: TrainConfig) -> Cost:
+def measure(config: Config) -> Cost:
     """What a run costs, from its first steps; nothing is written."""
     began = time.perf_counter()
-    train, held_out = open_training_data(config)
+    short = config_of(config.to_dict())
+    if isinstance(short, TrainConfig) and short.data.in_memory:
+        return _measure_in_memory(short, began)
+    trainer = start(short)
+    building = time.perf_counter() - began
+    first, *others = time_steps(trainer, STEPS)
+    step, task = statistics.median(others or [first]), trainer.task
+    return Cost(building + DRAWING, _epoch(step, len(task.train), len(task.held_out), config.recipe.batch_size))
+
+
+def _measure_in_memory(short: TrainConfig, began: float) -> Cost:
+    """All pictures would be decoded before the first step; a few batches of them tell how long that takes."""
+    train, held_out = open_training_data(short)
     opening = time.perf_counter() - began
-    batch = min(config.recipe.batch_size, len(train))
-    short = TrainConfig.from_dict(config.to_dict())
-    # In memory, all pictures would be decoded before the first step; a few batches of them tell how long that takes.
+    batch = min(short.recipe.batch_size, len(train))
     short.data.limit = min(len(train), STEPS * batch)
     trainer = start(short)
-    assert isinstance(trainer.task, Classification)
     building = time.perf_counter() - began - opening
     first, *others = time_steps(trainer, STEPS)
     step = statistics.median(others or [first])
-    decoding = max(0.0, first - step) / short.data.limit * (len(train) + len(held_out)) if config.data.in_memory else 0
-    epoch = len(train) // batch * step + SCORING * len(held_out) / batch * step
-    return Cost(building + decoding + DRAWING, epoch)
+    decoding = max(0.0, first - step) / short.data.limit * (len(train) + len(held_out))
+    return Cost(building + decoding + DRAWING, _epoch(step, len(train), len(held_out), batch))
+
+
+def _epoch(step: float, pictures: int, held_out: int, batch: int) -> float:
+    """Seconds of an epoch with its scoring, from those of a step."""
+    batch = min(batch, pictures)
+    return pictures // batch * step + SCORING * held_out / batch * step
 
 
 def epochs_that_fit(costs: list[Cost], seeds: int, seconds: float, most: int) -> int:

@@ -11,9 +11,11 @@ import torch
 from sasa.errors import DataError, SasaError, UsageError
 from sasa.models import create_model
 from sasa.models.weights import atomic_write
+from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import recipe
-from sasa.reproduce.rows import Row, rows
-from sasa.training.config import TrainConfig
+from sasa.reproduce.rows import Row, rows, tables_of
+from sasa.training.settings import Config
+from sasa.training.tasks import config_of
 
 PLAN = "plan.json"
 OURS = ("data.source", "run.seed", "run.accelerator")  # settings that options of the command decide
@@ -44,9 +46,9 @@ class Plan:
         """The networks, in the paper's order."""
         return rows(self.table, self.dataset, self.scale)
 
-    def config(self, row: Row, seed: int, data: str, device: str | None = None) -> TrainConfig:
+    def config(self, row: Row, seed: int, data: str, device: str | None = None) -> Config:
         """The whole configuration of one run."""
-        config = TrainConfig.from_dict({"model": row.model, **recipe(self.dataset, self.scale)})
+        config = config_of({**recipe(self.dataset, self.scale), "model": row.model})
         for key, value in self.changes:
             config.set(key, value)
         if self.epochs is not None:
@@ -61,9 +63,14 @@ class Plan:
         """Refuse settings that would change what the table compares.
 
         Raises:
-            UsageError: names the setting.
+            UsageError: names the setting; a table of detection on pictures without boxes, or the other way round.
             ArgumentError: options of a network that do not fit.
         """
+        if self.table not in tables_of(self.dataset):
+            of = "boxes" if self.table == DETECTION else "classes"
+            raise UsageError(f"table {self.table} is about pictures with {of}, and {self.dataset} has others")
+        if self.validation and self.table == DETECTION:
+            raise UsageError("--validation is for tables of classification: table 2 is scored on validation pictures")
         models = [row.model for row in self.rows]
         options = {name for model in models for name in model}
         varied = {f"model.{name}" for name in options if any(m.get(name) != models[0].get(name) for m in models)}

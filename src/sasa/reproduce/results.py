@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sasa.analysis.paper_cells import Cells
 from sasa.errors import SasaError
 from sasa.models.weights import atomic_write
+from sasa.reproduce.measures import DETECTION, column, measure_of
 from sasa.reproduce.paired import Mean, conclusion, mean, paired
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import NETWORKS, Row, title
@@ -19,47 +19,50 @@ HEADINGS = (
     "",
     "params M, paper",
     "ours",
-    "top-1 %, paper",
+    "{measure} %, paper",
     "ours",
     "seeds",
     "difference, paper",
     "ours",
     "conclusion",
 )
+SETS = {"2": "COCO (the paper does not say which part)"}  # of the paper's numbers; ImageNet for all other tables
 
 
 @dataclass(frozen=True)
 class Result:
-    """A row with what its runs gave: accuracies in % by seed, parameters, how many diverged."""
+    """A row with what its runs gave: scores in % by seed, parameters, how many diverged; and the paper's score."""
 
     row: Row
-    top1: dict[int, float]
+    paper: float | None
+    scores: dict[int, float]
     parameters: int | None
     diverged: int
 
     @property
     def mean(self) -> Mean | None:
         """Over the seeds that are done."""
-        return mean(list(self.top1.values()))
+        return mean(list(self.scores.values()))
 
 
 def results(plan: Plan, runs: Sequence[Run]) -> list[Result]:
     """In the order of the rows."""
-    made = []
+    made, measure = [], measure_of(plan.table)
     for row in plan.rows:
         own = [run for run in runs if run.row.name == row.name]
         done = {run.seed: run.summary() for run in own if run.state == DONE}
         any_one = next(iter(done.values()), {})
-        top1 = {seed: 100 * summary["held_out_top1"] for seed, summary in done.items()}
+        scores = {seed: measure.ours(summary) for seed, summary in done.items()}
         diverged = sum(run.state == DIVERGED for run in own)
-        made.append(Result(row, top1, any_one.get("parameters"), diverged))
+        made.append(Result(row, measure.paper(row.cells), scores, any_one.get("parameters"), diverged))
     return made
 
 
 def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
     """A line for each run, done or not."""
-    rows = []
+    rows, measure = [], measure_of(plan.table)
     for run in runs:
+        paper = measure.paper(run.row.cells)
         found = run.summary() if run.state == DONE else {}
         rows.append(
             {
@@ -69,10 +72,8 @@ def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
                 "row": run.row.name,
                 "seed": run.seed,
                 "state": run.state,
-                "paper_top1": run.row.cells.top1 if run.row.cells else "",
-                "top1": round(100 * found["held_out_top1"], 4) if found else "",
-                "top5": round(100 * found["held_out_top5"], 4) if found else "",
-                "loss": found.get("held_out_loss", ""),
+                f"paper_{measure.column}": "" if paper is None else paper,
+                **{column(key): _in_csv(key, found.get(key)) for key in (measure.key, *measure.others)},
                 "pictures": found.get("held_out_pictures", ""),
                 "parameters": found.get("parameters", ""),
                 "epochs": found.get("epochs", ""),
@@ -81,10 +82,18 @@ def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
     write(path, to_csv(list(rows[0]), rows))
 
 
+def _in_csv(key: str, value: float | None) -> float | str:
+    """Shares in %; the loss as it is."""
+    if value is None:
+        return ""
+    return value if key.endswith("loss") else round(100 * value, 4)
+
+
 def to_markdown(plan: Plan, runs: Sequence[Run], command: str) -> str:
     """The table with its conditions: what was scored, on what machine, by which command."""
     by_name = {result.row.name: result for result in results(plan, runs)}
-    lines = [HEADINGS, *(_cells(result, by_name) for result in by_name.values())]
+    headings = [heading.format(measure=measure_of(plan.table).name) for heading in HEADINGS]
+    lines = [headings, *(_cells(result, by_name) for result in by_name.values())]
     rule = ["---", *("---:" for _ in HEADINGS[1:-1]), "---"]
     grid = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
     return f"# {title(plan.table)}: {plan.dataset}, {plan.scale}\n\n{grid}\n\n{conditions(plan, runs, command)}\n"
@@ -93,25 +102,18 @@ def to_markdown(plan: Plan, runs: Sequence[Run], command: str) -> str:
 def _cells(result: Result, by_name: dict[str, Result]) -> tuple[str, ...]:
     cells, beside = result.row.cells, result.row.beside
     other = by_name[beside] if beside else None
-    difference = paired(result.top1, other.top1) if other else None
-    theirs = _paper_difference(cells, other.row.cells) if other else ""
+    difference = paired(result.scores, other.scores) if other else None
     return (
         result.row.label,
         f"{cells.parameters:.1f}" if cells and cells.parameters else "",
         f"{result.parameters / 1e6:.2f}" if result.parameters else "",
-        f"{cells.top1:.1f}" if cells else "",
+        "" if result.paper is None else f"{result.paper:.1f}",
         str(result.mean) if result.mean else "not run",
-        f"{len(result.top1)}" + (f", {result.diverged} diverged" if result.diverged else ""),
-        theirs,
+        f"{len(result.scores)}" + (f", {result.diverged} diverged" if result.diverged else ""),
+        f"{result.paper - other.paper:+.1f}" if other and result.paper and other.paper else "",
         difference.signed() if difference else "",
         conclusion(difference) if difference else "",
     )
-
-
-def _paper_difference(ours: Cells | None, other: Cells | None) -> str:
-    if not ours or not other or ours.top1 is None or other.top1 is None:
-        return ""
-    return f"{ours.top1 - other.top1:+.1f}"
 
 
 def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
@@ -121,6 +123,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     pictures = sorted({run.summary()["held_out_pictures"] for run in done})
     where = sorted({_machine(run.environment()) for run in done})
     split = "a validation split" if plan.table in VALIDATION_TABLES else "the test set"
+    theirs = SETS.get(plan.table, f"ImageNet, {split}")
     budget = f", by --budget {plan.budget}" if plan.budget else ""
     use = "no epoch, option or network was chosen by this number"
     if plan.validation:
@@ -129,7 +132,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
         f"Ours: {plan.dataset}, on {', '.join(map(str, pictures)) or 'no'} pictures: {_scored(plan)}. With the weights "
         f"of the end of each run: {use}.",
         f"Our networks: {NETWORKS[plan.dataset, plan.scale]}",
-        f"Paper: ImageNet, {split}.",
+        f"Paper: {theirs}.",
         f"Epochs: {', '.join(map(str, epochs)) or 'none yet'}{budget}. Runs: {len(done)} of {len(runs)}.",
         *([f"Changed: {', '.join(f'{key}={value}' for key, value in plan.changes)}."] if plan.changes else []),
         f"Difference, in points: to {_beside(plan)}, seed by seed. Mean ± standard error over seeds; conclusion: "
@@ -142,6 +145,8 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
 
 def _scored(plan: Plan) -> str:
     drawn = "a part of the training pictures that was held out, drawn anew for each seed"
+    if plan.table == DETECTION:
+        return f"the validation pictures of the data itself, or where it has none, {drawn}"
     if plan.validation or plan.dataset == "digits":
         return drawn
     return f"the test or validation pictures of the data itself, or where it has none, {drawn}"

@@ -9,6 +9,9 @@ three seeds of it cost less than two of ResNet-50.
 **small**: ResNet-26 of a quarter of the width, two heads (eight would have 2 channels each), the attention stem with
 2 x 2 blocks in every network, so that twins see the same maps, of a quarter of the pixels. The option that a table
 varies, position say, so holds for the stem as well.
+
+**Table 2** is of detection, and has data sets of its own: on COCO the paper's networks, on BCCD's few hundred blood
+cells ResNet-26 of a quarter of the width, with shortcuts in the attention heads (docs/choices.md).
 """
 
 from collections.abc import Callable
@@ -18,11 +21,13 @@ from typing import Any
 from sasa.analysis.paper_cells import CELLS, TITLES, Cells
 from sasa.errors import UsageError
 from sasa.models.variants import VARIANTS
+from sasa.reproduce.measures import BOXES, DETECTION
 
 Options = dict[str, Any]
 
 FIGURE = "figure5"
-TABLES = (*(table for table in CELLS if table != "2"), FIGURE)  # Table 2 is of detection
+TABLES = (*CELLS, FIGURE)
+CLASSIFYING = tuple(table for table in TABLES if table != DETECTION)
 WIDTHS = {"full": (0.5, 0.75, 1.0, 1.25), "small": (0.125, 0.25, 0.375)}  # ours: the figure prints no numbers
 SMALL: Options = {"name": "sasa_resnet26", "width": 0.25, "num_heads": 2, "stem_block": 2}
 SMALL_STEMS = {"conv": "small_conv", "attention": "small_attention"}
@@ -30,6 +35,7 @@ SMALL_STEMS = {"conv": "small_conv", "attention": "small_attention"}
 # Short names for files and folders, in the order of the rows in paper_cells.py.
 NAMES = {
     "1": tuple(f"r{depth}_{kind}" for depth in (26, 38, 50) for kind in ("baseline", "convstem", "full")),
+    "2": ("conv_baseline", "conv_convstem", "conv_full", "attention_convstem", "attention_full"),
     "3": ("a1234", "c1a234", "c12a34", "c123a4", "c1234", "c234a1", "c34a12", "c4a123"),
     "4": ("k3", "k5", "k7", "k9", "k11"),
     "5": ("none", "absolute", "relative"),
@@ -37,13 +43,15 @@ NAMES = {
     "7": ("pointwise", "convolution", "mixture"),
 }
 # What the other rows of a table are compared with; in Table 1 and Figure 5 it is the baseline of the same size.
-BESIDE = {"3": "c1234", "4": "k7", "5": "relative", "6": "qk_qr", "7": "mixture"}
+BESIDE = {"2": "conv_baseline", "3": "c1234", "4": "k7", "5": "relative", "6": "qk_qr", "7": "mixture"}
 LEFT_OUT = {  # of the small tables
     # There the stem is the same in all networks, and one of both attention networks is left.
     "1": {name for name in NAMES["1"] if name not in ("r26_baseline", "r26_full")},
     "4": {"k9", "k11"},  # wider than most of the maps, which are 16, 8, 4 and 2 pixels wide
 }
 
+
+DETECTOR: Options = {"width": 0.25, "num_heads": 2}
 
 NETWORKS = {  # what a table says of ours, so that nobody takes them for the paper's
     ("imagenet", "full"): "the paper's.",
@@ -54,6 +62,9 @@ NETWORKS = {  # what a table says of ours, so that nobody takes them for the pap
     "outside of Table 1 ResNet-26 in place of ResNet-50; in Table 7 the paper's stem with 2 x 2 blocks.",
     ("cifar10", "small"): "ResNet-26 of a quarter of the width, the attention stem with 2 x 2 blocks in all of them.",
     ("digits", "small"): "ResNet-26 of a quarter of the width, the attention stem with 2 x 2 blocks in all of them.",
+    ("coco", "full"): "the paper's.",
+    ("bccd", "small"): "RetinaNet of ResNet-26 in place of ResNet-50, a quarter of the width, two heads; a shortcut "
+    "around each layer of the attention heads, which the paper's have not.",
 }
 
 
@@ -62,7 +73,7 @@ class Row:
     """One network of a table.
 
     Args:
-        table: of the paper, "1", "3" to "7" or "figure5".
+        table: of the paper, "1" to "7" or "figure5".
         name: short, for files and folders.
         label: what it is called in the paper.
         model: the section of a config: `name`, and options of `sasa.create_model`.
@@ -82,13 +93,18 @@ def table_name(text: str) -> str:
     """ "4" of "4", "table4" or "Table 4"; "figure5" of "figure 5".
 
     Raises:
-        UsageError: no table that has networks to classify with.
+        UsageError: no table that has networks.
     """
     short = text.lower().replace(" ", "")
     name = short.removeprefix("table")
     if name not in TABLES:
         raise UsageError(f"{text!r} is no table to reproduce: {', '.join(TABLES)} are")
     return name
+
+
+def tables_of(dataset: str) -> tuple[str, ...]:
+    """What can be reproduced on a data set: with boxes Table 2, with classes the others."""
+    return (DETECTION,) if dataset in BOXES else CLASSIFYING
 
 
 def title(table: str) -> str:
@@ -138,7 +154,9 @@ def _widths(dataset: str, scale: str) -> tuple[Row, ...]:
 
 def _network(dataset: str, scale: str) -> Callable[[Cells, str], Options]:
     """How a row of the paper becomes the model section of a config."""
-    if dataset == "imagenet":
+    if dataset == "bccd":
+        return _small_detector
+    if dataset in ("imagenet", "coco"):
         return lambda cells, table: {"name": cells.model, **cells.options}
     if scale == "full":
         return _full_of_small_pictures
@@ -148,6 +166,11 @@ def _network(dataset: str, scale: str) -> Callable[[Cells, str], Options]:
         "groups": VARIANTS[cells.model]["groups"],
         **cells.options,
     }
+
+
+def _small_detector(cells: Cells, table: str) -> Options:
+    name = cells.model.replace("resnet50", "resnet26")
+    return {"name": name, **DETECTOR, **({"head_shortcuts": True} if name.endswith("_attnheads") else {})}
 
 
 def _full_of_small_pictures(cells: Cells, table: str) -> Options:

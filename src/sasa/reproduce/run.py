@@ -12,8 +12,8 @@ from sasa.reproduce.budget import epochs_that_fit, measure, parse_budget, spoken
 from sasa.reproduce.plan import Plan, agree, load_plan
 from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run
 from sasa.reproduce.stops import Stops
-from sasa.training.config import TrainConfig
 from sasa.training.processes import started
+from sasa.training.settings import Config
 from sasa.training.signals import StoppedError
 from sasa.training.train import resume, train
 
@@ -101,7 +101,7 @@ def check_done(plan: Plan, runs: Sequence[Run], data: str) -> None:
             run.check(plan.config(run.row, run.seed, data))
 
 
-def run_one(run: Run, config: TrainConfig) -> None:
+def run_one(run: Run, config: Config) -> None:
     """Start a run, or go on with it at its last checkpoint."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of the run before

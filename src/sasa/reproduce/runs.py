@@ -9,9 +9,8 @@ from typing import Any
 from sasa.errors import SasaError
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import Row
-from sasa.training.config import TrainConfig
 from sasa.training.run_folder import RunFolder
-from sasa.training.settings import flatten
+from sasa.training.settings import Config, flatten
 
 # What may differ between a run and its plan: where it ran, not what it computed.
 FREE = (
@@ -54,13 +53,13 @@ class Run:
         except (OSError, ValueError):
             return {"day": day}
 
-    def check(self, wanted: TrainConfig) -> None:
+    def check(self, wanted: Config) -> None:
         """Refuse to count a run that was configured in another way.
 
         Raises:
             SasaError: names the first setting that differs, with both values.
         """
-        found, other = (dict(flatten(c.to_dict())) for c in (TrainConfig.read(str(self.path / "config.yaml")), wanted))
+        found, other = (dict(flatten(c.to_dict())) for c in (type(wanted).read(str(self.path / "config.yaml")), wanted))
         for key in sorted(found.keys() | other.keys()):
             if key not in FREE and found.get(key) != other.get(key):
                 raise SasaError(
