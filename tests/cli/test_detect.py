@@ -101,6 +101,15 @@ def test_eval_of_other_data(sasa, detector, own, tmp_path):
     assert not any(path.exists() for path in written)
 
 
+def test_bench_times_a_detector_beside_its_twin(sasa, detector):
+    status, out, _ = sasa("bench", "--model", detector, "--rounds", 3)
+    assert status == 0
+    assert "retinanet_sasa_resnet26_attnheads and its twin of convolutions, batches of 4" in out
+    written = json.loads((detector / "speed.json").read_text())
+    assert set(written["passes"]) == {"training step", "inference"}
+    assert written["parameters"]["this network"] < written["parameters"]["convolutional twin"]
+
+
 def test_wrong_words_of_eval(sasa, detector, tmp_path):
     words = ["detect", "eval", "--model"]
     assert_one_sentence(sasa(*words, detector, "--split", "all"), 2, "--split must be train or val or test")

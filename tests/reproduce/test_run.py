@@ -6,10 +6,10 @@ import os
 import signal
 
 import pytest
-from tests.boxes import TINY as TINY_BOXES
-from tests.boxes import write_boxes
 
 import sasa.reproduce.run as running
+from boxes import TINY as TINY_BOXES
+from boxes import write_boxes
 from sasa.errors import DivergedError, SasaError, UsageError
 from sasa.reproduce.budget import measure
 from sasa.reproduce.plan import Plan

@@ -11,7 +11,9 @@ from sasa.models import create_model
 from sasa.nn import AttentionStem, LocalAttention2d
 from sasa.training import twin as twins
 from sasa.training.config import TrainConfig
-from sasa.training.twin import OURS, TWIN, TwinTimes, batches, twin
+from sasa.training.processes import make_fabric
+from sasa.training.tasks import make_task
+from sasa.training.twin import OURS, TWIN, TwinTimes, first_batches, twin
 
 SMALL = {"width": 0.125, "num_heads": 2, "layers": [1, 1, 1, 1], "in_chans": 1, "num_classes": 10}
 
@@ -42,11 +44,25 @@ def test_a_network_of_convolutions_has_no_twin():
         twin(create_model("resnet26", **SMALL))
 
 
+@pytest.mark.parametrize("name", ["attn", "attnheads"])
+def test_the_twin_of_a_detector(name):
+    ours = create_model(f"retinanet_sasa_resnet26_{name}", width=0.1, num_heads=2, layers=[1, 1, 1, 1])
+    other = twin(ours)
+    assert not any(isinstance(module, LocalAttention2d | AttentionStem) for module in other.modules())
+    assert other.config == create_model("retinanet_resnet26", width=0.1, num_heads=2, layers=[1, 1, 1, 1]).config
+    heads_only = create_model("retinanet_resnet26_attnheads", width=0.1, num_heads=2, layers=[1, 1, 1, 1])
+    assert twin(heads_only).config == other.config
+    with pytest.raises(SasaError, match="has no attention: there is no convolutional twin"):
+        twin(other)
+
+
 def test_batches_are_real_and_whole():
-    training, held_out = batches(TrainConfig.read("digits"))
-    assert [tuple(x.shape) for x, _ in training] == [(64, 1, 16, 16)] * twins.BATCHES
-    assert all(len(x) == 64 for x in held_out)
-    assert len({int(label) for _, labels in training for label in labels}) == 10
+    config = TrainConfig.read("digits")
+    config.run.accelerator = "cpu"
+    batches = first_batches(make_task(config, make_fabric(config.run)), config)
+    assert [tuple(batch.pictures.shape) for batch in batches] == [(64, 1, 16, 16)] * twins.BATCHES
+    assert all(b.pictures.is_contiguous(memory_format=torch.channels_last) for b in batches)
+    assert len({int(label) for batch in batches for label in batch.labels}) == 10
 
 
 def test_table_and_json():

@@ -1,5 +1,6 @@
 """Which task a config is of."""
 
+from pathlib import Path
 from typing import Any
 
 from sasa.training.classification import Classification
@@ -21,3 +22,19 @@ def make_task(config: Config, fabric: Any, pictures: tuple[Any, Any] | None = No
 def config_of(values: dict[str, Any]) -> Config:
     """A config from plain values, of whatever kind they are."""
     return (DetectionConfig if values.get("task") == DetectionConfig.TASK else TrainConfig).from_dict(values)
+
+
+def read_config(path: Path) -> Config:
+    """The config that a run's folder holds, of whatever kind it is.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        values = None  # `read` says what is wrong
+    detection = isinstance(values, dict) and values.get("task") == DetectionConfig.TASK
+    return (DetectionConfig if detection else TrainConfig).read(str(path))

@@ -2,28 +2,27 @@
 
 import copy
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sasa.analysis.speed.report import markdown
 from sasa.analysis.speed.timing import Spread, Step, ratios, spread, take_turns, torch_threads
-from sasa.data.loader import evaluation_loader, training_loader
-from sasa.data.sampler import EpochBatches
 from sasa.errors import SasaError
-from sasa.models import ResNet, ResNetConfig, load_pretrained
-from sasa.training.classification import open_training_data
-from sasa.training.config import TrainConfig
+from sasa.models import ResNet, ResNetConfig, RetinaNet, load_pretrained
 from sasa.training.memory import keep_freed_memory
 from sasa.training.optim import make_optimizer
+from sasa.training.processes import make_fabric
 from sasa.training.run_folder import RunFolder, environment
+from sasa.training.settings import Config
+from sasa.training.task import Task
+from sasa.training.tasks import make_task, read_config
 
 ROUNDS, SECONDS = 20, 8.0  # for each of the two passes
 BATCHES = 4  # of real pictures, gone through in turn
@@ -78,35 +77,32 @@ class TwinTimes:
 def time_beside_twin(path: Path, rounds: int | None = None, threads: int | None = None) -> TwinTimes:
     """Time the network of the run in `path` and its twin on the run's own data; written to speed.json there.
 
-    Both take the same batches in turns, with the run's precision 32-true, layout and optimizer, on the CPU.
+    Both take the same training batches in turns, in float32 with the run's layout, loss and optimizer, on the CPU.
 
     Raises:
         SasaError: no run, or one whose network has no attention.
     """
-    if not (path / "config.yaml").is_file():
-        raise SasaError(f"{path} is no run: its config.yaml, which says what to time it on, is missing")
-    config = TrainConfig.read(str(path / "config.yaml"))
+    config = _config_of(path)
     keep_freed_memory()  # as in training
     ours = load_pretrained(path)
-    assert isinstance(ours, ResNet)  # TrainConfig.read has refused a detector's run
     networks: dict[str, nn.Module] = {OURS: ours, TWIN: twin(ours)}
     if config.run.channels_last:
         networks = {side: network.to(memory_format=torch.channels_last) for side, network in networks.items()}  # pyright: ignore
-    training, held_out = batches(config)
-    size, seconds = len(training[0][1]), SECONDS
+    task = make_task(config, make_fabric(config.run))
+    batches = first_batches(task, config)
     with torch_threads(threads):
-        steps = {side: evaluation_step(network, held_out) for side, network in networks.items()}
-        times = {INFERENCE: take_turns(steps, rounds or ROUNDS, seconds)}
-        steps = {side: training_step(network, training, config) for side, network in networks.items()}
-        times = {TRAINING: take_turns(steps, rounds or ROUNDS, seconds), **times}
+        steps = {side: inference_step(network, batches) for side, network in networks.items()}
+        times = {INFERENCE: take_turns(steps, rounds or ROUNDS, SECONDS)}
+        steps = {side: training_step(network, batches, task, config) for side, network in networks.items()}
+        times = {TRAINING: take_turns(steps, rounds or ROUNDS, SECONDS), **times}
         measured_on = environment()
-    pictures = {TRAINING: size, INFERENCE: len(held_out[0])}
+    size = len(batches[0])
     result = TwinTimes(
         ours.name,
         size,
         {side: sum(p.numel() for p in network.parameters()) for side, network in networks.items()},
         {
-            passed: {side: [1000 * t / pictures[passed] for t in values] for side, values in sides.items()}
+            passed: {side: [1000 * t / size for t in values] for side, values in sides.items()}
             for passed, sides in times.items()
         },
         measured_on,
@@ -115,70 +111,75 @@ def time_beside_twin(path: Path, rounds: int | None = None, threads: int | None 
     return result
 
 
-def twin(network: ResNet) -> ResNet:
+def _config_of(path: Path) -> Config:
+    """The run's own, on the CPU in one process that reads pictures itself."""
+    if not (path / "config.yaml").is_file():
+        raise SasaError(f"{path} is no run: its config.yaml, which says what to time it on, is missing")
+    config = read_config(path / "config.yaml")
+    config.run.accelerator, config.run.precision, config.data.workers = "cpu", "32-true", 0
+    return config
+
+
+def twin(network: ResNet | RetinaNet) -> ResNet | RetinaNet:
     """The same network with a 3 x 3 convolution wherever it has attention, freshly initialised.
 
-    In the blocks by its config. The attention stem becomes the paper's convolutional one where both reduce the
-    picture four times, and else a 3 x 3 convolution, batch norm, ReLU and a max pool over the stem's blocks, so that
-    both networks see maps of the same sizes.
+    In blocks, pyramid and heads by its config. The attention stem becomes the paper's convolutional one where both
+    reduce the picture four times, and else a 3 x 3 convolution, batch norm, ReLU and a max pool over the stem's blocks,
+    so that both networks see maps of the same sizes.
 
     Raises:
         SasaError: a network without attention is its own twin.
     """
-    config = network.config
-    if config.groups == "cccc" and config.stem in ("conv", "small_conv"):
-        raise SasaError(f"{network.name} has no attention: there is no convolutional twin to compare it with")
-    stem = {"attention": "conv" if config.stem_block == 4 else "small_conv", "small_attention": "small_conv"}
-    options = {**config.to_dict(), "groups": "cccc", "stem": stem.get(config.stem, config.stem)}
     torch.manual_seed(0)
-    other = ResNet(ResNetConfig.from_dict(options), f"{network.name} of convolutions")
-    if config.stem == "attention" and config.stem_block != 4:
-        assert isinstance(other.stem, nn.Sequential)
-        other.stem.add_module("pool", nn.MaxPool2d(config.stem_block, ceil_mode=True))
+    if isinstance(network, RetinaNet):
+        config, kinds = network.config, {"heads": "conv", "pyramid": "conv"}
+        body, attentive = config.backbone, (config.heads, config.pyramid) != ("conv", "conv")
+    else:
+        config, kinds, body, attentive = network.config, {}, network.config, False
+    if not attentive and body.groups == "cccc" and body.stem in ("conv", "small_conv"):
+        raise SasaError(f"{network.name} has no attention: there is no convolutional twin to compare it with")
+    options = {**config.to_dict(), **kinds, "groups": "cccc", "stem": _twin_of_stem(body)}
+    other = type(network)(type(config).from_dict(options), f"{network.name} of convolutions")  # pyright: ignore
+    if body.stem == "attention" and body.stem_block != 4:
+        stem = (other.backbone.body if isinstance(other, RetinaNet) else other).stem
+        assert isinstance(stem, nn.Sequential)
+        stem.add_module("pool", nn.MaxPool2d(body.stem_block, ceil_mode=True))
     return other
 
 
-def batches(config: TrainConfig) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
-    """A few training batches (pictures, labels) and held-out batches (pictures) of the run's data, whole ones only."""
-    train, held_out = open_training_data(config)
-    data, size = config.data, config.recipe.batch_size
-    layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
-    order = EpochBatches(len(train), size, config.recipe.epochs, config.run.seed, groups=train.groups)
-    loader = training_loader(train, data.preprocessing(), data.augmentation(), config.run.seed, order, 0)
-    training = [(b.pictures.contiguous(memory_format=layout), b.labels) for b in islice(loader, BATCHES)]
-    size = min(size, len(held_out))
-    seen = islice(evaluation_loader(held_out, data.preprocessing(), size, 0), BATCHES)
-    return training, [b.pictures.contiguous(memory_format=layout) for b in seen if len(b) == size]
+def _twin_of_stem(config: ResNetConfig) -> str:
+    attentive = {"attention": "conv" if config.stem_block == 4 else "small_conv", "small_attention": "small_conv"}
+    return attentive.get(config.stem, config.stem)
 
 
-def training_step(network: nn.Module, batches: list[tuple[Tensor, Tensor]], config: TrainConfig) -> Step:
+def first_batches(task: Task, config: Config) -> list[Any]:
+    """A few whole training batches of the run's data, in the run's layout, small ones left out."""
+    found = [batch.to(torch.device("cpu"), config.run.channels_last) for batch in islice(task.batches(0), BATCHES)]
+    return [batch for batch in found if len(batch) == len(found[0])]
+
+
+def training_step(network: nn.Module, batches: list[Any], task: Task, config: Config) -> Step:
     """A whole step of the run's recipe on the next batch: forward, loss, backward, optimizer."""
     network = copy.deepcopy(network).train()
-    recipe, following = config.recipe, _endless(batches)
+    recipe, following = config.recipe, itertools.cycle(batches)
     # Small steps: the same batches come again and again.
     optimizer = make_optimizer(network, dataclasses.replace(recipe, learning_rate=recipe.learning_rate * 1e-3))
 
     def step() -> None:
-        pictures, labels = next(following)
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(network(pictures), labels, label_smoothing=recipe.label_smoothing).backward()
+        task.loss(network, next(following), config.run.seed)[0].backward()
         optimizer.step()
 
     return step
 
 
-def evaluation_step(network: nn.Module, batches: list[Tensor]) -> Step:
+def inference_step(network: nn.Module, batches: list[Any]) -> Step:
     """A forward pass over the next batch in evaluation mode."""
     network = copy.deepcopy(network).eval()
-    following = _endless(batches)
+    following = itertools.cycle(batches)
 
     def step() -> None:
         with torch.inference_mode():
-            network(next(following))
+            network(next(following).pictures)
 
     return step
-
-
-def _endless(items: list[Any]) -> Iterator[Any]:
-    while True:
-        yield from items
