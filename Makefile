@@ -33,7 +33,7 @@ bench: $(INSTALLED)  ## the acceptance table: attention beside the convolution i
 	$(BIN)/sasa bench --profile --json $(RESULT).json --picture $(RESULT).png > $(RESULT).md
 	@cat $(RESULT).md
 
-bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, map sizes, threads, FlexAttention
+bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, map sizes, threads, FlexAttention, detectors
 	@mkdir -p $(dir $(RESULT))
 	$(BIN)/python benchmarks/full.py --json $(RESULT)-full.json > $(RESULT)-full.md
 	@cat $(RESULT)-full.md

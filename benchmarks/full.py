@@ -1,4 +1,4 @@
-"""What the acceptance table (`sasa bench`) does not ask: every layer shape, batch sizes, windows, map sizes, threads.
+"""What the acceptance table (`sasa bench`) does not ask: layers, batch sizes, windows, map sizes, threads, detectors.
 
     python benchmarks/full.py                            # all parts: `make bench-full`
     python benchmarks/full.py operator --backend eager   # one part, one back-end
@@ -34,11 +34,20 @@ from sasa.analysis.speed.workloads import (
     random_map,
     spatial_convolutions,
 )
+from sasa.models import RetinaNet, create_model
+from sasa.models.boxes import losses
 from sasa.ops import local_attention
 from sasa.ops.flops import local_attention_flops
 
 GROUP_MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: the four groups of ResNet-50 at 224 x 224
 PASSES = {"forward": False, "forward + backward": True}
+PICTURE = (320, 416)  # height and width of what detectors see
+# Detectors of convolution and of attention, the options that they share, and how many pictures they see at once.
+DETECTORS: tuple[tuple[tuple[str, ...], dict[str, Any], int], ...] = (
+    (("resnet26", "sasa_resnet26", "sasa_resnet26_attnheads"), {"width": 0.25, "num_heads": 2}, 4),
+    (("resnet26", "sasa_resnet26", "sasa_resnet26_attnheads"), {"width": 0.5, "num_heads": 4}, 4),
+    (("resnet50", "sasa_resnet50", "sasa_resnet50_attnheads", "sasa_resnet50_attn"), {}, 1),
+)
 Line = dict[str, Any]
 
 
@@ -241,7 +250,47 @@ def flex_attention_step(tensors: list[Tensor], side: int) -> Callable[[], Tensor
     return torch.no_grad()(lambda: compiled(query, key, value, rel_row, rel_col))
 
 
-PARTS = {part.__name__: part for part in (operator, layers, batches, window, size, threads, flex)}
+def detectors(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
+    """RetinaNet with attention in the backbone, in the heads too, and in the pyramid, beside that of convolution."""
+    for names, options, batch in DETECTORS:
+        for name, backward in {"inference": False, "training": True}.items():
+            steps = {model: detector_step(f"retinanet_{model}", options, batch, backward) for model in names}
+            times = milliseconds(steps, setting, batch)
+            for model in names[1:]:
+                yield {
+                    "pass": name,
+                    "width": options.get("width", 1),
+                    "batch": batch,
+                    "detector": f"retinanet_{model}",
+                    "ours": spread(times[model]).median,
+                    "of convolution": spread(times[names[0]]).median,
+                    "ratio": spread(ratios(times[model], times[names[0]])).median,
+                }
+
+
+def detector_step(name: str, options: dict[str, Any], batch: int, backward: bool) -> Step:
+    """All outputs of a detector for some pictures of noise; backward with the losses of seven boxes in each."""
+    torch.manual_seed(0)
+    network = create_model(name, num_classes=80, **options).to(memory_format=torch.channels_last).train(backward)
+    assert isinstance(network, RetinaNet)
+    images = torch.randn(batch, 3, *PICTURE).contiguous(memory_format=torch.channels_last)
+    corners = torch.rand(batch, 7, 2) * torch.tensor([PICTURE[1] / 2, PICTURE[0] / 2])
+    boxes = list(torch.cat((corners, corners + torch.linspace(24, 160, 7)[:, None]), 2))
+    labels = list(torch.randint(80, (batch, 7)))
+
+    def step() -> None:
+        if not backward:
+            with torch.inference_mode():
+                network(images)
+            return
+        network.zero_grad(set_to_none=True)
+        found = losses(network.config, network(images), boxes, labels, [torch.empty(0, 4)] * batch)
+        (found.classification + found.box).backward()
+
+    return step
+
+
+PARTS = {part.__name__: part for part in (operator, layers, batches, window, size, threads, flex, detectors)}
 
 
 def show(lines: list[Line]) -> str:
