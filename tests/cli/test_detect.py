@@ -114,6 +114,8 @@ def test_wrong_words_of_eval(sasa, detector, tmp_path):
     words = ["detect", "eval", "--model"]
     assert_one_sentence(sasa(*words, detector, "--split", "all"), 2, "--split must be train or val or test")
     assert_one_sentence(sasa(*words, detector, "--results", tmp_path / "no" / "r.json"), 1, "there is no folder")
+    both = ["--json", tmp_path / "x.json", "--results", tmp_path / "x.json"]
+    assert_one_sentence(sasa(*words, detector, *both), 2, "--json and --results are both", "name two files")
     assert_one_sentence(sasa(*words, detector, "--data", tmp_path / "no"), 3, "is not there")
     assert_one_sentence(sasa(*words, tmp_path / "no"), 1, "is no folder of a run")
     shutil.copytree(detector, tmp_path / "alone")

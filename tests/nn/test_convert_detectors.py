@@ -73,3 +73,22 @@ def test_grouped_convolutions_of_a_detector_are_a_sentence():
     model = detection.ssdlite320_mobilenet_v3_large(**OPTIONS)
     with pytest.raises(sasa.errors.ArgumentError, match="31 of 32 convolutions have groups > 1"):
         sasa.convert(model)
+
+
+def test_the_prior_of_the_focal_loss_stays():
+    """Without it the first loss would be some twenty times as large."""
+    torch.manual_seed(0)
+    model = detection.retinanet_resnet50_fpn(**OPTIONS, **SMALL)
+    pictures = [torch.rand(3, 64, 80), torch.rand(3, 50, 64)]
+    before = model.train()(pictures, targets())["classification"].item()
+    converted = sasa.convert(model, kernel_size=3, num_heads=2, padding="mask")
+    after = converted.train()(pictures, targets())["classification"].item()
+    assert before < 3
+    assert after < 2 * before
+
+
+def test_a_bias_is_added_as_before():
+    conv = nn.Conv2d(4, 8, 3, padding=1)
+    layer = sasa.convert(conv, num_heads=2, padding="mask")
+    zeros = torch.zeros(1, 4, 5, 6)
+    torch.testing.assert_close(layer(zeros), conv(zeros))

@@ -90,6 +90,8 @@ def evaluate(
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
     one_of("--split", split, ("train", "val", "test"))
     check_folder_of(json_file, results)
+    if json_file and results and json_file.resolve() == results.resolve():
+        raise UsageError(f"--json and --results are both {results}: name two files")
     scored = score_detector(Detector.load(model, device), model, data, split, batch_size, workers, on_bad_image)
     print_table(scored.summary())
     if per_class or len(scored.score.per_class) <= FEW:

@@ -21,6 +21,7 @@ from sasa.nn.fold import is_folded
 from sasa.nn.norms import layer_norm, layer_norm_relu
 
 PRIOR = 0.01  # of an object at an anchor, before training: the focal loss starts from it
+CLASSIFIER_ONLY = ("num_classes", "global_pool", "zero_init_residual")  # options that a trained backbone does not show
 HEAD_STD = 0.01  # of the heads' weights; A.3 gives it for W_V
 GROUP_CHANNELS = 8  # 32 groups of the paper's 256 channels
 
@@ -173,7 +174,7 @@ class RetinaNet(nn.Module):
         """
         ours, theirs = self.config.backbone.to_dict(), other.config.to_dict()
         for name, value in ours.items():
-            if name not in ("num_classes", "global_pool") and theirs[name] != value:
+            if name not in CLASSIFIER_ONLY and theirs[name] != value:
                 raise SasaError(
                     f"the backbone has {name}={value!r}, and the network whose weights it shall take {theirs[name]!r}"
                 )

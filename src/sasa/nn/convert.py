@@ -148,7 +148,8 @@ def convert(
     Each nn.Conv2d (and subclass) with a kernel larger than 1 in any dimension becomes a `LocalAttention2d` of the
     same channels, output size, bias, device, dtype and training mode: alone where the convolution is "same"-padded
     with equal strides, else inside a `FittedAttention2d`. A convolution used in two places stays one layer. The new
-    layers are freshly initialised and trainable; all the rest is copied with its weights. The original is untouched.
+    layers are trainable and freshly initialised, but for a bias, which stays as that of the values; all the rest is
+    copied with its weights. The original is untouched.
 
     Args:
         model: any network, or a convolution.
@@ -274,7 +275,11 @@ def _check_convertible(replaced: Named, chosen: Collection[nn.Conv2d], grouped: 
 def _attention(
     conv: nn.Conv2d, name: str, kernel_size: int, num_heads: int, position: str, *, padding: str
 ) -> LocalAttention2d | FittedAttention2d:
-    """The layer in place of `conv`: same channels, output size, bias, device, dtype and mode."""
+    """The layer in place of `conv`: same channels, output size, bias, device, dtype and mode.
+
+    A bias is kept as that of the values. What attention gives is a mean of values, so it is added as before: a detector
+    keeps the prior that its first loss rests on.
+    """
     trim = _trim(conv, name)
     stride: tuple[int, int] = conv.stride  # pyright: ignore[reportAssignmentType]
     direct = trim == (0, 0) and stride[0] == stride[1]
@@ -290,6 +295,11 @@ def _attention(
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
+    if conv.bias is not None:
+        bias = layer.qkv.bias
+        assert bias is not None
+        with torch.no_grad():
+            bias[-conv.out_channels :].copy_(conv.bias)
     fitted = layer if direct else FittedAttention2d(layer, conv.kernel_size, stride, trim)  # pyright: ignore
     return fitted.train(conv.training)
 
