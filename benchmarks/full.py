@@ -252,7 +252,8 @@ def flex_attention_step(tensors: list[Tensor], side: int) -> Callable[[], Tensor
 
 def detectors(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
     """RetinaNet with attention in the backbone, in the heads too, and in the pyramid, beside that of convolution."""
-    for names, options, batch in DETECTORS:
+    for names, options, most in DETECTORS:
+        batch = min(most, setting.batch)
         for name, backward in {"inference": False, "training": True}.items():
             steps = {model: detector_step(f"retinanet_{model}", options, batch, backward) for model in names}
             times = milliseconds(steps, setting, batch)

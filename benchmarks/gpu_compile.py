@@ -105,7 +105,7 @@ def compiling(module, names: tuple[str, ...], arch: int, report: Callable) -> It
 
 def local_attention(head_dim: int, dtype: torch.dtype, layout: torch.memory_format, arch: int, report) -> None:
     """Forward and backward of 8 heads on a 56 x 56 map, q, k and v being chunks of one projection."""
-    local_launch.INTERPRETER_ARCHITECTURE = arch  # which tiling to take where there is no device
+    local_launch.ARCHITECTURE = arch  # which tiling to take where there is no device
     qkv = torch.empty(64, 24 * head_dim, 56, 56, dtype=dtype, device="meta").contiguous(memory_format=layout)
     query, key, value = qkv.chunk(3, dim=1)
     rel = torch.empty(8, 7, head_dim // 2, dtype=dtype, device="meta")

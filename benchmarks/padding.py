@@ -3,7 +3,7 @@
     python benchmarks/padding.py --model runs/attention/best --data DIR [--split val] [--padding 32 96]
 
 Prints average precision without the padding and with it, and of the boxes with a score of at least 0.3 the share that
-is found again (same class, overlap of at least 0.5), how far their scores move and how much they still overlap.
+is found again (same class, overlap of at least 0.5), and of these how far the scores move and how much they overlap.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def precision(source: DetectionSource, found: list[Boxes]) -> tuple[float, float
 
 
 def found_again(before: Boxes, after: Boxes) -> Tensor:
-    """(N, 3) for the N sure boxes of `before`: 1 if found again, the change of the score, the overlap."""
+    """(N, 3) for the N sure boxes of `before`: 1 if found again, then the change of the score, and the overlap."""
     from torchvision.ops import box_iou
 
     sure = before.scores >= SCORE
@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--padding", type=int, nargs="+", default=[32, 96])
     words = parser.parse_args()
-    detector, source = Detector.load(words.model), open_detection_split(words.data, words.split)
+    detector = Detector.load(words.model)
+    source = open_detection_split(words.data, words.split, classes=detector.labels)
     alone = found_by(detector, source, 0)
     whole, half = precision(source, alone)
     lines = [["padded by, pixels", "mAP %", "mAP 50 %", "found again %", "scores move by", "overlap"]]
@@ -78,7 +79,8 @@ def main() -> None:
         padded = found_by(detector, source, padding)
         whole, half = precision(source, padded)
         compared = torch.cat([found_again(a, b) for a, b in zip(alone, padded, strict=True)])
-        again, moved, overlap = compared.mean(0).tolist()
+        again = compared[:, 0].mean().item()
+        _, moved, overlap = compared[compared[:, 0] > 0].mean(0).tolist()
         lines.append(
             [str(padding), f"{whole:.2f}", f"{half:.2f}", f"{100 * again:.1f}", f"{moved:.3f}", f"{overlap:.3f}"]
         )

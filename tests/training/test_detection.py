@@ -181,7 +181,9 @@ def test_sigterm_saves_and_says_how_to_go_on(data, whole, tmp_path):
     trainer, folder = begin(tiny(data, *CHANGES), tmp_path / "parts")
     stop_after(trainer, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     reports = quiet(trainer, folder)
-    with pytest.raises(StoppedError, match="stopped at step 6, saved; go on with: sasa ") as stopped:
+    with pytest.raises(
+        StoppedError, match="stopped at step 6, saved; go on with: sasa detect train --resume"
+    ) as stopped:
         trainer.run(folder, reports)
     reports.close()
     assert stopped.value.exit_status == 143

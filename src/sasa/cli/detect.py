@@ -59,7 +59,7 @@ def train(
     changes = [(key, value) for key, value in shortcuts.items() if value is not None]
     changes += [parse_setting(text) for text in set_ or []]
     if resume:
-        return go_on(resume, bool(config or changes or output))
+        return go_on(resume, bool(config or changes or output or print_config or dry_run))
     return begin(resolve(config, changes), output, print_config, dry_run)
 
 

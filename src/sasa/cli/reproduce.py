@@ -37,7 +37,8 @@ def reproduce(
         Path | None, typer.Option(help="Folder of the runs (default: runs/reproduce/DATASET-SCALE-TABLE).")
     ] = None,
     validation: Annotated[
-        bool, typer.Option("--validation", help="Hold out a part of the training pictures: to choose something.")
+        bool,
+        typer.Option("--validation", help="Hold out training pictures (classification): to choose something."),
     ] = False,
     device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
     set_: Annotated[

@@ -1,12 +1,13 @@
 """The files of configs/coco/: each row of Table 2 as a document, with the paper's numbers and recipe A.3."""
 
-import textwrap
 from dataclasses import dataclass
 
 from sasa.analysis.paper import MILLION, Row, tables
+from sasa.reproduce.documents import as_comments
 from sasa.reproduce.measures import DETECTION
-from sasa.reproduce.recipes import COCO
+from sasa.reproduce.recipes import COCO, recipe
 from sasa.reproduce.rows import NAMES
+from sasa.training.generated import KNOWN_SETS
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,12 @@ class DetectionDocument:
     def header(self) -> str:
         """Comments before the settings."""
         lines = [f"# COCO: RetinaNet with ResNet-50, {self.row.cells.label}.", "# Row of Table 2.", "#"]
-        for name, text in self.entries().items():
-            wrapped = [text] if text.startswith(("sasa", "torchrun", "srun")) else textwrap.wrap(text, 105)
-            lines += [f"# {(name + ':') if not number else '':<10} {part}" for number, part in enumerate(wrapped)]
-        return "\n".join(lines) + "\n#\n# Written by configs/make.py: change src/sasa/reproduce/ and run it again.\n"
+        return as_comments(lines, self.entries())
 
     def entries(self) -> dict[str, str]:
         """What the header says, by its first word."""
         cells, ours = self.row.cells, self.row.ours
+        pictures, epochs = KNOWN_SETS["coco"].training, recipe("coco", "full")["recipe"]["epochs"]
         whole, half, three_quarters, small, medium, large = cells.ap
         words = f"detect train --config configs/{self.path} --data DIR --output {self.run}"
         return {
@@ -49,13 +48,13 @@ class DetectionDocument:
             f"{three_quarters}; small {small}, medium {medium}, large {large}",
             "Counted": f"{ours.flops_calibrated / 1e9:.1f} B FLOPS (calibrated; {ours.flops_simple / 1e9:.1f} simple), "
             f"{ours.parameters / MILLION:.2f} M parameters, for 90 classes as the paper counts; COCO's files have 80",
-            "Cost": f"3 x {ours.flops / 1e9:.3g}e9 FLOPS (products of a forward pass) x 118,287 pictures x 150 epochs "
-            f"= {3 * ours.flops * 118_287 * 150:.2e} FLOPS; hours: not measured by us",
+            "Cost": f"3 x {ours.flops / 1e9:.3g}e9 FLOPS (products of a forward pass) x {pictures:,} pictures x "
+            f"{epochs} epochs = {3 * ours.flops * pictures * epochs:.2e} FLOPS; hours: not measured by us",
             "Hardware": "one machine of 8 GPUs, 8 pictures on each",
-            "Dry run": f"sasa detect train --config configs/{self.path} --data DIR --dry-run",
+            "Dry run": f"sasa detect train --config configs/{self.path} --dry-run",
             "Command": f"torchrun --nproc-per-node 8 -m sasa {words}",
             "Slurm": f"srun --nodes 1 --ntasks-per-node 8 --gpus-per-node 8 --kill-on-bad-exit=1 sasa {words}",
-            "Table": f"sasa reproduce {DETECTION} --dataset coco --data DIR",
+            "Table": f"sasa reproduce {DETECTION} --dataset coco --data DIR --collect",
             "Seeds": "others with --set run.seed=1 and --output ...-seed1, and so on",
             "Measured": "not measured by us",
         }

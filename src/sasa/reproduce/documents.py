@@ -91,8 +91,12 @@ def header(document: Document) -> str:
     row, scale = document.row, "" if document.scale == "full" else ", small"
     after = "" if document.dataset == "imagenet" else "after the paper's "
     lines = [f"# {SETS[document.dataset]}{scale}: {row.label}.", f"# Row of {after}{title(row.table)}.", "#"]
-    for name, text in entries(document).items():
-        # Commands stay on one line, to be copied.
+    return as_comments(lines, entries(document))
+
+
+def as_comments(lines: list[str], entries: dict[str, str]) -> str:
+    """Some lines, then a paragraph for each entry behind its word; commands stay on one line, to be copied."""
+    for name, text in entries.items():
         wrapped = [text] if text.startswith(("sasa", "torchrun", "srun")) else textwrap.wrap(text, 105)
         lines += [f"# {(name + ':') if not number else '':<10} {part}" for number, part in enumerate(wrapped)]
     return "\n".join(lines) + "\n#\n# Written by configs/make.py: change src/sasa/reproduce/ and run it again.\n"

@@ -71,18 +71,27 @@ class Plan:
             raise UsageError(f"table {self.table} is about pictures with {of}, and {self.dataset} has others")
         if self.validation and self.table == DETECTION:
             raise UsageError("--validation is for tables of classification: table 2 is scored on validation pictures")
-        models = [row.model for row in self.rows]
-        options = {name for model in models for name in model}
-        varied = {f"model.{name}" for name in options if any(m.get(name) != models[0].get(name) for m in models)}
+        before = dataclasses.replace(self, changes=[]).options()
+        varied = {f"model.{name}" for name in before[0] if any(o[name] != before[0][name] for o in before)}
         for key, _ in self.changes:
             if key in varied:
                 raise UsageError(f"--set {key}: the rows of {self.table} differ in it, so it cannot be set for all")
             if key in OURS:
                 raise UsageError(f"--set {key}: reproduce sets it itself, from --data, --seeds and --device")
+        self.options()
+
+    def options(self) -> list[dict[str, Any]]:
+        """All options of each row's network, also those that its name implies.
+
+        Raises:
+            ArgumentError: options that do not fit.
+        """
+        made = []
         for row in self.rows:
-            options = dict(self.config(row, 0, "digits").model)
+            given = dict(self.config(row, 0, "digits").model)
             with torch.device("meta"):  # without weights: only to see that it can be built
-                create_model(options.pop("name"), **options)
+                made.append(create_model(given.pop("name"), **given).config.to_dict())  # pyright: ignore
+        return made
 
     def save(self, folder: Path) -> None:
         """Write plan.json."""

@@ -26,7 +26,7 @@ HEADINGS = (
     "ours",
     "conclusion",
 )
-SETS = {"2": "COCO (the paper does not say which part)"}  # of the paper's numbers; ImageNet for all other tables
+PAPER_SETS = {"2": "COCO (the paper does not say which part)"}  # of the paper's numbers; ImageNet for all other tables
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     pictures = sorted({run.summary()["held_out_pictures"] for run in done})
     where = sorted({_machine(run.environment()) for run in done})
     split = "a validation split" if plan.table in VALIDATION_TABLES else "the test set"
-    theirs = SETS.get(plan.table, f"ImageNet, {split}")
+    theirs = PAPER_SETS.get(plan.table, f"ImageNet, {split}")
     budget = f", by --budget {plan.budget}" if plan.budget else ""
     use = "no epoch, option or network was chosen by this number"
     if plan.validation:

@@ -10,10 +10,10 @@ import torch
 from sasa.errors import DataError, DivergedError, UsageError
 from sasa.reproduce.budget import epochs_that_fit, measure, parse_budget, spoken
 from sasa.reproduce.plan import Plan, agree, load_plan
-from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run
+from sasa.reproduce.runs import DIVERGED, DONE, FREE, NEW, STARTED, Run, runs_of
 from sasa.reproduce.stops import Stops
 from sasa.training.processes import started
-from sasa.training.settings import Config
+from sasa.training.settings import Config, flatten
 from sasa.training.signals import StoppedError
 from sasa.training.train import resume, train
 
@@ -43,6 +43,7 @@ def settle(
         return agree(asked, begun, output)
     plan = _fitted(asked, seeds, data, device, say) if asked.budget and measuring else asked
     if measuring:
+        check_done(plan, runs_of(plan, seeds, output), data)  # a plan that they contradict would only be in the way
         plan.save(output)
     return plan
 
@@ -111,7 +112,7 @@ def run_one(run: Run, config: Config) -> None:
         train(config, run.path)
     else:
         run.check(config)
-        resume(run.path)
+        resume(run.path, [(key, value) for key, value in flatten(config.to_dict()) if key in FREE])
 
 
 def check_place(data: str) -> None:

@@ -164,9 +164,8 @@ class Classification:
         draw_curves(rows, folder / "curves.png")
         draw_confusion(score.confusion, self.train.classes, folder / "confusion.png")
         predictor = Predictor(self.network, self.train.classes, self.config.data.preprocessing())
-        unread = set(score.skipped)
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
-        shown = list(islice((index for index in order if index not in unread), SHOWN))
+        shown = list(islice((i for i in order if self.held_out.name(i) not in self.skipped), SHOWN))
         draw_held_out(predictor, self.held_out, shown, folder)
 
 

@@ -23,7 +23,8 @@ from sasa.models.create import load_pretrained
 from sasa.models.hub import locate
 from sasa.models.variants import VARIANTS
 from sasa.training.detection_config import DetectionConfig
-from sasa.training.detector import Detector, find_all, preprocessing_to
+from sasa.training.detector import Detector, find_all
+from sasa.training.predictor import preprocessing_to
 from sasa.training.processes import gathered
 from sasa.training.run_folder import RunFolder
 from sasa.training.task import order_of
@@ -50,7 +51,8 @@ class Detection:
     ) -> None:
         self.config, self.fabric, data = config, fabric, config.data
         check_on_bad_image(data.on_bad_image)
-        data.augmentation()  # now, so that a mistake in it is told before anything is written
+        data.preprocessing()  # these two now, so that a mistake in them is told before anything is written
+        data.augmentation()
         self.train, self.held_out = pictures or open_detection_splits(data.source, data.held_out, config.run.seed)
         check_boxes(config.data.source, self.train, "training")
         check_boxes(config.data.source, self.held_out, "held-out")
@@ -115,6 +117,8 @@ class Detection:
             model, batches, self.held_out, fabric.device, self.network.config, self.config.run.channels_last
         )
         self.skipped.update(self.held_out.name(index) for index in skipped)
+        if sum(gathered(fabric, len(skipped))) == len(self.held_out):
+            raise DataError(f"none of the {len(self.held_out)} held-out pictures can be read: {min(self.skipped)}, ...")
         return average_precision(self.held_out.coco(), [found for part in gathered(fabric, results) for found in part])
 
     def save(self, folder: Path) -> None:
@@ -182,7 +186,9 @@ def make_detector(config: DetectionConfig, num_classes: int) -> RetinaNet:
     options = {key: value for key, value in config.model.items() if key != "name"}
     if options.get("num_classes", num_classes) != num_classes:
         raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
-    name = config.model["name"]
+    if options.get("in_chans", 3) != 3:
+        raise UsageError(f"model.in_chans is {options['in_chans']}, but detection reads pictures in 3 colours")
+    name = str(config.model["name"])
     no_detector = UsageError(f"{name} is no detector: detectors are called retinanet_..., see sasa models")
     if name in VARIANTS:  # before its options are looked at: a classifier knows few of them
         raise no_detector

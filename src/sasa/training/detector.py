@@ -1,7 +1,7 @@
 """A trained detector with what belongs to it: class names and preprocessing. Finds boxes in pictures."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,6 @@ def coco_results(found: Boxes, image_id: int | str, category_ids: list[int]) -> 
             found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
         )
     ]
-
-
-def preprocessing_to(preprocessing: DetectionPreprocessing) -> dict[str, Any]:
-    """Plain values for config.json."""
-    values = asdict(preprocessing)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def preprocessing_from(values: dict[str, Any]) -> DetectionPreprocessing:

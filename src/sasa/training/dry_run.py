@@ -48,6 +48,8 @@ def report(task: Task, seconds: float, steps: int) -> dict[str, Any]:
 def on_generated(config: Config, known: KnownSet, steps: int) -> dict[str, Any]:
     """A dry run without the data: steps of one part each, their time scaled to whole steps of the recipe."""
     config.check()
+    limit = getattr(config.data, "limit", 0)
+    known = dataclasses.replace(known, training=min(known.training, limit or known.training))
     fabric = make_fabric(config.run)
     if fabric.device.type == "cpu":
         keep_freed_memory()  # as a run does

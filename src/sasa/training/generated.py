@@ -18,7 +18,7 @@ from sasa.data.sources import Source
 from sasa.training.detection_config import DetectionConfig
 from sasa.training.settings import Config
 
-BOXES = 7  # of a picture: COCO's have 7.3
+BOXES_EACH = 7  # of a picture: COCO's have 7.3
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ class GeneratedBoxes(DetectionSource):
 
     def targets(self, index: int) -> Targets:
         """Boxes of growing size, of classes in turn."""
-        sides = torch.arange(1, BOXES + 1) / (BOXES + 1) * self.height
-        corners = (torch.arange(BOXES) / BOXES * self.width).clamp(max=self.width - sides)
-        boxes = torch.stack((corners, self.height - sides, corners + sides, torch.full((BOXES,), self.height)), 1)
-        labels = (torch.arange(BOXES) + index) % len(self.classes)
-        return Targets(boxes.float(), labels, torch.zeros(BOXES, dtype=torch.bool))
+        sides = torch.arange(1, BOXES_EACH + 1) / (BOXES_EACH + 1) * self.height
+        corners = (torch.arange(BOXES_EACH) / BOXES_EACH * self.width).clamp(max=self.width - sides)
+        boxes = torch.stack((corners, self.height - sides, corners + sides, torch.full((BOXES_EACH,), self.height)), 1)
+        labels = (torch.arange(BOXES_EACH) + index) % len(self.classes)
+        return Targets(boxes.float(), labels, torch.zeros(BOXES_EACH, dtype=torch.bool))
 
     def coco(self) -> dict[str, Any]:
         """A dry run scores nothing."""

@@ -92,7 +92,8 @@ class Trainer:
                     reports.flush()  # first: what the logs lack of a checkpoint's past would never come back
                     self.save(folder)
                 if stopping and self.step < self.task.steps:
-                    sentence = f"stopped at step {self.step}, saved; go on with: sasa train --resume {folder.path}"
+                    command = f"sasa {self.config.COMMAND} --resume {folder.path}"
+                    sentence = f"stopped at step {self.step}, saved; go on with: {command}"
                     raise StoppedError(sentence, stopping)
         self.average.finish()
         self.statistics.release()

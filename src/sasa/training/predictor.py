@@ -21,6 +21,7 @@ from sasa.analysis.attention_maps import (
     layer_windows,
 )
 from sasa.analysis.attention_pictures import LayerView, draw_attention, draw_layers
+from sasa.data.detection.transforms import DetectionPreprocessing
 from sasa.data.pictures import read_picture
 from sasa.data.transforms import Preprocessing
 from sasa.errors import SasaError
@@ -220,7 +221,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def preprocessing_to(preprocessing: Preprocessing) -> dict[str, Any]:
+def preprocessing_to(preprocessing: Preprocessing | DetectionPreprocessing) -> dict[str, Any]:
     """Plain values for config.json."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(preprocessing).items()}
 

@@ -106,6 +106,7 @@ class Config:
         """
         recipe, run = self.recipe, self.run
         for key, value, least in (
+            ("run.seed", run.seed, 0),
             ("data.image_size", self.data.image_size, 1),
             ("data.workers", self.data.workers, 0),
             ("recipe.epochs", recipe.epochs, 1),
@@ -118,6 +119,8 @@ class Config:
         ):
             if value < least:
                 raise UsageError(f"{key} must be at least {least}, got {value}")
+        if not 0 <= self.data.held_out < 1:
+            raise UsageError(f"data.held_out must be at least 0 and below 1, got {self.data.held_out}")
         for key in AUTOMATIC:
             value = getattr(recipe, key.partition(".")[2])
             if not isinstance(value, str) and not 0 <= value <= 1:

@@ -38,3 +38,10 @@ def read_config(path: Path) -> Config:
         values = None  # `read` says what is wrong
     detection = isinstance(values, dict) and values.get("task") == DetectionConfig.TASK
     return (DetectionConfig if detection else TrainConfig).read(str(path))
+
+
+def with_own_weights(config: Config) -> Config:
+    """The config of a network whose weights are there already: what it once started from may be gone."""
+    if isinstance(config, DetectionConfig):
+        config.recipe.backbone = ""
+    return config

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sasa.training.progress import Progress
 from sasa.training.reports import Reports
 from sasa.training.run_folder import RunFolder
 from sasa.training.settings import Config
-from sasa.training.tasks import config_of, make_task
+from sasa.training.tasks import config_of, make_task, with_own_weights
 
 
 def start(config: Config) -> Trainer:
@@ -43,11 +44,19 @@ def train(config: Config, path: Path) -> dict[str, Any] | None:
     return _run(trainer, folder)
 
 
-def resume(path: Path) -> dict[str, Any] | None:
-    """Go on with a run at its last checkpoint that is whole; what summary.json says, in the first process."""
+def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any] | None:
+    """Go on with a run at its last checkpoint that is whole; what summary.json says, in the first process.
+
+    Args:
+        path: of the run.
+        changes: settings of where it runs, such as run.accelerator, that are not as they were.
+    """
     folder = RunFolder(path)
     state, note = folder.load_checkpoint()
-    trainer = start(config_of(state["config"]))
+    config = with_own_weights(config_of(state["config"]))
+    for key, value in changes:
+        config.set(key, value)
+    trainer = start(config)
     trainer.load_state(state)
     trainer.fabric.barrier()  # all have read before the first one moves a file
     if trainer.fabric.is_global_zero:
@@ -89,6 +98,7 @@ def _run(trainer: Trainer, folder: RunFolder) -> dict[str, Any] | None:
         folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
         if skipped:
             folder.write_text("skipped.txt", "".join(f"{name}\n" for name in skipped))
+        task.skipped.update(skipped)  # also by other processes: what cannot be read cannot be drawn
         task.draw(score, trainer.rows, folder.path)
     leave(fabric)
     return summary

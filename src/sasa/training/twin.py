@@ -16,13 +16,14 @@ from sasa.analysis.speed.report import markdown
 from sasa.analysis.speed.timing import Spread, Step, ratios, spread, take_turns, torch_threads
 from sasa.errors import SasaError
 from sasa.models import ResNet, ResNetConfig, RetinaNet, load_pretrained
+from sasa.training.config import TrainConfig
 from sasa.training.memory import keep_freed_memory
 from sasa.training.optim import make_optimizer
 from sasa.training.processes import make_fabric
 from sasa.training.run_folder import RunFolder, environment
 from sasa.training.settings import Config
 from sasa.training.task import Task
-from sasa.training.tasks import make_task, read_config
+from sasa.training.tasks import make_task, read_config, with_own_weights
 
 ROUNDS, SECONDS = 20, 8.0  # for each of the two passes
 BATCHES = 4  # of real pictures, gone through in turn
@@ -112,11 +113,16 @@ def time_beside_twin(path: Path, rounds: int | None = None, threads: int | None 
 
 
 def _config_of(path: Path) -> Config:
-    """The run's own, on the CPU in one process that reads pictures itself."""
+    """The run's own, on the CPU in one process, with the batches that each of its processes had."""
     if not (path / "config.yaml").is_file():
         raise SasaError(f"{path} is no run: its config.yaml, which says what to time it on, is missing")
-    config = read_config(path / "config.yaml")
+    config = with_own_weights(read_config(path / "config.yaml"))
     config.run.accelerator, config.run.precision, config.data.workers = "cpu", "32-true", 0
+    if isinstance(config, TrainConfig):
+        config.data.in_memory = False  # a few batches are wanted, not all pictures
+    summary = path / "summary.json"
+    processes = json.loads(summary.read_text()).get("processes", 1) if summary.is_file() else 1
+    config.recipe.batch_size //= processes
     return config
 
 
@@ -155,7 +161,8 @@ def _twin_of_stem(config: ResNetConfig) -> str:
 def first_batches(task: Task, config: Config) -> list[Any]:
     """A few whole training batches of the run's data, in the run's layout, small ones left out."""
     found = [batch.to(torch.device("cpu"), config.run.channels_last) for batch in islice(task.batches(0), BATCHES)]
-    return [batch for batch in found if len(batch) == len(found[0])]
+    whole = max(map(len, found))
+    return [batch for batch in found if len(batch) == whole]
 
 
 def training_step(network: nn.Module, batches: list[Any], task: Task, config: Config) -> Step:

@@ -180,7 +180,7 @@ def test_wide_offsets(monkeypatch):
 def test_any_cut_gives_the_same(monkeypatch, keys, across):
     """Steps, tiles and groups are only a matter of speed."""
 
-    def cut(kernel, head_dim, kernel_size, itemsize, architecture):
+    def cut(kernel, head_dim, kernel_size, itemsize, architecture, apart):
         width, columns, rows, steps = tuning._cut(4, kernel_size, keys)
         return tuning.Tiling((4, width), columns, rows, steps, 4 // across, across, 4, 1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sasa.data.detection.coco import CocoSource
 from sasa.data.detection.source import DetectionSource
-from sasa.data.detection.voc import ANNOTATIONS, LISTS, VocSource, training_list
+from sasa.data.detection.voc import ANNOTATIONS, LISTS, VocSource, read_list, training_list
 from sasa.data.sources.names import printable
 from sasa.data.sources.splits import files_in
 from sasa.errors import DataError
@@ -88,9 +88,12 @@ def voc_splits(root: Path) -> Openers:
 
 
 def _voc(folder: Path) -> Openers:
-    lists = {split: split for split in SPLITS if (folder / LISTS / f"{split}.txt").is_file()}
+    lists: dict[str, str | list[str]] = {s: s for s in SPLITS if (folder / LISTS / f"{s}.txt").is_file()}
     if train := training_list(folder):
         lists["train"] = train
+    if train == "trainval" and "val" in lists:  # it holds them
+        held_out = set(read_list(folder, "val"))
+        lists["train"] = [identity for identity in read_list(folder, train) if identity not in held_out]
     if lists:
         return {split: partial(VocSource, folder, name) for split, name in lists.items()}
     ids = [path.stem for path in files_in(folder / ANNOTATIONS, ".xml")]

@@ -6,6 +6,7 @@ size, O = 2 * KP offsets (KP a power of two), DP the channels padded to a power 
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,12 +38,13 @@ def forward(
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W) in float32."""
     output = empty_map(query, value.shape[1])
     logsumexp = query.new_empty((query.shape[0], num_heads, *query.shape[2:]), dtype=torch.float32)
-    cut = _tiling("forward", query, value, kernel_size, num_heads)
+    maps = (query, key, value, output)
+    cut = _tiling("forward", maps, kernel_size, num_heads)
     _run(
         local_forward, cut, query, num_heads,
         query, key, value, rel_row, rel_col, output, logsumexp,
-        *_strides(query, key, value, output), *_rel_strides(rel_row, rel_col),
-        scale=scale, maps=(query, key, value, output),
+        *_strides(*maps), *_rel_strides(rel_row, rel_col),
+        scale=scale, maps=maps,
         **_constants(query, key, value, rel_row, kernel_size, num_heads), MASKED=padding == "mask",
     )  # fmt: skip
     return output, logsumexp
@@ -78,24 +80,26 @@ def backward(
     constants = _constants(query, key, value, rel_row, kernel_size, num_heads)
     grad_rel = None
 
-    cut = _tiling("queries", query, value, kernel_size, num_heads)
+    maps = (grad_output, query, key, value, grad_query)
+    cut = _tiling("queries", maps, kernel_size, num_heads)
     if rel_row is not None:
         parts = math.prod(_grid(cut, query, num_heads)[1:])
         grad_rel = query.new_empty((parts, num_heads, 2 * constants["KP"], constants["DP"]), dtype=torch.float32)
     _run(
         local_queries, cut, query, num_heads,
         grad_output, query, key, value, rel_row, rel_col, logsumexp, delta, grad_query, grad_rel,
-        *_strides(grad_output, query, key, value, grad_query), *_rel_strides(rel_row, rel_col),
-        scale=scale, maps=(grad_output, query, key, value, grad_query),
+        *_strides(*maps), *_rel_strides(rel_row, rel_col),
+        scale=scale, maps=maps,
         **constants, MASKED=padding == "mask", SINGLE=cut.single,
     )  # fmt: skip
 
-    cut = _tiling("keys", query, value, kernel_size, num_heads)
+    maps = (grad_output, query, key, value, grad_key, grad_value)
+    cut = _tiling("keys", maps, kernel_size, num_heads)
     _run(
         local_keys, cut, query, num_heads,
         grad_output, query, key, value, rel_row, rel_col, logsumexp, delta, grad_key, grad_value,
-        *_strides(grad_output, query, key, value, grad_key, grad_value), *_rel_strides(rel_row, rel_col),
-        scale=scale, maps=(grad_output, query, key, value, grad_key, grad_value), **constants,
+        *_strides(*maps), *_rel_strides(rel_row, rel_col),
+        scale=scale, maps=maps, **constants,
     )  # fmt: skip
     grad_row, grad_col = _grad_embeddings(grad_rel, rel_row, rel_col, constants["KP"])
     return grad_query, grad_key, grad_value, grad_row, grad_col
@@ -127,13 +131,15 @@ def _run(kernel, cut: Tiling, query: Tensor, num_heads: int, *arguments, scale, 
         )  # fmt: skip
 
 
-def _tiling(kernel: str, query: Tensor, value: Tensor, kernel_size: int, num_heads: int) -> Tiling:
+def _tiling(kernel: str, maps: Sequence[Tensor | None], kernel_size: int, num_heads: int) -> Tiling:
+    there = [m for m in maps if m is not None]
     architecture = ARCHITECTURE
-    if query.is_cuda:
-        major, minor = torch.cuda.get_device_capability(query.device)
+    if there[0].is_cuda:
+        major, minor = torch.cuda.get_device_capability(there[0].device)
         architecture = 10 * major + minor
-    channels = max(query.shape[1], value.shape[1]) // num_heads
-    return tiling(kernel, channels, kernel_size, query.element_size(), architecture)
+    channels = max(m.shape[1] for m in there) // num_heads
+    apart = any(m.stride(1) != 1 for m in there)
+    return tiling(kernel, channels, kernel_size, there[0].element_size(), architecture, apart)
 
 
 class Grid(NamedTuple):

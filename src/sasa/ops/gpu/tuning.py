@@ -1,18 +1,28 @@
 """How a map is cut for the kernels of local attention: a rule for any kernel size, and a table of measured exceptions.
 
 No autotuning: a user's first step compiles one variant of each kernel. TABLE holds what a measurement found better than
-the rule, by (kernel, head_dim, kernel_size, bytes of an element, architecture); nothing was measured yet, so it is
-empty. The rule was found by counting instructions of compiled kernels (benchmarks/README.md).
+the rule, by the arguments of `tiling`; nothing was measured yet, so it is empty. The rule was found by counting
+instructions of compiled kernels (benchmarks/README.md).
 """
 
 from dataclasses import dataclass
 from functools import cache
 
 QUERIES = 16  # of a group: the rows of one tensor-core product
-GROUPS = 4  # of a program: warps that share the keys around them through the L1 cache
-# In half precision, for head_dim up to 16, 32 and 64.
+
+# Keys of a step in half precision for head_dim up to 16, 32 and 64, where the channels of a pixel lie side by side.
 KEYS_AT_ONCE = {"forward": (128, 64, 32), "queries": (128, 64, 16), "keys": (32, 32, 16)}
 KEYS_AT_ONCE_BEFORE_HOPPER = KEYS_AT_ONCE | {"queries": (64, 32, 16)}
+# Where they do not, every channel of a pixel has an address of its own in the registers.
+KEYS_AT_ONCE_APART = {"forward": (64, 64, 32), "queries": (64, 64, 32), "keys": (32, 64, 32)}
+KEYS_AT_ONCE_APART_BEFORE_HOPPER = KEYS_AT_ONCE_APART | {"queries": (64, 16, 32), "keys": (32, 32, 32)}
+KEYS_AT_ONCE_WIDE = 16  # in float32, or of more channels
+
+# Groups and warps of a program for head_dim up to 16, 32, and more. Its groups share the keys around them through the
+# L1 cache; several warps to a group share what the registers hold.
+TOGETHER = ((4, 4), (4, 4), (4, 4))
+APART = ((2, 4), (2, 4), (2, 8))
+WIDE = ((4, 8), (2, 8), (1, 8))  # in float32, or of more than 64 channels
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Tiling:
     single: bool = False  # one picture a program: what a loop over pictures carries along costs registers
 
 
-TABLE: dict[tuple[str, int, int, int, int], Tiling] = {}
+TABLE: dict[tuple[str, int, int, int, int, bool], Tiling] = {}
 
 
 def power_of_two(x: int) -> int:
@@ -39,7 +49,9 @@ def power_of_two(x: int) -> int:
 
 
 @cache
-def tiling(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int) -> Tiling:
+def tiling(
+    kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int, apart: bool = False
+) -> Tiling:
     """The table's choice, else the rule's: the tile with the fewest keys, in as few steps as registers allow.
 
     Args:
@@ -48,30 +60,39 @@ def tiling(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architec
         kernel_size: K.
         itemsize: bytes of an element.
         architecture: compute capability, 90 for Hopper.
+        apart: whether the channels of a pixel lie apart in some map, as in contiguous ones.
     """
-    chosen = TABLE.get((kernel, head_dim, kernel_size, itemsize, architecture))
-    return chosen or _rule(kernel, head_dim, kernel_size, itemsize, architecture)
+    arguments = (kernel, head_dim, kernel_size, itemsize, architecture, apart)
+    return TABLE.get(arguments) or _rule(*arguments)
 
 
-def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int) -> Tiling:
-    most = _keys_at_once(kernel, head_dim, itemsize, architecture)
+def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int, apart: bool) -> Tiling:
+    wide = itemsize == 4 or head_dim > 64
+    most = KEYS_AT_ONCE_WIDE if wide else _keys_at_once(kernel, head_dim, architecture, apart)
     width, columns, rows, steps = min(
         (_cut(width, kernel_size, most) for width in (1, 2, 4, 8, 16)),
         key=lambda cut: (cut[1] * cut[2] * cut[3], abs(cut[0] - 3)),  # then the squarest: 2 or 4 wide
     )
+    groups, warps = (WIDE if wide else APART if apart else TOGETHER)[_size(head_dim)]
     heads = 2 if head_dim <= 8 else 1  # two heads fill the 32 bytes that memory is read by
-    ahead = 2 if kernel == "forward" and head_dim <= 16 and itemsize == 2 else 1  # else no registers for it
+    # Else no registers for it; and single elements are not fetched ahead.
+    ahead = 2 if kernel == "forward" and head_dim <= 16 and itemsize == 2 and not apart else 1
     single = kernel == "queries" and head_dim > 32  # whose maps are small: there is little to share
-    return Tiling((QUERIES // width, width), columns, rows, steps, heads, GROUPS // heads, GROUPS, ahead, single)
+    return Tiling((QUERIES // width, width), columns, rows, steps, heads, groups // heads, warps, ahead, single)
 
 
-def _keys_at_once(kernel: str, head_dim: int, itemsize: int, architecture: int) -> int:
+def _keys_at_once(kernel: str, head_dim: int, architecture: int, apart: bool) -> int:
     """Keys of a step. What is kept of them shares the registers with the channels of a head: these do not spill."""
-    if itemsize == 4 or head_dim > 64:
-        return 16
-    table = KEYS_AT_ONCE if architecture >= 90 else KEYS_AT_ONCE_BEFORE_HOPPER
-    small, middle, large = table[kernel]
-    return small if head_dim <= 16 else middle if head_dim <= 32 else large
+    if architecture >= 90:
+        table = KEYS_AT_ONCE_APART if apart else KEYS_AT_ONCE
+    else:
+        table = KEYS_AT_ONCE_APART_BEFORE_HOPPER if apart else KEYS_AT_ONCE_BEFORE_HOPPER
+    return table[kernel][_size(head_dim)]
+
+
+def _size(head_dim: int) -> int:
+    """0, 1, 2 for head_dim up to 16, 32, and wider."""
+    return (head_dim > 16) + (head_dim > 32)
 
 
 def _cut(width: int, kernel_size: int, most: int) -> tuple[int, int, int, int]:
