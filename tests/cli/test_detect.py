@@ -242,7 +242,13 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip"]),
         (["--set", "data.on_bad_image=ignore"], 1, ["on_bad_image must be error or skip"]),
         (["--resume", "x", "--epochs", "3"], 2, ["--resume goes on with the run as it was"]),
+        (["--resume", "x", "--dry-run"], 2, ["--resume goes on with the run as it was"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
+        (["--set", "model.in_chans=1"], 2, ["model.in_chans is 1, but detection reads pictures in 3 colours"]),
+        (["--set", "model.name=[a]"], 1, ["is neither a known network"]),
+        (["--set", "data.mean=[0.5]"], 1, ["mean"]),
+        (["--set", "run.seed=-1"], 2, ["run.seed must be at least 0"]),
+        (["--set", "data.held_out=.nan"], 2, ["data.held_out must be at least 0 and below 1, got nan"]),
     ],
 )
 def test_wrong_words_of_train(sasa, data, tmp_path, monkeypatch, words, status, parts):

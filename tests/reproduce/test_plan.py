@@ -81,6 +81,12 @@ def test_the_paper_s_numbers_of_each_kind_of_table():
     assert [measure_of("5").paper(row.cells) for row in Plan("5", "digits", "small").rows] == [77.6, 78.2, 80.2]
 
 
+def test_what_the_names_of_networks_say_cannot_be_set_either():
+    for plan, key in ((("2", "bccd"), "heads"), (("2", "bccd"), "groups"), (("1", "digits"), "groups")):
+        with pytest.raises(UsageError, match=f"--set model.{key}: the rows of . differ in it"):
+            Plan(*plan, "small", changes=[[f"model.{key}", "conv"]]).check()
+
+
 def test_a_plan_is_kept_and_not_contradicted(tmp_path):
     begun = Plan("4", "digits", "small", epochs=3, budget="20m", changes=[["model.width", 0.1]])
     begun.save(tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -106,6 +107,15 @@ def test_another_run_in_the_place_of_ours_is_refused(whole):
     with pytest.raises(SasaError, match=r"was run with recipe.learning_rate 0.05, and the table wants 0.1"):
         running.check_done(other, runs_of(other, 1, folder), "digits")
     running.check_done(LOGITS, runs_of(LOGITS, 1, folder), "elsewhere")
+
+
+def test_a_plan_that_the_runs_contradict_is_not_kept(whole, tmp_path):
+    shutil.copytree(whole[0] / "runs", tmp_path / "runs")
+    other = Plan("6", "digits", "small", changes=[*TINY, ["recipe.learning_rate", 0.1]])
+    with pytest.raises(SasaError, match=r"was run with recipe\.learning_rate 0\.05"):
+        running.settle(other, 1, "digits", tmp_path, "cpu")
+    assert not (tmp_path / "plan.json").exists()
+    running.settle(LOGITS, 1, "digits", tmp_path, "cpu")
 
 
 def test_a_row_that_diverges_is_counted_as_that(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,23 @@ def test_a_backbone_from_a_classifier(data, tmp_path):
     assert set(ours) == {name for name in theirs if not name.startswith("fc.")}
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_run_goes_on_without_what_its_backbone_started_from(data, tmp_path):
+    tiny_classifier(tmp_path / "classifier")
+    config = tiny(data, ("recipe.backbone", str(tmp_path / "classifier")), ("run.checkpoint_steps", 2))
+    trainer, folder = begin(config, tmp_path / "run")
+    stop_after(trainer, 3, killed)
+    reports = quiet(trainer, folder)
+    with pytest.raises(KilledError):
+        trainer.run(folder, reports)
+    reports.close()
+    shutil.rmtree(tmp_path / "classifier")
+    moved = shutil.move(str(data), str(tmp_path / "moved"))
+    try:
+        assert resume(tmp_path / "run", [("data.source", str(moved))])["steps"] == 8
+    finally:
+        shutil.move(moved, str(data))
 
 
 def test_a_backbone_that_does_not_fit_is_a_sentence(data, finished, tmp_path):

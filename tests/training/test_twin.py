@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sasa.data.batch import Batch
 from sasa.errors import SasaError
 from sasa.models import create_model
 from sasa.nn import AttentionStem, LocalAttention2d
@@ -63,6 +64,14 @@ def test_batches_are_real_and_whole():
     assert [tuple(batch.pictures.shape) for batch in batches] == [(64, 1, 16, 16)] * twins.BATCHES
     assert all(b.pictures.is_contiguous(memory_format=torch.channels_last) for b in batches)
     assert len({int(label) for batch in batches for label in batch.labels}) == 10
+
+
+def test_a_batch_with_pictures_that_could_not_be_read_is_left_out():
+    class Task:
+        def batches(self, step):
+            return iter([Batch(torch.zeros(n, 1, 2, 2), torch.zeros(n), torch.arange(n), []) for n in (3, 4, 0, 4)])
+
+    assert [len(batch) for batch in first_batches(Task(), TrainConfig())] == [4, 4]
 
 
 def test_table_and_json():

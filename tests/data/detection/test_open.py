@@ -107,6 +107,14 @@ def test_pascal_voc(voc, tmp_path, year):
     assert (len(train), len(held_out), held_out.classes) == (1, 1, ["dog"])
 
 
+def test_pascal_voc_does_not_learn_from_what_it_is_scored_on(voc, tmp_path):
+    dog = ("dog", (1, 1, 4, 3))
+    voc({"val": {"2": [dog]}, "trainval": {"1": [dog], "2": [dog], "3": [dog]}}, tmp_path)
+    train, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
+    assert [train.file_name(n) for n in range(len(train))] == ["1.jpg", "3.jpg"]
+    assert [held_out.file_name(n) for n in range(len(held_out))] == ["2.jpg"]
+
+
 def test_pascal_voc_of_two_years_or_without_lists(voc, tmp_path):
     dogs = {str(n): [("dog", (1, 1, 4, 3))] for n in range(5)}
     for year in ("VOC2007", "VOC2012"):
