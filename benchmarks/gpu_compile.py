@@ -132,6 +132,7 @@ def stem(image_gradient: bool, values: str, dtype: torch.dtype, layout: torch.me
 # What is compiled: a name, whether it is a fast path, and the function of (dtype, layout, arch, report).
 CASES: list[tuple[str, bool, Callable]] = [
     *((f"local, {d} channels a head", True, lambda *a, d=d: local_attention(d, *a)) for d in (8, 16, 32, 64)),
+    ("local, 128 channels a head", False, lambda *a: local_attention(128, *a)),
     ("stem", True, lambda *a: stem(False, "weights", *a)),
     ("stem, values as a map", False, lambda *a: stem(False, "map", *a)),
     ("stem, gradient of the picture", False, lambda *a: stem(True, "weights", *a)),
