@@ -11,7 +11,7 @@ import argparse
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from sasa.analysis.speed import Setting, groups, spread, take_turns
 from sasa.analysis.speed.ceilings import Ceilings, machine, measure_ceilings
-from sasa.analysis.speed.report import markdown
+from sasa.analysis.speed.flex import flex_attention
+from sasa.analysis.speed.report import by_name
 from sasa.analysis.speed.timing import Step, ratios, torch_threads
 from sasa.analysis.speed.workloads import (
     BASELINE,
@@ -204,7 +205,7 @@ def flex(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
         options: Any = {"kernel_size": WINDOW, "num_heads": HEADS, "padding": "mask", "backend": backend}
         line = {"map": f"{side} x {side} x {channels}"}
         try:
-            flex_step = flex_attention_step(ours, side)
+            flex_step = torch.no_grad()(functools.partial(flex_attention(side), *ours))
             want = local_attention(*ours, **options)
             error = ((flex_step() - want).norm() / want.norm()).item()
         except Exception as reason:  # a compiler may fail in any way: that is this part's result
@@ -219,35 +220,6 @@ def flex(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
             "times faster": spread(ratios(times["flex"], times["ours"])).median,
             "they differ by": f"{error:.0e}",
         }
-
-
-def flex_attention_step(tensors: list[Tensor], side: int) -> Callable[[], Tensor]:
-    """Eq. 3 with padding="mask" by torch's FlexAttention; q.r is computed before, K + K numbers a query and head."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    query, key, value, rel_row, rel_col = tensors
-    half, pixels = WINDOW // 2, side * side
-
-    def near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return ((q // side - k // side).abs() <= half) & ((q % side - k % side).abs() <= half)
-
-    mask = create_block_mask(near, None, None, pixels, pixels, device="cpu")  # pyright: ignore
-
-    def attention(query: Tensor, key: Tensor, value: Tensor, rel_row: Tensor, rel_col: Tensor) -> Tensor:
-        q, k, v = (m.unflatten(1, (HEADS, -1)).flatten(3).transpose(2, 3).contiguous() for m in (query, key, value))
-        q_row, q_col = q.chunk(2, dim=-1)
-        rows, cols = q_row @ rel_row.mT, q_col @ rel_col.mT
-
-        def relative(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            down = (j // side - i // side + half).clamp(0, WINDOW - 1)
-            right = (j % side - i % side + half).clamp(0, WINDOW - 1)
-            return score + rows[b, h, i, down] + cols[b, h, i, right]
-
-        output = flex_attention(q, k, v, score_mod=relative, block_mask=mask, scale=1.0)
-        return output.transpose(2, 3).flatten(1, 2).unflatten(2, (side, side))  # pyright: ignore
-
-    compiled = torch.compile(attention, dynamic=False)
-    return torch.no_grad()(lambda: compiled(query, key, value, rel_row, rel_col))
 
 
 def detectors(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
@@ -294,21 +266,6 @@ def detector_step(name: str, options: dict[str, Any], batch: int, backward: bool
 PARTS = {part.__name__: part for part in (operator, layers, batches, window, size, threads, flex, detectors)}
 
 
-def show(lines: list[Line]) -> str:
-    """A table whose head is every name that a line has."""
-    names = list({name: None for line in lines for name in line})
-    return markdown([names, *([cell(line.get(name)) for name in names] for line in lines)])
-
-
-def cell(value: Any) -> str:
-    """Numbers with the digits that they deserve."""
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
-
-
 def main() -> None:
     """Run the parts that the command line names, print a table of each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -333,7 +290,7 @@ def main() -> None:
         for name in words.parts or PARTS:
             print(f"\n## {name}: {PARTS[name].__doc__}\n")
             found[name] = list(PARTS[name](setting, ceilings, words.backend))
-            print(show(found[name]), flush=True)
+            print(by_name(found[name]), flush=True)
             if words.json:  # after each part: whoever stops an hour's run has what was done
                 words.json.write_text(json.dumps(found, indent=2) + "\n")
 

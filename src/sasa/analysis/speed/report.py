@@ -1,6 +1,7 @@
 """A report as text: the table, the ceilings, the stages. Markdown, so that it can go into a document as it is."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sasa.analysis.speed.acceptance import FACTOR, LARGEST, Report, Result
 from sasa.analysis.speed.ceilings import Ceilings
@@ -105,3 +106,20 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     ]
     rule = ["-" * w if n == 0 else "-" * (w - 1) + ":" for n, w in enumerate(widths)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
+
+
+def by_name(lines: Sequence[dict[str, Any]]) -> str:
+    """A table whose head is every name that a line has."""
+    names = list({name: None for line in lines for name in line})
+    return markdown([names, *([cell(line.get(name)) for name in names] for line in lines)])
+
+
+def cell(value: Any) -> str:
+    """Numbers with the digits that they deserve."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if 0 < abs(value) < 1e-4:
+        return f"{value:.1e}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
