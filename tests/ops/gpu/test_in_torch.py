@@ -1,0 +1,89 @@
+"""The layers in what torch does with a network: repeated sums, processes, CUDA graphs. On a GPU too where one is."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import sasa
+from helpers import DEVICES
+
+
+def network(device, memory_format=torch.channels_last):
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        sasa.AttentionStem(3, 16, num_heads=2),
+        nn.BatchNorm2d(16),
+        sasa.LocalAttention2d(16, 32, kernel_size=5, stride=2, num_heads=4),
+        nn.ReLU(),
+        sasa.LocalAttention2d(32, 16, kernel_size=3, num_heads=2, position="none"),
+    )
+    return layers.to(device, memory_format=memory_format)
+
+
+def picture(device, side=27):
+    torch.manual_seed(1)
+    return torch.randn(4, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+
+
+def gradients(module, x):
+    module.zero_grad()
+    module(x).square().mean().backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_deterministic_algorithms_allow_all_of_it_and_repeat_to_the_bit(device):
+    torch.use_deterministic_algorithms(True)
+    try:
+        model = network(device)
+        first, second = (gradients(model, picture(device)) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_data_parallel_processes_have_the_same_gradients(device, tmp_path):
+    model = network(device)
+    alone = gradients(model, picture(device))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        parallel = gradients(nn.parallel.DistributedDataParallel(model), picture(device))
+    finally:
+        dist.destroy_process_group()
+    for name, gradient in alone.items():
+        torch.testing.assert_close(parallel[f"module.{name}"], gradient)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_half_precision_by_autocast_keeps_float32_gradients(device):
+    model = network(device)
+    with torch.autocast(device, torch.bfloat16):
+        output = model(picture(device))
+    assert output.dtype == torch.bfloat16
+    output.float().square().mean().backward()
+    exact = gradients(network(device), picture(device))
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert (parameter.grad - exact[name]).norm() < 0.1 * exact[name].norm() + 1e-4, name
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="no GPU")
+def test_a_cuda_graph_replays_forward_and_backward():
+    model, x = network("cuda"), picture("cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # kernels are compiled, and memory is found
+        for _ in range(3):
+            gradients(model, x)
+    torch.cuda.current_stream().wait_stream(side)
+    model.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(x).square().mean().backward()
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    replayed = {name: p.grad.clone() for name, p in model.named_parameters()}
+    for name, gradient in gradients(model, x).items():
+        torch.testing.assert_close(replayed[name], gradient, rtol=1e-4, atol=1e-6)
