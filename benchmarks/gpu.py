@@ -26,7 +26,16 @@ from sasa.analysis.speed.ceilings import machine
 from sasa.analysis.speed.flex import flex_attention
 from sasa.analysis.speed.report import by_name
 from sasa.analysis.speed.timing import Step, ratios
-from sasa.analysis.speed.workloads import BASELINE, HEADS, SIDES, WINDOW, network, pictures, unfold_attention
+from sasa.analysis.speed.workloads import (
+    BASELINE,
+    HEADS,
+    SIDES,
+    WINDOW,
+    network,
+    operator_step,
+    pictures,
+    unfold_attention,
+)
 from sasa.ops import local_attention
 from sasa.ops.flops import local_attention_flops
 
@@ -86,18 +95,11 @@ class Device:
 
 
 def call(function: Callable[..., Tensor], tensors: list[Tensor], backward: bool) -> Step:
-    """A forward pass, or one with the gradients of all tensors."""
+    """A forward pass, or one with the gradients of all tensors, of copies that nothing else asks gradients of."""
     tensors = [tensor.detach().requires_grad_(backward) for tensor in tensors]
     with torch.no_grad():
         grad_output = torch.randn_like(function(*tensors))
-
-    def step() -> None:
-        with torch.set_grad_enabled(backward):
-            output = function(*tensors)
-            if backward:
-                torch.autograd.grad(output, tensors, grad_output)
-
-    return step
+    return operator_step(function, tensors, grad_output, backward)
 
 
 def operands(batch: int, channels: int, side: int, device: Device) -> list[Tensor]:

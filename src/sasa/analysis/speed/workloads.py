@@ -191,10 +191,12 @@ def operator_steps(
     for tensor in (*ours, *unfolds):
         tensor.requires_grad_(backward)
     sides = {"ours": (lambda *t: local_attention(*t, **options), ours), "unfold": (unfold_attention, unfolds)}
-    return {name: _operator_step(function, tensors, got, backward) for name, (function, tensors) in sides.items()}
+    return {name: operator_step(function, tensors, got, backward) for name, (function, tensors) in sides.items()}
 
 
-def _operator_step(function: Any, tensors: list[Tensor], grad_output: Tensor, backward: bool) -> Step:
+def operator_step(function: Any, tensors: list[Tensor], grad_output: Tensor, backward: bool) -> Step:
+    """A forward pass of a function of tensors, or with `backward` one with the gradients of them all."""
+
     def step() -> None:
         with torch.set_grad_enabled(backward):
             output = function(*tensors)
