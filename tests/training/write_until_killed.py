@@ -24,6 +24,7 @@ def write_forever(folder: RunFolder, step: int) -> None:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # a forked process has no pool of threads, and could wait for one for ever
     folder, kills = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
     chance, step, fallbacks = random.Random(0), 0, 0
     for _ in range(kills):
@@ -31,6 +32,7 @@ def main() -> None:
         if not child:
             write_forever(folder, step)
         while not folder.checkpoint_path.exists():
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "the writer ended by itself"
             time.sleep(0.001)
         time.sleep(chance.uniform(0.0, 0.05))
         os.kill(child, signal.SIGKILL)
