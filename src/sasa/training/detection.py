@@ -118,7 +118,9 @@ class Detection:
         )
         self.skipped.update(self.held_out.name(index) for index in skipped)
         if sum(gathered(fabric, len(skipped))) == len(self.held_out):
-            raise DataError(f"none of the {len(self.held_out)} held-out pictures can be read: {min(self.skipped)}, ...")
+            raise DataError(
+                f"none of the {len(self.held_out)} held-out pictures can be read: {self.held_out.name(0)}, ..."
+            )
         return average_precision(self.held_out.coco(), [found for part in gathered(fabric, results) for found in part])
 
     def save(self, folder: Path) -> None:
