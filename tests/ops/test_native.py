@@ -1,6 +1,6 @@
 """The library of CPU kernels: that it is loaded or says why not, each instruction set, threads, forks.
 
-What the kernels compute, test_backends_agree.py and the tests beside it judge, with the best instruction set here.
+What the kernels compute, test_backends_agree_*.py and the tests beside them judge, with the best instruction set here.
 """
 
 import json

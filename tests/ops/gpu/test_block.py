@@ -1,6 +1,6 @@
 """The Triton kernels of block attention where there is no GPU: interpreted, and compiled ahead of time.
 
-Where there is a GPU, test_backends_agree.py takes them like every other back-end.
+Where there is a GPU, test_backends_agree_block.py takes them like every other back-end.
 """
 
 import importlib.util

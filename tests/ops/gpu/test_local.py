@@ -1,6 +1,6 @@
 """The Triton kernels of local attention where there is no GPU: interpreted, and compiled ahead of time.
 
-Where there is one, test_backends_agree.py takes them like every other back-end.
+Where there is one, test_backends_agree_local.py takes them like every other back-end.
 """
 
 import importlib.util

@@ -1,0 +1,116 @@
+"""What the tests of agreement with the reference share: what it answers in float64, layouts, and the comparison."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from helpers import (
+    IMPLEMENTATIONS,
+    TOLERANCE,
+    assert_close,
+    block_inputs,
+    double,
+    local_inputs,
+    normal,
+    output_and_gradients,
+)
+from sasa.ops import block_attention, local_attention
+
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+EVERYWHERE = pytest.mark.parametrize(("backend", "device"), IMPLEMENTATIONS)
+# Memory that a back-end allocates is filled with NaN first, so that what it forgets to write is seen.
+ALLOCATIONS_ARE_NAN = [
+    pytest.mark.usefixtures("_allocations_are_nan"),
+    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation"),
+]
+
+
+def assert_agrees(got: list, want: list, dtype: torch.dtype, grad_output: torch.Tensor, names: tuple[str, ...]) -> None:
+    """Output and gradients within the tolerance of their dtype; a gradient exists where the input did."""
+    size = grad_output.double().norm().item()
+    for name, one, judge in zip(("output", *names), got, want, strict=True):
+        assert (one is None) == (judge is None), name
+        if one is not None:
+            assert_close(one, judge, TOLERANCE[dtype], otherwise=size, name=name)
+
+
+def sliced(t: torch.Tensor) -> torch.Tensor:
+    """The same numbers in the middle of a larger map of NaN: a read beyond the map is seen."""
+    batch, channels, height, width = t.shape
+    larger = t.new_full((batch + 1, channels + 2, height + 2, width + 3), float("nan"))
+    larger[:batch, 1:-1, 1:-1, 1:-2] = t
+    return larger[:batch, 1:-1, 1:-1, 1:-2]
+
+
+LAYOUTS = {
+    "contiguous": torch.Tensor.contiguous,
+    "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "sliced": sliced,
+    "channels_last_sliced": lambda t: (
+        torch.cat([t, t.new_full(t.shape, float("nan"))], 1)
+        .contiguous(memory_format=torch.channels_last)
+        .chunk(2, dim=1)[0]
+    ),
+    "batch_last": lambda t: t.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "expanded_batch": lambda t: t[:1].expand(t.shape),
+    "expanded_width": lambda t: t[..., :1].expand(t.shape),
+    "expanded_channels": lambda t: t[:, :1].expand(t.shape),
+}
+
+
+# ------------------------------------------------------------------------------------------------ local_attention
+
+LOCAL_NAMES = ("query", "key", "value", "rel_row", "rel_col")
+
+
+def local_options(shape: tuple[int, ...], padding: str, terms: str, scale: float = 1.0) -> dict:
+    return {
+        "kernel_size": shape[-1],
+        "num_heads": shape[1],
+        "padding": padding,
+        "content": terms != "relative",
+        "scale": scale,
+    }
+
+
+def local_grad_output(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    batch, heads, _, value_dim, height, width, _ = shape
+    return normal(batch, heads * value_dim, height, width, seed=99, dtype=dtype)
+
+
+@cache
+def local_judge(shape, padding, terms, dtype, scale=1.0):
+    """The reference's output and gradients in float64, of inputs rounded to dtype."""
+    tensors = double(local_inputs(*shape, terms=terms, dtype=dtype))
+    grad = local_grad_output(shape, dtype).double()
+    options = local_options(shape, padding, terms, scale)
+    return output_and_gradients(local_attention, tensors, grad, **options, backend="reference")
+
+
+# ------------------------------------------------------------------------------------------------ block_attention
+
+BLOCK_NAMES = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
+
+
+def block_options(shape: tuple[int, ...], terms: str) -> dict:
+    return {"block_size": shape[-1], "num_heads": shape[2], "content": terms != "relative"}
+
+
+def block(image, w_query, w_key, w_value, rel_row, rel_col, value, **options):
+    """`block_attention` with all its tensors by position."""
+    return block_attention(image, w_query, w_key, w_value, rel_row, rel_col, value=value, **options)
+
+
+def block_grad_output(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    batch, _, heads, _, value_dim, height, width, _ = shape
+    return normal(batch, heads * value_dim, height, width, seed=99, dtype=dtype)
+
+
+@cache
+def block_judge(shape, terms, values, dtype):
+    """The reference's output and gradients in float64, of inputs rounded to dtype."""
+    tensors = double(block_inputs(*shape, terms=terms, values=values, dtype=dtype))
+    grad = block_grad_output(shape, dtype).double()
+    return output_and_gradients(block, tensors, grad, **block_options(shape, terms), backend="reference")

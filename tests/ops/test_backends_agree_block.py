@@ -1,0 +1,160 @@
+"""block_attention of every back-end against the float64 reference, with gradients, on shapes and layouts that hurt."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import (
+    IMPLEMENTATIONS,
+    assert_close,
+    block_inputs,
+    double,
+    output_and_gradients,
+    skip_unless_it_runs,
+)
+from judges import (
+    ALLOCATIONS_ARE_NAN,
+    BLOCK_NAMES,
+    DTYPES,
+    EVERYWHERE,
+    LAYOUTS,
+    assert_agrees,
+    block,
+    block_grad_output,
+    block_judge,
+    block_options,
+)
+
+pytestmark = ALLOCATIONS_ARE_NAN
+BLOCK_SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_size
+    (2, 3, 2, 4, 4, 8, 12, 4),
+    (1, 3, 4, 2, 3, 7, 11, 4),
+    (2, 5, 1, 4, 2, 1, 9, 3),
+    (2, 3, 3, 2, 5, 9, 1, 2),
+    (3, 3, 2, 4, 2, 3, 2, 7),
+    (1, 4, 2, 4, 4, 1, 1, 4),
+    (2, 3, 2, 4, 4, 5, 3, 1),
+    (1, 1, 2, 6, 2, 13, 5, 5),
+]
+
+
+@DTYPES
+@pytest.mark.parametrize("values", ["weights", "map"])
+@pytest.mark.parametrize("terms", ["both", "content", "relative"])
+@pytest.mark.parametrize("shape", BLOCK_SHAPES, ids=str)
+@EVERYWHERE
+def test_block_attention(backend, device, shape, terms, values, dtype):
+    tensors = block_inputs(*shape, terms=terms, values=values, dtype=dtype, device=device)
+    skip_unless_it_runs(backend, tensors[0])
+    grad = block_grad_output(shape, dtype)
+    got = output_and_gradients(block, tensors, grad, **block_options(shape, terms), backend=backend)
+    assert all(g is None or g.dtype == dtype for g in got)
+    assert_agrees(got, block_judge(shape, terms, values, dtype), dtype, grad, BLOCK_NAMES)
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.0, -1.0])
+@EVERYWHERE
+def test_block_attention_scale(backend, device, scale):
+    shape = (2, 3, 2, 4, 3, 6, 5, 4)
+    tensors = block_inputs(*shape, device=device)
+    skip_unless_it_runs(backend, tensors[0])
+    grad = block_grad_output(shape, torch.float64)
+    options = {**block_options(shape, "both"), "scale": scale}
+    got = output_and_gradients(block, tensors, grad, **options, backend=backend)
+    want = output_and_gradients(block, double(tensors), grad, **options, backend="reference")
+    assert_agrees(got, want, torch.float64, grad, BLOCK_NAMES)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("values", ["weights", "map"])
+@EVERYWHERE
+def test_block_attention_layouts(backend, device, values, layout):
+    shape = (2, 3, 2, 4, 4, 6, 7, 4)
+    tensors = block_inputs(*shape, values=values, dtype=torch.float32, device=device)
+    tensors[0] = LAYOUTS[layout](tensors[0])
+    tensors[6] = None if tensors[6] is None else LAYOUTS[layout](tensors[6])
+    tensors[1] = tensors[1].T.contiguous().T
+    if tensors[3] is not None:  # "pointwise": one matrix, expanded over the positions
+        tensors[3] = tensors[3][:1].expand(16, -1, -1)
+    skip_unless_it_runs(backend, tensors[0])
+    grad = LAYOUTS[layout](block_grad_output(shape, torch.float32))
+    options = block_options(shape, "both")
+    got = output_and_gradients(block, tensors, grad, **options, backend=backend)
+    want = output_and_gradients(block, double(tensors), grad.double(), **options, backend="reference")
+    assert_agrees(got, want, torch.float32, grad, BLOCK_NAMES)
+    last = torch.channels_last if "channels_last" in layout else torch.contiguous_format
+    assert got[0].is_contiguous(memory_format=last), "the output's layout follows the picture"
+
+
+@pytest.mark.parametrize("values", ["weights", "map"])
+@EVERYWHERE
+def test_block_attention_of_an_empty_batch(backend, device, values):
+    shape = (0, 3, 2, 4, 3, 5, 6, 4)
+    tensors = block_inputs(*shape, values=values, device=device)
+    skip_unless_it_runs(backend, tensors[0])
+    grad = block_grad_output(shape, torch.float64)
+    got = output_and_gradients(block, tensors, grad, **block_options(shape, "both"), backend=backend)
+    assert got[0].shape == (0, 6, 5, 6)
+    for tensor, gradient in zip(tensors, got[1:], strict=True):
+        assert tensor is None or (gradient.shape == tensor.shape and not gradient.any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@EVERYWHERE
+def test_block_attention_of_float32_embeddings_beside_another_picture(backend, device, dtype):
+    shape = (2, 3, 2, 4, 3, 6, 7, 4)
+    tensors = block_inputs(*shape, dtype=dtype, device=device)
+    tensors[4:6] = block_inputs(*shape, dtype=torch.float32, device=device)[4:6]
+    skip_unless_it_runs(backend, tensors[0])
+    grad = block_grad_output(shape, dtype)
+    options = block_options(shape, "both")
+    got = output_and_gradients(block, tensors, grad, **options, backend=backend)
+    want = output_and_gradients(block, double(tensors), grad.double(), **options, backend="reference")
+    assert [t.dtype for t in got if t is not None] == [dtype] * 5 + [torch.float32] * 2
+    worst = torch.float32 if dtype == torch.float64 else dtype
+    assert_agrees(got, want, worst, grad, BLOCK_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values"),
+    [(n, values) for values, missing in (("weights", 6), ("map", 3)) for n in range(7) if n != missing],
+)
+@EVERYWHERE
+def test_block_attention_gradient_of_one_input_alone(backend, device, wanted, values):
+    """A picture wants no gradient in training: the weights' must not depend on that."""
+    shape = (1, 3, 2, 4, 3, 6, 5, 4)
+    tensors = block_inputs(*shape, values=values, device=device)
+    skip_unless_it_runs(backend, tensors[0])
+    tensors[wanted].requires_grad_()
+    grad = block_grad_output(shape, torch.float64).to(device)
+    block(*tensors, **block_options(shape, "both"), backend=backend).backward(grad)
+    assert_close(tensors[wanted].grad, block_judge(shape, "both", values, torch.float64)[1 + wanted])
+    assert all(t is None or t.grad is None for n, t in enumerate(tensors) if n != wanted)
+
+
+@pytest.mark.parametrize(("backend", "device"), IMPLEMENTATIONS)
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(
+    batch=st.integers(0, 3),
+    channels=st.integers(1, 4),
+    num_heads=st.integers(1, 3),
+    half_dim=st.integers(1, 3),
+    value_dim=st.integers(1, 4),
+    height=st.integers(1, 11),
+    width=st.integers(1, 11),
+    block_size=st.integers(1, 6),
+    terms=st.sampled_from(["both", "content", "relative"]),
+    values=st.sampled_from(["weights", "map"]),
+)
+def test_block_attention_of_any_shape(
+    backend, device, batch, channels, num_heads, half_dim, value_dim, height, width, block_size, terms, values
+):
+    shape = (batch, channels, num_heads, 2 * half_dim, value_dim, height, width, block_size)
+    tensors = block_inputs(*shape, terms=terms, values=values, device=device)
+    skip_unless_it_runs(backend, tensors[0])
+    grad = block_grad_output(shape, torch.float64)
+    options = block_options(shape, terms)
+    got = output_and_gradients(block, tensors, grad, **options, backend=backend)
+    want = output_and_gradients(block, double(tensors), grad, **options, backend="reference")
+    assert_agrees(got, want, torch.float64, grad, BLOCK_NAMES)

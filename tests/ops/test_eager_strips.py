@@ -1,0 +1,74 @@
+"""Large maps go through the eager back-ends in strips: as many as the budget allows, and with the same results."""
+
+import pytest
+import torch
+
+from helpers import block_inputs, local_inputs, output_and_gradients
+from judges import (
+    ALLOCATIONS_ARE_NAN,
+    BLOCK_NAMES,
+    LOCAL_NAMES,
+    assert_agrees,
+    block,
+    block_grad_output,
+    block_judge,
+    block_options,
+    local_grad_output,
+    local_judge,
+    local_options,
+)
+from sasa.ops import eager, eager_block, local_attention
+
+pytestmark = ALLOCATIONS_ARE_NAN
+
+
+@pytest.fixture
+def strips_seen(monkeypatch):
+    """Records every strip that a run of `eager` or `eager_block` goes through."""
+    seen = []
+
+    def recording(function):
+        def strips(*arguments):
+            for strip in function(*arguments):
+                seen.append(strip)
+                yield strip
+
+        return strips
+
+    monkeypatch.setattr(eager.Tiling, "strips", recording(eager.Tiling.strips))
+    monkeypatch.setattr(eager_block, "strips", recording(eager_block.strips))
+    return seen
+
+
+# Logits of one row of tiles: 2 heads * 2 tiles * 16 queries * 36 keys = 2304; three rows of tiles.
+@pytest.mark.parametrize(
+    ("budget", "strips"),
+    [(1, 5 * 3), (2 * 2304, 5 * 2), (3 * 2304, 5), (2 * 3 * 2304, 3), (2**20, 1)],
+    ids=["a row of tiles", "two rows", "an image", "two images", "all"],
+)
+@pytest.mark.parametrize("padding", ["zeros", "mask"])
+def test_local_attention_in_strips(monkeypatch, strips_seen, padding, budget, strips):
+    monkeypatch.setattr(eager, "STRIP_LOGITS", {"cpu": budget})
+    shape = (5, 2, 4, 3, 11, 7, 3)
+    grad = local_grad_output(shape, torch.float64)
+    options = local_options(shape, padding, "both")
+    got = output_and_gradients(local_attention, local_inputs(*shape), grad, **options, backend="eager")
+    assert len(strips_seen) == 2 * strips, "once forward, once backward"
+    assert_agrees(got, local_judge(shape, padding, "both", torch.float64), torch.float64, grad, LOCAL_NAMES)
+
+
+# Pixels of one row of blocks: 4 * 7 = 28; three rows of blocks, the last one partial, 77 pixels in a picture.
+@pytest.mark.parametrize(
+    ("budget", "strips"),
+    [(1, 5 * 3), (2 * 28, 5 * 2), (3 * 28, 5), (2 * 3 * 28, 3), (2**20, 1)],
+    ids=["a row of blocks", "two rows", "an image", "two images", "all"],
+)
+@pytest.mark.parametrize("values", ["weights", "map"])
+def test_block_attention_in_strips(monkeypatch, strips_seen, values, budget, strips):
+    monkeypatch.setattr(eager_block, "STRIP_PIXELS", {"cpu": budget})
+    shape = (5, 3, 2, 4, 3, 11, 7, 4)
+    tensors = block_inputs(*shape, values=values)
+    grad = block_grad_output(shape, torch.float64)
+    got = output_and_gradients(block, tensors, grad, **block_options(shape, "both"), backend="eager")
+    assert len(strips_seen) == 2 * strips, "once forward, once backward"
+    assert_agrees(got, block_judge(shape, "both", values, torch.float64), torch.float64, grad, BLOCK_NAMES)
