@@ -12,10 +12,29 @@ def test_list(sasa, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+SMALL = "model.width=0.05 model.layers=[1,1,1,1] data.limit=64 recipe.batch_size=32 recipe.epochs=1".split()
+
+
+def on_digits(folder):
+    words = ["--dataset", "digits", "--seeds", 1, "--device", "cpu", "--output", folder]
+    return words + [word for setting in SMALL for word in ("--set", setting)]
+
+
+def test_some_rows_first_and_then_the_others(sasa, tmp_path):
+    words = on_digits(tmp_path / "out")
+    status, out, err = sasa("reproduce", 6, *words, "--row", "qk_*")
+    assert status == 0
+    assert "reproduce: qk_qr, seed 0 (1 of 1)" in err
+    assert out.count("not run") == 1
+    status, out, err = sasa("reproduce", 6, *words)
+    assert status == 0
+    assert "reproduce: qr, seed 0 (1 of 2)" in err
+    assert "qk_qr, seed 0 (" not in err  # it is done
+    assert "not run" not in out
+
+
 def test_a_table_on_the_digits(sasa, tmp_path):
-    small = "model.width=0.05 model.layers=[1,1,1,1] data.limit=64 recipe.batch_size=32 recipe.epochs=1".split()
-    words = ["--dataset", "digits", "--seeds", 1, "--device", "cpu", "--output", tmp_path / "out"]
-    words += [word for setting in small for word in ("--set", setting)]
+    words = on_digits(tmp_path / "out")
     status, out, err = sasa("reproduce", "table6", *words)
     assert status == 0
     assert "| q.r |" in out
@@ -43,6 +62,8 @@ def test_what_goes_wrong_is_one_sentence(sasa, tmp_path, monkeypatch):
     wrong = ["--dataset", "digits", "--data", "digits"]
     assert_one_sentence(sasa("reproduce", 4, *wrong, "--budget", "soon"), 2, "--budget takes a time such as 90s")
     assert_one_sentence(sasa("reproduce", 4, *wrong, "--set", "model.kernel_size=3"), 2, "differ in it")
+    assert_one_sentence(sasa("reproduce", 4, *wrong, "--row", "k8"), 2, "--row k8: table 4 has k3, k5, k7")
+    assert_one_sentence(sasa("reproduce", 4, *wrong, "--row", "k3", "--budget", "1h"), 2, "leave --row out")
     assert not list(tmp_path.iterdir())
 
 

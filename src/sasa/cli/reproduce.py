@@ -40,6 +40,9 @@ def reproduce(
         bool,
         typer.Option("--validation", help="Hold out training pictures (classification): to choose something."),
     ] = False,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Only rows of this name or pattern, e.g. 'r26_*'; may be repeated.")
+    ] = None,
     device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value for all rows, e.g. recipe.accumulate=2")
@@ -55,7 +58,7 @@ def reproduce(
     from sasa.reproduce.plan import Plan
     from sasa.reproduce.recipes import choose_scale
     from sasa.reproduce.rows import table_name
-    from sasa.reproduce.runs import runs_of
+    from sasa.reproduce.runs import of_rows, runs_of
     from sasa.training.settings import parse_setting
 
     changes = [list(parse_setting(text)) for text in set_ or []]
@@ -69,7 +72,10 @@ def reproduce(
     if list_:
         print_rows(plan, seeds, folder)
         return
-    source = data or dataset
+    if row and (budget or collect):
+        raise UsageError(f"{'--budget' if budget else '--collect'} is about all rows of a table: leave --row out")
+    plan.check()
+    source, chosen = data or dataset, of_rows(plan, row)
     if not collect:
         run.check_place(source)
     plan = run.settle(plan, seeds, source, folder, device, say, measuring=not collect)
@@ -77,7 +83,7 @@ def reproduce(
     run.check_done(plan, runs, source)
     try:
         if not collect:
-            run.run_all(plan, runs, source, device, say)
+            run.run_all(plan, [run for run in runs if run.row in chosen], source, device, say)
     finally:  # a table of what is done, also after Ctrl-C
         text = report.write_report(plan, runs, folder, shlex.join(["sasa", *sys.argv[1:]]))
     typer.echo(f"\n{text}\nwritten: {folder / 'table.md'}, {folder / 'results.csv'}")

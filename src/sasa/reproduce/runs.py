@@ -1,12 +1,14 @@
 """The run folders of a reproduction: which are done, which are begun, and that they are what the plan says."""
 
+import fnmatch
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sasa.errors import SasaError
+from sasa.errors import SasaError, UsageError
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import Row
 from sasa.training.run_folder import RunFolder
@@ -66,6 +68,21 @@ class Run:
                     f"{self.path} was run with {key} {found.get(key)!r}, and the table wants {other.get(key)!r}: "
                     "name another --output, or move it away"
                 )
+
+
+def of_rows(plan: Plan, patterns: Sequence[str] | None) -> tuple[Row, ...]:
+    """The rows whose names fit one of some patterns, such as "r26_*"; all without patterns.
+
+    Raises:
+        UsageError: a pattern that fits none; says which names there are.
+    """
+    for pattern in patterns or ():
+        if not any(fnmatch.fnmatchcase(row.name, pattern) for row in plan.rows):
+            names = ", ".join(row.name for row in plan.rows)
+            raise UsageError(f"--row {pattern}: table {plan.table} has {names}")
+    return tuple(
+        row for row in plan.rows if patterns is None or any(fnmatch.fnmatchcase(row.name, p) for p in patterns)
+    )
 
 
 def runs_of(plan: Plan, seeds: int, output: Path) -> list[Run]:

@@ -1,0 +1,167 @@
+"""What docs/choices.md rests on: variants of one choice at a time, trained with paired seeds, scored on validation.
+
+    python benchmarks/choices.py digits
+    python benchmarks/choices.py DIR --epochs 2 --only default mask --seeds 0 1 --output runs/choices
+
+The rows of Table 1, small, of `sasa reproduce`, with `--validation`: on CIFAR-10 a part of the training pictures is
+held out, and the test pictures are not opened. Prints top-1 of each variant, mean and standard error over the seeds,
+and the paired difference to the default. Runs that are done are not run again. What no setting reaches, such as
+initialisations, is changed from outside, after construction.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sasa.models import ResNet
+from sasa.nn import LocalAttention2d
+from sasa.reproduce.plan import Plan
+from sasa.training import classification
+from sasa.training.settings import Config
+from sasa.training.train import train
+
+Change = Callable[[nn.Module], None]
+
+
+def no_change(network: nn.Module) -> None:
+    """The default."""
+
+
+def attention_of(network: nn.Module) -> list[LocalAttention2d]:
+    """The layers in the place of 3 x 3 convolutions."""
+    return [module for module in network.modules() if isinstance(module, LocalAttention2d)]
+
+
+def rescale_query_key(power: float) -> Change:
+    """W_Q and W_K times head_dim ** power: 0.25 gives plain fan-in."""
+
+    def change(network: nn.Module) -> None:
+        for layer in attention_of(network):
+            with torch.no_grad():
+                layer.qkv.weight[: 2 * layer.out_channels] *= (layer.out_channels // layer.num_heads) ** power
+
+    return change
+
+
+def rescale_value(factor: float) -> Change:
+    """W_V times a factor."""
+
+    def change(network: nn.Module) -> None:
+        for layer in attention_of(network):
+            with torch.no_grad():
+                layer.qkv.weight[-layer.out_channels :] *= factor
+
+    return change
+
+
+def set_relative(std: Callable[[int], float]) -> Change:
+    """r from a normal of another standard deviation."""
+
+    def change(network: nn.Module) -> None:
+        for layer in attention_of(network):
+            for rel in (layer.rel_row, layer.rel_col):
+                if rel is not None:
+                    nn.init.normal_(rel, std=std(layer.out_channels // layer.num_heads))
+
+    return change
+
+
+def decay_relative(network: nn.Module) -> None:
+    """Weight decay on r, as on the projections."""
+    spared = network.no_weight_decay  # pyright: ignore[reportAttributeAccessIssue]
+    network.no_weight_decay = lambda: {name for name in spared() if "rel_" not in name}  # pyright: ignore
+
+
+VARIANTS: dict[str, tuple[dict[str, object], Change]] = {
+    "default": ({}, no_change),
+    "zeros": ({"model.padding": "zeros"}, no_change),
+    "mask": ({"model.padding": "mask"}, no_change),
+    "rate-half": ({"recipe.learning_rate": 0.025}, no_change),
+    "rate-double": ({"recipe.learning_rate": 0.1}, no_change),
+    "rate-fourfold": ({"recipe.learning_rate": 0.2}, no_change),
+    "gamma-1": ({"model.zero_init_residual": False}, no_change),
+    "plain-query-key": ({}, rescale_query_key(0.25)),
+    "small-value": ({}, rescale_value(0.5)),
+    "r-one": ({}, set_relative(lambda head_dim: 1.0)),
+    "r-zero": ({}, set_relative(lambda head_dim: 0.0)),
+    "r-double": ({}, set_relative(lambda head_dim: 2 * head_dim**-0.25)),
+    "r-fourfold": ({}, set_relative(lambda head_dim: 4 * head_dim**-0.25)),
+    "r-decays": ({}, decay_relative),
+    "no-stem-relu": ({"model.stem_activation": False}, no_change),
+    "four-heads": ({"model.num_heads": 4}, no_change),
+    "absolute": ({"model.position": "absolute"}, no_change),
+    "none": ({"model.position": "none"}, no_change),
+}
+
+
+def configure(data: str, row_name: str, variant: str, epochs: int | None, seed: int) -> Config:
+    """The recipe of `sasa reproduce 1 --scale small --validation`, with the variant's settings."""
+    plan = Plan("1", "digits" if data == "digits" else "cifar10", "small", validation=True, epochs=epochs)
+    row = next(row for row in plan.rows if row.name == row_name)
+    config = plan.config(row, seed, data, "cpu")
+    for key, value in VARIANTS[variant][0].items():
+        config.set(key, value)
+    return config
+
+
+def accuracy(config: Config, change: Change, folder: Path) -> float:
+    """Top-1 on what is held out, in %."""
+    summary = folder / "summary.json"
+    if summary.is_file():
+        return 100 * json.loads(summary.read_text())["held_out_top1"]
+    make_network = classification.make_network
+
+    def changed(*arguments) -> ResNet:
+        network = make_network(*arguments)
+        change(network)
+        return network
+
+    classification.make_network = changed
+    try:
+        result = train(config, folder)
+    finally:
+        classification.make_network = make_network
+    assert result
+    return 100 * result["held_out_top1"]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="digits, or where CIFAR-10 lies")
+    parser.add_argument("--row", default="r26_full", help="of Table 1, small: r26_full or r26_baseline")
+    parser.add_argument("--epochs", type=int, help="the recipe's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--output", type=Path, default=Path("runs/choices"))
+    arguments = parser.parse_args()
+    print("| variant | top-1 % | difference to the default |\n|---|---:|---:|")
+    baseline: list[float] = []
+    for variant in arguments.only:
+        scores = [
+            accuracy(
+                configure(arguments.data, arguments.row, variant, arguments.epochs, seed),
+                VARIANTS[variant][1],
+                arguments.output / f"{arguments.row}-{arguments.epochs}-{variant}-seed{seed}",
+            )
+            for seed in arguments.seeds
+        ]
+        baseline = baseline or scores
+        differences = [score - base for score, base in zip(scores, baseline, strict=True)]
+        difference = "" if scores is baseline else with_error(differences, "+.2f")
+        print(f"| {variant} | {with_error(scores, '.2f')} | {difference} |", flush=True)
+
+
+def with_error(values: list[float], form: str) -> str:
+    """Mean and standard error."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):{form}} ± {error:.2f}"
+
+
+if __name__ == "__main__":
+    main()
