@@ -32,6 +32,8 @@ COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inl
 # Nothing that two instruction sets' units could share. The warnings are those of gcc 12 about its own intrinsics.
 KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 KERNELS += ["-Wno-unknown-warning-option"]  # clang knows only one of them
+# The files that include torch's headers.
+TORCH = ["register", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about", "threads"]
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),
@@ -132,7 +134,7 @@ def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: di
     commands = kernel_commands(objects, common, sets)
     # The stable ABI of torch 2.11: the library then loads in that version and every later one.
     stable = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(headers)]
-    commands.append([*common, *stable, "-c", f"{SOURCES}/register.cpp", "-o", f"{objects}/register.o"])
+    commands += [[*common, *stable, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in TORCH]
     commands.append([*common, "-c", f"{SOURCES}/dispatch.cpp", "-o", f"{objects}/dispatch.o"])
     return commands
 

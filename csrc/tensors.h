@@ -1,4 +1,4 @@
-// What register.cpp needs of torch: tensors to the kernels' raw pointers and back, on the LibTorch stable ABI.
+// What op_*.cpp need of torch: tensors to the kernels' raw pointers and back, on the LibTorch stable ABI.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -127,7 +127,7 @@ class SASA_HIDDEN ParameterGradient {
   int64_t number_;
 };
 
-// torch's own threads.
+// torch's own threads (threads.cpp).
 Parallel parallel();
 
 }  // namespace sasa

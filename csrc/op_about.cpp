@@ -1,0 +1,28 @@
+// What the library tells of itself: its instruction set, and how fast that can be on this machine.
+#include "operators.h"
+
+namespace sasa {
+
+std::string cpu_kernels() { return kernels().name; }
+
+std::string cpu_kernels_error() { return kernels_error() == nullptr ? "" : kernels_error(); }
+
+// On every thread at once: the peak that a benchmark compares with is that of the machine.
+double cpu_multiply_adds(int64_t rounds) {
+  STD_TORCH_CHECK(kernels().multiply_adds != nullptr, "this instruction set has no multiply_adds");
+  const Parallel pool = parallel();
+  struct Context {
+    int64_t rounds;
+    std::vector<double> done;
+  } context = {rounds, std::vector<double>(static_cast<size_t>(pool.threads))};
+  const auto task = [](void* data, int64_t begin, int64_t end) {
+    auto& work = *static_cast<Context*>(data);
+    for (int64_t i = begin; i < end; ++i) work.done[static_cast<size_t>(i)] = kernels().multiply_adds(work.rounds);
+  };
+  pool.run(pool, pool.threads, task, &context);
+  double total = 0;
+  for (double done : context.done) total += done;
+  return total;
+}
+
+}  // namespace sasa

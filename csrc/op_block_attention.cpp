@@ -1,0 +1,185 @@
+// Attention inside blocks, Eq. 7-8, and the same with what max pooling and a batch norm need of its output
+// (`block_attention_pooled`). Schemas, fakes and gradients: src/sasa/ops/block_attention.py and block_pooled.py.
+#include "operators.h"
+
+namespace sasa {
+namespace {
+
+struct BlockTensors {
+  const Tensor& image;
+  const Tensor& w_query;
+  const MaybeTensor &w_key, &w_value, &rel_row, &rel_col, &value;
+  int64_t block_size, num_heads;
+  double scale;
+};
+
+BlockShape block_shape(const BlockTensors& t) {
+  STD_TORCH_CHECK(t.image.dim() == 4 && t.w_query.dim() == 2, "image must have 4 dimensions and w_query 2");
+  STD_TORCH_CHECK(t.w_value ? !t.value && t.w_value->dim() == 3 : t.value && t.value->dim() == 4,
+                  "give the values once: w_value (a matrix for each position) or value (a map)");
+  const int64_t channels = t.w_query.size(0), value_channels = t.w_value ? t.w_value->size(1) : t.value->size(1);
+  STD_TORCH_CHECK(t.block_size > 0, "block_size (", t.block_size, ") must be positive");
+  STD_TORCH_CHECK(t.num_heads > 0 && channels % t.num_heads == 0 && value_channels % t.num_heads == 0, "channels (",
+                  channels, " and ", value_channels, ") must be divisible by num_heads (", t.num_heads, ")");
+  return {t.image.size(0),
+          t.image.size(1),
+          t.image.size(2),
+          t.image.size(3),
+          t.num_heads,
+          channels / t.num_heads,
+          value_channels / t.num_heads,
+          t.block_size,
+          t.scale,
+          storage(t.image)};
+}
+
+Sizes block_embedding(const BlockShape& shape) { return {shape.heads, 2 * shape.block - 1, shape.head_dim / 2}; }
+
+Sizes query_shape(const BlockShape& shape) { return {shape.batch, shape.heads, shape.height, shape.width}; }
+
+Sizes output_shape(const BlockShape& shape) {
+  return {shape.batch, shape.heads * shape.value_dim, shape.height, shape.width};
+}
+
+Sizes pooled_shape(const BlockShape& shape) {
+  const int64_t block = shape.block;
+  return {shape.batch, shape.heads * shape.value_dim, (shape.height + block - 1) / block,
+          (shape.width + block - 1) / block};
+}
+
+struct BlockInputs {
+  BlockShape shape;
+  Map image, value;
+  Parameter w_query, w_key, w_value, rel_row, rel_col;
+
+  template <class Work>  // BlockForward or BlockBackward
+  Work work() const {
+    Work work = {};
+    work.shape = shape;
+    work.image = image, work.value = value;
+    work.w_query = w_query.data(), work.w_key = w_key.data(), work.w_value = w_value.data();
+    work.rel_row = rel_row.data(), work.rel_col = rel_col.data();
+    return work;
+  }
+};
+
+BlockInputs block_inputs(const BlockTensors& t) {
+  const BlockShape shape = block_shape(t);
+  const ScalarType type = compute_type(t.image);
+  const Sizes projection = {shape.heads * shape.head_dim, shape.channels};
+  check_map("image", t.image, t.image, sizes(t.image));
+  if (t.value) check_map("value", *t.value, t.image, output_shape(shape));
+  return {
+      shape,
+      map_of(t.image),
+      map_of(t.value),
+      Parameter("w_query", t.w_query, type, projection),
+      Parameter("w_key", t.w_key, type, projection),
+      Parameter("w_value", t.w_value, type, {shape.block * shape.block, shape.heads * shape.value_dim, shape.channels}),
+      Parameter("rel_row", t.rel_row, type, block_embedding(shape)),
+      Parameter("rel_col", t.rel_col, type, block_embedding(shape))};
+}
+
+// `work` knows what gradients come in; `empty_output`: there are none, so all results are zero. The kernel needs no
+// log-sum-exp: it has a whole softmax at hand.
+BlockGradients backward_of_block(BlockBackward& work, const BlockTensors& t, bool image_gradient, bool empty_output) {
+  const Tensor& image = t.image;
+  const int64_t strips = work.shape.batch * block_strips(work.shape);
+  Tensor grad_image = image_gradient ? empty_map(image, image.size(1)) : nothing(image);
+  Tensor grad_value = t.value ? empty_map(*t.value, t.value->size(1)) : nothing(image);
+  ParameterGradient w_query(t.w_query, image, strips), w_key(t.w_key, image, strips);
+  ParameterGradient w_value(t.w_value, image, strips);
+  ParameterGradient rel_row(t.rel_row, image, strips), rel_col(t.rel_col, image, strips);
+  if (empty_output) {
+    torch::stable::zero_(grad_image), torch::stable::zero_(grad_value);
+    for (auto* gradient : {&w_query, &w_key, &w_value, &rel_row, &rel_col}) gradient->zero();
+  } else {
+    if (image_gradient) work.grad_image = map_of(grad_image);
+    if (t.value) work.grad_value = map_of(grad_value);
+    work.grad_w_query = w_query.data(), work.grad_w_key = w_key.data(), work.grad_w_value = w_value.data();
+    work.grad_row = rel_row.data(), work.grad_col = rel_col.data();
+    kernels().block_backward(work, parallel());
+  }
+  return {grad_image, w_query.total(), w_key.total(), w_value.total(), rel_row.total(), rel_col.total(), grad_value};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> block_attention(const Tensor& image, const Tensor& w_query, const MaybeTensor& w_key,
+                                           const MaybeTensor& w_value, const MaybeTensor& rel_row,
+                                           const MaybeTensor& rel_col, const MaybeTensor& value, int64_t block_size,
+                                           int64_t num_heads, double scale) {
+  const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
+  Tensor output = empty_map(image, in.shape.heads * in.shape.value_dim);
+  Tensor logsumexp = empty(query_shape(in.shape), compute_type(image));
+  if (output.numel() == 0 || image.numel() == 0) {
+    return {torch::stable::zero_(output), torch::stable::zero_(logsumexp)};
+  }
+  auto work = in.work<BlockForward>();
+  work.output = map_of(output);
+  work.logsumexp = logsumexp.data_ptr();
+  kernels().block_forward(work, parallel());
+  return {output, logsumexp};
+}
+
+std::tuple<Tensor, Tensor, Tensor> block_attention_pooled(const Tensor& image, const Tensor& w_query,
+                                                          const MaybeTensor& w_key, const MaybeTensor& w_value,
+                                                          const MaybeTensor& rel_row, const MaybeTensor& rel_col,
+                                                          const MaybeTensor& value, const Tensor& sign,
+                                                          int64_t block_size, int64_t num_heads, double scale) {
+  STD_TORCH_CHECK(block_size <= 16, "block_size (", block_size, ") must be at most 16: a position is one byte");
+  const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
+  const int64_t channels = in.shape.heads * in.shape.value_dim;
+  const Sizes pooled = pooled_shape(in.shape);
+  const Parameter signs("sign", sign, compute_type(image), {channels});
+  Tensor extreme = empty_map(image, channels, pooled[2], pooled[3], image.scalar_type());
+  Tensor position = empty_map(image, channels, pooled[2], pooled[3], ScalarType::Byte);
+  Tensor sums = empty({2, channels}, ScalarType::Double);
+  if (extreme.numel() == 0 || image.numel() == 0) {
+    for (Tensor* result : {&extreme, &position, &sums}) torch::stable::zero_(*result);
+    return {extreme, position, sums};
+  }
+  const int64_t strips = in.shape.batch * block_strips(in.shape);
+  Tensor sums_of_strips = empty({strips, 2, channels}, ScalarType::Double);
+  auto work = in.work<BlockForward>();
+  work.extreme = map_of(extreme), work.position = map_of(position);
+  work.sign = signs.data();
+  work.sums = static_cast<double*>(sums_of_strips.data_ptr());
+  kernels().block_forward(work, parallel());
+  add_parts<double>(sums_of_strips.data_ptr(), strips, 2 * channels, sums.data_ptr());
+  return {extreme, position, sums};
+}
+
+BlockGradients block_attention_backward(const Tensor& grad_output, const Tensor& image, const Tensor& w_query,
+                                        const MaybeTensor& w_key, const MaybeTensor& w_value,
+                                        const MaybeTensor& rel_row, const MaybeTensor& rel_col,
+                                        const MaybeTensor& value, const Tensor& /*logsumexp*/, int64_t block_size,
+                                        int64_t num_heads, double scale, bool image_gradient) {
+  const BlockTensors t = {image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale};
+  const auto in = block_inputs(t);
+  check_map("grad_output", grad_output, image, output_shape(in.shape));
+  auto work = in.work<BlockBackward>();
+  work.grad_output = map_of(grad_output);
+  return backward_of_block(work, t, image_gradient, grad_output.numel() == 0 || image.numel() == 0);
+}
+
+BlockGradients block_attention_pooled_backward(const Tensor& grad_extreme, const Tensor& grad_sums,
+                                               const Tensor& position, const Tensor& image, const Tensor& w_query,
+                                               const MaybeTensor& w_key, const MaybeTensor& w_value,
+                                               const MaybeTensor& rel_row, const MaybeTensor& rel_col,
+                                               const MaybeTensor& value, int64_t block_size, int64_t num_heads,
+                                               double scale, bool image_gradient) {
+  const BlockTensors t = {image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale};
+  const auto in = block_inputs(t);
+  const Sizes pooled = pooled_shape(in.shape);
+  check_map("grad_extreme", grad_extreme, image, pooled);
+  STD_TORCH_CHECK(position.is_cpu() && position.scalar_type() == ScalarType::Byte && sizes(position) == pooled,
+                  "position does not fit the other arguments in device, dtype or shape");
+  const Parameter sums("grad_sums", grad_sums, ScalarType::Double, {2, pooled[1]});
+  auto work = in.work<BlockBackward>();
+  work.grad_extreme = map_of(grad_extreme), work.position = map_of(position);
+  work.grad_sums = static_cast<const double*>(sums.data());
+  return backward_of_block(work, t, image_gradient, grad_extreme.numel() == 0 || image.numel() == 0);
+}
+
+}  // namespace sasa

@@ -1,0 +1,182 @@
+// Local attention, Eq. 3, of three maps (`local_attention`) or of one that holds them in its channels
+// (`qkv_attention`). Schemas, fakes and gradients: src/sasa/ops/local_attention.py and qkv_attention.py.
+#include "operators.h"
+
+namespace sasa {
+namespace {
+
+struct LocalOptions {
+  int64_t kernel_size, num_heads;
+  const std::string& padding;
+  double scale;
+};
+
+LocalShape local_shape(const Tensor& query, int64_t channels, int64_t value_channels, const LocalOptions& options) {
+  const int64_t heads = options.num_heads, window = options.kernel_size;
+  STD_TORCH_CHECK(window > 0 && window % 2 == 1, "kernel_size (", window, ") must be positive and odd");
+  STD_TORCH_CHECK(heads > 0 && channels % heads == 0 && value_channels % heads == 0, "channels (", channels, " and ",
+                  value_channels, ") must be divisible by num_heads (", heads, ")");
+  STD_TORCH_CHECK(options.padding == "zeros" || options.padding == "mask", "padding must be \"zeros\" or \"mask\"");
+  return {query.size(0), heads,  channels / heads,          value_channels / heads, query.size(2),
+          query.size(3), window, options.padding == "mask", options.scale,          storage(query)};
+}
+
+Sizes local_embedding(const LocalShape& shape) { return {shape.heads, shape.window, shape.head_dim / 2}; }
+
+Sizes query_shape(const LocalShape& shape) { return {shape.batch, shape.heads, shape.height, shape.width}; }
+
+// Where the operator finds its three maps: apart, or one after the other in the channels of one tensor.
+struct LocalInputs {
+  LocalShape shape;
+  Map query, key, value;
+  Parameter rel_row, rel_col;
+};
+
+LocalInputs local_inputs(const Tensor& query, const MaybeTensor& key, const Tensor& value, const MaybeTensor& rel_row,
+                         const MaybeTensor& rel_col, const LocalOptions& options) {
+  STD_TORCH_CHECK(query.dim() == 4 && value.dim() == 4, "query and value must be (batch, channels, height, width)");
+  const LocalShape shape = local_shape(query, query.size(1), value.size(1), options);
+  check_map("query", query, query, sizes(query));
+  check_map("value", value, query, {shape.batch, value.size(1), shape.height, shape.width});
+  if (key) check_map("key", *key, query, sizes(query));
+  const ScalarType type = compute_type(query);
+  return {shape,
+          map_of(query),
+          map_of(key),
+          map_of(value),
+          Parameter("rel_row", rel_row, type, local_embedding(shape)),
+          Parameter("rel_col", rel_col, type, local_embedding(shape))};
+}
+
+LocalInputs local_inputs(const Tensor& qkv, const MaybeTensor& rel_row, const MaybeTensor& rel_col, bool content,
+                         const LocalOptions& options) {
+  const int64_t parts = content ? 3 : 2;
+  STD_TORCH_CHECK(qkv.dim() == 4 && qkv.size(1) % parts == 0, "qkv must be (batch, ", parts,
+                  " * channels, height, width)");
+  const int64_t channels = qkv.size(1) / parts;
+  const LocalShape shape = local_shape(qkv, channels, channels, options);
+  check_map("qkv", qkv, qkv, sizes(qkv));
+  const ScalarType type = compute_type(qkv);
+  return {shape,
+          map_of(qkv),
+          content ? map_of(qkv, channels) : map_of(MaybeTensor()),
+          map_of(qkv, (parts - 1) * channels),
+          Parameter("rel_row", rel_row, type, local_embedding(shape)),
+          Parameter("rel_col", rel_col, type, local_embedding(shape))};
+}
+
+LocalForward local_forward(const LocalInputs& in) {
+  LocalForward work = {};
+  work.shape = in.shape;
+  work.query = in.query, work.key = in.key, work.value = in.value;
+  work.rel_row = in.rel_row.data(), work.rel_col = in.rel_col.data();
+  work.pool = 1;
+  return work;
+}
+
+// The output and, of training, the log-sum-exp.
+std::tuple<Tensor, Tensor> attend(const LocalInputs& in, const Tensor& like) {
+  Tensor output = empty_map(like, in.shape.heads * in.shape.value_dim);
+  Tensor logsumexp = empty(query_shape(in.shape), compute_type(like));
+  if (output.numel() == 0) return {output, torch::stable::zero_(logsumexp)};
+  LocalForward work = local_forward(in);
+  work.output = map_of(output);
+  work.logsumexp = logsumexp.data_ptr();
+  kernels().local_forward(work, parallel());
+  return {output, logsumexp};
+}
+
+// Into the maps of `work`; the gradients of the embeddings are returned.
+std::tuple<Tensor, Tensor> attend_backward(LocalBackward& work, const LocalInputs& in, const Tensor& grad_output,
+                                           const Tensor& like, const Tensor& logsumexp, const MaybeTensor& rel_row,
+                                           const MaybeTensor& rel_col) {
+  const LocalShape& shape = in.shape;
+  check_map("grad_output", grad_output, like, {shape.batch, shape.heads * shape.value_dim, shape.height, shape.width});
+  const Parameter saved("logsumexp", logsumexp, compute_type(like), query_shape(shape));
+  ParameterGradient grad_row(rel_row, like, shape.batch), grad_col(rel_col, like, shape.batch);
+  if (grad_output.numel() == 0) {
+    grad_row.zero(), grad_col.zero();
+    return {grad_row.total(), grad_col.total()};
+  }
+  work.shape = shape;
+  work.grad_output = map_of(grad_output);
+  work.query = in.query, work.key = in.key, work.value = in.value;
+  work.rel_row = in.rel_row.data(), work.rel_col = in.rel_col.data();
+  work.logsumexp = saved.data();
+  work.grad_row = grad_row.data(), work.grad_col = grad_col.data();
+  kernels().local_backward(work, parallel());
+  return {grad_row.total(), grad_col.total()};
+}
+
+// A map for the gradient of `input`: zeros where the kernel will not run because there is no output at all.
+Tensor gradient_map(const Tensor& input, const Tensor& grad_output) {
+  Tensor gradient = empty_map(input, input.size(1));
+  return grad_output.numel() == 0 ? torch::stable::zero_(gradient) : gradient;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> local_attention(const Tensor& query, const MaybeTensor& key, const Tensor& value,
+                                           const MaybeTensor& rel_row, const MaybeTensor& rel_col, int64_t kernel_size,
+                                           int64_t num_heads, const std::string& padding, double scale) {
+  return attend(local_inputs(query, key, value, rel_row, rel_col, {kernel_size, num_heads, padding, scale}), query);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backward(
+    const Tensor& grad_output, const Tensor& query, const MaybeTensor& key, const Tensor& value,
+    const MaybeTensor& rel_row, const MaybeTensor& rel_col, const Tensor& logsumexp, int64_t kernel_size,
+    int64_t num_heads, const std::string& padding, double scale) {
+  const auto in = local_inputs(query, key, value, rel_row, rel_col, {kernel_size, num_heads, padding, scale});
+  Tensor grad_query = gradient_map(query, grad_output), grad_value = gradient_map(value, grad_output);
+  Tensor grad_key = key ? gradient_map(*key, grad_output) : nothing(query);
+  LocalBackward work = {};
+  work.grad_query = map_of(grad_query), work.grad_value = map_of(grad_value);
+  if (key) work.grad_key = map_of(grad_key);
+  auto [grad_row, grad_col] = attend_backward(work, in, grad_output, query, logsumexp, rel_row, rel_col);
+  return {grad_query, grad_key, grad_value, grad_row, grad_col};
+}
+
+std::tuple<Tensor, Tensor> qkv_attention(const Tensor& qkv, const MaybeTensor& rel_row, const MaybeTensor& rel_col,
+                                         int64_t kernel_size, int64_t num_heads, bool content,
+                                         const std::string& padding, double scale) {
+  return attend(local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale}), qkv);
+}
+
+std::tuple<Tensor, Tensor, Tensor> qkv_attention_backward(const Tensor& grad_output, const Tensor& qkv,
+                                                          const MaybeTensor& rel_row, const MaybeTensor& rel_col,
+                                                          const Tensor& logsumexp, int64_t kernel_size,
+                                                          int64_t num_heads, bool content, const std::string& padding,
+                                                          double scale) {
+  const auto in = local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale});
+  const int64_t channels = in.shape.heads * in.shape.head_dim;
+  Tensor grad_qkv = gradient_map(qkv, grad_output);
+  LocalBackward work = {};
+  work.grad_query = map_of(grad_qkv);
+  if (content) work.grad_key = map_of(grad_qkv, channels);
+  work.grad_value = map_of(grad_qkv, content ? 2 * channels : channels);
+  auto [grad_row, grad_col] = attend_backward(work, in, grad_output, qkv, logsumexp, rel_row, rel_col);
+  return {grad_qkv, grad_row, grad_col};
+}
+
+Tensor qkv_attention_inference(const Tensor& qkv, const MaybeTensor& rel_row, const MaybeTensor& rel_col,
+                               const MaybeTensor& gain, const MaybeTensor& shift, bool relu, int64_t pool,
+                               int64_t kernel_size, int64_t num_heads, bool content, const std::string& padding,
+                               double scale) {
+  STD_TORCH_CHECK(pool == 1 || pool == 2, "pool (", pool, ") must be 1 or 2");
+  const auto in = local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale});
+  const int64_t channels = in.shape.heads * in.shape.value_dim;
+  const ScalarType type = compute_type(qkv);
+  const Parameter gains("gain", gain, type, {channels}), shifts("shift", shift, type, {channels});
+  const int64_t height = (in.shape.height + pool - 1) / pool, width = (in.shape.width + pool - 1) / pool;
+  Tensor output = empty_map(qkv, channels, height, width, qkv.scalar_type());
+  if (output.numel() == 0) return output;
+  LocalForward work = local_forward(in);
+  work.output = map_of(output);
+  work.gain = gains.data(), work.shift = shifts.data();
+  work.relu = relu;
+  work.pool = pool;
+  kernels().local_forward(work, parallel());
+  return output;
+}
+
+}  // namespace sasa
