@@ -92,6 +92,10 @@ def test_a_plan_is_kept_and_not_contradicted(tmp_path):
     begun.save(tmp_path)
     assert load_plan(tmp_path) == begun
     assert agree(Plan("4", "digits", "small", changes=[["model.width", 0.1]]), begun, tmp_path) == begun
+    faster = Plan("4", "digits", "small", changes=[["run.compile", True], ["model.width", 0.1]])
+    assert agree(faster, begun, tmp_path).changes == faster.changes  # where it runs may change, and the order
+    with pytest.raises(SasaError, match=r"begun with --set \{'model.width': 0.1\}, not \{\}"):
+        agree(Plan("4", "digits", "small"), begun, tmp_path)
     with pytest.raises(SasaError, match="begun with table '4', not '5'"):
         agree(Plan("5", "digits", "small"), begun, tmp_path)
     with pytest.raises(SasaError, match="with 3 epochs"):

@@ -92,6 +92,49 @@ def test_stopped_and_gone_on_with_is_the_same_table(whole, tmp_path, monkeypatch
     assert len(taken) == 16  # and all that is done is skipped
 
 
+def test_a_signal_while_a_run_is_built_stops_it_after_a_step(whole, tmp_path, monkeypatch):
+    """Decoding the pictures of a large set takes a minute, in which `timeout` may end."""
+    taken, train = stop_after(monkeypatch, 100, signal.SIGTERM), running.train
+
+    def train_met_by_a_signal(*arguments):
+        monkeypatch.setattr(running, "train", train)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train(*arguments)
+
+    monkeypatch.setattr(running, "train", train_met_by_a_signal)
+    with pytest.raises(StoppedError, match=r"stopped in qr, seed 0 \(1 of 2\), saved"):
+        reproduce(tmp_path)
+    assert len(taken) == 1
+    assert reproduce(tmp_path) == whole[1]
+    assert len(taken) == 16
+
+
+def test_runs_on_other_pictures_are_not_put_into_one_table(whole, tmp_path):
+    shutil.copytree(whole[0] / "runs", tmp_path / "runs")
+    runs, summary = runs_of(LOGITS, 1, tmp_path), tmp_path / "runs" / "qr-seed0" / "summary.json"
+    found = json.loads(summary.read_text())
+    assert (found["training_pictures"], found["held_out_drawn"]) == (128, True)
+    summary.write_text(json.dumps({**found, "training_pictures": 127}))
+    with pytest.raises(SasaError, match=r"qr-seed0 has 127 training pictures, .*qk_qr-seed0 has 128: runs of one"):
+        running.check_done(LOGITS, runs, "digits")
+    with pytest.raises(SasaError, match="has 127 training pictures"):
+        write_report(LOGITS, runs, tmp_path, "sasa reproduce")
+    summary.write_text(json.dumps({**found, "held_out_drawn": False}))
+    with pytest.raises(SasaError, match=r"qr-seed0 was scored on the data's own .* as the others were"):
+        running.check_done(LOGITS, runs, "digits")
+
+
+def test_what_was_scored_is_what_the_runs_say(whole, tmp_path):
+    shutil.copytree(whole[0] / "runs", tmp_path / "runs")
+    for summary in tmp_path.glob("runs/*/summary.json"):
+        summary.write_text(json.dumps({**json.loads(summary.read_text()), "held_out_drawn": False}))
+    text = write_report(LOGITS, runs_of(LOGITS, 1, tmp_path), tmp_path, "sasa reproduce")
+    assert "on 359 pictures: the test or validation pictures of the data itself. With" in text
+    validation = Plan("6", "digits", "small", validation=True, changes=TINY)
+    with pytest.raises(SasaError, match=r"as --validation says: they do not belong"):
+        running.check_done(validation, runs_of(validation, 1, tmp_path), "digits")
+
+
 def test_a_run_that_left_no_checkpoint_starts_again(tmp_path):
     run = runs_of(LOGITS, 1, tmp_path)[0]
     run.path.mkdir(parents=True)

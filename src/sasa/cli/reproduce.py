@@ -28,7 +28,7 @@ def reproduce(
     data: Annotated[str | None, typer.Option(help="Where its pictures are (default: the name of the set).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the rows are compared seed by seed.")] = 3,
     budget: Annotated[
-        str | None, typer.Option(help="Time for all runs, such as 20m or 3h: fewer epochs, so that they fit.")
+        str | None, typer.Option(help="Time for all runs, or those of --row, such as 20m or 3h: fewer epochs.")
     ] = None,
     scale: Annotated[
         str | None, typer.Option(metavar="full|small", help="Widths of the paper, or networks for two CPU cores.")
@@ -55,7 +55,7 @@ def reproduce(
     """Run the rows of a table of the paper and put our numbers beside the paper's. The same command goes on."""
     from sasa.reproduce import report, run
     from sasa.reproduce.measures import DETECTION
-    from sasa.reproduce.plan import Plan
+    from sasa.reproduce.plan import Plan, agree, load_plan
     from sasa.reproduce.recipes import choose_scale
     from sasa.reproduce.rows import table_name
     from sasa.reproduce.runs import of_rows, runs_of
@@ -70,15 +70,17 @@ def reproduce(
     if list_ and collect:
         raise UsageError("--list prints the rows, --collect makes their table: give one of them")
     if list_:
+        if begun := load_plan(folder):
+            agree(plan, begun, folder)
         print_rows(plan, seeds, folder)
         return
-    if row and (budget or collect):
-        raise UsageError(f"{'--budget' if budget else '--collect'} is about all rows of a table: leave --row out")
+    if row and collect:
+        raise UsageError("--collect makes the table of all rows: leave --row out")
     plan.check()
     source, chosen = data or dataset, of_rows(plan, row)
     if not collect:
         run.check_place(source)
-    plan = run.settle(plan, seeds, source, folder, device, say, measuring=not collect)
+    plan = run.settle(plan, seeds, source, folder, device, say, measuring=not collect, rows=chosen)
     runs = runs_of(plan, seeds, folder)
     run.check_done(plan, runs, source)
     try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sasa.analysis.paper import MILLION, Row, tables
-from sasa.reproduce.documents import as_comments
+from sasa.reproduce.documents import SLURM, as_comments
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import COCO, recipe
 from sasa.reproduce.rows import NAMES
@@ -53,7 +53,7 @@ class DetectionDocument:
             "Hardware": "one machine of 8 GPUs, 8 pictures on each",
             "Dry run": f"sasa detect train --config configs/{self.path} --dry-run",
             "Command": f"torchrun --nproc-per-node 8 -m sasa {words}",
-            "Slurm": f"srun --nodes 1 --ntasks-per-node 8 --gpus-per-node 8 --kill-on-bad-exit=1 sasa {words}",
+            "Slurm": f"srun --nodes 1 {SLURM} sasa {words}",
             "Table": f"sasa reproduce {DETECTION} --dataset coco --data DIR --collect",
             "Seeds": "others with --set run.seed=1 and --output ...-seed1, and so on",
             "Measured": "not measured by us",

@@ -31,6 +31,8 @@ QUESTIONS = {
 MEASURED = {("cifar10", "small", "1"), ("cifar10", "small", "5")}
 NOT_YET = "not measured by us"
 MANY = "--nnodes 8 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500"
+SLURM = "--ntasks-per-node 8 --gpus-per-node 8 --cpus-per-task 9 --signal=SIGTERM@120 --kill-on-bad-exit=1"
+ACCUMULATE = 8  # of the ImageNet recipe
 SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}
 # Figure 5 is the paper's on ImageNet only; `sasa reproduce figure5` runs it on CIFAR-10 too.
 WRITTEN = {
@@ -91,8 +93,8 @@ def written(value: Any) -> str:
 def header(document: Document) -> str:
     """Comments before the settings."""
     row, scale = document.row, "" if document.scale == "full" else ", small"
-    after = "" if document.dataset == "imagenet" else "after the paper's "
-    lines = [f"# {SETS[document.dataset]}{scale}: {row.label}.", f"# Row of {after}{title(row.table)}.", "#"]
+    of = "Row of" if document.dataset == "imagenet" else "After the paper's"
+    lines = [f"# {SETS[document.dataset]}{scale}: {row.label}.", f"# {of} {title(row.table)}.", "#"]
     return as_comments(lines, entries(document))
 
 
@@ -146,11 +148,19 @@ def counted(document: Document) -> str:
 def cost(document: Document) -> str:
     """Training as arithmetic: a backward pass counted as two forward ones."""
     forward, pictures = count_of(document).flops, KNOWN_SETS[document.dataset].training
-    epochs = recipe(document.dataset, document.scale)["recipe"]["epochs"]
+    settings = recipe(document.dataset, document.scale)
+    if tunes(document):
+        pictures = round(pictures * (1 - settings["data"]["held_out"]))
+    epochs = settings["recipe"]["epochs"]
     return (
         f"3 x {forward / 1e9:.3g}e9 FLOPS (products of a forward pass) x {pictures:,} pictures x {epochs} epochs = "
         f"{3 * forward * pictures * epochs:.2e} FLOPS; hours: not measured by us"
     )
+
+
+def tunes(document: Document) -> bool:
+    """Whether it trains on a part of the training pictures, and is scored on the rest, as the paper's row."""
+    return document.dataset == "imagenet" and document.row.table in VALIDATION_TABLES
 
 
 def hardware(document: Document) -> str:
@@ -165,19 +175,18 @@ def hardware(document: Document) -> str:
 def commands(document: Document) -> dict[str, str]:
     """To try it, to run it, and to run it on many machines."""
     config, row = f"--config configs/{document.path}", document.row
-    # The paper's accuracies of these tables are on the 4 % that are held out, so val/ is not to be seen.
-    data = "DIR/train" if document.dataset == "imagenet" and row.table in VALIDATION_TABLES else "DIR"
+    data = "DIR/train" if tunes(document) else "DIR"  # val/ is not to be seen
     words = f"train {config} --data {data} --output {document.run}"
     table = f"sasa reproduce {row.table} --dataset {document.dataset} --scale {document.scale} --data DIR"
     if document.dataset != "imagenet":
         return {"Dry run": f"sasa train {config} --dry-run", "Command": f"sasa {words}", "Table": table}
-    validation = " --validation" if row.table in VALIDATION_TABLES else ""
+    validation = " --validation" if tunes(document) else ""
     return {
-        "Dry run": f"sasa train {config} --dry-run",
+        # One process is to take parts as large as those of each of 8.
+        "Dry run": f"sasa train {config} --dry-run --set recipe.accumulate={8 * ACCUMULATE}",
         "Command": f"torchrun --nproc-per-node 8 -m sasa {words}",
         "Many": f"torchrun {MANY} -m sasa {words} --set recipe.accumulate=1",
-        "Slurm": f"srun --nodes 8 --ntasks-per-node 8 --gpus-per-node 8 --kill-on-bad-exit=1 sasa {words} "
-        "--set recipe.accumulate=1",
+        "Slurm": f"srun --nodes 8 {SLURM} sasa {words} --set recipe.accumulate=1",
         "Table": f"{table}{validation} --collect",
     }
 
@@ -192,9 +201,9 @@ def twins(document: Document) -> str:
     return ", ".join(same) or "none"
 
 
-def _run(document: Document) -> tuple[str, str, dict[str, Any]]:
-    """What decides it: two rows may reach the same network by different words."""
-    return document.dataset, document.scale, resolved(document.row)
+def _run(document: Document) -> tuple[str, str, bool, dict[str, Any]]:
+    """What decides it: the pictures, and the network, which two rows may reach by different words."""
+    return document.dataset, document.scale, tunes(document), resolved(document.row)
 
 
 def resolved(row: Row) -> dict[str, Any]:

@@ -18,6 +18,11 @@ from sasa.training.settings import Config
 from sasa.training.tasks import config_of
 
 PLAN = "plan.json"
+# What may differ between a run and its plan: where it ran, not what it computed.
+FREE = (
+    "data.source data.workers data.in_memory data.on_bad_image recipe.accumulate run.accelerator run.compile "
+    "run.channels_last run.gradient_checkpointing run.checkpoint_steps run.log_steps run.tensorboard"
+).split()
 OURS = ("data.source", "run.seed", "run.accelerator")  # settings that options of the command decide
 
 
@@ -45,6 +50,11 @@ class Plan:
     def rows(self) -> tuple[Row, ...]:
         """The networks, in the paper's order."""
         return rows(self.table, self.dataset, self.scale)
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The changes that decide what is computed."""
+        return {key: value for key, value in self.changes if key not in FREE}
 
     def config(self, row: Row, seed: int, data: str, device: str | None = None) -> Config:
         """The whole configuration of one run."""
@@ -119,19 +129,22 @@ def load_plan(folder: Path) -> Plan | None:
 def agree(asked: Plan, begun: Plan, folder: Path) -> Plan:
     """The plan to go on with: the one begun, where what is asked for now does not contradict it.
 
+    Settings of where it runs are those asked for now, and their order does not matter.
+
     Raises:
         SasaError: it does; names what, with both values.
     """
-    for name in ("table", "dataset", "scale", "validation", "changes"):
+    for name in ("table", "dataset", "scale", "validation", "deciding"):
         now, before = getattr(asked, name), getattr(begun, name)
         if now != before:
-            raise SasaError(f"{folder} was begun with {name} {before!r}, not {now!r}: name another --output")
+            word = "--set" if name == "deciding" else name
+            raise SasaError(f"{folder} was begun with {word} {before!r}, not {now!r}: name another --output")
     if asked.budget and asked.budget != begun.budget:
         raise SasaError(
             f"{folder} was begun with {begun.epochs or 'all'} epochs (--budget {begun.budget}), not with --budget "
             f"{asked.budget}: name another --output"
         )
-    return begun
+    return dataclasses.replace(begun, changes=asked.changes)
 
 
 def training_part(data: str) -> str:

@@ -8,15 +8,24 @@ import torch
 from sasa.analysis.count import count
 from sasa.models import create_model
 from sasa.reproduce.figure import DRAWN, draw
+from sasa.reproduce.pictures import check_pictures
 from sasa.reproduce.plan import Plan
-from sasa.reproduce.recipes import recipe
 from sasa.reproduce.results import results, to_markdown, write, write_csv
 from sasa.reproduce.rows import FIGURE, Row
 from sasa.reproduce.runs import Run
+from sasa.training.config import TrainConfig
+from sasa.training.generated import KNOWN_SETS
+
+CLASSES = {"digits": 10, **{name: known.classes for name, known in KNOWN_SETS.items()}}
 
 
 def write_report(plan: Plan, runs: Sequence[Run], output: Path, command: str) -> str:
-    """Write results.csv, table.md and, where the table has one, figure.png; the text of table.md."""
+    """Write results.csv, table.md and, where the table has one, figure.png; the text of table.md.
+
+    Raises:
+        SasaError: runs on different data; a file that cannot be written.
+    """
+    check_pictures(plan, runs)
     text = to_markdown(plan, runs, command)
     write_csv(plan, runs, output / "results.csv")
     write(output / "table.md", text)
@@ -27,15 +36,10 @@ def write_report(plan: Plan, runs: Sequence[Run], output: Path, command: str) ->
 
 
 def flops(row: Row, plan: Plan) -> int:
-    """Of one picture of the data set, 2 for each multiply-add."""
-    data = recipe(plan.dataset, plan.scale)["data"]
-    return count_row(row, data["image_size"], data.get("channels", 3), 1000)[0]
-
-
-def count_row(row: Row, side: int, channels: int, classes: int) -> tuple[int, int]:
-    """FLOPS of a picture and parameters of a row's network."""
-    options = {name: value for name, value in row.model.items() if name != "name"}
+    """Of one picture of the data set, 2 for each multiply-add; with the settings of the plan."""
+    config = plan.config(row, 0, plan.dataset)
+    assert isinstance(config, TrainConfig)  # the figure is of classification
+    options = {"num_classes": CLASSES[plan.dataset], **config.model, "in_chans": config.data.channels}
     with torch.device("meta"):
-        network = create_model(row.model["name"], **options, in_chans=channels, num_classes=classes)
-        counted = count(network, (channels, side, side))
-    return counted.flops, counted.parameters
+        network = create_model(options.pop("name"), **options)
+        return count(network, (config.data.channels, config.data.image_size, config.data.image_size)).flops

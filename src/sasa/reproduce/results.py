@@ -9,6 +9,7 @@ from sasa.errors import SasaError
 from sasa.models.weights import atomic_write
 from sasa.reproduce.measures import DETECTION, column, measure_of
 from sasa.reproduce.paired import Mean, conclusion, mean, paired
+from sasa.reproduce.pictures import scored_on_drawn
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import NETWORKS, Row, title
 from sasa.reproduce.runs import DIVERGED, DONE, Run
@@ -129,8 +130,8 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     if plan.validation:
         use = "what is chosen by this number wants another, without --validation"
     sentences = [
-        f"Ours: {plan.dataset}, on {', '.join(map(str, pictures)) or 'no'} pictures: {_scored(plan)}. With the weights "
-        f"of the end of each run: {use}.",
+        f"Ours: {plan.dataset}, on {', '.join(map(str, pictures)) or 'no'} pictures: {_scored(plan, runs)}. With the "
+        f"weights of the end of each run: {use}.",
         f"Our networks: {NETWORKS[plan.dataset, plan.scale]}",
         f"Paper: {theirs}.",
         f"Epochs: {', '.join(map(str, epochs)) or 'none yet'}{budget}. Runs: {len(done)} of {len(runs)}.",
@@ -143,13 +144,13 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _scored(plan: Plan) -> str:
+def _scored(plan: Plan, runs: Sequence[Run]) -> str:
+    own = "the validation pictures" if plan.table == DETECTION else "the test or validation pictures"
     drawn = "a part of the training pictures that was held out, drawn anew for each seed"
-    if plan.table == DETECTION:
-        return f"the validation pictures of the data itself, or where it has none, {drawn}"
-    if plan.validation or plan.dataset == "digits":
+    found = scored_on_drawn(runs)
+    if plan.validation or found == {True}:
         return drawn
-    return f"the test or validation pictures of the data itself, or where it has none, {drawn}"
+    return f"{own} of the data itself" + ("" if found else f", or where it has none, {drawn}")
 
 
 def _beside(plan: Plan) -> str:

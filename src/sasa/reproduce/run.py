@@ -9,8 +9,10 @@ import torch
 
 from sasa.errors import DataError, DivergedError, UsageError
 from sasa.reproduce.budget import epochs_that_fit, measure, parse_budget, spoken
-from sasa.reproduce.plan import Plan, agree, load_plan
-from sasa.reproduce.runs import DIVERGED, DONE, FREE, NEW, STARTED, Run, runs_of
+from sasa.reproduce.pictures import check_pictures
+from sasa.reproduce.plan import FREE, Plan, agree, load_plan
+from sasa.reproduce.rows import Row
+from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, runs_of
 from sasa.reproduce.stops import Stops
 from sasa.training.processes import started
 from sasa.training.settings import Config, flatten
@@ -28,10 +30,12 @@ def settle(
     device: str | None = None,
     say: Say = lambda sentence: None,
     measuring: bool = True,
+    rows: Sequence[Row] | None = None,
 ) -> Plan:
     """The plan to run: the one that `output` was begun with, or the one asked for, with epochs that fit its budget.
 
-    Without `measuring` nothing is run and nothing written, so a budget that is new decides nothing.
+    The budget is that of some `rows`, if they are named. Without `measuring` nothing is run and nothing written, so a
+    budget that is new decides nothing.
 
     Raises:
         UsageError, SasaError: settings that cannot be, or that contradict what was begun.
@@ -41,23 +45,23 @@ def settle(
     # Where nothing was run yet, a plan that was a mistake binds nobody.
     if (output / "runs").is_dir() and (begun := load_plan(output)):
         return agree(asked, begun, output)
-    plan = _fitted(asked, seeds, data, device, say) if asked.budget and measuring else asked
+    plan = _fitted(asked, rows or asked.rows, seeds, data, device, say) if asked.budget and measuring else asked
     if measuring:
         check_done(plan, runs_of(plan, seeds, output), data)  # a plan that they contradict would only be in the way
         plan.save(output)
     return plan
 
 
-def _fitted(plan: Plan, seeds: int, data: str, device: str | None, say: Say) -> Plan:
+def _fitted(plan: Plan, rows: Sequence[Row], seeds: int, data: str, device: str | None, say: Say) -> Plan:
     """The plan with as many epochs as its budget has room for, the measuring taken from it."""
     assert plan.budget
     began, seconds, costs = time.perf_counter(), parse_budget(plan.budget), []
     with Stops() as stops:
-        for row in plan.rows:
+        for row in rows:
             say(f"measuring a few steps of {row.name}")
             costs.append(measure(plan.config(row, 0, data, device)))
             stops.check("stopped while measuring; nothing was begun")
-    most = plan.config(plan.rows[0], 0, data).recipe.epochs
+    most = plan.config(rows[0], 0, data).recipe.epochs
     epochs = epochs_that_fit(costs, seeds, seconds - (time.perf_counter() - began), most)
     say(f"{epochs} of the recipe's {most} epochs for each of {seeds * len(costs)} runs fit into {plan.budget}")
     return dataclasses.replace(plan, epochs=epochs)
@@ -95,11 +99,12 @@ def check_done(plan: Plan, runs: Sequence[Run], data: str) -> None:
     """Refuse runs that lie where the table's are, and are others.
 
     Raises:
-        SasaError: names the run and the setting.
+        SasaError: names the run and the setting, or runs on different data.
     """
     for run in runs:
         if run.state == DONE:
             run.check(plan.config(run.row, run.seed, data))
+    check_pictures(plan, runs)
 
 
 def run_one(run: Run, config: Config) -> None:

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sasa.errors import SasaError, UsageError
-from sasa.reproduce.plan import Plan
+from sasa.reproduce.plan import FREE, Plan
 from sasa.reproduce.rows import Row
 from sasa.training.run_folder import RunFolder
 from sasa.training.settings import Config, flatten
 
-# What may differ between a run and its plan: where it ran, not what it computed.
-FREE = (
-    "data.source data.workers data.in_memory data.on_bad_image recipe.accumulate run.accelerator run.compile "
-    "run.channels_last run.gradient_checkpointing run.checkpoint_steps run.log_steps run.tensorboard"
-).split()
 NEW, STARTED, DONE, DIVERGED = "new", "started", "done", "diverged"
 
 

@@ -155,6 +155,7 @@ class Classification:
             "held_out_top5": round(score.top5, 6),
             "held_out_loss": round(score.loss, 6),
             "held_out_pictures": score.count,
+            "held_out_drawn": isinstance(self.held_out, Subset),
             "best_top1": best["held_out_top1"],
             "best_epoch": best["epoch"],
         }

@@ -14,7 +14,7 @@ from sasa.data.batch import check_on_bad_image
 from sasa.data.detection.batch import DetectionBatch
 from sasa.data.detection.loader import evaluation_batches, training_batches
 from sasa.data.detection.open import open_detection_splits
-from sasa.data.detection.source import DetectionSource
+from sasa.data.detection.source import DetectionSource, DetectionSubset
 from sasa.data.sampler import epoch_order
 from sasa.errors import DataError, UsageError
 from sasa.models import ResNet, RetinaNet, create_model
@@ -134,6 +134,7 @@ class Detection:
         return {
             **score.row(),
             "held_out_pictures": score.pictures,
+            "held_out_drawn": isinstance(self.held_out, DetectionSubset),
             "best_map": best["held_out_map"],
             "best_map50": best["held_out_map50"],
             "best_epoch": best["epoch"],

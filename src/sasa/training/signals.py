@@ -2,6 +2,7 @@
 
 import signal
 from types import FrameType
+from typing import ClassVar
 
 from sasa.errors import SasaError
 
@@ -15,18 +16,28 @@ class StoppedError(SasaError):
 
 
 class StopRequest:
-    """While entered, `signal_number` is None until SIGINT or SIGTERM arrives, and then its number."""
+    """While entered, `signal_number` is None until SIGINT or SIGTERM arrives, and then its number.
+
+    One that is entered within another begins with what the other has heard: a run whose building a signal met stops
+    after its first step.
+    """
+
+    _entered: ClassVar[list["StopRequest"]] = []
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if self._entered:
+            self.signal_number = self._entered[-1].signal_number
+        self._entered.append(self)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._entered.remove(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
