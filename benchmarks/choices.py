@@ -22,7 +22,7 @@ from sasa.models import ResNet
 from sasa.nn import LocalAttention2d
 from sasa.reproduce.plan import Plan
 from sasa.training import classification
-from sasa.training.settings import Config
+from sasa.training.settings import Config, parse_setting
 from sasa.training.train import train
 
 Change = Callable[[nn.Module], None]
@@ -81,9 +81,19 @@ VARIANTS: dict[str, tuple[dict[str, object], Change]] = {
     "default": ({}, no_change),
     "zeros": ({"model.padding": "zeros"}, no_change),
     "mask": ({"model.padding": "mask"}, no_change),
-    "rate-half": ({"recipe.learning_rate": 0.025}, no_change),
-    "rate-double": ({"recipe.learning_rate": 0.1}, no_change),
-    "rate-fourfold": ({"recipe.learning_rate": 0.2}, no_change),
+    "rate-0.05": ({"recipe.learning_rate": 0.05}, no_change),
+    "rate-0.1": ({"recipe.learning_rate": 0.1}, no_change),
+    "rate-0.2": ({"recipe.learning_rate": 0.2}, no_change),
+    "rate-0.4": ({"recipe.learning_rate": 0.4}, no_change),
+    "adamw-0.002": (
+        {"recipe.optimizer": "adamw", "recipe.learning_rate": 2e-3, "recipe.weight_decay": 0.05},
+        no_change,
+    ),
+    "adamw-0.006": (
+        {"recipe.optimizer": "adamw", "recipe.learning_rate": 6e-3, "recipe.weight_decay": 0.05},
+        no_change,
+    ),
+    "warm-up-1": ({"recipe.warmup_epochs": 1.0}, no_change),
     "gamma-1": ({"model.zero_init_residual": False}, no_change),
     "plain-query-key": ({}, rescale_query_key(0.25)),
     "small-value": ({}, rescale_value(0.5)),
@@ -93,21 +103,22 @@ VARIANTS: dict[str, tuple[dict[str, object], Change]] = {
     "r-fourfold": ({}, set_relative(lambda head_dim: 4 * head_dim**-0.25)),
     "r-decays": ({}, decay_relative),
     "no-stem-relu": ({"model.stem_activation": False}, no_change),
-    "fourfold-no-stem-relu": ({"recipe.learning_rate": 0.2, "model.stem_activation": False}, no_change),
     "averages-none": ({"recipe.ema_decay": 0.0, "recipe.batch_norm_momentum": 0.1}, no_change),
     "averages-auto": ({"recipe.ema_decay": "auto", "recipe.batch_norm_momentum": "auto"}, no_change),
     "four-heads": ({"model.num_heads": 4}, no_change),
+    "eight-heads": ({"model.num_heads": 8}, no_change),
     "absolute": ({"model.position": "absolute"}, no_change),
     "none": ({"model.position": "none"}, no_change),
 }
 
 
-def configure(data: str, row_name: str, variant: str, epochs: int | None, seed: int) -> Config:
-    """The recipe of `sasa reproduce 1 --scale small --validation`, with the variant's settings."""
-    plan = Plan("1", "digits" if data == "digits" else "cifar10", "small", validation=True, epochs=epochs)
-    row = next(row for row in plan.rows if row.name == row_name)
-    config = plan.config(row, seed, data, "cpu")
-    for key, value in VARIANTS[variant][0].items():
+def configure(arguments: argparse.Namespace, variant: str, seed: int) -> Config:
+    """The recipe of `sasa reproduce 1 --scale small --validation`, with the settings of all, then the variant's."""
+    dataset = "digits" if arguments.data == "digits" else "cifar10"
+    plan = Plan("1", dataset, "small", validation=True, epochs=arguments.epochs)
+    row = next(row for row in plan.rows if row.name == arguments.row)
+    config = plan.config(row, seed, arguments.data, "cpu")
+    for key, value in [*map(parse_setting, arguments.set), *VARIANTS[variant][0].items()]:
         config.set(key, value)
     return config
 
@@ -140,17 +151,19 @@ def main() -> None:
     parser.add_argument("--row", default="r26_full", help="of Table 1, small: r26_full or r26_baseline")
     parser.add_argument("--epochs", type=int, help="the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all variants")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=Path("runs/choices"))
     arguments = parser.parse_args()
     print("| variant | top-1 % | difference to the default |\n|---|---:|---:|")
     baseline: list[float] = []
+    words = "-".join([arguments.row, str(arguments.epochs or "all"), *arguments.set])
     for variant in arguments.only:
         scores = [
             accuracy(
-                configure(arguments.data, arguments.row, variant, arguments.epochs, seed),
+                configure(arguments, variant, seed),
                 VARIANTS[variant][1],
-                arguments.output / f"{arguments.row}-{arguments.epochs}-{variant}-seed{seed}",
+                arguments.output / f"{words}-{variant}-seed{seed}",
             )
             for seed in arguments.seeds
         ]

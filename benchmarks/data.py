@@ -33,7 +33,7 @@ from sasa.models import create_model
 from sasa.training.config import TrainConfig, resolve
 from sasa.training.memory import keep_freed_memory
 
-CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "r26_quarter.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "small" / "table4_k5.yaml"
 FOREVER = 10_000  # epochs: the clock ends a feed, not the sampler
 Side = Callable[[], float]  # one turn: pictures a second
 

@@ -1,7 +1,7 @@
 """Write the configs of the paper's tables: python configs/make.py
 
 Those of one table differ in a few words each, and their headers quote numbers that the library counts, so they are made
-and not typed. The two quarter-width files of configs/cifar10/ and those of configs/bccd/ are written by hand.
+and not typed. Those of configs/bccd/ are written by hand.
 """
 
 from pathlib import Path

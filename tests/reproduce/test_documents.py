@@ -17,8 +17,6 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents()
 DETECTION = detection_documents()
 BY_HAND = {
-    "cifar10/r26_quarter.yaml",
-    "cifar10/r26_quarter_twin.yaml",
     "bccd/attention.yaml",
     "bccd/convolution.yaml",
 }
