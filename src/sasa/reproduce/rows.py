@@ -9,7 +9,8 @@ three seeds of it cost less than two of ResNet-50.
 **small**: ResNet-26 of a quarter of the width, the attention stem with 2 x 2 blocks in every network, so that twins see
 the same maps, of a quarter of the pixels. The option that a table varies, position say, so holds for the stem as well.
 On CIFAR-10 eight heads, though they have 2 channels each in the first group, and no ReLU after the stem: that was
-better on validation (docs/choices.md). The digits have two heads, and mask windows: their last maps are 2 x 2 and 1 x 1.
+better on validation (docs/choices.md). The digits have two heads and masked windows: their last maps are 2 x 2 and
+1 x 1.
 Figure 5 has two heads, for its narrowest networks have no room for more.
 
 **Table 2** is of detection, and has data sets of its own: on COCO the paper's networks, on BCCD's few hundred blood
