@@ -5,7 +5,12 @@
 The launch functions of sasa.ops.gpu run on meta tensors of real size; the kernels are replaced by stand-ins that
 compile what they are called with, as the first call on a GPU would. From the machine code come registers, shared
 memory, bytes spilled to local memory and the tensor-core instructions (HMMA, HGMMA). The exit status is 1 if a fast
-path spills: local attention of 7 x 7 with 8, 16, 32 or 64 channels a head, and the stem's block attention.
+path spills more than a few bytes: local attention of 7 x 7 with 8, 16, 32 or 64 channels a head, and the stem.
+
+Another version of Triton, here below a folder of its own, is put in front of the installed one:
+
+    pip install --no-deps --target /tmp/t36 triton==3.6.0
+    PYTHONPATH=/tmp/t36 python benchmarks/gpu_compile.py
 """
 
 import argparse
@@ -32,6 +37,10 @@ from sasa.ops.gpu import block_launch, local_launch
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# Bytes a thread that a fast path may spill. Triton 3.6 spills so few in a handful of kernels, and their machine code
+# touches them outside the inner loop, once a picture or once a program: what avoids it (smaller steps, fewer blocks on
+# a multiprocessor) costs more.
+FEW = 40
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -201,7 +210,7 @@ def cells(row: Row) -> tuple:
 
 
 def main() -> int:
-    """Print the table as it grows; 1 if a fast path spills."""
+    """Print the table as it grows; 1 if a fast path spills more than a few bytes."""
     parser = argparse.ArgumentParser(description="Registers, memory and spills of the GPU kernels; needs no GPU.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], help="compute capabilities (default 80 90)")
     parser.add_argument(
@@ -219,9 +228,10 @@ def main() -> int:
         print("| " + " | ".join(map(str, cells(row))) + " |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    spilled = [row for row in rows if row.fast and row.spilled]
-    print(f"\n{len(rows)} kernels; {len(spilled)} on a fast path spill.")
-    return 1 if spilled else 0
+    spilled = [row.spilled for row in rows if row.fast and row.spilled]
+    most = max(spilled, default=0)
+    print(f"\n{len(rows)} kernels; {len(spilled)} on a fast path spill, at most {most} bytes a thread.")
+    return 1 if most > FEW else 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 import sasa
-from helpers import assert_close, local_inputs, normal, output_and_gradients
+from helpers import DEVICES, assert_close, local_inputs, normal, output_and_gradients
 from operators import OPERATORS, local
 
 
@@ -27,8 +27,9 @@ def _fresh_compiler():
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("device", DEVICES)
 @OPERATORS
-def test_a_compiled_graph_holds_the_op_and_agrees(operator, make_inputs):
+def test_a_compiled_graph_holds_the_op_and_agrees(operator, make_inputs, device):
     """One graph, forward and backward, in which the op stands for itself: no back-end is baked in."""
     graphs = []
 
@@ -37,7 +38,7 @@ def test_a_compiled_graph_holds_the_op_and_agrees(operator, make_inputs):
         return make_boxed_func(graph.forward)
 
     compiled = torch.compile(operator, fullgraph=True, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
-    tensors = make_inputs(dtype=torch.float32)
+    tensors = make_inputs(dtype=torch.float32, device=device)
     grad = torch.ones_like(operator(*tensors))
     got = output_and_gradients(compiled, tensors, grad)
     want = output_and_gradients(operator, tensors, grad)
@@ -85,9 +86,10 @@ def test_a_changed_size_recompiles_once_by_default():
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_inductor_runs_a_layer():
-    layer = sasa.LocalAttention2d(6, 8, kernel_size=3, num_heads=2)
-    x = normal(2, 6, 5, 7, dtype=torch.float32)
+@pytest.mark.parametrize("device", DEVICES)
+def test_inductor_runs_a_layer(device):
+    layer = sasa.LocalAttention2d(6, 8, kernel_size=3, num_heads=2).to(device)
+    x = normal(2, 6, 5, 7, dtype=torch.float32, device=device)
     got = output_and_gradients(torch.compile(layer, fullgraph=True), [x], torch.ones(2, 8, 5, 7))
     want = output_and_gradients(layer, [x], torch.ones(2, 8, 5, 7))
     assert_close(got[0], want[0], 1e-5)

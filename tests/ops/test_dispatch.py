@@ -3,15 +3,25 @@
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from helpers import assert_close, block_inputs, local_inputs, loop_local_attention, normal, output_and_gradients
+from helpers import (
+    DEVICES,
+    assert_close,
+    block_inputs,
+    local_inputs,
+    loop_local_attention,
+    normal,
+    output_and_gradients,
+)
 from operators import BACKEND, BLOCK_SHAPE, LOCAL_SHAPE, OPERATORS, block, leaves, local
 
 # torch loads its own forward-mode formulas with torch.jit.script, and warns of it.
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 # opcheck reads .grad of tensors that have none.
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+DEVICE = pytest.mark.parametrize("device", DEVICES)
 LOCAL = torch.ops.sasa.local_attention.default
 BLOCK = torch.ops.sasa.block_attention.default
 
@@ -42,8 +52,9 @@ def with_layout(tensors, layout):
     ],
     ids=str,
 )
-def test_opcheck_local_attention(terms, padding, dtype, layout):
-    tensors = with_layout(local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype), layout)
+@DEVICE
+def test_opcheck_local_attention(device, terms, padding, dtype, layout):
+    tensors = with_layout(local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype, device=device), layout)
     torch.library.opcheck(LOCAL, (*leaves(tensors), 3, 2, padding, 0.5))
     output, logsumexp = LOCAL(*tensors, 3, 2, padding, 0.5)
     backward = torch.ops.sasa.local_attention_backward.default
@@ -61,14 +72,41 @@ def test_opcheck_local_attention(terms, padding, dtype, layout):
     ],
     ids=str,
 )
-def test_opcheck_block_attention(terms, values, dtype, layout):
-    tensors = with_layout(block_inputs(*BLOCK_SHAPE, terms=terms, values=values, dtype=dtype), layout)
+@DEVICE
+def test_opcheck_block_attention(device, terms, values, dtype, layout):
+    tensors = with_layout(block_inputs(*BLOCK_SHAPE, terms=terms, values=values, dtype=dtype, device=device), layout)
     torch.library.opcheck(BLOCK, (*leaves(tensors), 4, 2, 0.5))
     output, logsumexp = BLOCK(*tensors, 4, 2, 0.5)
     backward = torch.ops.sasa.block_attention_backward.default
     for image_gradient in (True, False):
         arguments = (torch.ones_like(output), *tensors, logsumexp, 4, 2, 0.5, image_gradient)
         torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def described(results):
+    """What a fake implementation has to foresee."""
+    return [(r.shape, r.dtype, r.device, r.stride()) for r in results]
+
+
+@DEVICE
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+@OPERATORS
+def test_the_fake_results_have_the_real_strides(operator, make_inputs, layout, device):
+    """Forward and backward: a compiler plans memory by the fake ones."""
+    tensors = with_layout(make_inputs(dtype=torch.float32, device=device), layout)
+    forward, backward, options = (
+        (LOCAL, torch.ops.sasa.local_attention_backward, (3, 2, "zeros", 0.5))
+        if operator is local
+        else (BLOCK, torch.ops.sasa.block_attention_backward, (4, 2, 0.5))
+    )
+    more = options if operator is local else (*options, True)
+    output, logsumexp = forward(*tensors, *options)
+    real = [output, logsumexp, *backward(torch.ones_like(output), *tensors, logsumexp, *more)]
+    with FakeTensorMode() as mode:
+        fakes = [None if t is None else mode.from_tensor(t) for t in tensors]
+        output, logsumexp = forward(*fakes, *options)
+        fake = [output, logsumexp, *backward(torch.ones_like(output), *fakes, logsumexp, *more)]
+    assert described(fake) == described(real)
 
 
 @BACKEND

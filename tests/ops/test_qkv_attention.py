@@ -4,9 +4,10 @@ import importlib
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused
-from helpers import TOLERANCE, assert_close, double, normal, output_and_gradients
+from helpers import DEVICES, TOLERANCE, assert_close, double, normal, output_and_gradients
 from sasa.ops import native
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
@@ -35,13 +36,13 @@ FORMS = [
 EVERY = pytest.mark.parametrize(("terms", "padding", "layout"), FORMS, ids=["both", "mask", "content", "relative"])
 
 
-def make(shape, terms, dtype, layout=torch.contiguous_format):
+def make(shape, terms, dtype, layout=torch.contiguous_format, device="cpu"):
     """qkv, rel_row, rel_col; without keys for terms="relative"."""
     batch, heads, head_dim, height, width, kernel = shape
     parts = 2 if terms == "relative" else 3
-    qkv = normal(batch, parts * heads * head_dim, height, width, dtype=dtype).contiguous(memory_format=layout)
-    rel = [normal(heads, kernel, head_dim // 2, seed=seed, dtype=dtype) for seed in (1, 2)]
-    return [qkv, *([None, None] if terms == "content" else rel)]
+    qkv = normal(batch, parts * heads * head_dim, height, width, dtype=dtype, device=device)
+    rel = [normal(heads, kernel, head_dim // 2, seed=seed, dtype=dtype, device=device) for seed in (1, 2)]
+    return [qkv.contiguous(memory_format=layout), *([None, None] if terms == "content" else rel)]
 
 
 def options_of(shape, terms, padding, scale=0.7):
@@ -207,9 +208,10 @@ def test_inference_does_not_hide_a_nan():
     ],
     ids=str,
 )
-def test_opcheck(terms, padding, dtype, layout):
+@pytest.mark.parametrize("device", DEVICES)
+def test_opcheck(device, terms, padding, dtype, layout):
     shape = (2, 2, 4, 5, 4, 3)
-    tensors, content = make(shape, terms, dtype, layout), terms != "relative"
+    tensors, content = make(shape, terms, dtype, layout, device), terms != "relative"
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     more = (3, 2, content, padding, 0.5)
     torch.library.opcheck(torch.ops.sasa.qkv_attention.default, (*leaves, *more))
@@ -218,8 +220,24 @@ def test_opcheck(terms, padding, dtype, layout):
     arguments = (torch.ones_like(output), *tensors, logsumexp, *more)
     torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
     for pool in (1, 2):
-        arguments = (*tensors, torch.ones(8), None, True, pool, *more)
+        arguments = (*tensors, torch.ones(8, device=device), None, True, pool, *more)
         torch.library.opcheck(torch.ops.sasa.qkv_attention_inference.default, arguments)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_fake_results_have_the_real_strides(device, layout):
+    tensors, more = make(SHAPES[0], "both", torch.float32, layout, device), (3, 2, True, "zeros", 0.5)
+
+    def run(*tensors):
+        output, logsumexp = torch.ops.sasa.qkv_attention(*tensors, *more)
+        grads = torch.ops.sasa.qkv_attention_backward(torch.ones_like(output), *tensors, logsumexp, *more)
+        inferred = torch.ops.sasa.qkv_attention_inference(*tensors, None, None, True, 2, *more)
+        return [(t.shape, t.dtype, t.device, t.stride()) for t in (output, logsumexp, *grads, inferred)]
+
+    with FakeTensorMode() as mode:
+        fake = run(*map(mode.from_tensor, tensors))
+    assert fake == run(*tensors)
 
 
 def test_gradcheck():

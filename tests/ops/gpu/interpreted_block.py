@@ -135,6 +135,26 @@ def test_layouts(values, layout):
     assert output.is_contiguous(memory_format=last), "the output's layout follows the picture"
 
 
+def test_a_gradient_with_strides_beyond_32_bits_is_copied(monkeypatch):
+    """Its layout is the user's; that of the output, which the copy has, is not wide."""
+    tensors = block_inputs(*SHAPES[1], dtype=torch.float32)
+    grad = normal(2, 6, 7, 11, seed=99, dtype=torch.float32)
+    seen = []
+    monkeypatch.setattr(block_launch, "is_wide", lambda m: m.shape == grad.shape and (seen.append(m) or True))
+    compare(SHAPES[1], torch.float32, tensors, grad)
+    assert len(seen) == 1
+
+
+def test_what_is_wide():
+    def strided(*strides):
+        return torch.empty_strided((2, 6, 7, 11), strides, device="meta")
+
+    assert not block_launch.is_wide(strided(2**40, 77, 11, 1)), "pictures may lie far apart"
+    assert block_launch.is_wide(strided(1, 2**25, 11, 1))
+    assert block_launch.is_wide(strided(1, 1, 2**28, 1))
+    assert block_launch.is_wide(strided(1, 1, 1, 2**25))
+
+
 @pytest.mark.parametrize("scale", [0.25, 0.0, -1.0])
 def test_scale(scale):
     tensors = block_inputs(*SHAPES[1], dtype=torch.float32)

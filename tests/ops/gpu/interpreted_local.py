@@ -6,10 +6,13 @@ no other test sees a back-end "triton" that can run. Uninitialised memory is NaN
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
 from sasa.ops import local_attention, reference
 from sasa.ops.gpu import local, local_launch, tuning
+from sasa.ops.gpu.local_tile import addresses
 from sasa.ops.qkv_attention import _backward_cuda, _forward_cuda, _inference, _inference_cuda
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -174,6 +177,21 @@ def test_wide_offsets(monkeypatch):
     monkeypatch.setattr(local_launch, "_is_wide", lambda m: True)
     shape = (1, 2, 8, 8, 5, 6, 3)
     assert_agrees(local_inputs(*shape, dtype=F32), grad_of(shape, F32), options_of(shape), F32)
+
+
+@triton.jit
+def addresses_of_one_pixel(out, head, stride_c, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
+    zero = tl.zeros((1, 1), tl.int32)
+    picture = tl.full((), 0, tl.int64)
+    offsets = addresses(zero, zero, picture, tl.full((1,), head, tl.int32), 0, stride_c, 0, 0, CHANNELS, CHANNELS, WIDE)
+    tl.store(out + tl.arange(0, CHANNELS), tl.reshape(offsets, (CHANNELS,)))
+
+
+def test_addresses_beyond_32_bits():
+    """No product of two 32-bit numbers may stand in for one of 64 bits: here already that of one head's channels."""
+    out = torch.zeros(16, dtype=torch.int64)
+    addresses_of_one_pixel[(1,)](out, 3, 2**28, 16, True)
+    assert out.tolist() == [(3 * 16 + channel) * 2**28 for channel in range(16)]
 
 
 @pytest.mark.parametrize(("keys", "across"), [(16, 1), (64, 4)])

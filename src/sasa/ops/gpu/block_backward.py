@@ -62,12 +62,13 @@ def block_backward(
     for turn in range(TURNS if INTERPRETED else turns):
         group = tl.program_id(0) // heads + turn * programs
         b, y, x = place_of(group, blocks_down, groups_across, G, S)
-        b, columns = b.to(tl.int64), width - x
         rows = tl.where(group < groups, height - y, 0)  # the last turn may have too few groups
+        columns = width - x
+        b, y, x = b.to(tl.int64), y.to(tl.int64), x.to(tl.int64)  # a stride may be large in any layout
         pixels = ()
         # Both ways round: made in place, each is cheaper than to turn the other.
         key_GSK, key_GKS = place_GSK, place_GKS
-        start = image + (b * image_b + y.to(tl.int64) * image_h + x * image_w)
+        start = image + (b * image_b + y * image_h + x * image_w)
         for c in tl.static_range(C):
             pixel = load_tile(start + c * image_c, 0, image_h, image_w, rows, columns, 1, 1, G, P, S).to(tl.float32)
             pixels = pixels + (pixel,)
@@ -83,9 +84,9 @@ def block_backward(
                 else:
                     mixed += pixel * weight[c][None]
         if VALUE_MAP:
-            start = value + (b * value_b + head.to(tl.int64) * E * value_c + y.to(tl.int64) * value_h + x * value_w)
+            start = value + (b * value_b + head.to(tl.int64) * E * value_c + y * value_h + x * value_w)
             mixed = load_tile(start, value_c, value_h, value_w, rows, columns, E, EP, G, P, S)
-        start = grad_output + (b * grad_b + head.to(tl.int64) * E * grad_c + y.to(tl.int64) * grad_h + x * grad_w)
+        start = grad_output + (b * grad_b + head.to(tl.int64) * E * grad_c + y * grad_h + x * grad_w)
         grad = load_tile(start, grad_c, grad_h, grad_w, rows, columns, E, EP, G, P, S)
         start = logsumexp + (((b * heads + head) * height + y) * width + x)
         lse = load_tile(start, 0, width, 1, rows, columns, 1, 1, G, P, S)
@@ -106,9 +107,7 @@ def block_backward(
         sum_forms, sum_values = more_forms, more_values
 
         if VALUE_MAP:
-            start = grad_value + (
-                b * gvalue_b + head.to(tl.int64) * E * gvalue_c + y.to(tl.int64) * gvalue_h + x * gvalue_w
-            )
+            start = grad_value + (b * gvalue_b + head.to(tl.int64) * E * gvalue_c + y * gvalue_h + x * gvalue_w)
             store_tile(grad_mixed, start, gvalue_c, gvalue_h, gvalue_w, rows, columns, E, EP, G, P, S)
         if IMAGE_GRADIENT:
             grad_key = product(transposed(grad_logits), query * LN2, None, GRADIENT_PRECISION)

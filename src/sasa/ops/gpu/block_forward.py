@@ -49,9 +49,10 @@ def block_forward(
     for turn in range(TURNS if INTERPRETED else turns):
         group = tl.program_id(0) // heads + turn * programs
         b, y, x = place_of(group, blocks_down, groups_across, G, S)
-        b, columns = b.to(tl.int64), width - x
         rows = tl.where(group < groups, height - y, 0)  # the last turn may have too few groups
-        start = image + (b * image_b + y.to(tl.int64) * image_h + x * image_w)
+        columns = width - x
+        b, y, x = b.to(tl.int64), y.to(tl.int64), x.to(tl.int64)  # a stride may be large in any layout
+        start = image + (b * image_b + y * image_h + x * image_w)
         key = place_GKS
         for c in tl.static_range(C):
             pixel = load_tile(start + c * image_c, 0, image_h, image_w, rows, columns, 1, 1, G, P, S).to(tl.float32)
@@ -66,7 +67,7 @@ def block_forward(
                 else:
                     mixed += pixel * weight[c][None]
         if VALUE_MAP:
-            start = value + (b * value_b + head.to(tl.int64) * E * value_c + y.to(tl.int64) * value_h + x * value_w)
+            start = value + (b * value_b + head.to(tl.int64) * E * value_c + y * value_h + x * value_w)
             mixed = load_tile(start, value_c, value_h, value_w, rows, columns, E, EP, G, P, S)
         inside = inside_picture(rows, columns, G, P, S)
         logits = logits_of(query, key.to(storage), HALF, PRECISION)
@@ -77,7 +78,7 @@ def block_forward(
         total = tl.sum(weights, 2)
         result = product(weights.to(storage), mixed.to(storage), None, PRECISION)
         result = result * (1.0 / total)[:, :, None]
-        start = output + (b * output_b + head.to(tl.int64) * E * output_c + y.to(tl.int64) * output_h + x * output_w)
+        start = output + (b * output_b + head.to(tl.int64) * E * output_c + y * output_h + x * output_w)
         store_tile(result, start, output_c, output_h, output_w, rows, columns, E, EP, G, P, S)
         lse = tl.reshape((largest + log2(total)) * LN2, (G, P, 1))
         start = logsumexp + (((b * heads + head) * height + y) * width + x)

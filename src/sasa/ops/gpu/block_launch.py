@@ -84,15 +84,16 @@ def why_not(image: Tensor, value_channels: int, block_size: int, num_heads: int,
     ):
         if size > most:
             return f"{name} ({size}) may be at most {most} in the Triton kernels of block attention"
-    # Within a group (a head's values, 7 rows, 32 columns) offsets are 32-bit numbers.
-    spans = [
-        sum(size * stride for size, stride in zip((MOST_VALUES, 8, 64), map_.stride()[1:], strict=True))
-        for map_ in (image, *maps)
-        if map_ is not None
-    ]
-    if max(*spans, MOST_VALUES * image.shape[2] * image.shape[3]) >= 2**31:
+    wide = any(is_wide(map_) for map_ in (image, *maps) if map_ is not None)
+    if wide or MOST_VALUES * image.shape[2] * image.shape[3] >= 2**31:
         return "a head of the picture has 2**31 elements or more, too many for the Triton kernels of block attention"
     return None
+
+
+def is_wide(map_BCHW: Tensor) -> bool:
+    """Whether offsets within a group (a head's values, 7 rows, 32 columns) are no 32-bit numbers, as in the kernels."""
+    strides = map_BCHW.stride()[1:]
+    return sum(size * stride for size, stride in zip((MOST_VALUES, 8, 64), strides, strict=True)) >= 2**31
 
 
 def right_side(w_query: Tensor, w_key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None,
@@ -171,6 +172,8 @@ def backward(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None)."""
     of = plan(image, value_channels(w_value, value), block_size, num_heads)
+    if is_wide(grad_output):  # its layout is the user's; that of the output is narrow, or `why_not` had said so
+        grad_output = empty_map(image, of.heads * of.values).copy_(grad_output)
     parts = {"device": image.device, "dtype": torch.float32}
     part_forms = torch.empty((of.programs, of.heads, of.channels, of.pixels, of.features), **parts)
     # Those that are not asked for are not written.

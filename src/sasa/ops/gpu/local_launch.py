@@ -6,6 +6,7 @@ size, O = 2 * KP offsets (KP a power of two), DP the channels padded to a power 
 
 import contextlib
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ def forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W) in float32."""
+    rel_row, rel_col = _narrow(rel_row), _narrow(rel_col)
     output = empty_map(query, value.shape[1])
     logsumexp = query.new_empty((query.shape[0], num_heads, *query.shape[2:]), dtype=torch.float32)
     maps = (query, key, value, output)
@@ -75,6 +77,7 @@ def backward(
         None if key is None else empty_map(key, key.shape[1]),
         empty_map(value, value.shape[1]),
     )
+    rel_row, rel_col = _narrow(rel_row), _narrow(rel_col)
     logsumexp = logsumexp.contiguous()
     delta = torch.empty_like(logsumexp)
     constants = _constants(query, key, value, rel_row, kernel_size, num_heads)
@@ -181,6 +184,13 @@ def _strides(*maps: Tensor | None) -> list[int]:
 
 def _rel_strides(*rels: Tensor | None) -> list[int]:
     return [stride for r in rels for stride in ((0, 0, 0) if r is None else r.stride())]
+
+
+def _narrow(rel_NKD: Tensor | None) -> Tensor | None:
+    """Embeddings for 32-bit offsets, which is all that the kernels have for them: a copy of a view that spans more."""
+    if rel_NKD is None or sum(map(operator.mul, rel_NKD.shape, rel_NKD.stride())) < 2**31:
+        return rel_NKD
+    return rel_NKD.contiguous()
 
 
 def _is_wide(map_BCHW: Tensor | None) -> bool:

@@ -12,6 +12,7 @@ Shapes: G groups, M queries, S keys of a step, R rows and C columns of it, O off
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportPossiblyUnboundVariable=false, reportCallIssue=false
+# pyright: reportAssignmentType=false
 
 import triton
 import triton.language as tl
@@ -30,6 +31,23 @@ from sasa.ops.gpu.local_tile import (
     times,
     with_bias,
 )
+
+
+@triton.jit
+def among(sums_GMR, part, PARTS: tl.constexpr):
+    """(G, M, PARTS * R): zeros, but for the sums in their part.
+
+    A step has few rows, and what gathers wants at least one number a thread: with fewer, Triton before 3.9 fails to
+    compile it. So the rows of all steps are gathered at once; that is also one gather in place of STEPS.
+    """
+    G: tl.constexpr = sums_GMR.shape[0]
+    M: tl.constexpr = sums_GMR.shape[1]
+    R: tl.constexpr = sums_GMR.shape[2]
+    if PARTS == 1:
+        return sums_GMR
+    else:  # noqa: RET505 - Triton compiles one of the two
+        here = tl.arange(0, PARTS)[None, None, :, None] == part
+        return tl.reshape(tl.where(here, sums_GMR[:, :, None, :], 0.0), (G, M, PARTS * R))
 
 
 @triton.jit
@@ -98,6 +116,9 @@ def local_queries(
     G: tl.constexpr = GN * GT
     M: tl.constexpr = TH * TW
     HALF: tl.constexpr = K // 2
+    # At least 16 rows and 16 columns to gather from: one number for each thread, see `among`.
+    ROW_PARTS: tl.constexpr = max(triton.next_power_of_2(STEPS), 16 // RS)
+    COL_PARTS: tl.constexpr = max(1, 16 // CW)
     chunk, head_G, top_G, left_G = place(tl.program_id(0), heads, height, width, tiles_x, GN, GT, TH, TW)
     q_row, q_col = pixels(top_G, left_G, M, TW)
     q_in = inside(q_row, q_col, head_G, heads, height, width)
@@ -105,7 +126,7 @@ def local_queries(
     column = left_G[:, None, None] - HALF + tl.arange(0, CW)[None, None, :]
     col_seen = (column >= 0) & (column < width) if MASKED else column == column
     offset = tl.arange(0, 2 * KP)[None, None, :] + 0 * q_row[:, :, None]
-    # Where the row a = i + offset lies among a step's rows, for the first step; the same for columns.
+    # Where the row a = i + offset lies among the rows of all steps; the same for columns.
     row_index = offset + (q_row - top_G[:, None])[:, :, None]
     col_index = offset - KP + (q_col - left_G[:, None])[:, :, None]
     is_row, is_col = offset < K, (offset >= KP) & (offset < KP + K)
@@ -116,8 +137,8 @@ def local_queries(
         dr = tl.zeros((G, 2 * KP, DP), tl.float32)
 
     count = 1 if SINGLE else tl.minimum(pictures, batch - chunk * pictures)
-    # With all keys of a tile at once there are no registers left to keep what is the same for every picture.
-    for n in tl.range(count, disable_licm=STEPS == 1):
+    # With all keys of a tile in one step or two no registers are left to keep what is the same for every picture.
+    for n in tl.range(count, disable_licm=STEPS <= 2):
         picture = (chunk * pictures + n).to(tl.int64)
         q = load(query, q_row, q_col, q_in, picture, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
         dy = load(grad_output, q_row, q_col, q_in, picture, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
@@ -140,7 +161,7 @@ def local_queries(
 
         dq = tl.zeros((G, M, DP), tl.float32)
         col_sums = tl.zeros((G, M, CW), tl.float32)
-        dproduct = tl.zeros((G, M, 2 * KP), tl.float32)
+        row_sums = tl.zeros((G, M, ROW_PARTS * RS), tl.float32)
         for step in range(STEPS):
             weights, grad_weights, k = weights_of_step(
                 step, q, dy, product, col_bias, key, value, picture, head_G, top_G, left_G, q_row,
@@ -154,11 +175,13 @@ def local_queries(
                 dq = dot(ds.to(k.dtype), k, dq, PRECISION)
             if RELATIVE:
                 ds_rows = tl.reshape(ds, (G, M, RS, CW))
-                dproduct += offset_sums(tl.sum(ds_rows, 3), row_index - step * RS, is_row)
+                row_sums += among(tl.sum(ds_rows, 3), step, ROW_PARTS)
                 col_sums += tl.sum(ds_rows, 2)
         tl.store(delta_out + at, delta, mask=q_in)
         if RELATIVE:
-            dproduct = (dproduct + offset_sums(col_sums, col_index, is_col)).to(q.dtype)
+            dproduct = offset_sums(row_sums, row_index, is_row)
+            dproduct += offset_sums(among(col_sums, 0, COL_PARTS), col_index, is_col)
+            dproduct = dproduct.to(q.dtype)
             dq = dot(dproduct, r.to(q.dtype), dq, PRECISION)
             dr = dot(tl.permute(dproduct, (0, 2, 1)), q, dr, PRECISION)
         store(grad_query, dq, q_row, q_col, q_in, picture, head_G, g_b, g_c, g_h, g_w, D, DP, WIDE)

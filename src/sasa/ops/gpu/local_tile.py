@@ -64,7 +64,7 @@ def addresses(
 ):  # fmt: skip
     """Offsets (G, X, PADDED) of the channels of a head at some pixels. WIDE: a picture has 2**31 elements or more."""
     channel = tl.arange(0, PADDED)
-    base_G = picture * stride_b + head_G.to(tl.int64) * (CHANNELS * stride_c)
+    base_G = picture * stride_b + head_G.to(tl.int64) * CHANNELS * stride_c
     if WIDE:
         row, col, channel = row.to(tl.int64), col.to(tl.int64), channel.to(tl.int64)
     within = (row * stride_h + col * stride_w)[:, :, None] + (channel * stride_c)[None, None, :]
