@@ -117,9 +117,9 @@ def test_the_training_part_of_a_set(tmp_path):
 
 
 def test_budgets_as_text():
-    assert [parse_budget(text) for text in ("90s", "20m", "1.5h")] == [90, 1200, 5400]
+    assert [parse_budget(text) for text in ("90s", "20m", "1.5h", "1h30m")] == [90, 1200, 5400, 5400]
     assert [spoken(seconds) for seconds in (3, 1200, 7200)] == ["3 s", "20 m", "2 h"]
-    for text in ("20", "m", "0s", "-1m", "1d"):
+    for text in ("20", "m", "0s", "-1m", "1d", "1h30", "1h and 3m"):
         with pytest.raises(UsageError, match="--budget takes a time such as"):
             parse_budget(text)
 

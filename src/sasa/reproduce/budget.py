@@ -29,15 +29,16 @@ class Cost:
 
 
 def parse_budget(text: str) -> float:
-    """Seconds of "90s", "20m" or "1.5h".
+    """Seconds of "90s", "20m", "1.5h" or "1h30m".
 
     Raises:
         UsageError: another form, or nothing.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
-    if not found or not float(found[1]):
-        raise UsageError(f"--budget takes a time such as 90s, 20m or 1.5h, got {text!r}")
-    return float(found[1]) * UNITS[found[2]]
+    part = r"(\d+(?:\.\d+)?)\s*([smh])\s*"
+    seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(part, text))
+    if not seconds or not re.fullmatch(f"({part})+", text.strip()):
+        raise UsageError(f"--budget takes a time such as 90s, 20m, 1.5h or 1h30m, got {text!r}")
+    return seconds
 
 
 def measure(config: Config) -> Cost:
