@@ -95,16 +95,17 @@ class BlockBackwardTask {
     clear(grad_pixels_, P * C * L);
     for (int64_t n = 0; n < shape_.heads; ++n) {
       const HeadWeights<T> head = weights_.head(n, head_weights_);
-      block_weights<T, L>(head, shape_, place, pixels_, scratch_, tile_weights_, nullptr);
+      block_weights<T, L>(weights_, head, n, shape_, place, pixels_, scratch_, tile_weights_, nullptr);
       if (call_.value.data) {
         take_blocks<T, L>(maps.memory + n * E * maps.step, maps.size(), maps.step, E, S, x * S, values_);
       } else {
-        block_values<T, L>(static_cast<const T*>(call_.w_value), n, shape_, pixels_, values_);
+        block_values<T, L>(static_cast<const T*>(call_.w_value), n, shape_, place, pixels_, values_);
       }
       grad_of_mixed<L>(b, row, n, place, x);
       lane_product<T, L>(P, E, P, mixed_, E, 1, values_, 1, E, slopes_, P);             // dp = dy . v
       lane_product<T, L>(P, P, E, tile_weights_, 1, P, mixed_, E, 1, grad_values_, E);  // dv = p^T dy
-      differentiate_softmax<L>();
+      for (int64_t s = 0; !place.whole(L) && s < P; ++s) place.clear_outside<T, L>(s, E, grad_values_ + s * E * L);
+      differentiate_softmax<L>(place);
       grad_of_logits<L>(n, head);
       grad_of_values<L>(n, x);
     }
@@ -146,15 +147,20 @@ class BlockBackwardTask {
 
   // ds = p (dp - sum p dp), in place of dp.
   template <int L>
-  void differentiate_softmax() {
+  void differentiate_softmax(const BlockPlace& place) {
     using V = Vec<T, L>;
     const int64_t P = positions_;
+    const bool whole = place.whole(L);
     for (int64_t p = 0; p < P; ++p) {
       T *weights = tile_weights_ + p * P * L, *slopes = slopes_ + p * P * L;
       V delta = {};
       for (int64_t s = 0; s < P; ++s) delta += load<T, L>(weights + s * L) * load<T, L>(slopes + s * L);
       for (int64_t s = 0; s < P; ++s)
         store<T, L>(slopes + s * L, load<T, L>(weights + s * L) * (load<T, L>(slopes + s * L) - delta));
+      if (whole) continue;
+      place.clear_outside<T, L>(p, P, slopes);
+      for (int64_t s = 0; s < P; ++s)
+        store<T, L>(slopes + s * L, place.inside<T, L>(s) ? load<T, L>(slopes + s * L) : V{});
     }
   }
 
@@ -261,7 +267,7 @@ class BlockBackwardTask {
   const BlockBackward& call_;
   const BlockShape& shape_;
   const RowAccess<T> io_;
-  const BlockWeights<T> weights_;
+  BlockWeights<T> weights_;
   const BlockGrid grid_;
   const int64_t positions_, channels_, offsets_;
   T *head_weights_, *grad_weights_, *folded_, *image_rows_, *grad_image_rows_, *value_rows_, *grad_value_rows_;

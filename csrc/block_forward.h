@@ -112,13 +112,13 @@ class BlockForwardTask {
     const auto rows = image_rows();
     take_blocks<T, L>(rows.memory, rows.size(), rows.step, shape_.channels, S, x * S, pixels_);
     for (int64_t n = 0; n < shape_.heads; ++n) {
-      block_weights<T, L>(weights_.head(n, head_weights_), shape_, place, pixels_, scratch_, tile_weights_,
+      block_weights<T, L>(weights_, weights_.head(n, head_weights_), n, shape_, place, pixels_, scratch_, tile_weights_,
                           call_.logsumexp ? logsumexp_ : nullptr);
       if (call_.value.data) {
         const auto maps = value_rows();
         take_blocks<T, L>(maps.memory + n * E * maps.step, maps.size(), maps.step, E, S, x * S, values_);
       } else {
-        block_values<T, L>(static_cast<const T*>(call_.w_value), n, shape_, pixels_, values_);
+        block_values<T, L>(static_cast<const T*>(call_.w_value), n, shape_, place, pixels_, values_);
       }
       lane_product<T, L>(P, P, E, tile_weights_, P, 1, values_, E, 1, mixed_, E);
       if (call_.logsumexp) write_logsumexp<L>(b, n, y, x * S);
@@ -201,7 +201,7 @@ class BlockForwardTask {
   const BlockForward& call_;
   const BlockShape& shape_;
   const RowAccess<T> io_;
-  const BlockWeights<T> weights_;
+  BlockWeights<T> weights_;
   const BlockGrid grid_;
   const int64_t positions_, channels_;
   T *head_weights_, *image_rows_, *value_rows_, *output_rows_, *extreme_row_, *sums_, *pixels_, *scratch_;

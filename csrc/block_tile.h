@@ -6,6 +6,9 @@
 //
 //     x_p . (M x_s) + x_p . A_row[s - p] + x_p . A_col[s - p]
 //
+// With an infinite pixel or weight the products in this order give NaN where q . k gives infinity, or the other way
+// round: tiles that hold such a one form q and k after all.
+//
 // Words: P = S * S positions of a block, p of queries and s of keys, C picture channels, D and E channels of a head.
 #pragma once
 #include "kernels.h"
@@ -69,6 +72,7 @@ struct HeadWeights {
   T* content;  // M, (C, C)
   T* rows;     // A_row, (2 * S - 1, C)
   T* columns;  // A_col
+  bool finite;
 };
 
 // Everything that a call's weights decide, made once for a task.
@@ -91,10 +95,11 @@ class BlockWeights {
   HeadWeights<T> head(int64_t n, T* memory) const {
     const int64_t C = shape_.channels, O = offsets(shape_);
     T* first = memory + n * (C * C + 2 * O * C);
-    return {w_key_ ? first : nullptr, rel_row_ ? first + C * C : nullptr, rel_row_ ? first + C * C + O * C : nullptr};
+    return {w_key_ ? first : nullptr, rel_row_ ? first + C * C : nullptr, rel_row_ ? first + C * C + O * C : nullptr,
+            finite_};
   }
 
-  void fill(T* memory) const {
+  void fill(T* memory) {
     const int64_t C = shape_.channels, D = shape_.head_dim, O = offsets(shape_), half = D / 2;
     const T factor = static_cast<T>(shape_.scale * kLog2e);
     for (int64_t n = 0; n < shape_.heads; ++n) {
@@ -116,6 +121,32 @@ class BlockWeights {
           head.columns[o * C + c] = column * factor;
         }
       }
+      finite_ = finite_ && (!w_key_ || all_finite(head.content, C * C)) &&
+                (!rel_row_ || (all_finite(head.rows, O * C) && all_finite(head.columns, O * C)));
+    }
+  }
+
+  // The logits of query pixel p of head n, from q and k: logits[s][L] in units of log2(e).
+  template <int L>
+  void plain_logits(int64_t n, int64_t p, const T* pixels, T* logits) const {
+    using V = Vec<T, L>;
+    const int64_t C = shape_.channels, D = shape_.head_dim, S = shape_.block, O = offsets(shape_), half = D / 2;
+    auto project = [&](const T* weight, int64_t pixel) {
+      V sum = {};
+      for (int64_t c = 0; c < C; ++c) sum += load<T, L>(pixels + (pixel * C + c) * L) * weight[c];
+      return sum;
+    };
+    for (int64_t s = 0; s < S * S; ++s) {
+      const int64_t row = s / S - p / S + S - 1, column = s % S - p % S + S - 1;
+      V logit = {};
+      for (int64_t d = 0; d < D; ++d) {
+        const V query = project(w_query_ + (n * D + d) * C, p);
+        if (w_key_) logit += query * project(w_key_ + (n * D + d) * C, s);
+        if (rel_row_)
+          logit +=
+              query * (d < half ? rel_row_[(n * O + row) * half + d] : rel_col_[(n * O + column) * half + d - half]);
+      }
+      store<T, L>(logits + s * L, logit * static_cast<T>(shape_.scale * kLog2e));
     }
   }
 
@@ -149,6 +180,7 @@ class BlockWeights {
  private:
   const BlockShape& shape_;
   const T *w_query_, *w_key_, *rel_row_, *rel_col_;
+  bool finite_ = true;
 };
 
 // Positions of a block that a tile's blocks have in the picture: rows of the last blocks may lie beyond it, and so may
@@ -163,6 +195,20 @@ struct BlockPlace {
     const Vec<IntFor<T>, L> column =
         lane_numbers<T, L>() * static_cast<IntFor<T>>(block) + static_cast<IntFor<T>>(x + p % block);
     return (column < static_cast<IntFor<T>>(width)) & row;
+  }
+  // Logits of pixels beyond the picture become minus infinity.
+  template <class T, int L>
+  void hide_outside(int64_t positions, T* logits) const {
+    for (int64_t s = 0; s < positions; ++s) {
+      const Vec<T, L> hidden = splat<T, L>(-std::numeric_limits<T>::infinity());
+      store<T, L>(logits + s * L, inside<T, L>(s) ? load<T, L>(logits + s * L) : hidden);
+    }
+  }
+  // What pixel p has, `count` vectors, becomes 0 in the lanes where it lies beyond the picture.
+  template <class T, int L>
+  void clear_outside(int64_t p, int64_t count, T* row) const {
+    const Vec<IntFor<T>, L> in = inside<T, L>(p);
+    for (int64_t i = 0; i < count; ++i) store<T, L>(row + i * L, in ? load<T, L>(row + i * L) : Vec<T, L>{});
   }
 };
 
@@ -186,11 +232,33 @@ void give_blocks(const T* tile, int64_t channels, int64_t block, int64_t x, T* r
     }
 }
 
-// weights[(p * P + s)][L] of one head: softmax over s of the logits, and their log-sum-exp[p][L] in natural units.
-// `scratch` holds (P + 2 * S) * C vectors.
+// Softmax over s of the logits of one query pixel, in place, and their log-sum-exp in units of log2(e). As the
+// reference has it, where the maximum is infinite: NaN there and 0 elsewhere.
 template <class T, int L>
-void block_weights(const HeadWeights<T>& head, const BlockShape& shape, const BlockPlace& place, const T* pixels,
-                   T* scratch, T* weights, T* logsumexp) {
+SASA_INLINE Vec<T, L> block_softmax(T* row, int64_t positions) {
+  using V = Vec<T, L>;
+  V most = splat<T, L>(-std::numeric_limits<T>::infinity()), nan = {}, sum = {};
+  for (int64_t s = 0; s < positions; ++s) {
+    const V logit = load<T, L>(row + s * L);
+    most = maximum<T, L>(logit, most);  // in this order NaN is passed over
+    nan = logit == logit ? nan : logit;
+  }
+  most = nan == nan ? most : nan;
+  for (int64_t s = 0; s < positions; ++s) {
+    const V weight = exp2_negative<T, L>(load<T, L>(row + s * L) - most);
+    store<T, L>(row + s * L, weight);
+    sum += weight;
+  }
+  const V inverse = sum == sum ? static_cast<T>(1) / sum : splat<T, L>(1);
+  for (int64_t s = 0; s < positions; ++s) store<T, L>(row + s * L, load<T, L>(row + s * L) * inverse);
+  return sum == sum ? most + log2_positive<T, L>(sum) : most;
+}
+
+// weights[(p * P + s)][L] of head n: softmax over s of the logits, and their log-sum-exp[p][L] in natural units.
+// `scratch` holds (P + 2 * S) * C vectors. Pixels beyond the picture are no keys, and as queries they have no weights.
+template <class T, int L>
+void block_weights(const BlockWeights<T>& all, const HeadWeights<T>& head, int64_t n, const BlockShape& shape,
+                   const BlockPlace& place, const T* pixels, T* scratch, T* weights, T* logsumexp) {
   using V = Vec<T, L>;
   const int64_t C = shape.channels, S = shape.block, P = S * S;
   T* keys = scratch;  // M x_s, (P, C)
@@ -203,7 +271,7 @@ void block_weights(const HeadWeights<T>& head, const BlockShape& shape, const Bl
       }
   }
   T* terms = scratch + P * C * L;  // of p: rows of the block, then its columns
-  const bool whole = place.whole(L);
+  const bool whole = place.whole(L), finite = head.finite && all_finite(pixels, P * C * L);
   for (int64_t p = 0; p < P; ++p) {
     const T* pixel = pixels + p * C * L;
     for (int64_t t = 0; t < 2 * S; ++t) {
@@ -216,30 +284,24 @@ void block_weights(const HeadWeights<T>& head, const BlockShape& shape, const Bl
       store<T, L>(terms + t * L, sum);
     }
     T* row = weights + p * P * L;
-    V most = splat<T, L>(static_cast<T>(kHidden));
-    for (int64_t s = 0; s < P; ++s) {
+    if (!finite) all.template plain_logits<L>(n, p, pixels, row);
+    for (int64_t s = 0; finite && s < P; ++s) {
       V logit = load<T, L>(terms + s / S * L) + load<T, L>(terms + (S + s % S) * L);
       if (head.content)
         for (int64_t c = 0; c < C; ++c) logit += load<T, L>(pixel + c * L) * load<T, L>(keys + (s * C + c) * L);
-      if (!whole) logit = place.inside<T, L>(s) ? logit : splat<T, L>(static_cast<T>(kHidden));
       store<T, L>(row + s * L, logit);
-      most = maximum<T, L>(most, logit);
     }
-    V sum = {};
-    for (int64_t s = 0; s < P; ++s) {
-      const V weight = exp2_negative<T, L>(load<T, L>(row + s * L) - most);
-      store<T, L>(row + s * L, weight);
-      sum += weight;
-    }
-    const V inverse = static_cast<T>(1) / sum;
-    for (int64_t s = 0; s < P; ++s) store<T, L>(row + s * L, load<T, L>(row + s * L) * inverse);
-    if (logsumexp) store<T, L>(logsumexp + p * L, (most + log2_positive<T, L>(sum)) * static_cast<T>(kLn2));
+    if (!whole) place.hide_outside<T, L>(P, row);
+    const V log2_sum = block_softmax<T, L>(row, P);
+    if (logsumexp) store<T, L>(logsumexp + p * L, log2_sum * static_cast<T>(kLn2));
+    if (!whole) place.clear_outside<T, L>(p, P, row);
   }
 }
 
-// values[(s * E + e)][L] = w_value[s][e] . x_s, of one head.
+// values[(s * E + e)][L] = w_value[s][e] . x_s, of one head; 0 for pixels beyond the picture, whatever w_value is.
 template <class T, int L>
-void block_values(const T* w_value, int64_t head, const BlockShape& shape, const T* pixels, T* values) {
+void block_values(const T* w_value, int64_t head, const BlockShape& shape, const BlockPlace& place, const T* pixels,
+                  T* values) {
   const int64_t C = shape.channels, P = shape.block * shape.block, E = shape.value_dim;
   for (int64_t s = 0; s < P; ++s)
     for (int64_t e = 0; e < E; ++e) {
@@ -248,6 +310,8 @@ void block_values(const T* w_value, int64_t head, const BlockShape& shape, const
       for (int64_t c = 0; c < C; ++c) sum += load<T, L>(pixels + (s * C + c) * L) * w[c];
       store<T, L>(values + (s * E + e) * L, sum);
     }
+  if (place.whole(L)) return;
+  for (int64_t s = 0; s < P; ++s) place.clear_outside<T, L>(s, E, values + s * E * L);
 }
 
 // Calls f(x, lanes) for each tile across a row of blocks.

@@ -147,16 +147,23 @@ class BackwardTask {
     tile_logits<T, L, K, R>(query, keys, step, shape_.head_dim, rel_row(), rel_row() ? rel_col() : nullptr, place,
                             terms_, logits_);
     score<T, L, K, R>(grad, values, step, shape_.value_dim, static_cast<const T*>(nullptr), k, products_);
-    for (int r = 0; r < R; ++r)
-      differentiate_softmax<L, R>(r, logsumexp_ + r * step + x, weight[r], slope[r], shape_.width - x);
+    const bool whole = x + L <= shape_.width && !(place.mask && place.at_border(R, L));
+    for (int r = 0; r < R; ++r) {
+      const T* logsumexp = logsumexp_ + r * step + x;
+      if (whole) {
+        differentiate_softmax<L, R, true>(place, r, logsumexp, weight[r], slope[r]);
+      } else {
+        differentiate_softmax<L, R, false>(place, r, logsumexp, weight[r], slope[r]);
+      }
+    }
     grad_of_query<L, R>(y, x, slope, keys);
     if (rel_row()) grad_of_relative<L, R>(query);
   }
 
   // p and ds of row r of a tile into the rings; the sums of ds over rows and over columns of the window take the
-  // place of the relative terms.
-  template <int L, int R>
-  SASA_INLINE void differentiate_softmax(int64_t r, const T* logsumexp, T* weight, T* slope, int64_t lanes) {
+  // place of the relative terms. Lanes beyond the map and hidden keys, of which a whole tile has none, become zero.
+  template <int L, int R, bool WHOLE>
+  SASA_INLINE void differentiate_softmax(const Place& place, int64_t r, const T* logsumexp, T* weight, T* slope) {
     using V = Vec<T, L>;
     const int64_t k = K > 0 ? K : window_, step = layout_.step;
     T *logits = logits_ + r * k * k * L, *products = products_ + r * k * k * L;
@@ -174,18 +181,23 @@ class BackwardTask {
         store<T, L>(logit, p);
       }
     }
-    // The sum is 1 but for the rounding of logits and log-sum-exp, which would weigh on all gradients. Lanes beyond
-    // the map become zero here.
-    V inverse = static_cast<T>(1) / sum;
-    if (lanes < L) inverse = lane_numbers<T, L>() < static_cast<IntFor<T>>(lanes) ? inverse : V{};
+    // The sum is 1 but for the rounding of logits and log-sum-exp, which would weigh on all gradients. Where it is NaN,
+    // one weight may be and the others 0: they stay.
+    const V inverse = sum == sum ? static_cast<T>(1) / sum : splat<T, L>(1);
     delta *= inverse;
+    const Vec<IntFor<T>, L> lanes_inside = columns_inside<T, L>(place.x, place.width);
     for (int64_t a = 0; a < k; ++a) {
       V row = {};
 #pragma GCC unroll 16
       for (int64_t c = 0; c < k; ++c) {
         const int64_t o = a * k + c;
-        const V p = load<T, L>(logits + o * L) * inverse;
-        const V ds = p * (load<T, L>(products + o * L) - delta);
+        V p = load<T, L>(logits + o * L) * inverse;
+        V ds = p * (load<T, L>(products + o * L) - delta);
+        if constexpr (!WHOLE) {
+          const Vec<IntFor<T>, L> in = place.mask ? lanes_inside & place.inside<T, L>(r, a, c) : lanes_inside;
+          p = in ? p : V{};
+          ds = in ? ds : V{};
+        }
         store<T, L>(weight + o * step, p);
         store<T, L>(slope + o * step, ds);
         row += ds;

@@ -13,8 +13,6 @@ namespace {
 using sasa::LocalForward;
 using sasa::LocalShape;
 
-constexpr double kHidden = -1e30;  // logit of a position that takes no part; finite, so that differences stay finite
-
 // What forward and backward need to know of a tile's place.
 struct Place {
   int64_t y, x, height, width, window;
@@ -24,27 +22,32 @@ struct Place {
     const int64_t half = window / 2;
     return y < half || x < half || y + rows + half > height || x + lanes + half > width;
   }
+  // Whether row `a` of the window of the tile's row r lies in the map.
+  bool row_inside(int64_t r, int64_t a) const {
+    const int64_t row = y + r + a - window / 2;
+    return row >= 0 && row < height;
+  }
+  // The lanes whose windows have, in the tile's row r, their position (a, c) in the map.
+  template <class T, int L>
+  SASA_INLINE Vec<IntFor<T>, L> inside(int64_t r, int64_t a, int64_t c) const {
+    return row_inside(r, a) ? columns_inside<T, L>(x + c - window / 2, width) : Vec<IntFor<T>, L>{};
+  }
 };
 
-// Logits of keys beyond the map become kHidden: whole rows of the window, or the lanes that a column puts outside.
+// Logits of keys beyond the map become minus infinity: whole rows of the window, whose row terms become 0 so that no
+// NaN in them is left, or the lanes that a column puts outside.
 template <class T, int L, int R>
-SASA_INLINE void hide_outside(const Place& place, T* logits) {
-  const int64_t k = place.window, half = k / 2;
-  const Vec<T, L> hidden = splat<T, L>(static_cast<T>(kHidden));
-  for (int64_t c = 0; c < k; ++c) {
-    const bool all = place.x + c >= half && place.x + L - 1 + c - half < place.width;
-    const Vec<IntFor<T>, L> in = columns_inside<T, L>(place.x + c - half, place.width);
-    for (int64_t r = 0; r < R; ++r)
-      for (int64_t a = 0; a < k; ++a) {
+SASA_INLINE void hide_outside(const Place& place, T* row_terms, T* logits) {
+  const int64_t k = place.window;
+  const Vec<T, L> hidden = splat<T, L>(-std::numeric_limits<T>::infinity());
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t a = 0; a < k; ++a) {
+      if (!place.row_inside(r, a)) store<T, L>(row_terms + (r * k + a) * L, Vec<T, L>{});
+      for (int64_t c = 0; c < k; ++c) {
         T* logit = logits + ((r * k + a) * k + c) * L;
-        const int64_t row = place.y + r + a - half;
-        if (row < 0 || row >= place.height) {
-          store<T, L>(logit, hidden);
-        } else if (!all) {
-          store<T, L>(logit, in ? load<T, L>(logit) : hidden);
-        }
+        store<T, L>(logit, place.inside<T, L>(r, a, c) ? load<T, L>(logit) : hidden);
       }
-  }
+    }
 }
 
 // logits[(r * K + a) * K + c][L] of a tile without the row term, which is terms[r * K + a][L] (rows of `terms`, then
@@ -65,15 +68,16 @@ SASA_INLINE void tile_logits(const T* const (&query)[R], const Rows<T>& keys, in
   }
   score<T, L, K, R>(query, keys, step, channels, rel_row ? column_terms : static_cast<const T*>(nullptr), window,
                     logits);
-  if (place.mask && place.at_border(R, L)) hide_outside<T, L, R>(place, logits);
+  if (place.mask && place.at_border(R, L)) hide_outside<T, L, R>(place, row_terms, logits);
 }
 
-// Softmax over the window: logits become weights before division by their sum. Returns 1 / sum, and the log2-sum-exp2.
+// Softmax over the window: logits become weights before division by their sum. Returns 1 / sum, and the log2-sum-exp2,
+// which is NaN where the sum is: `settled_logsumexp` knows what it should be.
 template <class T, int L, int K>
 SASA_INLINE Vec<T, L> softmax(T* logits, const T* row_terms, int64_t window, Vec<T, L>* log2_sum) {
   using V = Vec<T, L>;
   const int64_t k = K > 0 ? K : window;
-  V most = splat<T, L>(static_cast<T>(2 * kHidden));
+  V most = splat<T, L>(-std::numeric_limits<T>::infinity());
   for (int64_t a = 0; a < k; ++a) {
     V row = load<T, L>(logits + a * k * L);
 #pragma GCC unroll 16
@@ -93,6 +97,22 @@ SASA_INLINE Vec<T, L> softmax(T* logits, const T* row_terms, int64_t window, Vec
   }
   if (log2_sum) *log2_sum = most + log2_positive<T, L>(sum);
   return static_cast<T>(1) / sum;
+}
+
+// The log2-sum-exp2 of row r's logits of which some are not finite, as their sum has shown: NaN if one of them is NaN,
+// else their maximum, which is an infinity.
+template <class T, int L>
+Vec<T, L> settled_logsumexp(const Place& place, int64_t r, const T* logits, const T* row_terms) {
+  const Vec<T, L> least = splat<T, L>(-std::numeric_limits<T>::infinity());
+  Vec<T, L> most = least, nan = {};
+  for (int64_t a = 0; a < place.window; ++a)
+    for (int64_t c = 0; c < place.window; ++c) {
+      Vec<T, L> logit = load<T, L>(logits + (a * place.window + c) * L) + load<T, L>(row_terms + a * L);
+      if (place.mask) logit = place.inside<T, L>(r, a, c) ? logit : least;
+      most = maximum<T, L>(logit, most);  // in this order NaN is passed over
+      nan = logit == logit ? nan : logit;
+    }
+  return nan == nan ? most : nan;
 }
 
 // out[r][e][x .. x + L) = sum over the window of weights * values.
@@ -224,17 +244,35 @@ class ForwardTask {
     const Rows<T> keys{call_.key.data ? tile_keys_ : nullptr, x}, values{tile_values_, x};
     tile_logits<T, L, K, R>(query, keys, step, shape_.head_dim, rel_row(g), rel_row(g) ? rel_col(g) : nullptr, place,
                             terms_, logits_);
-    Vec<T, L> inverse[R];
+    Vec<T, L> inverse[R], log2_sum[R];
+    bool settle = false;
     for (int r = 0; r < R; ++r) {
-      Vec<T, L> log2_sum;
       inverse[r] = softmax<T, L, K>(logits_ + r * window_ * window_ * L, terms_ + r * window_ * L, window_,
-                                    call_.logsumexp ? &log2_sum : nullptr);
-      if (call_.logsumexp) write_logsumexp<L>(b, head, y + r, x, log2_sum * static_cast<T>(kLn2));
+                                    call_.logsumexp ? &log2_sum[r] : nullptr);
+      if (!call_.logsumexp) continue;
+      write_logsumexp<L>(b, head, y + r, x, log2_sum[r] * static_cast<T>(kLn2));
+      settle |= any_nan<T, L>(log2_sum[r]);
     }
     int64_t e = 0;
     for (; e + kChannels <= shape_.value_dim; e += kChannels)
       mix_values<T, L, kChannels, K, R>(logits_, values, step, window_, e, inverse, out);
     for (; e < shape_.value_dim; ++e) mix_values<T, L, 1, K, R>(logits_, values, step, window_, e, inverse, out);
+    if (settle) settle_logsumexp<L, R>(place, b, head, g, query, keys, log2_sum);
+  }
+
+  // The log-sum-exp of windows with logits that are not finite, which softmax has overwritten.
+  template <int L, int R>
+  __attribute__((noinline)) void settle_logsumexp(const Place& place, int64_t b, int64_t head, int64_t g,
+                                                  const T* const (&query)[R], const Rows<T>& keys,
+                                                  const Vec<T, L> (&log2_sum)[R]) {
+    tile_logits<T, L, K, R>(query, keys, layout_.step, shape_.head_dim, rel_row(g), rel_row(g) ? rel_col(g) : nullptr,
+                            place, terms_, logits_);
+    for (int r = 0; r < R; ++r) {
+      const Vec<T, L> settled =
+          settled_logsumexp<T, L>(place, r, logits_ + r * window_ * window_ * L, terms_ + r * window_ * L);
+      const Vec<T, L> sum = log2_sum[r] == log2_sum[r] ? log2_sum[r] : settled;
+      write_logsumexp<L>(b, head, place.y + r, place.x, sum * static_cast<T>(kLn2));
+    }
   }
 
   template <int L>

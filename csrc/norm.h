@@ -87,14 +87,20 @@ void norm_statistics(const NormForward& call, const sasa::Parallel& threads) {
   }
 }
 
+// The normalised map is x gain + shift.
+template <class Call>
+void gain_and_shift(const Call& call, float* gain, float* shift) {
+  for (int64_t c = 0; c < call.channels; ++c) {
+    gain[c] = static_cast<float>(call.weight[c] / __builtin_sqrt(static_cast<double>(call.variance[c]) + call.eps));
+    shift[c] = call.bias[c] - call.mean[c] * gain[c];
+  }
+}
+
 void norm_forward(const NormForward& call, const sasa::Parallel& threads) {
   norm_statistics(call, threads);
   const int64_t C = call.channels;
   float *gain = call.parts, *shift = call.parts + C;  // the parts have been read
-  for (int64_t c = 0; c < C; ++c) {
-    gain[c] = static_cast<float>(call.weight[c] / __builtin_sqrt(static_cast<double>(call.variance[c]) + call.eps));
-    shift[c] = call.bias[c] - call.mean[c] * gain[c];
-  }
+  gain_and_shift(call, gain, shift);
   norm_chunks(call.pixels, C, threads, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
       channel_blocks(C, [&](int64_t c, auto vectors, auto lanes) __attribute__((always_inline)) {
@@ -111,23 +117,22 @@ void norm_forward(const NormForward& call, const sasa::Parallel& threads) {
   });
 }
 
-// The gradient of what goes into the sum: that of y where y is positive. Without a residual y is had from x again.
+// The gradient of what goes into the sum: that of y where y is positive, or NaN, as torch has it. Without a residual y
+// is computed from x again.
 template <int L>
-SASA_INLINE Vec<float, L> grad_before_relu(const NormBackward& call, int64_t i, Vec<float, L> x, Vec<float, L> gain,
-                                           Vec<float, L> shift) {
+SASA_INLINE Vec<float, L> grad_before_relu(const NormBackward& call, int64_t i, int64_t c, const float* gain,
+                                           const float* shift) {
   const Vec<float, L> grad = load<float, L>(call.grad + i);
   if (!call.relu) return grad;
-  const Vec<float, L> y = call.y ? load<float, L>(call.y + i) : x * gain + shift;
-  return y > Vec<float, L>{} ? grad : Vec<float, L>{};
+  const Vec<float, L> y = call.y ? load<float, L>(call.y + i)
+                                 : load<float, L>(call.x + i) * load<float, L>(gain + c) + load<float, L>(shift + c);
+  return y <= Vec<float, L>{} ? Vec<float, L>{} : grad;
 }
 
 void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
   const int64_t C = call.channels, chunks = sasa::norm_chunks(call.pixels, C);
   float *gain = call.parts + chunks * 2 * C, *shift = gain + C;
-  for (int64_t c = 0; c < C; ++c) {
-    gain[c] = static_cast<float>(call.weight[c] / __builtin_sqrt(static_cast<double>(call.variance[c]) + call.eps));
-    shift[c] = call.bias[c] - call.mean[c] * gain[c];
-  }
+  gain_and_shift(call, gain, shift);
   norm_chunks(call.pixels, C, threads, [&](int64_t chunk, int64_t begin, int64_t end) {
     float *sum = call.parts + chunk * 2 * C, *product = sum + C;
     clear(sum, 2 * C);
@@ -137,17 +142,15 @@ void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) {
           const int64_t at = c + n * L, i = p * C + at;
-          const Vec<float, L> x = load<float, L>(call.x + i);
-          const Vec<float, L> grad =
-              grad_before_relu<L>(call, i, x, load<float, L>(gain + at), load<float, L>(shift + at));
+          const Vec<float, L> grad = grad_before_relu<L>(call, i, at, gain, shift);
           if (call.grad_residual) store<float, L>(call.grad_residual + i, grad);
           add_to<L>(sum + at, grad);
-          add_to<L>(product + at, grad * (x - load<float, L>(call.mean + at)));
+          add_to<L>(product + at, grad * (load<float, L>(call.x + i) - load<float, L>(call.mean + at)));
         }
       });
   });
-  // dx = gain (dz - mean(dz)) - gain (x - mean) mean(dz (x - mean)) / (variance + eps) = gain dz + slope x + rest.
-  float *slope = shift + C, *rest = slope + C;
+  // dx = gain (dz - mean(dz) - (x - mean) mean(dz (x - mean)) / (variance + eps)) = gain (dz - level - slope (x - mean))
+  float *level = shift + C, *slope = level + C;
   const double count = static_cast<double>(call.pixels);
   for (int64_t c = 0; c < C; ++c) {
     double sum = 0, product = 0;
@@ -158,9 +161,8 @@ void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
     const double spread = static_cast<double>(call.variance[c]) + call.eps;
     call.grad_weight[c] = static_cast<float>(product / __builtin_sqrt(spread));
     call.grad_bias[c] = static_cast<float>(sum);
-    const double down = -gain[c] * product / (spread * count);
-    slope[c] = static_cast<float>(down);
-    rest[c] = static_cast<float>(-gain[c] * sum / count - down * call.mean[c]);
+    level[c] = static_cast<float>(sum / count);
+    slope[c] = static_cast<float>(product / (spread * count));
   }
   norm_chunks(call.pixels, C, threads, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
@@ -169,10 +171,11 @@ void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
         using V = Vec<float, L>;
         for (int n = 0; n < N; ++n) {
           const int64_t at = c + n * L, i = p * C + at;
-          const V x = load<float, L>(call.x + i), g = load<float, L>(gain + at);
           const V grad = call.grad_residual ? load<float, L>(call.grad_residual + i)
-                                            : grad_before_relu<L>(call, i, x, g, load<float, L>(shift + at));
-          store<float, L>(call.grad_x + i, grad * g + (x * load<float, L>(slope + at) + load<float, L>(rest + at)));
+                                            : grad_before_relu<L>(call, i, at, gain, shift);
+          const V off = load<float, L>(call.x + i) - load<float, L>(call.mean + at);
+          const V rest = grad - load<float, L>(level + at) - off * load<float, L>(slope + at);
+          store<float, L>(call.grad_x + i, rest * load<float, L>(gain + at));
         }
       });
   });

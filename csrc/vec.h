@@ -71,6 +71,7 @@ SASA_INLINE Vec<T, L> splat(T value) {
   return Vec<T, L>{} + value;
 }
 
+// The larger of each pair; b where either is NaN, as the instruction has it.
 template <class T, int L>
 SASA_INLINE Vec<T, L> maximum(Vec<T, L> a, Vec<T, L> b) {
 #if defined(__AVX512F__)
@@ -80,6 +81,21 @@ SASA_INLINE Vec<T, L> maximum(Vec<T, L> a, Vec<T, L> b) {
   if constexpr (std::is_same_v<T, float> && L == 8) return (Vec<T, L>)_mm256_max_ps((__m256)a, (__m256)b);
 #endif
   return a > b ? a : b;
+}
+
+template <class T, int L>
+SASA_INLINE bool any_nan(Vec<T, L> v) {
+  bool found = false;
+  for (int lane = 0; lane < L; ++lane) found |= v[lane] != v[lane];
+  return found;
+}
+
+// Whether `count` numbers are all finite.
+template <class T>
+bool all_finite(const T* numbers, int64_t count) {
+  T sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += numbers[i] * 0;
+  return sum == 0;
 }
 
 // 0, 1, 2, ...
@@ -97,7 +113,7 @@ SASA_INLINE T sum_lanes(const T* values) {
   return sum;
 }
 
-// 2**x for x <= 0, to 1e-7 relative; what would be smaller than 2**-126 is at most that.
+// 2**x for x <= 0, to 1e-7 relative; what would be smaller than 2**-126 may be 0. 2**-inf is 0, and NaN stays NaN.
 template <class T, int L>
 SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
   if constexpr (std::is_same_v<T, double>) {
@@ -107,15 +123,18 @@ SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
     using V = Vec<float, L>;
     [[maybe_unused]] typedef Vec<int32_t, L> I;
 #if defined(__AVX512F__)
-    V whole;
-    if constexpr (L == 16) whole = (V)_mm512_roundscale_ps((__m512)x, 0);
-    if constexpr (L == 8) whole = (V)_mm256_roundscale_ps((__m256)x, 0);
-    const V f = x - whole;
+    V f;  // x less the nearest integer; 0 for infinity
+    if constexpr (L == 16) f = (V)_mm512_reduce_ps((__m512)x, 0);
+    if constexpr (L == 8) f = (V)_mm256_reduce_ps((__m256)x, 0);
+    const V whole = x - f;
 #else
-    // Adding 1.5 * 2**23 rounds to an integer, and leaves it in the low bits of the sum.
-    x = maximum<float, L>(x, splat<float, L>(-126.0f));
-    const V shifted = x + 12582912.0f;
-    const V f = x - (shifted - 12582912.0f);
+    // Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the sum; 127 more make it the exponent
+    // of a float: 0, and so the number 0, for x = -127. NaN is kept by the order of maximum's arguments, and by a
+    // product at the end in place of an addition to the exponent.
+    constexpr float magic = 12582912.0f + 127.0f;
+    x = maximum<float, L>(splat<float, L>(-127.0f), x);
+    const V shifted = x + magic;
+    const V f = x - (shifted - magic);
 #endif
     // Minimax on [-1/2, 1/2].
     V p = splat<float, L>(1.32647270e-03f);
@@ -128,12 +147,12 @@ SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
     if constexpr (L == 16) return (V)_mm512_scalef_ps((__m512)p, (__m512)whole);
     if constexpr (L == 8) return (V)_mm256_scalef_ps((__m256)p, (__m256)whole);
 #else
-    return (V)((I)p + ((I)shifted << 23));
+    return p * (V)((I)shifted << 23);
 #endif
   }
 }
 
-// log2(x) for x in [2**-126, 2**126], to 1e-7 absolute.
+// log2(x) for x in [2**-126, 2**126], to 1e-7 absolute. NaN stays NaN.
 template <class T, int L>
 SASA_INLINE Vec<T, L> log2_positive(Vec<T, L> x) {
   if constexpr (std::is_same_v<T, double>) {
@@ -153,7 +172,7 @@ SASA_INLINE Vec<T, L> log2_positive(Vec<T, L> x) {
     p = p * t2 + 0.577078016f;
     p = p * t2 + 0.961796694f;
     p = p * t2 + 2.885390082f;
-    return __builtin_convertvector(e, V) + p * t;
+    return __builtin_convertvector(e, V) + p * t + (x - x);
   }
 }
 

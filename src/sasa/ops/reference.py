@@ -172,13 +172,16 @@ def block_attention(
             rows, cols = block_offsets(block_size, image.device)
             r_NPSD = torch.cat([rel_row.to(dtype)[:, rows], rel_col.to(dtype)[:, cols]], dim=-1)
             logits_BIJNPS = logits_BIJNPS + torch.einsum("bijpnd,npsd->bijnps", query, r_NPSD)
-        inside = to_blocks(torch.ones_like(image[:1, :1]), block_size)[:, :, :, None, None, :, 0] > 0
-        logits_BIJNPS = (logits_BIJNPS * scale).masked_fill(~inside, float("-inf"))
+        # Pixels beyond the image are no keys, and as queries or values they are not read: not even a NaN of theirs.
+        inside_BIJP = to_blocks(torch.ones_like(image[:1, :1]), block_size)[..., 0] > 0
+        logits_BIJNPS = (logits_BIJNPS * scale).masked_fill(~inside_BIJP[:, :, :, None, :, None], 0.0)
+        logits_BIJNPS = logits_BIJNPS.masked_fill(~inside_BIJP[:, :, :, None, None, :], float("-inf"))
         if value is None:
             assert w_value is not None
             value_BIJSE = torch.einsum("bijsc,sec->bijse", pixels_BIJPC, w_value.to(dtype))
         else:
             value_BIJSE = to_blocks(value.to(dtype), block_size)
+        value_BIJSE = value_BIJSE.masked_fill(~inside_BIJP[..., None], 0.0)
         logsumexp_BIJNP = logits_BIJNPS.logsumexp(-1)
         weights = (logits_BIJNPS - logsumexp_BIJNP[..., None]).exp()
         output = torch.einsum("bijnps,bijsne->bijpne", weights, value_BIJSE.unflatten(-1, (num_heads, -1)))
