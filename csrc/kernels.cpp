@@ -4,9 +4,9 @@
 #include "affine.h"
 #include "block_backward.h"
 #include "instruction_sets.h"
-#include "local_backward.h"
 #include "norm.h"
 #include "peak.h"
+#include "small_backward.h"
 
 namespace sasa {
 

@@ -327,9 +327,4 @@ void local_backward_as(const LocalBackward& call, const sasa::Parallel& threads)
   });
 }
 
-void local_backward(const LocalBackward& call, const sasa::Parallel& threads) {
-  if (call.shape.storage == Storage::float64) return local_backward_as<double>(call, threads);
-  local_backward_as<float>(call, threads);
-}
-
 }  // namespace

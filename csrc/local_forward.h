@@ -350,9 +350,4 @@ void local_forward_as(const LocalForward& call, const sasa::Parallel& threads) {
   });
 }
 
-void local_forward(const LocalForward& call, const sasa::Parallel& threads) {
-  if (call.shape.storage == Storage::float64) return local_forward_as<double>(call, threads);
-  local_forward_as<float>(call, threads);
-}
-
 }  // namespace

@@ -85,6 +85,13 @@ SASA_INLINE Vec<T, L> maximum(Vec<T, L> a, Vec<T, L> b) {
 
 template <class T, int L>
 SASA_INLINE bool any_nan(Vec<T, L> v) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && L == 16) return _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q) != 0;
+#endif
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float> && L == 8)
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q)) != 0;
+#endif
   bool found = false;
   for (int lane = 0; lane < L; ++lane) found |= v[lane] != v[lane];
   return found;
