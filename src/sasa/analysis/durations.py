@@ -24,3 +24,8 @@ def spoken(seconds: float) -> str:
     """1.5 h, 20 m or 3 s."""
     unit = "h" if seconds >= 5400 else "m" if seconds >= 90 else "s"
     return f"{max(0.0, seconds) / UNITS[unit]:.3g} {unit}"
+
+
+def roughly(seconds: float) -> str:
+    """40 s or 3 minutes: as much as an estimate is worth."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sasa.analysis.durations import spoken
+from sasa.analysis.durations import roughly
 from sasa.analysis.speed.acceptance import FAILED, IMPOSSIBLE, Report, Result, judge
 from sasa.analysis.speed.ceilings import machine, measure_ceilings
 from sasa.analysis.speed.comparison import Group, Measured, NotMeasuredError
@@ -51,9 +51,9 @@ class Run:
             self.ceilings()
             steps = self.steps(profile)
             about = [self.about(name) for name in steps]
-            self.say(f"{len(steps)} comparisons, at most about {spoken(sum(about))}")
+            self.say(f"{len(steps)} comparisons, at most about {roughly(sum(about))}")
             for place, (name, seconds) in enumerate(zip(steps, about, strict=True), 1):
-                self.say(f"{name} ({place} of {len(steps)}), at most about {spoken(seconds)}")
+                self.say(f"{name} ({place} of {len(steps)}), at most about {roughly(seconds)}")
                 with self.stop.measuring():
                     results = self.profile() if name == PROFILE else self.group(name)
                 self.keep(self.report, results)
