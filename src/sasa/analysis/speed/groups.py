@@ -133,8 +133,8 @@ def agreement(setting: Setting) -> Measured:
     return Measured(ERROR, {"ours": errors}, worst)
 
 
-# Overheads of memory, agreement and compiled-inference were measured ("seconds" of the JSON; AMD EPYC, 2 cores, AVX-512,
-# 2026-11-27); the others are estimates. They only tell a user how long to wait.
+# Overheads of memory, agreement and compiled-inference were measured ("seconds" of the JSON; AMD EPYC, 2 cores,
+# AVX-512, 2026-11-27); the others are estimates. They only tell a user how long to wait.
 GROUPS = {
     "inference": Group(inference),
     "training": Group(training),
