@@ -28,15 +28,13 @@ test-neon: $(INSTALLED)  ## the same for aarch64, in an emulator: needs g++-aarc
 # Measured numbers go into files named by the day; commit those that a document quotes. Leave the machine alone.
 RESULT := benchmarks/results/$(shell date +%F)
 
-bench: $(INSTALLED)  ## the acceptance table: attention beside the convolution it replaces
+bench: $(INSTALLED)  ## the acceptance table: attention beside the convolution it replaces; Ctrl-C keeps what was measured
 	@mkdir -p $(dir $(RESULT))
-	$(BIN)/sasa bench --profile --json $(RESULT).json --picture $(RESULT).png > $(RESULT).md
-	@cat $(RESULT).md
+	$(BIN)/sasa bench --profile --budget 10m --markdown $(RESULT).md --json $(RESULT).json --picture $(RESULT).png
 
 bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, map sizes, threads, FlexAttention, detectors
 	@mkdir -p $(dir $(RESULT))
-	$(BIN)/python benchmarks/full.py --json $(RESULT)-full.json > $(RESULT)-full.md
-	@cat $(RESULT)-full.md
+	$(BIN)/python benchmarks/full.py --json $(RESULT)-full.json --markdown $(RESULT)-full.md
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -4,25 +4,30 @@
     python benchmarks/full.py operator --backend eager   # one part, one back-end
     python benchmarks/full.py layers window --json results.json
 
-Every row is one comparison whose sides take turns in one process; medians. Times are milliseconds an image.
+Every row is one comparison whose sides take turns in one process; medians. Times are milliseconds an image. A row is
+printed and saved when it is there; Ctrl-C and SIGTERM end the run with what it has.
 """
 
 import argparse
 import functools
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_run import first_line, in_words, plain
 from torch import Tensor, nn
 
-from sasa.analysis.speed import Setting, groups, spread, take_turns
+from sasa.analysis.speed import GROUPS, Setting, spread, take_turns
+from sasa.analysis.speed.acceptance import KILLED
 from sasa.analysis.speed.ceilings import Ceilings, machine, measure_ceilings
 from sasa.analysis.speed.flex import flex_attention
 from sasa.analysis.speed.report import by_name
+from sasa.analysis.speed.stop import Stop, StopMeasuringError
 from sasa.analysis.speed.timing import Step, ratios, torch_threads
 from sasa.analysis.speed.workloads import (
     BASELINE,
@@ -37,6 +42,7 @@ from sasa.analysis.speed.workloads import (
 )
 from sasa.models import RetinaNet, create_model
 from sasa.models.boxes import losses
+from sasa.models.weights import atomic_write
 from sasa.ops import local_attention
 from sasa.ops.flops import local_attention_flops
 
@@ -139,7 +145,7 @@ def batches(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line
 
 def network_lines(group: str, setting: Setting, first: Line) -> Iterator[Line]:
     """A comparison of the acceptance table at another setting."""
-    values = groups.GROUPS[group](setting).values
+    values = GROUPS[group].compare(setting).values
     for side in OURS:
         yield {
             **first,
@@ -266,34 +272,83 @@ def detector_step(name: str, options: dict[str, Any], batch: int, backward: bool
 PARTS = {part.__name__: part for part in (operator, layers, batches, window, size, threads, flex, detectors)}
 
 
-def main() -> None:
-    """Run the parts that the command line names, print a table of each."""
+def lines_of(lines: Iterator[Line], stop: Stop) -> Iterator[Line]:
+    """The lines of a part; a last one with a note where it fails. A stop goes through."""
+    while True:
+        try:
+            with stop.measuring():
+                line = next(lines, None)
+        except Exception as error:  # memory, or a compiler: the other parts are measured all the same
+            line, lines = {"note": f"failed: {first_line(error)}"}, iter(())
+        if line is None:
+            return
+        yield line
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """All that was found, as Markdown."""
+    about, setting = found["machine"], found["setting"]
+    parts = [f"{about['cpu']}, torch {about['torch']}, ms an image, medians of at most {setting['rounds']}"]
+    parts += [str(Ceilings(**found["ceilings"]))] if found["ceilings"] else []
+    if found["stopped"]:
+        parts.append(f"The run was stopped: {found['stopped']}. What has no line was not measured.")
+    for name, lines in found["parts"].items():
+        table = by_name(lines) if lines else "not measured: stopped" if found["stopped"] else "nothing to measure"
+        parts.append(f"## {name}: {PARTS[name].__doc__}\n\n{table}")
+    return "\n\n".join(parts) + "\n"
+
+
+def measure(words: argparse.Namespace, setting: Setting, stop: Stop) -> dict[str, Any]:
+    """Measure the parts; each line is printed and saved when it is there."""
+    found: dict[str, Any] = {"machine": machine(), "setting": setting.to_dict(), "ceilings": None}
+    found |= {"stopped": KILLED, "parts": {name: [] for name in words.parts or PARTS}}
+
+    def save() -> None:
+        if words.json:
+            atomic_write(words.json, (json.dumps(plain(found), indent=2) + "\n").encode())
+        if words.markdown:
+            atomic_write(words.markdown, to_text(found).encode())
+
+    save()
+    try:
+        with stop.measuring():
+            ceilings = measure_ceilings(setting.threads)
+        found["ceilings"] = ceilings.to_dict()
+        for name, lines in found["parts"].items():
+            print(f"\n{name}: a comparison takes at most about {setting.seconds:.0f} s", flush=True)
+            for line in lines_of(PARTS[name](setting, ceilings, words.backend), stop):
+                lines.append(line)
+                print(in_words(line), flush=True)
+                save()
+        found["stopped"] = None
+    except StopMeasuringError as stopped:
+        found["stopped"] = str(stopped)
+    save()
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts that the command line names, print a table of each; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [default: all]")
     parser.add_argument("--backend", default="auto", help="of the operator and the cores (networks take auto)")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="few rounds and a batch of 1: to try it")
-    parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="keep all numbers here")
+    parser.add_argument("--markdown", type=Path, help="keep the tables here")
+    words = parser.parse_args(arguments)
     unknown = [part for part in words.parts if part not in PARTS]
     if unknown:
         parser.error(f"{unknown[0]!r} is no part; there are {', '.join(PARTS)}")
     setting = Setting(rounds=words.rounds, threads=words.threads)
     if words.quick:
         setting = replace(Setting.make(quick=True, threads=words.threads), batch=1)
-    with torch_threads(setting.threads):
-        ceilings = measure_ceilings(setting.threads)
-        found: dict[str, Any] = {"machine": machine(), "setting": setting.to_dict(), "ceilings": ceilings.to_dict()}
-        about = found["machine"]
-        print(f"{about['cpu']}, torch {about['torch']}, ms an image, medians of at most {setting.rounds}\n{ceilings}")
-        for name in words.parts or PARTS:
-            print(f"\n## {name}: {PARTS[name].__doc__}\n")
-            found[name] = list(PARTS[name](setting, ceilings, words.backend))
-            print(by_name(found[name]), flush=True)
-            if words.json:  # after each part: whoever stops an hour's run has what was done
-                words.json.write_text(json.dumps(found, indent=2) + "\n")
+    with torch_threads(setting.threads), Stop() as stop:
+        found = measure(words, setting, stop)
+    print(f"\n{to_text(found)}", flush=True)
+    return 0 if stop.signal_number is None else 128 + stop.signal_number
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,21 +1,27 @@
 """`sasa bench`: rows, ratios, verdicts, text and JSON. Nothing here judges a time."""
 
+import gc
 import json
 import math
 import mmap
 import random
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 
 from sasa.analysis.pictures import draw_ratios
-from sasa.analysis.speed import ROWS, Setting, acceptance, agreement, ceilings, choose, groups, isolated, run, stages
-from sasa.analysis.speed.acceptance import FACTOR, LARGEST, Result, Row, judge
+from sasa.analysis.speed import GROUPS, ROWS, Setting, agreement, ceilings, choose, groups, isolated, measuring, stages
+from sasa.analysis.speed import instruction_sets as sets
+from sasa.analysis.speed.acceptance import FAILED, STOPPED, Result, judge
 from sasa.analysis.speed.ceilings import Ceilings
-from sasa.analysis.speed.groups import GROUPS, Measured, NotMeasuredError
-from sasa.analysis.speed.report import markdown, stage_table, to_text
+from sasa.analysis.speed.comparison import Group, Measured, NotMeasuredError
+from sasa.analysis.speed.measuring import run
+from sasa.analysis.speed.report import GrowingTable, markdown, stage_table, table, to_text
+from sasa.analysis.speed.rows import FACTOR, LARGEST, Row
 from sasa.analysis.speed.stages import Profile, Stage, stage_of, stages_of
+from sasa.analysis.speed.stop import Stop
 from sasa.analysis.speed.timing import LEAST_ROUNDS, ratios, spread, take_turns, torch_threads
 from sasa.analysis.speed.workloads import (
     attention_core,
@@ -25,7 +31,9 @@ from sasa.analysis.speed.workloads import (
     spatial_convolutions,
     unfold_attention,
 )
+from sasa.errors import SasaError, UsageError
 from sasa.nn import LocalAttention2d
+from sasa.training import demo_speed
 
 TINY = Setting(batch=2, side=32, layers=(1, 1, 1, 1), rounds=1, seconds=1.0, cases=2)
 MEASURED_CEILINGS = Ceilings(2, 100e9, 60e9, 10e9, 20e9)
@@ -49,8 +57,46 @@ def test_sides_take_turns_and_the_order_moves_on():
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_patience_ends_a_comparison_after_the_least_rounds():
-    assert len(take_turns({"a": lambda: None}, rounds=50, seconds=0)["a"]) == LEAST_ROUNDS
+class Clock:
+    """Seconds that pass only where a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def step(self, seconds):
+        def take():
+            self.now += seconds
+
+        return take
+
+
+@pytest.mark.parametrize(
+    ("seconds_of_a_call", "warmups", "rounds"),
+    [
+        (0.1, 2, 15),  # a fast machine: all of them
+        (1.0, 2, 9),  # 4 seconds of warm-up, then rounds of 2 until more than 20 are over
+        (3.0, 1, LEAST_ROUNDS),  # the second warm-up and the fourth round do not begin
+        (60.0, 1, LEAST_ROUNDS),
+    ],
+)
+def test_slower_machines_take_fewer_rounds(seconds_of_a_call, warmups, rounds):
+    clock, called = Clock(), []
+    ours = clock.step(seconds_of_a_call)
+    steps = {"ours": lambda: (called.append(1), ours()), "baseline": clock.step(seconds_of_a_call)}
+    times = take_turns(steps, rounds=15, seconds=20, warmups=2, clock=clock)
+    assert {name: len(values) for name, values in times.items()} == {"ours": rounds, "baseline": rounds}
+    assert len(called) == warmups + rounds
+    assert times["ours"] == pytest.approx([seconds_of_a_call] * rounds)
+
+
+def test_no_garbage_is_collected_in_a_turn():
+    seen = []
+    take_turns({"a": lambda: seen.append(gc.isenabled())}, rounds=1, seconds=60, warmups=0)
+    assert seen == [False]
+    assert gc.isenabled()
 
 
 def test_threads_are_put_back():
@@ -91,10 +137,12 @@ def test_multiply_adds_are_counted_twice(monkeypatch):
 
 
 def test_the_table_is_the_issue_s():
-    assert {row.group for row in ROWS.values()} == set(GROUPS)
+    assert {row.group for row in ROWS.values()} == {*GROUPS, *demo_speed.DEMO_GROUPS}
     limits = {name: (row.goal, row.must) for name, row in ROWS.items()}
-    assert limits["inference/full"] == (0.88, 1.05)
-    assert limits["training/full"] == (0.88, 1.15)
+    for held in ("", "avx2-"):
+        assert limits[f"{held}inference/full"] == (0.85, 0.92)
+        assert limits[f"{held}training/full"] == (0.92, 1.00)
+        assert limits[f"{held}demo-inference/demo"] == limits[f"{held}demo-training/demo"] == (0.9, 1.05)
     assert (limits["inference/convstem"], limits["training/convstem"]) == ((0.86, 1.00), (0.86, 1.10))
     assert limits["compiled-training/convstem"] == limits["folded/full"] == (0.88, None)
     assert limits["bfloat16/full"] == limits["batch-1/convstem"] == (0.95, None)
@@ -102,7 +150,12 @@ def test_the_table_is_the_issue_s():
     assert (limits["operator/ours"], limits["operator-training/ours"]) == ((100, 50), (60, 30))
     assert limits["memory/full"] == (1.0, 1.3)
     assert limits["agreement/ours"] == (2e-6, 1e-5)
-    assert limits["avx2/full"] == (1.0, None)
+
+
+def test_what_matters_comes_first_and_what_compiles_last():
+    names = [row.group for row in ROWS.values()]
+    assert names[:8] == [*["inference"] * 2, *["training"] * 2, *["avx2-inference"] * 2, *["avx2-training"] * 2]
+    assert names[-4:] == [*["compiled-inference"] * 2, *["compiled-training"] * 2]
 
 
 def test_rows_are_chosen_by_name_group_and_pattern():
@@ -113,7 +166,7 @@ def test_rows_are_chosen_by_name_group_and_pattern():
         "operator/ours",
         "operator-training/ours",
     ]
-    with pytest.raises(acceptance.UsageError, match=r"--rows 'speed' matches no row of the table; groups: inference,"):
+    with pytest.raises(UsageError, match=r"--rows 'speed' matches no row of the table; groups: inference,"):
         choose(["inference", "speed"])
 
 
@@ -128,11 +181,15 @@ def test_rows_are_chosen_by_name_group_and_pattern():
         (Row("a/b", "t", 100, 50, kind=FACTOR), 60.0, "must met, goal missed"),
         (Row("a/b", "t", 100, 50, kind=FACTOR), 9.0, "MISSED"),
         (Row("a/b", "t", 1, 2), math.nan, "MISSED"),
-        (Row("a/b", "t", 1, 2), None, "not measured"),
     ],
 )
 def test_verdicts(row, value, verdict):
     assert Result(row, value=value).verdict == verdict
+
+
+def test_verdict_without_a_value():
+    assert Result(Row("a/b", "t", 1, 2)).verdict == "not measured"
+    assert Result(Row("a/b", "t", 1, 2), missing=STOPPED).verdict == "not measured: stopped"
 
 
 def test_a_share_a_factor_and_a_largest_value():
@@ -153,37 +210,148 @@ def fake_times(setting):
     return Measured("ms an image", {"baseline": [2.0, 2.0], "full": [1.0, 1.5], "convstem": [3.0, 3.0]})
 
 
-def fails(setting):
+def cannot(setting):
     raise NotMeasuredError("torch.compile failed here: no compiler")
+
+
+def fails(setting):
+    raise RuntimeError("not enough memory\nand more")
+
+
+def sends(number):
+    """A comparison in whose middle a signal comes."""
+
+    def compare(setting):
+        signal.raise_signal(number)
+        raise AssertionError("nothing is measured after the signal")
+
+    return compare
+
+
+@pytest.fixture(autouse=True)
+def _quick_ceilings(monkeypatch):
+    monkeypatch.setattr(measuring, "measure_ceilings", lambda threads, **sizes: MEASURED_CEILINGS)
+
+
+def measure(comparisons, **words):
+    """The report of groups that are put here, and the names of the rows that were kept at each call."""
+    kept = []
+    report = run(
+        choose(list(comparisons)),
+        TINY,
+        {name: Group(compare) for name, compare in comparisons.items()},
+        keep=lambda report, results: kept.append([result.row.name for result in results]),
+        **words,
+    )
+    return report, kept
 
 
 @pytest.fixture
 def report(monkeypatch):
-    monkeypatch.setitem(GROUPS, "inference", fake_times)
-    monkeypatch.setitem(GROUPS, "compiled-inference", fails)
-    monkeypatch.setattr(acceptance, "measure_ceilings", lambda threads, **sizes: MEASURED_CEILINGS)
     stage = Profile("full", "inference", [Stage("attention cores", 2.0, 1e8, 4e7, 16)])
-    monkeypatch.setattr(acceptance, "profiles", lambda setting: [stage])
+    monkeypatch.setattr(measuring, "profiles", lambda setting: [stage])
     said = []
-    report = run(choose(["inference", "compiled-inference/full"]), TINY, profile=True, quick=True, say=said.append)
-    assert said == ["ceilings of the machine", "inference", "compiled-inference", "profile by stage"]
+    report = run(
+        choose(["inference", "compiled-inference/full"]),
+        TINY,
+        {"inference": Group(fake_times), "compiled-inference": Group(cannot)},
+        profile=True,
+        quick=True,
+        say=said.append,
+    )
+    assert said[:2] == ["ceilings of the machine", "3 comparisons, at most about 95 s"]
+    assert [line.partition(" (")[0] for line in said[2:]] == ["inference", "profile by stage", "compiled-inference"]
     return report
+
+
+def test_results_are_kept_as_they_come():
+    report, kept = measure({"inference": fake_times, "training": fake_times})
+    rows = [["inference/full", "inference/convstem"], ["training/full", "training/convstem"]]
+    assert kept == [[], [], *rows, []]  # at the start, with the ceilings, group by group, at the end
+    assert report.stopped is None
+    assert set(report.seconds) == {"inference", "training"}
+
+
+def test_a_report_says_at_any_time_that_the_rest_was_not_measured():
+    texts = []
+    run(
+        choose(["inference", "training"]),
+        TINY,
+        {"inference": Group(fake_times), "training": Group(fake_times)},
+        keep=lambda report, results: texts.append(to_text(report)),
+    )
+    assert [text.count("not measured: stopped") for text in texts] == [4, 4, 2, 0, 0]
+    assert ["The run was stopped: it was killed." in text for text in texts] == [True, True, True, True, False]
+
+
+def test_a_group_that_fails_leaves_the_others():
+    report, _ = measure({"inference": fails, "training": fake_times})
+    found = {result.row.name: result for result in report.table}
+    assert found["inference/full"].verdict == f"not measured: {FAILED}"
+    assert found["training/full"].value == 0.625
+    assert report.failures == {"inference": "RuntimeError: not enough memory"}
+    assert to_text(report).count("- inference: RuntimeError: not enough memory") == 1
+    assert "The run was stopped" not in to_text(report)
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_ends_the_run_and_keeps_what_there_is(number, reason):
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        report, kept = measure({"inference": fake_times, "training": sends(number), "cores": fails}, stop=stop)
+    assert signal.getsignal(number) is before
+    assert (stop.signal_number, report.stopped) == (number, reason)
+    assert [result.verdict for result in report.table][1:] == ["MISSED", *["not measured: stopped"] * 3]
+    assert kept[-1] == ["training/full", "training/convstem", "cores/cores"]
+    assert report.failures == {}
+
+
+def test_a_signal_between_two_groups_ends_the_run_too():
+    with Stop() as stop:
+        groups = {name: Group(fake_times) for name in ("inference", "training")}
+        raises = lambda report, results: results and stop.reason is None and signal.raise_signal(signal.SIGTERM)  # noqa: E731
+        report = run(choose(list(groups)), TINY, groups, stop=stop, keep=raises)
+    assert set(report.measured) == {"inference"}
+    assert report.stopped == "SIGTERM"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+def test_the_end_of_the_budget_is_no_signal():
+    with Stop(seconds=1000) as stop:
+        remaining = signal.getitimer(signal.ITIMER_REAL)[0]
+        report, _ = measure({"inference": fake_times, "training": sends(signal.SIGALRM)}, stop=stop)
+    assert 0 < remaining <= 1000
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert stop.signal_number is None
+    assert report.stopped == "the 1000 seconds of --budget are over"
+    assert set(report.measured) == {"inference"}
+
+
+def test_patience_is_a_share_of_the_setting_s_seconds():
+    seen = []
+    group = Group(lambda setting: seen.append(setting.seconds) or fake_times(setting), patience=0.5, overhead=4)
+    run(choose(["inference"]), replace(TINY, seconds=8.0), {"inference": group})
+    assert seen == [4.0]
+    assert group.about(replace(TINY, seconds=8.0), slowness=3.0) == 16
 
 
 def test_json_of_a_report(report):
     values = json.loads(json.dumps(report.to_dict()))
-    assert set(values) == set("format date quick setting machine ceilings rows measured profiles".split())
-    assert (values["format"], values["quick"], values["setting"]["layers"]) == (1, True, [1, 1, 1, 1])
+    assert set(values) == set(
+        "format date quick setting machine ceilings stopped rows measured seconds profiles failures".split()
+    )
+    assert (values["format"], values["quick"], values["setting"]["layers"]) == (2, True, [1, 1, 1, 1])
     assert {"cpu", "cores", "vectors", "torch", "backends", "load_before"} <= set(values["machine"])
     assert values["ceilings"] == {"threads": 2, "flops": 1e11, "flops_one_thread": 6e10, "copy": 1e10, "triad": 2e10}
     full, convstem, compiled = values["rows"]
     assert full == {
-        "name": "inference/full", "title": "full attention / resnet50, inference", "goal": 0.88, "must": 1.05,
+        "name": "inference/full", "title": "full attention / resnet50, inference", "goal": 0.85, "must": 0.92,
         "baseline": 2.0, "kind": "share", "unit": "ms an image", "value": 0.625, "lower": 0.5625, "upper": 0.6875,
-        "ours": 1.25, "rounds": 2, "note": "", "verdict": "goal met",
+        "ours": 1.25, "rounds": 2, "note": "", "missing": "",
+        "verdict": "goal met",
     }  # fmt: skip
     assert (convstem["value"], convstem["verdict"]) == (1.5, "MISSED")
-    assert (compiled["value"], compiled["verdict"]) == (None, "not measured")
+    assert (compiled["value"], compiled["verdict"]) == (None, "not measured: not possible here")
     assert values["measured"]["inference"]["values"]["full"] == [1.0, 1.5]
     assert values["profiles"][0]["stages"][0]["name"] == "attention cores"
 
@@ -192,11 +360,20 @@ def test_text_of_a_report(report):
     text = to_text(report)
     assert "QUICK: small networks" in text
     assert "| full attention / resnet50, inference " in text
-    assert " 1.25 ms |  2.00 ms | 0.625 | 0.562 to 0.688 | 0.880 |  1.050 |" in text
+    assert " 1.25 ms |  2.00 ms | 0.625 | 0.562 to 0.688 |      2 | 0.850 |  0.920 |" in text
     assert "- compiled-inference: torch.compile failed here: no compiler" in text
     assert "attention cores" in text
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({len(line) for line in lines[:5]}) == 1, "columns of one width"
+
+
+def test_a_table_that_grows_has_columns_of_one_width(report):
+    growing = GrowingTable(report.rows)
+    lines = [*growing.head().splitlines(), *map(growing.line, report.table)]
+    assert len({len(line) for line in lines}) == 1
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    whole = [[cell.strip() for cell in line.split("|")] for line in table(report.table).splitlines()]
+    assert [cells[0], *cells[2:]] == [whole[0], *whole[2:]]
 
 
 def test_a_stage_stands_beside_its_floor():
@@ -227,7 +404,7 @@ def test_settings():
 
 def test_without_torchvision_a_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision.models.resnet", None)
-    with pytest.raises(groups.SasaError, match=r"the baseline is torchvision's ResNet-50: pip install 'sasa\[train\]'"):
+    with pytest.raises(SasaError, match=r"the baseline is torchvision's ResNet-50: pip install 'sasa\[train\]'"):
         network("baseline", TINY)
 
 
@@ -249,7 +426,10 @@ def test_networks_are_the_papers():
     "name", ["inference", "training", "folded", "batch-1", "bfloat16", "cores", "operator-training"]
 )
 def test_comparisons_run(name):
-    measured = GROUPS[name](TINY)
+    try:
+        measured = GROUPS[name].compare(TINY)
+    except NotMeasuredError as reason:  # bfloat16 is not for every CPU
+        pytest.skip(str(reason))
     for row in choose([name]):
         assert judge(row, measured).value > 0
 
@@ -281,7 +461,7 @@ def test_the_unfolded_baseline_is_equation_3():
 
 def test_what_does_not_agree_is_not_timed(monkeypatch):
     monkeypatch.setattr("sasa.analysis.speed.workloads.unfold_attention", lambda *tensors: 2 * tensors[2])
-    with pytest.raises(groups.SasaError, match="our operator and the unfolded one differ by"):
+    with pytest.raises(SasaError, match="our operator and the unfolded one differ by"):
         operator_steps(1, 16, 4, backward=False)
 
 
@@ -315,14 +495,45 @@ def test_peak_growth_sees_what_is_freed_again():
 
 
 def test_a_process_that_fails_is_one_sentence():
-    with pytest.raises(groups.SasaError, match="measuring training_memory in a process of its own failed: "):
-        isolated.in_a_process("training_memory", TINY, side="nothing")
+    with pytest.raises(SasaError, match="measuring training_memory in a process of its own failed: "):
+        isolated.in_a_process(isolated.training_memory, TINY, side="nothing")
+
+
+# AVX2
 
 
 def test_avx2_needs_x86(monkeypatch):
-    monkeypatch.setattr(isolated.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(sets.platform, "machine", lambda: "aarch64")
     with pytest.raises(NotMeasuredError, match="AVX2 is an instruction set of x86"):
-        groups.avx2(TINY)
+        sets.held_at_avx2(groups.inference)(TINY)
+
+
+@pytest.mark.skipif(sets.why_no_avx2() is not None, reason=sets.why_no_avx2() or "")
+@pytest.mark.parametrize("compare", [groups.training, demo_speed.inference])
+def test_a_comparison_held_at_avx2(compare):
+    measured = sets.held_at_avx2(compare)(TINY)
+    assert set(measured.values) == set(compare(TINY).values)
+    assert "ATen with AVX2, our kernels with " in measured.note
+    assert "avx512" not in measured.note
+
+
+def test_what_cannot_be_held_is_not_measured(monkeypatch):
+    monkeypatch.setattr(sets, "why_no_avx2", lambda: None)
+    monkeypatch.setattr(sets, "in_a_process", lambda *words: isolated.Answer({}, "AVX512", "avx512"))
+    with pytest.raises(NotMeasuredError, match="torch was to be held at AVX2, and uses AVX512"):
+        sets.held_at_avx2(groups.inference)(TINY)
+
+
+@pytest.mark.parametrize("chosen", [["inference", "avx2-inference"], ["avx2-inference"]])
+def test_where_avx2_is_all_nothing_is_measured_twice(monkeypatch, chosen):
+    monkeypatch.setattr(measuring, "avx2_is_all", lambda: True)
+    calls = []
+    compare = lambda setting: calls.append(1) or fake_times(setting)  # noqa: E731
+    report = run(choose(chosen), TINY, {"inference": Group(compare), "avx2-inference": Group(fails)})
+    assert len(calls) == 1
+    last = report.table[-1]
+    assert (last.row.name, last.value) == ("avx2-inference/convstem", 1.5)
+    assert last.note == "this machine has AVX2 and nothing wider: these are the numbers of inference"
 
 
 # Stages

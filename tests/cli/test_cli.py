@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from command import assert_one_sentence, tiny_settings
+from sasa.analysis import speed
+from sasa.analysis.speed.comparison import Group
 from sasa.models import create_model
 
 
@@ -40,14 +42,30 @@ def test_flops_paper_models(sasa):
 
 def test_bench_writes_json_and_a_picture(sasa, tmp_path):
     words = ["bench", "--quick", "--rows", "agreement,cores", "--rounds", 1]
-    status, out, err = sasa(*words, "--json", tmp_path / "b.json", "--picture", tmp_path / "b.png")
+    files = ["--json", tmp_path / "b.json", "--picture", tmp_path / "b.png", "--markdown", tmp_path / "b.md"]
+    status, out, err = sasa(*words, *files, "--budget", "1h")
     assert status == 0
     assert "QUICK" in out
     assert "all attention cores / the 3 x 3 convolutions, forward" in out
-    assert err.splitlines()[-1] == "measuring: agreement"
+    assert err.splitlines()[-1].startswith("measuring: agreement (2 of 2), at most about ")
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["cores/cores", "agreement/ours"]
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert "The run was stopped" not in (tmp_path / "b.md").read_text()
+
+
+def test_bench_with_a_group_that_fails(sasa, tmp_path, monkeypatch):
+    def fails(setting):
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setitem(speed.GROUPS, "cores", Group(fails))
+    words = ["bench", "--quick", "--rows", "agreement,cores", "--json", tmp_path / "b.json"]
+    status, out, err = sasa(*words)
+    assert status == 1
+    assert err.splitlines()[-1] == "sasa: could not measure cores: RuntimeError: not enough memory"
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["verdict"] for row in rows] == ["not measured: failed", "goal met"]
+    assert "not measured: failed" in out
 
 
 def test_bench_of_a_run(sasa, run_folder):
@@ -55,7 +73,7 @@ def test_bench_of_a_run(sasa, run_folder):
     assert status == 0
     assert "convolutional twin" in out
     written = json.loads((run_folder / "speed.json").read_text())
-    assert set(written["passes"]) == {"training step", "inference"}
+    assert list(written["passes"]) == ["training step", "inference"]
     assert written["passes"]["inference"]["rounds"] == 3
 
 
@@ -63,6 +81,7 @@ def test_wrong_arguments_of_bench(sasa, run_folder, tmp_path):
     assert_one_sentence(sasa("bench", "--rows", "speed"), 2, "--rows 'speed' matches no row", "agreement")
     assert_one_sentence(sasa("bench", "--model", run_folder, "--quick"), 2, "goes with --rounds and --threads only")
     assert_one_sentence(sasa("bench", "--json", tmp_path / "no" / "b.json"), 2, "there is no folder", tmp_path / "no")
+    assert_one_sentence(sasa("bench", "--budget", "soon"), 2, "--budget takes a time such as 90s", "'soon'")
     assert_one_sentence(sasa("bench", "--model", tmp_path), 1, "is no run: its config.yaml")
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from sasa.analysis.durations import parse_budget, spoken
 from sasa.errors import ArgumentError, DataError, SasaError, UsageError
-from sasa.reproduce.budget import Cost, epochs_that_fit, parse_budget, spoken
+from sasa.reproduce.budget import Cost, epochs_that_fit
 from sasa.reproduce.measures import measure_of
 from sasa.reproduce.paired import Mean, conclusion, mean, paired
 from sasa.reproduce.plan import Plan, agree, load_plan, training_part

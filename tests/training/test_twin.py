@@ -81,7 +81,7 @@ def test_table_and_json():
     lines = found.to_text().splitlines()
     assert lines[0] == "net and its twin of convolutions, batches of 64:"
     assert [cell.strip() for cell in lines[4].split("|")[1:-1]] == [
-        "training step", "2.000", "2.000", "1.00", "0.75 to 1.25",
+        "training step", "2.000", "2.000", "1.00", "0.75 to 1.25", "3",
     ]  # fmt: skip
     values = json.loads(json.dumps(found.to_dict()))
     assert values["passes"]["inference"] == {
@@ -90,3 +90,11 @@ def test_table_and_json():
         "ratio": {"median": 1.0, "lower": 0.75, "upper": 1.25},
         "rounds": 3,
     }
+
+
+def test_a_pass_that_was_not_measured_says_so():
+    times = {OURS: [1.0], TWIN: [2.0]}
+    found = TwinTimes("net", 64, {OURS: 1000, TWIN: 2000}, {"training step": times}, {"torch": "x"})
+    assert found.to_dict()["passes"]["inference"] == {"not measured": "stopped"}
+    assert "| inference" in found.to_text()
+    assert found.to_text().count("not measured: stopped") == 1

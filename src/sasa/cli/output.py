@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from sasa.errors import SasaError
+from sasa.models.weights import atomic_write
 
 
 def print_table(values: dict[str, Any]) -> None:
@@ -45,5 +46,13 @@ def write_json(path: Path, values: Any) -> None:
     """Write JSON, or say in a sentence why not."""
     try:
         path.write_text(json.dumps(values, indent=2) + "\n")
+    except OSError as error:
+        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file as one step, so that what reads it, or stops the command, never sees a part; or say why not."""
+    try:
+        atomic_write(path, text.encode())
     except OSError as error:
         raise SasaError(f"cannot write {path}: {error.strerror or error}") from error

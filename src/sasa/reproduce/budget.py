@@ -1,10 +1,10 @@
 """How many epochs fit into the time there is: measured on a few steps of every row, before the first run."""
 
-import re
 import statistics
 import time
 from dataclasses import dataclass
 
+from sasa.analysis.durations import spoken
 from sasa.errors import UsageError
 from sasa.training.classification import open_training_data
 from sasa.training.config import TrainConfig
@@ -13,7 +13,6 @@ from sasa.training.settings import Config
 from sasa.training.tasks import config_of
 from sasa.training.train import start
 
-UNITS = {"s": 1, "m": 60, "h": 3600}
 STEPS = 6  # measured; the first one is left out
 SCORING = 0.4  # of a training step: a forward pass is a third of it, and some more for reading
 DRAWING = 3.0  # seconds for curves and pictures at the end of a run
@@ -26,19 +25,6 @@ class Cost:
 
     once: float
     epoch: float
-
-
-def parse_budget(text: str) -> float:
-    """Seconds of "90s", "20m", "1.5h" or "1h30m".
-
-    Raises:
-        UsageError: another form, or nothing.
-    """
-    part = r"(\d+(?:\.\d+)?)\s*([smh])\s*"
-    seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(part, text))
-    if not seconds or not re.fullmatch(f"({part})+", text.strip()):
-        raise UsageError(f"--budget takes a time such as 90s, 20m, 1.5h or 1h30m, got {text!r}")
-    return seconds
 
 
 def measure(config: Config) -> Cost:
@@ -92,9 +78,3 @@ def epochs_that_fit(costs: list[Cost], seeds: int, seconds: float, most: int) ->
             f"{spoken((once + epoch) / USED)} after measuring, and {spoken(seconds)} are left"
         )
     return min(fit, most)
-
-
-def spoken(seconds: float) -> str:
-    """1.5 h, 20 m or 3 s."""
-    unit = "h" if seconds >= 5400 else "m" if seconds >= 90 else "s"
-    return f"{max(0.0, seconds) / UNITS[unit]:.3g} {unit}"

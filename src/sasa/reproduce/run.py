@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from sasa.analysis.durations import parse_budget, spoken
 from sasa.errors import DataError, DivergedError, UsageError
-from sasa.reproduce.budget import epochs_that_fit, measure, parse_budget, spoken
+from sasa.reproduce.budget import epochs_that_fit, measure
 from sasa.reproduce.pictures import check_pictures
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan
 from sasa.reproduce.rows import Row

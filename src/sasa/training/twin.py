@@ -1,9 +1,11 @@
 """The network of a run beside its convolutional twin: same sizes, recipe and data, timed in turns on real batches."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 from sasa.analysis.speed.report import markdown
+from sasa.analysis.speed.stop import Stop, StopMeasuringError
 from sasa.analysis.speed.timing import Spread, Step, ratios, spread, take_turns, torch_threads
 from sasa.errors import SasaError
 from sasa.models import ResNet, ResNetConfig, RetinaNet, load_pretrained
@@ -28,7 +31,7 @@ from sasa.training.tasks import make_task, read_config, with_own_weights
 ROUNDS, SECONDS = 20, 8.0  # for each of the two passes
 BATCHES = 4  # of real pictures, gone through in turn
 OURS, TWIN = "this network", "convolutional twin"
-TRAINING, INFERENCE = "training step", "inference"
+TRAINING, INFERENCE = PASSES = ("training step", "inference")
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,14 @@ class TwinTimes:
         """Ours / twin, round by round."""
         return spread(ratios(self.times[passed][OURS], self.times[passed][TWIN]))
 
+    @property
+    def missing(self) -> list[str]:
+        """The passes that were not measured, because the run was stopped."""
+        return [passed for passed in PASSES if passed not in self.times]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as speed.json holds them."""
-        passes = {
+        passes: dict[str, Any] = {
             passed: {
                 "ours_ms_a_picture": spread(times[OURS]).median,
                 "twin_ms_a_picture": spread(times[TWIN]).median,
@@ -56,6 +64,7 @@ class TwinTimes:
             }
             for passed, times in self.times.items()
         }
+        passes |= {passed: {"not measured": "stopped"} for passed in self.missing}
         return {
             "model": self.model,
             "batch": self.batch,
@@ -66,49 +75,91 @@ class TwinTimes:
 
     def to_text(self) -> str:
         """A table, one line for each pass."""
-        lines = [["ms a picture", OURS, TWIN, "ratio", "quartiles"]]
+        lines = [["ms a picture", OURS, TWIN, "ratio", "quartiles", "rounds"]]
         for passed, times in self.times.items():
             found = self.ratio(passed)
             medians = [f"{spread(times[side]).median:.3f}" for side in (OURS, TWIN)]
-            lines.append([passed, *medians, f"{found.median:.2f}", f"{found.lower:.2f} to {found.upper:.2f}"])
-        lines.append(["parameters", *(f"{self.parameters[side]:,}" for side in (OURS, TWIN)), "", ""])
+            quartiles, rounds = f"{found.lower:.2f} to {found.upper:.2f}", str(len(times[OURS]))
+            lines.append([passed, *medians, f"{found.median:.2f}", quartiles, rounds])
+        lines += [[passed, "-", "-", "-", "-", "not measured: stopped"] for passed in self.missing]
+        lines.append(["parameters", *(f"{self.parameters[side]:,}" for side in (OURS, TWIN)), "", "", ""])
         return f"{self.model} and its twin of convolutions, batches of {self.batch}:\n\n{markdown(lines)}"
 
 
-def time_beside_twin(path: Path, rounds: int | None = None, threads: int | None = None) -> TwinTimes:
+@dataclass(frozen=True)
+class Pair:
+    """A network and its convolutional twin, with the batches, the loss and the recipe that both are timed on."""
+
+    ours: ResNet | RetinaNet
+    twin: ResNet | RetinaNet
+    task: Task
+    config: Config
+    batches: list[Any]
+
+    @classmethod
+    def make(cls, config: Config, ours: ResNet | RetinaNet | None = None) -> "Pair":
+        """Open the config's data. Without `ours`, the network is the one that a run of the config would begin with."""
+        keep_freed_memory()  # as in training
+        task = make_task(config, make_fabric(config.run))
+        ours = ours or task.network  # pyright: ignore[reportAssignmentType]
+        assert isinstance(ours, ResNet | RetinaNet)
+        pair = cls(ours, twin(ours), task, config, first_batches(task, config))
+        if config.run.channels_last:
+            for network in pair.networks.values():
+                network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return pair
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Both, by side."""
+        return {OURS: self.ours, TWIN: self.twin}
+
+    def time(self, passed: str, rounds: int, seconds: float) -> dict[str, list[float]]:
+        """Milliseconds a picture of both sides, round by round, in a training step or in inference."""
+        steps = {side: self._step(passed, network) for side, network in self.networks.items()}
+        size = len(self.batches[0])
+        times = take_turns(steps, rounds, seconds)
+        return {side: [1000 * t / size for t in values] for side, values in times.items()}
+
+    def _step(self, passed: str, network: nn.Module) -> Step:
+        if passed == INFERENCE:
+            return inference_step(network, self.batches)
+        return training_step(network, self.batches, self.task, self.config)
+
+
+def time_beside_twin(
+    path: Path,
+    rounds: int | None = None,
+    threads: int | None = None,
+    stop: Stop | None = None,
+    say: Callable[[str], object] = lambda sentence: None,
+) -> TwinTimes:
     """Time the network of the run in `path` and its twin on the run's own data; written to speed.json there.
 
     Both take the same training batches in turns, in float32 with the run's layout, loss and optimizer, on the CPU.
+
+    Args:
+        path: of the run.
+        rounds: turns of each side, at most.
+        threads: of torch; None for as many as it has.
+        stop: what may end it early: the result then has the passes that were measured.
+        say: gets a line before anything is measured.
 
     Raises:
         SasaError: no run, or one whose network has no attention.
     """
     config = _config_of(path)
-    keep_freed_memory()  # as in training
-    ours = load_pretrained(path)
-    networks: dict[str, nn.Module] = {OURS: ours, TWIN: twin(ours)}
-    if config.run.channels_last:
-        networks = {side: network.to(memory_format=torch.channels_last) for side, network in networks.items()}  # pyright: ignore
-    task = make_task(config, make_fabric(config.run))
-    batches = first_batches(task, config)
-    with torch_threads(threads):
-        steps = {side: inference_step(network, batches) for side, network in networks.items()}
-        times = {INFERENCE: take_turns(steps, rounds or ROUNDS, SECONDS)}
-        steps = {side: training_step(network, batches, task, config) for side, network in networks.items()}
-        times = {TRAINING: take_turns(steps, rounds or ROUNDS, SECONDS), **times}
-        measured_on = environment()
-    size = len(batches[0])
-    result = TwinTimes(
-        ours.name,
-        size,
-        {side: sum(p.numel() for p in network.parameters()) for side, network in networks.items()},
-        {
-            passed: {side: [1000 * t / size for t in values] for side, values in sides.items()}
-            for passed, sides in times.items()
-        },
-        measured_on,
-    )
-    RunFolder(path).write_text("speed.json", json.dumps(result.to_dict(), indent=2) + "\n")
+    pair = Pair.make(config, load_pretrained(path))
+    parameters = {side: sum(p.numel() for p in network.parameters()) for side, network in pair.networks.items()}
+    result = TwinTimes(pair.ours.name, len(pair.batches[0]), parameters, {}, environment())
+    stop = stop or Stop()
+    with torch_threads(threads), contextlib.suppress(StopMeasuringError):
+        for passed in PASSES:
+            say(f"{passed}, about {SECONDS:.0f} s")
+            with stop.measuring():
+                times = pair.time(passed, rounds or ROUNDS, SECONDS)
+            result.times[passed] = times
+            RunFolder(path).write_text("speed.json", json.dumps(result.to_dict(), indent=2) + "\n")
     return result
 
 

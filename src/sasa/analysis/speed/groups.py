@@ -1,13 +1,15 @@
 """The comparisons: each measures all its sides in turns and gives the numbers that rows are made of."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from sasa.analysis.speed.agreement import errors_of
-from sasa.analysis.speed.isolated import AVX2, has_avx2, in_a_process
+from sasa.analysis.speed.comparison import ERROR, MEGABYTES, MILLISECONDS, Group, Measured, NotMeasuredError
+from sasa.analysis.speed.instruction_sets import held_at_avx2
+from sasa.analysis.speed.isolated import in_a_process, training_memory
 from sasa.analysis.speed.setting import Setting
 from sasa.analysis.speed.timing import Step, take_turns
 from sasa.analysis.speed.workloads import (
@@ -22,24 +24,9 @@ from sasa.analysis.speed.workloads import (
     spatial_convolutions,
     training_step,
 )
-from sasa.errors import SasaError
 from sasa.nn import optimize_for_inference
 
-MILLISECONDS, MEGABYTES, ERROR = "ms an image", "MB", "relative L2"
 COMPILED_WARMUPS = 3  # the first call compiles, the second may find that it must compile again
-
-
-class NotMeasuredError(SasaError):
-    """A comparison that this machine cannot make; the sentence says why."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Numbers of each side, round by round, in `unit`; `note` says what a reader should know of them."""
-
-    unit: str
-    values: dict[str, list[float]]
-    note: str = ""
 
 
 def timed(steps: dict[str, Step], setting: Setting, *, warmups: int = 2, note: str = "") -> Measured:
@@ -109,6 +96,8 @@ def batch_1(setting: Setting) -> Measured:
 
 def bfloat16(setting: Setting) -> Measured:
     """Forward passes of networks and pictures in bfloat16."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # torch's own loops would take minutes for one call
+        raise NotMeasuredError("oneDNN has no bfloat16 for this CPU")
     images = pictures(setting)[0].to(torch.bfloat16)
     models = networks(setting, lambda model: model.to(torch.bfloat16))
     return timed({side: inference_step(model, images) for side, model in models.items()}, setting)
@@ -134,7 +123,7 @@ def operator_training(setting: Setting) -> Measured:
 
 def memory(setting: Setting) -> Measured:
     """Growth of a fresh process in its first training step, one process for each side."""
-    grown = {side: [in_a_process("training_memory", setting, side=side) / 1e6] for side in SIDES}
+    grown = {side: [in_a_process(training_memory, setting, side=side).result / 1e6] for side in SIDES}
     return Measured(MEGABYTES, grown, "growth of a fresh process during its first training step")
 
 
@@ -144,28 +133,21 @@ def agreement(setting: Setting) -> Measured:
     return Measured(ERROR, {"ours": errors}, worst)
 
 
-def avx2(setting: Setting) -> Measured:
-    """Group "inference" in a process where all libraries are held at AVX2."""
-    if not has_avx2():
-        raise NotMeasuredError("AVX2 is an instruction set of x86, which this machine is not")
-    answer = in_a_process("avx2_inference", setting, AVX2)
-    note = f"in a process of its own: ATen with {answer['vectors']}, our kernels with {answer['kernels'] or 'none'}"
-    return Measured(MILLISECONDS, answer["values"], note)
-
-
-GROUPS: dict[str, Callable[[Setting], Measured]] = {
-    "inference": inference,
-    "training": training,
-    "folded": folded,
-    "batch-1": batch_1,
-    "bfloat16": bfloat16,
-    "cores": cores,
-    "operator": operator,
-    "operator-training": operator_training,
-    "memory": memory,
-    "agreement": agreement,
-    "avx2": avx2,
-    # Last: they compile for minutes, and whoever stops the run has the others.
-    "compiled-inference": compiled_inference,
-    "compiled-training": compiled_training,
+# Overheads of memory, agreement and compiled-inference were measured ("seconds" of the JSON; AMD EPYC, 2 cores,
+# AVX-512, 2026-11-27); the others are estimates. They only tell a user how long to wait.
+GROUPS = {
+    "inference": Group(inference),
+    "training": Group(training),
+    "avx2-inference": Group(held_at_avx2(inference), overhead=10),
+    "avx2-training": Group(held_at_avx2(training), overhead=10),
+    "cores": Group(cores, patience=0.5),
+    "operator": Group(operator, patience=0.5),
+    "operator-training": Group(operator_training, patience=0.5),
+    "memory": Group(memory, patience=0, overhead=20),
+    "agreement": Group(agreement, patience=0, overhead=6),
+    "folded": Group(folded, patience=0.5),
+    "batch-1": Group(batch_1, patience=0.5),
+    "bfloat16": Group(bfloat16, patience=0.5),
+    "compiled-inference": Group(compiled_inference, patience=0.5, overhead=25),
+    "compiled-training": Group(compiled_training, patience=0.5, overhead=60),
 }

@@ -1,12 +1,15 @@
-"""Measurements that need a process of their own: peak memory, and another instruction set."""
+"""Measurements that need a process of their own: peak memory, another instruction set, another allocator."""
 
 import contextlib
+import dataclasses
+import importlib
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +21,55 @@ from sasa.analysis.speed.workloads import network, pictures, training_step
 from sasa.errors import SasaError
 from sasa.ops.native import instruction_set
 
-# What caps each library at AVX2: our kernels, oneDNN's convolutions, ATen's loops, MKL's products.
-AVX2 = {
-    "SASA_CPU": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
 ENTRY = "from sasa.analysis.speed.isolated import main; main()"
 
 
-def in_a_process(task: str, setting: Setting, environment: dict[str, str] | None = None, **words: Any) -> Any:
-    """The result of `TASKS[task](setting, **words)` in a fresh Python with more in its environment.
+@dataclass(frozen=True)
+class Answer:
+    """What a function gave in a process of its own; `vectors` are ATen's there, `kernels` ours (None: not in use)."""
+
+    result: Any
+    vectors: str
+    kernels: str | None
+
+
+def in_a_process(
+    function: Callable[..., Any], setting: Setting, environment: dict[str, str] | None = None, **words: Any
+) -> Answer:
+    """`function(setting, **words)` in a fresh Python with more in its environment.
+
+    Args:
+        function: of a module; its result is what JSON can hold, or a dataclass, which arrives as a dictionary.
+        setting: its threads are those of the process.
+        environment: variables beside those of this process.
+        words: what JSON can hold.
 
     Raises:
         SasaError: the process failed; the last line of what it said.
     """
-    request = json.dumps({"task": task, "setting": setting.to_dict(), "words": words})
+    request = {
+        "module": function.__module__, "name": function.__name__, "setting": setting.to_dict(), "words": words,
+    }  # fmt: skip
     result = subprocess.run(  # noqa: S603 - our own interpreter with our own code
         [sys.executable, "-W", "ignore", "-c", ENTRY],
-        input=request, capture_output=True, text=True, env={**os.environ, **(environment or {})}, check=False,
+        input=json.dumps(request), capture_output=True, text=True, env={**os.environ, **(environment or {})},
+        check=False,
     )  # fmt: skip
     if result.returncode:
         said = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        raise SasaError(f"measuring {task} in a process of its own failed: {said[-1]}")
-    return json.loads(result.stdout.splitlines()[-1])
+        raise SasaError(f"measuring {function.__name__} in a process of its own failed: {said[-1]}")
+    return Answer(**json.loads(result.stdout.splitlines()[-1]))
 
 
 def main() -> None:
-    """Entry of the fresh process: a request on stdin, its result as the last line of stdout."""
+    """Entry of the fresh process: a request on stdin, an answer as the last line of stdout."""
     request = json.loads(sys.stdin.read())
     setting = Setting.from_dict(request["setting"])
     torch.set_num_threads(setting.threads)
-    print(json.dumps(TASKS[request["task"]](setting, **request["words"])))
+    function = getattr(importlib.import_module(request["module"]), request["name"])
+    result = function(setting, **request["words"])
+    answer = Answer(result, torch.backends.cpu.get_cpu_capability(), instruction_set())
+    print(json.dumps(dataclasses.asdict(answer)))
 
 
 def training_memory(setting: Setting, side: str) -> int:
@@ -83,22 +102,3 @@ def _status(path: Path, name: str) -> int:
     """A line of /proc/self/status, in bytes."""
     line = next(line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])
-
-
-def avx2_inference(setting: Setting) -> dict[str, Any]:
-    """The group "inference" in this process, and the instruction sets of ATen and of our kernels."""
-    from sasa.analysis.speed.groups import inference
-
-    return {
-        "values": inference(setting).values,
-        "vectors": torch.backends.cpu.get_cpu_capability(),
-        "kernels": instruction_set(),
-    }
-
-
-def has_avx2() -> bool:
-    """Whether AVX2 is an instruction set of this machine at all."""
-    return platform.machine().lower() in ("x86_64", "amd64", "i686")
-
-
-TASKS = {"training_memory": training_memory, "avx2_inference": avx2_inference}

@@ -3,22 +3,32 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sasa.analysis.speed.acceptance import FACTOR, LARGEST, Report, Result
+from sasa.analysis.speed.acceptance import Report, Result
 from sasa.analysis.speed.ceilings import Ceilings
-from sasa.analysis.speed.groups import MEGABYTES
+from sasa.analysis.speed.comparison import MEGABYTES
+from sasa.analysis.speed.rows import FACTOR, LARGEST, Row
 from sasa.analysis.speed.stages import Profile
 
 BUSY = 0.5  # load average of a machine that is not left alone
+COLUMNS = ("row", "ours", "baseline", "value", "quartiles", "rounds", "goal", "must", "verdict")
+WIDTHS = (0, 10, 10, 7, 18, 6, 7, 7, 31)  # that hold any cell of these columns; the first is as wide as its titles
 
 
 def to_text(report: Report) -> str:
     """The whole report."""
-    parts = [heading(report), str(report.ceilings), table(report.results)]
-    notes = dict.fromkeys(f"- {r.row.group}: {r.note}" for r in report.results if r.note)
+    return "\n\n".join([heading(report), table(report.table), *below_the_table(report)])
+
+
+def below_the_table(report: Report) -> list[str]:
+    """The ceilings, notes on the rows, whether the run was stopped, and the networks by stage."""
+    parts = [str(report.ceilings or "ceilings of the machine: not measured")]
+    if report.stopped:
+        parts.append(f"The run was stopped: {report.stopped}. Rows without a value were not measured.")
+    notes = dict.fromkeys(f"- {r.row.group}: {r.note}" for r in report.table if r.note)
+    notes |= dict.fromkeys(f"- {name}: {said}" for name, said in report.failures.items())
     if notes:
         parts.append("\n".join(notes))
-    parts += [stage_table(profile, report.ceilings) for profile in report.profiles]
-    return "\n\n".join(parts)
+    return parts + [stage_table(profile, report.ceilings) for profile in report.profiles]
 
 
 def heading(report: Report) -> str:
@@ -40,22 +50,38 @@ def heading(report: Report) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """One line a row."""
-    lines = [["row", "ours", "baseline", "value", "quartiles", "goal", "must", "verdict"]]
-    for result in results:
-        row = result.row
-        lines.append(
-            [
-                row.title,
-                amount(result.ours, result.unit),
-                amount(result.baseline, result.unit),
-                value(result.value, row.kind),
-                "-" if result.value is None else f"{value(result.lower, row.kind)} to {value(result.upper, row.kind)}",
-                value(row.goal, row.kind),
-                "report" if row.must is None else value(row.must, row.kind),
-                result.verdict,
-            ]
-        )
-    return markdown(lines)
+    return markdown([COLUMNS, *map(cells, results)])
+
+
+def cells(result: Result) -> list[str]:
+    """A line of the table."""
+    row = result.row
+    return [
+        row.title,
+        amount(result.ours, result.unit),
+        amount(result.baseline, result.unit),
+        value(result.value, row.kind),
+        "-" if result.value is None else f"{value(result.lower, row.kind)} to {value(result.upper, row.kind)}",
+        str(result.rounds or "-"),
+        value(row.goal, row.kind),
+        "report" if row.must is None else value(row.must, row.kind),
+        result.verdict,
+    ]
+
+
+class GrowingTable:
+    """The table line by line, before anybody knows its last one: columns that are wide enough for any result."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.widths = (max([len(COLUMNS[0]), *(len(row.title) for row in rows)]), *WIDTHS[1:])
+
+    def head(self) -> str:
+        """The names of the columns, and the rule below them."""
+        return f"{to_line(COLUMNS, self.widths)}\n{rule(self.widths)}"
+
+    def line(self, result: Result) -> str:
+        """One row."""
+        return to_line(cells(result), self.widths)
 
 
 def value(number: float | None, kind: str) -> str:
@@ -74,13 +100,13 @@ def amount(number: float | None, unit: str) -> str:
     return f"{number:.2f} ms" if unit.startswith("ms") else f"{number:.1e}"
 
 
-def stage_table(profile: Profile, ceilings: Ceilings) -> str:
+def stage_table(profile: Profile, ceilings: Ceilings | None) -> str:
     """Milliseconds an image by stage, beside the least that the measured ceilings allow."""
     total = sum(stage.milliseconds for stage in profile.stages)
     lines = [["stage", "ms", "share", "GFLOP", "GFLOP/s", "MB", "GB/s", "floor, ms"]]
     for stage in profile.stages:
         seconds = stage.milliseconds / 1000
-        floor = ceilings.floor(stage.flops, stage.moved)
+        floor = ceilings.floor(stage.flops, stage.moved) if ceilings else None
         lines.append(
             [
                 stage.name,
@@ -100,12 +126,20 @@ def stage_table(profile: Profile, ceilings: Ceilings) -> str:
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table: the first line its head, the first column left-aligned, the others right."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    padded = [
-        [cell.ljust(w) if n == 0 else cell.rjust(w) for n, (cell, w) in enumerate(zip(line, widths, strict=True))]
-        for line in lines
-    ]
-    rule = ["-" * w if n == 0 else "-" * (w - 1) + ":" for n, w in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
+    head, *others = (to_line(line, widths) for line in lines)
+    return "\n".join((head, rule(widths), *others))
+
+
+def to_line(texts: Sequence[str], widths: Sequence[int]) -> str:
+    """A line of a table."""
+    first, *others = zip(texts, widths, strict=True)
+    return f"| {' | '.join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)])} |"
+
+
+def rule(widths: Sequence[int]) -> str:
+    """What Markdown wants below the head."""
+    first, *others = widths
+    return f"| {' | '.join(['-' * first, *('-' * (width - 1) + ':' for width in others)])} |"
 
 
 def by_name(lines: Sequence[dict[str, Any]]) -> str:

@@ -18,8 +18,9 @@ class Setting:
         batch: pictures of a call.
         side: of the square pictures, in pixels.
         layers: blocks in each group of the ResNets, ours and the baseline's alike.
-        rounds: times that each side of a comparison takes its turn.
-        seconds: after this long a comparison ends early, if every side had `LEAST_ROUNDS` turns.
+        rounds: times that each side of a comparison takes its turn, at most.
+        seconds: that an important comparison may take (`Group.patience`): slow machines take fewer rounds, but no
+            fewer than `LEAST_ROUNDS`.
         cases: random cases of the agreement with the reference.
         threads: of torch.
     """
@@ -28,7 +29,7 @@ class Setting:
     side: int = 224
     layers: tuple[int, int, int, int] = BLOCKS_50
     rounds: int = 15
-    seconds: float = 45.0
+    seconds: float = 30.0
     cases: int = 300
     threads: int = 1
 

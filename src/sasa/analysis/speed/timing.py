@@ -15,6 +15,7 @@ import torch
 
 Step = Callable[[], object]
 LEAST_ROUNDS = 3
+WARMUP_SHARE = 0.25  # of the time of a comparison
 
 
 @dataclass(frozen=True)
@@ -39,36 +40,53 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
-def take_turns(steps: dict[str, Step], rounds: int, seconds: float, warmups: int = 2) -> dict[str, list[float]]:
+def take_turns(
+    steps: dict[str, Step],
+    rounds: int,
+    seconds: float,
+    warmups: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of every call: in each round every side is called once, in an order that moves on by one a round.
 
     Args:
         steps: what to call, by the name of the side.
-        rounds: calls of each side that are measured.
-        seconds: no new round begins after so long, once there were `LEAST_ROUNDS`.
-        warmups: calls of each side before, not measured: kernels are chosen and memory is found there.
+        rounds: calls of each side that are measured, at most.
+        seconds: for all calls. No further round begins afterwards, once there were `LEAST_ROUNDS`.
+        warmups: calls of each side before, not measured: kernels are chosen and memory is found there. Only the first
+            where that takes more than `WARMUP_SHARE` of the time.
+        clock: seconds, whatever they count from.
     """
-    for step in steps.values():
-        for _ in range(warmups):
+    began = clock()
+    for number in range(warmups):
+        if number and clock() - began > WARMUP_SHARE * seconds:
+            break
+        for step in steps.values():
             step()
     order, times = list(steps), {name: [] for name in steps}
-    began = time.perf_counter()
-    gc.collect()
-    collecting = gc.isenabled()
-    gc.disable()  # a collection in the middle of one side's turn would be charged to that side
-    try:
+    with _no_garbage_collection():
         for number in range(rounds):
-            if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
+            if number >= LEAST_ROUNDS and clock() - began > seconds:
                 break
             for name in order:
-                started = time.perf_counter()
+                started = clock()
                 steps[name]()
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
             order = order[1:] + order[:1]
+    return times
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collects now, and not in the middle of one side's turn, which would be charged to that side."""
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
-    return times
 
 
 @contextmanager
