@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sasa import __version__
+from sasa import __version__, threads
 from sasa.analysis import doctor
 from sasa.ops import backends, native
 
@@ -29,7 +29,8 @@ def test_the_report(sasa):
     versions = {"sasa": __version__, "python": platform.python_version(), "torch": torch.__version__}
     assert found["versions"] == versions
     assert platform.machine() in found["devices"]["cpu"]
-    assert found["threads"]["torch"].startswith(f"{torch.get_num_threads()} of ")
+    assert found["threads"]["torch"] == f"{torch.get_num_threads()} of {threads.cores()} cores"
+    assert set(found["threads"]) == {"torch", "waiting", "turns", "load"}
     assert list(found["back-ends"]) == [status.name for status in backends()]
     assert {"train", "dev"} <= set(found["extras"])
 

@@ -1,6 +1,7 @@
 """What this installation is and what it can use: `sasa doctor`. It looks and never fails: what is missing is a line."""
 
 import json
+import os
 import platform
 import re
 from dataclasses import asdict, dataclass
@@ -9,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sasa import __version__
-from sasa.analysis.machine import cores, cpu_name
+from sasa import __version__, threads
+from sasa.analysis.machine import cpu_name
 from sasa.ops import backends as every_backend
 from sasa.ops import native
 from sasa.ops.backends import BackendStatus
@@ -25,6 +26,26 @@ class Device:
 
     name: str
     description: str
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads torch has, and how they get along with others on the machine."""
+
+    torch: int
+    cores: int
+    waiting: str
+    turns: str
+    load: str
+
+    def lines(self) -> dict[str, str]:
+        """What `sasa doctor` prints of it."""
+        return {
+            "torch": f"{self.torch} of {self.cores} cores",
+            "waiting": self.waiting,
+            "turns": self.turns,
+            "load": self.load,
+        }
 
 
 @dataclass(frozen=True)
@@ -80,8 +101,7 @@ class Examination:
 
     versions: dict[str, str]
     devices: tuple[Device, ...]
-    threads: int
-    cores: int
+    threads: Threads
     cpu_library: CpuLibrary
     backends: tuple[BackendStatus, ...]
     extras: tuple[Extra, ...] | None
@@ -99,8 +119,13 @@ def examine() -> Examination:
     return Examination(
         versions={"sasa": __version__, "python": platform.python_version(), "torch": torch.__version__},
         devices=devices(),
-        threads=torch.get_num_threads(),
-        cores=cores(),
+        threads=Threads(
+            torch=torch.get_num_threads(),
+            cores=threads.cores(),
+            waiting=threads.waiting(os.environ),
+            turns=threads.turns(),
+            load=threads.load(),
+        ),
         cpu_library=CpuLibrary(str(native.FOLDER / native.LIBRARY), native.instruction_set(), native.missing()),
         backends=every_backend(),
         extras=extras(),
@@ -112,7 +137,7 @@ def to_text(found: Examination) -> str:
     sections = {
         "versions": found.versions,
         "devices": {device.name: device.description for device in found.devices},
-        "threads": {"torch": f"{found.threads} of {found.cores} cores"},
+        "threads": found.threads.lines(),
         "CPU kernels": {"library": str(found.cpu_library)},
         "back-ends": {b.name: f"not here: {b.why_not}" if b.why_not else b.summary for b in found.backends},
         "extras": {e.name: str(e) for e in found.extras or ()} or {"unknown": "sasa runs from its sources"},

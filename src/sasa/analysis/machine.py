@@ -1,6 +1,5 @@
-"""The machine this runs on: its processor and how much of it is ours."""
+"""The machine this runs on."""
 
-import os
 import platform
 from pathlib import Path
 
@@ -13,8 +12,3 @@ def cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

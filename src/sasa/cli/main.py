@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from sasa import threads
 from sasa.errors import SasaError
 
 
 def main() -> None:
     """Run the words of sys.argv."""
+    threads.prepare()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # torch's notes to its own users
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
     try:

@@ -227,6 +227,7 @@ class Trainer:
             "rows": self.rows,
             "best": self.best,
             "skipped": names_of_all(self.fabric, self.task.skipped),
+            "threads": torch.get_num_threads(),
             "config": self.config.to_dict(),
         }
 

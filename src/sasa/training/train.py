@@ -19,6 +19,7 @@ from sasa.training.reports import Reports
 from sasa.training.run_folder import RunFolder
 from sasa.training.settings import Config
 from sasa.training.tasks import config_of, make_task, with_own_weights
+from sasa.training.thread_count import restore_thread_count
 
 
 def start(config: Config) -> Trainer:
@@ -58,10 +59,12 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
         config.set(key, value)
     trainer = start(config)
     trainer.load_state(state)
+    notes = [note, restore_thread_count(state.get("threads"))]
     trainer.fabric.barrier()  # all have read before the first one moves a file
     if trainer.fabric.is_global_zero:
+        for sentence in filter(None, notes):
+            sys.stderr.write(f"sasa: {sentence}\n")
         if note:
-            sys.stderr.write(f"sasa: {note}\n")
             folder.set_damaged_aside()
         folder.write_metrics(trainer.rows)
     return _run(trainer, folder)

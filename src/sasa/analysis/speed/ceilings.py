@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from sasa.analysis.machine import cores, cpu_name
+from sasa.analysis.machine import cpu_name
 from sasa.analysis.speed.timing import torch_threads
 from sasa.ops import backends
 from sasa.ops.native import instruction_set
+from sasa.threads import cores
 
 TENSOR_BYTES = 256 * 2**20  # far beyond any cache
 CALL_SECONDS = 0.2
