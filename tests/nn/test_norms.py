@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 import sasa
+from helpers import NEEDS_KERNELS
 from helpers import normal as normal_in
 from sasa.nn import norms
 from sasa.nn.norms import layer_norm, layer_norm_add_relu, layer_norm_relu
 from sasa.ops import native
 
 # What stands for torch's own operations does so only with the kernels at hand.
-pytestmark = pytest.mark.skipif(native.why_not(None) is not None, reason=f"needs CPU kernels: {native.why_not(None)}")
+pytestmark = NEEDS_KERNELS
 
 
 def normal(*shape, seed=0):
