@@ -15,7 +15,7 @@ from sasa.ops import native
 
 OPS = Path(__file__).parent
 LAYERS = [OPS.parent / "nn" / name for name in ("test_attention_layer.py", "test_norms.py", "test_stem.py")]
-ASKED = os.environ.get("SASA_CPU", "off")
+ASKED = os.environ.get("SASA_CPU") or "off"
 BELOW = {"avx512": ["avx2", "portable"], "avx2": ["portable"], "neon": ["portable"], "portable": [], None: []}
 
 
