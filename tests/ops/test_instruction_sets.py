@@ -1,7 +1,8 @@
 """Every test that reaches a CPU kernel, once more with each instruction set below the one in use.
 
-The library reads SASA_CPU once, when it is loaded: so a Python of its own runs them for each set. Only what is marked
-`without_kernels` is left out; a new file in tests/ops is in. To look into a failure, run the command that it quotes.
+The library reads SASA_CPU once, when it is loaded: so a Python of its own runs them for each set. They are those of
+tests/ops and of the layers; what is marked `without_kernels` is left out, and a new file is in by itself. To look into
+a failure, run the command that it quotes.
 """
 
 import os
@@ -14,7 +15,7 @@ from processes import run_pytest
 from sasa.ops import native
 
 OPS = Path(__file__).parent
-LAYERS = [OPS.parent / "nn" / name for name in ("test_attention_layer.py", "test_norms.py", "test_stem.py")]
+LAYERS = (OPS.parent / "nn", "--ignore-glob=*/test_convert*")  # not of whole networks
 ASKED = os.environ.get("SASA_CPU") or "off"
 BELOW = {"avx512": ["avx2", "portable"], "avx2": ["portable"], "neon": ["portable"], "portable": [], None: []}
 
