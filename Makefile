@@ -14,8 +14,8 @@ demo: $(INSTALLED)  ## train a network without spatial convolution on real digit
 	$(BIN)/sasa bench --model runs/demo
 	@echo "look at runs/demo/attention.png, runs/demo/predictions.png and runs/demo/curves.png"
 
-test: $(INSTALLED)  ## the whole test suite
-	$(BIN)/python -m pytest -n auto --dist loadfile  # a process for each core, whole files to each
+test: $(INSTALLED)  ## the whole test suite; what reaches a CPU kernel, for every instruction set of this machine
+	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core
 
 test-kernels: $(INSTALLED)  ## the CPU kernels alone, without torch, as the library has them: every instruction set
 	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels

@@ -348,7 +348,9 @@ void take_lanes_relative(const T* from, const LaneGroup& group, int64_t count, T
     for (int64_t i = 0; i < count; ++i) to[i * L + lane] = from[group.head(lane) * count + i];
 }
 
-// Vectors of products that each way takes for a channel: one tile a row there, pairs of pixels of the map here.
+// Whether maps are better taken this way: by the vectors of products for each channel, pairs of pixels of the map here
+// and one tile a row there, and by how many threads find work, of which four are assumed: results must not depend on how
+// many there are. A fifth is for what else differs.
 template <class T, int L>
 bool small_is_faster(const sasa::LocalShape& shape) {
   if (shape.height > kSmallSide || shape.width > kSmallSide) return false;
@@ -356,7 +358,10 @@ bool small_is_faster(const sasa::LocalShape& shape) {
   for (int64_t y = 0; y < shape.height; ++y) rows += Seen(y, shape.height, shape.window).count();
   const int64_t columns = shape.width < shape.window + 2 ? shape.width : shape.window + 2;
   const int64_t problems = shape.batch * shape.heads, groups = (problems + L - 1) / L;
-  return groups * rows * shape.width * columns < problems * shape.height * shape.window * shape.window;
+  const int64_t here = groups * rows * shape.width * columns,
+                there = problems * shape.height * shape.window * shape.window;
+  const auto threads = [](int64_t tasks) { return tasks < 4 ? tasks : 4; };
+  return 5 * here * threads(problems) < 4 * there * threads(groups);
 }
 
 // Calls run(lanes) with the lanes of a vector, half of them where those suffice.

@@ -4,8 +4,21 @@ import os
 
 # cuBLAS repeats its sums to the bit only with a workspace of its own; torch's deterministic algorithms insist on that.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Before torch is imported, and for every process that a test starts. The tensors here are tiny: a second thread costs
+# more than it brings, and where other processes run, as the other workers of the tests do, a hundred times more.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch
+from hypothesis import HealthCheck, settings
 
-# The tensors here are tiny: a second thread costs more than it brings, and on a busy machine a hundred times more.
-torch.set_num_threads(1)
+from sasa.ops import native
+
+# The same examples every time, and no limit in seconds that a busy machine could miss.
+settings.register_profile(
+    "sasa", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("sasa")
+
+
+def pytest_report_header() -> str:
+    """Which kernels these tests are of."""
+    return f"CPU kernels: {native.instruction_set() or native.missing()}"

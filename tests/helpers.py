@@ -1,19 +1,21 @@
-"""What the tests share: the equations once more as plain loops, random inputs, and errors measured as DESIGN.md says.
+"""What the tests share: the equations once more as plain loops, random inputs, and how errors are measured.
 
 The loops are slow and use nothing of the library: they go through pixels, heads and window positions one by one.
 """
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from sasa.ops import native
 from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.backends import BACKENDS
 
-# Relative L2 of the output and of every gradient, the same for every back-end (DESIGN.md, "The operator").
+# Relative L2 of the output and of every gradient, the same for every back-end.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -21,9 +23,26 @@ DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 # Back-ends that can run on this machine at all; `sasa doctor` tells why the others cannot.
 HERE = [name for name, backend in BACKENDS.items() if backend.why_not() is None]
 
+NEEDS_KERNELS = pytest.mark.skipif(native.missing() is not None, reason=f"no kernels here: {native.missing()}")
+
+# No CPU kernel takes part: what is the same for every instruction set runs once (tests/ops/test_instruction_sets.py).
+WITHOUT_KERNELS = pytest.mark.without_kernels
+
+
+def backend_param(name: str, *more: str) -> Any:
+    """A parameter of a test: the name of a back-end, marked where it calls no CPU kernel, and what comes with it."""
+    marks = () if name in ("cpu", "auto") else WITHOUT_KERNELS
+    return pytest.param(name, *more, id="-".join([name, *more]), marks=marks)
+
+
+def backend_params(*names: str) -> list:
+    """A parameter for each name."""
+    return [backend_param(name) for name in names]
+
+
 # Every implementation that reference judges, on every device here: a new entry of BACKENDS joins by itself.
 IMPLEMENTATIONS = [
-    pytest.param(name, device, id=f"{name}-{device}")
+    backend_param(name, device)
     for name in (*(name for name in HERE if name != "reference"), "auto")
     for device in DEVICES
 ]
@@ -236,7 +255,7 @@ def loop_block_attention(
 
 
 # (batch, heads, head_dim, value_dim, height, width, kernel_size), terms, padding, scale. Small, because a loop
-# judges them; together they tell apart all the mistakes of ANCHORS.md.
+# judges them; together they tell apart all the mistakes of test_known_bugs.py.
 EQUATION_3_CASES = [
     ((1, 2, 4, 4, 5, 4, 3), "both", "zeros", 1.0),
     ((1, 2, 4, 4, 5, 4, 3), "both", "mask", 1.0),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from helpers import block_inputs, local_inputs
+from helpers import backend_params, block_inputs, local_inputs
 from sasa.ops import block_attention, local_attention
 
-BACKEND = pytest.mark.parametrize("backend", ["auto", "eager"])
+BACKEND = pytest.mark.parametrize("backend", backend_params("auto", "eager"))
 LOCAL_SHAPE = (2, 2, 4, 2, 5, 4, 3)
 BLOCK_SHAPE = (2, 3, 2, 4, 2, 5, 6, 4)
 

@@ -1,4 +1,4 @@
-"""What may import what (DESIGN.md, "Where things live"), and what `import sasa` brings along."""
+"""What may import what (CONTRIBUTING.md, "Layout"), and what `import sasa` brings along."""
 
 import ast
 import subprocess
@@ -55,7 +55,7 @@ def forbidden(source: str, path: Path) -> list[str]:
 
 def test_every_file_has_its_place_in_the_order():
     homes = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
-    assert homes <= {*ORDER, *TOP}, "a new folder or file of src/sasa needs a place in ORDER and in DESIGN.md"
+    assert homes <= {*ORDER, *TOP}, "a new folder or file of src/sasa needs a place in ORDER and in CONTRIBUTING.md"
     assert {"errors", "ops", "nn", "models"} <= homes
 
 

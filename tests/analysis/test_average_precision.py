@@ -89,7 +89,7 @@ def by_pycocotools(truth, found):
     return [math.nan if figure == -1 else figure for figure in evaluation.stats[:6]], known
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_the_same_as_pycocotools(seed):
     truth, found = random_documents(seed)

@@ -9,7 +9,7 @@ from sasa.analysis.paper import CLAIMS
 from sasa.analysis.paper_cells import CELLS
 from sasa.models import list_models
 
-# PAPER.md, "What the FLOPS and parameter cells mean"; in %.
+# What the paper's cells of FLOPS and parameters mean is known up to this, in %.
 PARAMETERS, SIMPLE, CALIBRATED = 0.7, 2.0, 1.0
 DETECTION = 0.5, 1.5, 1.5  # Table 2
 FULL_DETECTION = 0.5, 4.0, 4.0  # its stem costs at 640 pixels what the cells do not have

@@ -18,7 +18,7 @@ from sasa.errors import ArgumentError, DataError
 GRAY = Preprocessing(16, 1, (0.3,), (0.35,))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 4), st.integers(0, 9), st.integers(0, 60))
 def test_batches_can_start_anywhere(size, batch_size, epochs, seed, start):
     whole = list(EpochBatches(size, batch_size, epochs, seed))
@@ -40,7 +40,7 @@ def test_lanes_share_the_batch_of_one_process(world_size, accumulate):
     assert [list(chain(*lists)) for lists in zip(*lanes, strict=True)] == whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 6), min_size=8, max_size=120),
     st.integers(1, 3),
@@ -124,7 +124,7 @@ def test_evaluation_reads_every_picture_once():
     assert labels.tolist() == list(held_out.labels)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(1, 5))
 def test_processes_share_the_evaluation(size, batch_size, world_size):
     class Some:

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 import sasa
+from helpers import NEEDS_KERNELS
 from helpers import normal as normal_in
 from sasa.nn import conv_norm_act as step
 from sasa.nn.conv_norm_act import conv_norm_act
-from sasa.ops import fusion, native
+from sasa.ops import fusion
 
 # What stands for torch's own operations does so only with the kernels at hand.
-pytestmark = pytest.mark.skipif(native.missing() is not None, reason=f"needs CPU kernels: {native.missing()}")
+pytestmark = NEEDS_KERNELS
 
 
 def normal(*shape, seed=0):

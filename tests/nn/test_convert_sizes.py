@@ -31,7 +31,7 @@ def quietly(model: nn.Module, **options) -> nn.Module:
 # A layer alone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_has_the_size_of_the_convolution(data):
     pair = lambda least, most: data.draw(st.tuples(st.integers(least, most), st.integers(least, most)))  # noqa: E731

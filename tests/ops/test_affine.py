@@ -7,7 +7,7 @@ from helpers import normal
 from sasa.ops import native
 from sasa.ops.affine import affine_
 
-SHAPES = [(2, 16, 5, 7), (1, 3, 1, 1), (3, 37, 2, 9), (2, 64, 1, 4), (0, 8, 3, 3), (5, 1, 4, 4)]
+SHAPES = [(2, 16, 5, 7), (1, 3, 1, 1), (3, 37, 2, 9), (2, 64, 1, 4), (0, 8, 3, 3), (5, 1, 4, 4), (1, 70, 9, 8)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 

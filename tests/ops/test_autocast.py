@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sasa
-from helpers import assert_close, normal, output_and_gradients
+from helpers import assert_close, backend_params, normal, output_and_gradients
 from operators import BACKEND, OPERATORS, leaves
 
 
@@ -15,7 +15,7 @@ def half_but_embeddings(tensors):
 
 
 @OPERATORS
-@pytest.mark.parametrize("backend", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("backend", backend_params("auto", "eager", "reference"))
 def test_autocast_rounds_inputs_and_nothing_else(operator, make_inputs, backend):
     tensors = make_inputs(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

@@ -142,7 +142,7 @@ def test_block_attention_gradient_of_one_input_alone(backend, device, dtype, wan
 
 
 @pytest.mark.parametrize(("backend", "device"), IMPLEMENTATIONS)
-@settings(max_examples=12 if INTERPRETED else 80, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12 if INTERPRETED else 80)
 @given(
     batch=st.integers(0, 3),
     channels=st.integers(1, 4),

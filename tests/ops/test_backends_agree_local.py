@@ -216,7 +216,7 @@ def test_inputs_are_left_as_they_were(backend, device, dtype):
 
 
 @pytest.mark.parametrize(("backend", "device"), IMPLEMENTATIONS)
-@settings(max_examples=12 if INTERPRETED else 80, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12 if INTERPRETED else 80)
 @given(
     batch=st.integers(0, 3),
     num_heads=st.integers(1, 4),

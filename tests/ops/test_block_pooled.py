@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import fused
-from helpers import TOLERANCE, assert_close, block_inputs, double, normal
-from sasa.ops import native
+from helpers import NEEDS_KERNELS, TOLERANCE, WITHOUT_KERNELS, assert_close, block_inputs, double, normal
 from sasa.ops.arguments import BlockInputs, BlockOptions, PooledBackward, PooledForward
 from sasa.ops.block_pooled import block_attention_pooled
 
@@ -25,6 +24,7 @@ SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_
     (1, 4, 2, 4, 4, 1, 1, 4),
     (2, 3, 2, 4, 4, 5, 3, 1),
     (1, 3, 2, 2, 8, 37, 45, 4),  # more than one strip, more than one tile
+    (1, 4, 3, 4, 1, 4, 40, 2),
     (1, 2, 1, 2, 1, 5, 18, 16),  # the largest block whose positions fit into a byte
 ]
 FORMS = [  # terms, values, memory format of the picture
@@ -80,7 +80,7 @@ def judge(tensors, sign, options, position):
     return best, [extreme, sums], leaves
 
 
-BOTH = pytest.mark.parametrize("run", [kernels, in_plain_torch])
+BOTH = pytest.mark.parametrize("run", [kernels, pytest.param(in_plain_torch, marks=WITHOUT_KERNELS)])
 
 
 @DTYPES
@@ -234,7 +234,7 @@ def test_there_is_no_second_derivative():
         first.sum().backward()
 
 
-@pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+@NEEDS_KERNELS
 def test_the_kernels_check_what_they_read():
     (image, *weights, value), sign = make(SHAPES[0], dtype=torch.float32)
     options = options_of(SHAPES[0])
@@ -244,7 +244,7 @@ def test_the_kernels_check_what_they_read():
         block_attention_pooled(image, *weights, sign, value=value, **{**options, "block_size": 3})
 
 
-@pytest.mark.parametrize("run", [kernels, in_plain_torch])
+@BOTH
 def test_a_nan_is_not_lost(run):
     """As max pooling has it; a network that has diverged must not look sound."""
     shape = (1, 2, 1, 2, 2, 2, 4, 2)

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers import (
     DEVICES,
+    WITHOUT_KERNELS,
     assert_close,
     block_inputs,
     local_inputs,
@@ -193,6 +194,7 @@ def test_a_second_derivative_says_that_there_is_none(operator, make_inputs, back
         first.square().sum().backward()
 
 
+@WITHOUT_KERNELS
 @pytest.mark.parametrize("is_local", [True, False], ids=["local_attention", "block_attention"])
 def test_the_reference_is_twice_differentiable(is_local):
     operator = local if is_local else block
@@ -224,6 +226,7 @@ def test_forward_mode_is_refused_for_every_input(operator, make_inputs, backend)
                     operator(*duals, backend=backend)
 
 
+@WITHOUT_KERNELS
 @FORWARD_MODE
 @OPERATORS
 def test_the_reference_has_forward_mode(operator, make_inputs):

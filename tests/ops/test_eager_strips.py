@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import block_inputs, local_inputs, output_and_gradients
+from helpers import WITHOUT_KERNELS, block_inputs, local_inputs, output_and_gradients
 from judges import (
     ALLOCATIONS_ARE_NAN,
     BLOCK_NAMES,
@@ -19,7 +19,7 @@ from judges import (
 )
 from sasa.ops import eager, eager_block, local_attention
 
-pytestmark = ALLOCATIONS_ARE_NAN
+pytestmark = [*ALLOCATIONS_ARE_NAN, WITHOUT_KERNELS]
 
 
 @pytest.fixture

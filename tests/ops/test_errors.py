@@ -5,12 +5,14 @@ import re
 import pytest
 import torch
 
-from helpers import normal
+from helpers import WITHOUT_KERNELS, normal
 from sasa.errors import ArgumentError, SasaError
 from sasa.ops import block_attention, local_attention
 from sasa.ops.backends import BACKENDS, BackendStatus, backends, check_backend
 from sasa.ops.backends.base import Backend
 from sasa.ops.checks import check_heads, check_padding
+
+pytestmark = WITHOUT_KERNELS  # arguments are checked before
 
 
 def says(sentence: str):

@@ -5,8 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import sasa
-from helpers import block_inputs, local_inputs
+from helpers import WITHOUT_KERNELS, block_inputs, local_inputs
 
+pytestmark = WITHOUT_KERNELS  # shapes alone are counted
 B, N, D, E, H, W, K = 2, 3, 4, 6, 5, 7, 3
 PIXELS, QUERY, VALUE = B * H * W, N * D, N * E  # channels of all heads
 

@@ -1,4 +1,4 @@
-"""The mistakes of the open re-implementations (ANCHORS.md), each made on purpose: the suite's check must see them.
+"""The mistakes of open re-implementations, each made on purpose: the suite's check must see them.
 
 One attention that is right is put together from parts; each mistake replaces one part and nothing else.
 """
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sasa
-from helpers import HERE, assert_is_equation_3, local_inputs, skip_unless_it_runs
+from helpers import HERE, WITHOUT_KERNELS, assert_is_equation_3, backend_params, local_inputs, skip_unless_it_runs
 from sasa.ops import local_attention
 
 # N heads, D channels of a head, K * K window positions P, on maps (B, N, D, H, W) and windows (B, N, D, P, H, W).
@@ -117,7 +117,7 @@ MISTAKES = {
     "inverted mask": attention(hidden=lambda inside: inside),
 }
 
-# Not in ANCHORS.md, but as easily made: the check sees these too.
+# Not seen in any of them, but as easily made: the check sees these too.
 OTHER_MISTAKES = {
     "rows and columns exchanged": attention(r=lambda row, col: r_of_window(col, row)),
     "offsets backwards": attention(r=lambda row, col: r_of_window(row.flip(1), col.flip(1))),
@@ -131,12 +131,13 @@ OTHER_MISTAKES = {
 }
 
 
+@WITHOUT_KERNELS
 def test_the_right_parts_are_equation_3():
     """So each mistake below is the one part that it replaces."""
     assert_is_equation_3(attention())
 
 
-@pytest.mark.parametrize("backend", [*HERE, "auto"])
+@pytest.mark.parametrize("backend", backend_params(*HERE, "auto"))
 def test_every_backend_is_equation_3(backend):
     def function(query, *rest, **options):
         skip_unless_it_runs(backend, query)
@@ -145,6 +146,7 @@ def test_every_backend_is_equation_3(backend):
     assert_is_equation_3(function)
 
 
+@WITHOUT_KERNELS
 @pytest.mark.parametrize("mistake", [*MISTAKES, *OTHER_MISTAKES])
 def test_every_mistake_is_seen(mistake):
     with pytest.raises(AssertionError, match="differs by"):
@@ -187,6 +189,7 @@ def largest_tensor(backend: str, shape: tuple[int, ...]) -> int:
     return largest.bytes
 
 
+@WITHOUT_KERNELS
 def test_the_eager_path_never_holds_all_windows():
     batch, heads, head_dim, _, height, width, kernel_size = shape = (2, 4, 16, 16, 48, 48, 7)
     all_windows = 4 * batch * heads * head_dim * height * width * kernel_size**2
@@ -194,6 +197,7 @@ def test_the_eager_path_never_holds_all_windows():
     assert largest_tensor("eager", shape) < all_windows / 8
 
 
+@WITHOUT_KERNELS
 def test_the_memory_of_the_eager_path_does_not_grow_with_the_map():
     """Beyond the maps themselves: a strip is as large for a map of four times the pixels."""
     small, large = (largest_tensor("eager", (1, 4, 8, 8, side, side, 7)) for side in (48, 96))

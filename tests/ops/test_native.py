@@ -1,9 +1,5 @@
-"""The library of CPU kernels: that it is loaded or says why not, each instruction set, threads, forks.
+"""The library of CPU kernels is loaded, or says why not."""
 
-What the kernels compute, test_backends_agree_*.py and the tests beside them judge, with the best instruction set here.
-"""
-
-import json
 import os
 import platform
 import shutil
@@ -12,16 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from helpers import block_inputs, local_inputs, normal, output_and_gradients
-from sasa.ops import block_attention, local_attention, native
-from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
+from helpers import NEEDS_KERNELS, WITHOUT_KERNELS
+from processes import run_python
+from sasa.ops import native
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 ARCHITECTURES = {"x86_64", "amd64", "aarch64", "arm64"}
 SETS = ("avx512", "avx2", "neon", "portable")
-IN_USE = pytest.mark.skipif(native.missing() is not None, reason=f"no kernels here: {native.missing()}")
+pytestmark = WITHOUT_KERNELS
 
 
 def has_compiler() -> bool:
@@ -29,24 +24,6 @@ def has_compiler() -> bool:
     named = os.environ.get("CXX", "").split()
     known = platform.machine().lower() in ARCHITECTURES and sys.platform in ("linux", "darwin")
     return known and any(shutil.which(name) for name in named[:1] or ("c++", "g++", "clang++"))
-
-
-def python(*words, seconds=120, **environment):
-    """Run a fresh Python with the tests' helpers; what it printed."""
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-# ------------------------------------------------------------------------------------------------- loaded, or why not
 
 
 @pytest.mark.skipif("SASA_CPU" in os.environ, reason="SASA_CPU is set")
@@ -110,20 +87,6 @@ def test_an_installation_without_a_compiler_leaves_its_reason(tmp_path):
     assert sentence == "the C++ compiler that CXX names (no-such-compiler) was not found\n"
 
 
-# ---------------------------------------------------------------------------------------------------- instruction sets
-
-
-@IN_USE
-@pytest.mark.parametrize("name", SETS)
-def test_each_instruction_set_agrees_with_the_reference(name):
-    report = json.loads(python(HERE / "instruction_sets.py", SASA_CPU=name))
-    if report["why_not"]:
-        pytest.skip(report["why_not"])
-    assert report["instruction_set"] == name
-    assert report["compared"] > 1000
-    assert not report["wrong"]
-
-
 SERVED = """
 import torch
 from helpers import local_inputs
@@ -144,95 +107,11 @@ print(*(backend.why_not for backend in backends() if backend.name == "cpu"))
     ("value", "sentence"),
     [
         ("off", "the environment variable SASA_CPU is off"),
-        pytest.param("sse9", "SASA_CPU=sse9 is none of this library's instruction sets", marks=IN_USE),
+        pytest.param("sse9", "SASA_CPU=sse9 is none of this library's instruction sets", marks=NEEDS_KERNELS),
     ],
 )
 def test_without_kernels_eager_serves(value, sentence):
-    asked, told = python("-c", SERVED, SASA_CPU=value).splitlines()
+    asked, told = run_python("-c", SERVED, SASA_CPU=value).splitlines()
     assert asked == f"backend 'cpu' cannot run here: {told}"
     assert told.startswith(sentence)
     assert value == "off" or "portable, off)" in told
-
-
-# ------------------------------------------------------------------------------------------------ threads and processes
-
-
-@pytest.fixture
-def two_threads():
-    """A function that runs another with two of torch's threads."""
-    before = torch.get_num_threads()
-
-    def run(function):
-        torch.set_num_threads(2)
-        try:
-            return function()
-        finally:
-            torch.set_num_threads(before)
-
-    yield run
-    torch.set_num_threads(before)
-
-
-def everything(batch, dtype):
-    """Outputs and gradients of every operator: several tasks, strips, tiles and partial tiles."""
-    heads, head_dim, height, width = 4, 8, 19, 21
-    maps = local_inputs(batch, heads, head_dim, head_dim, height, width, 7, dtype=dtype)
-    maps[:3] = [m.contiguous(memory_format=torch.channels_last) for m in maps[:3]]
-    options = {"kernel_size": 7, "num_heads": heads, "padding": "mask"}
-    grad = normal(batch, heads * head_dim, height, width, seed=9, dtype=dtype)
-    results = output_and_gradients(local_attention, maps, grad, **options)
-    qkv = [torch.cat(maps[:3], 1), *maps[3:]]
-    results += output_and_gradients(qkv_attention, qkv, grad, **options)
-    more = {"relu": True, "pool": 2, "scale": 1.0, "content": True}
-    results.append(qkv_attention_inference(*qkv, None, None, **options, **more))
-
-    tensors = block_inputs(batch, 3, heads, 4, head_dim, 71, 70, 4, dtype=dtype)
-    grad = normal(batch, heads * head_dim, 71, 70, seed=9, dtype=dtype)
-    image, *weights, value = tensors
-
-    def block(image, *weights):
-        return block_attention(image, *weights, value=value, block_size=4, num_heads=heads)
-
-    results += output_and_gradients(block, [image, *weights], grad)
-    leaves = [t.requires_grad_() for t in (image, *weights)]
-    sign = normal(heads * head_dim, seed=3, dtype=torch.float32)
-    extreme, position, sums = torch.ops.sasa.block_attention_pooled(*leaves, value, sign, 4, heads, 1.0)
-    torch.autograd.backward([extreme, sums], [torch.ones_like(extreme), normal(*sums.shape, seed=4)])
-    return [*results, extreme, position, sums, *(t.grad for t in leaves)]
-
-
-@IN_USE
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_results_are_the_same_bits_every_time_and_for_any_number_of_threads(two_threads, batch, dtype):
-    first, again = everything(batch, dtype), everything(batch, dtype)
-    with_two = two_threads(lambda: everything(batch, dtype))
-    for n, results in enumerate(zip(first, again, with_two, strict=True)):
-        assert torch.equal(results[0], results[1]), f"result {n} differs between two runs"
-        assert torch.equal(results[0], results[2]), f"result {n} differs between one and two threads"
-
-
-FORKED = """
-import os, signal, torch
-from helpers import local_inputs, normal, output_and_gradients
-from sasa.ops import local_attention
-torch.set_num_threads(2)
-# So small that torch's own functions stay on one thread: in the child they would wait for ever.
-tensors, grad = local_inputs(2, 4, 8, 8, 20, 20, 7, dtype=torch.float32), normal(2, 32, 20, 20, dtype=torch.float32)
-attend = lambda: output_and_gradients(local_attention, tensors, grad, kernel_size=7, num_heads=4)
-before = attend()
-child = os.fork()
-if child == 0:
-    signal.alarm(30)  # ends a child that waits
-    same = all(torch.equal(one, other) for one, other in zip(before, attend()))
-    os._exit(0 if same else 3)
-status = os.waitpid(child, 0)[1]
-print("child", os.waitstatus_to_exitcode(status))
-"""
-
-
-@IN_USE
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_does_not_wait_for_its_parents_threads():
-    """As a data loader's worker may be: the parent has used torch's threads, which the child does not have."""
-    assert python("-W", "ignore", "-c", FORKED, seconds=60, OMP_NUM_THREADS="2").split() == ["child", "0"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers import WITHOUT_KERNELS
 from helpers import normal as normal_in
 from sasa.ops import native
 from sasa.ops.norm_relu import NormBackward, NormForward, _backward, _forward, norm_relu
@@ -13,7 +14,7 @@ def normal(*shape, seed=0):
     return normal_in(*shape, seed=seed, dtype=torch.float32)
 
 
-SHAPES = [(2, 64, 7, 9), (3, 5, 4, 4), (2, 200, 3, 1), (1, 17, 3, 2), (4, 16, 40, 33)]
+SHAPES = [(2, 64, 7, 9), (3, 5, 4, 4), (2, 200, 3, 1), (1, 17, 3, 2), (4, 16, 40, 33), (1, 70, 9, 8)]
 EPS = 1e-5
 # opcheck reads .grad of tensors that have none.
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -54,6 +55,7 @@ def test_the_operation(shape, residual, relu):
         assert_near(got, want)
 
 
+@WITHOUT_KERNELS
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("residual", [True, False])
 def test_in_plain_torch(residual, relu):

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from helpers import HERE, assert_close, block_inputs, local_inputs, normal, skip_unless_it_runs
+from helpers import (
+    HERE,
+    WITHOUT_KERNELS,
+    assert_close,
+    backend_params,
+    block_inputs,
+    local_inputs,
+    normal,
+    skip_unless_it_runs,
+)
 from sasa.ops import block_attention, local_attention, reference
 
 PADDING = pytest.mark.parametrize("padding", ["zeros", "mask"])
@@ -11,7 +20,7 @@ HEADS, HEAD_DIM, KERNEL = 3, 4, 3
 SHAPE = (2, HEADS, HEAD_DIM, HEAD_DIM, 8, 7, KERNEL)
 
 
-@pytest.fixture(params=[*HERE, "auto"])
+@pytest.fixture(params=backend_params(*HERE, "auto"))
 def backend(request):
     """The name of each back-end that runs on a float64 map of the CPU."""
     skip_unless_it_runs(request.param, normal(1, 1, 1, 1))
@@ -118,6 +127,7 @@ def test_weights_sum_to_one(attend):
     assert (border > 0).all()
 
 
+@WITHOUT_KERNELS
 @PADDING
 def test_reference_weights_sum_to_one(padding):
     query, key, _, *rel = local_inputs(*SHAPE)

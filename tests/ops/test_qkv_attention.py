@@ -7,8 +7,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused
-from helpers import DEVICES, TOLERANCE, assert_close, double, normal, output_and_gradients
-from sasa.ops import native
+from helpers import (
+    DEVICES,
+    NEEDS_KERNELS,
+    TOLERANCE,
+    WITHOUT_KERNELS,
+    assert_close,
+    double,
+    normal,
+    output_and_gradients,
+)
 from sasa.ops.arguments import Epilogue, QkvBackward, QkvForward, QkvInference, QkvInputs, QkvOptions
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
@@ -26,6 +34,8 @@ SHAPES = [  # batch, heads, head_dim, height, width, kernel_size
     (1, 2, 8, 6, 19, 9),
     (1, 2, 4, 4, 21, 11),
     (2, 2, 8, 5, 9, 1),
+    (2, 2, 8, 7, 19, 3),
+    (1, 2, 14, 5, 29, 13),
 ]
 # terms, padding, memory format of the map: each shape with each of them.
 FORMS = [
@@ -69,7 +79,7 @@ def in_plain_torch(tensors, grad, options):
     return [output, *(None if t is None else g for t, g in zip(tensors, grads, strict=True))]
 
 
-BOTH = pytest.mark.parametrize("run", [kernels, in_plain_torch])
+BOTH = pytest.mark.parametrize("run", [kernels, pytest.param(in_plain_torch, marks=WITHOUT_KERNELS)])
 
 
 @DTYPES
@@ -144,7 +154,7 @@ def infer_in_plain_torch(tensors, gain, shift, options):
     return plain._inference(QkvInference(QkvInputs(*tensors), epilogue, rest))
 
 
-INFER = pytest.mark.parametrize("run", [infer_with_kernels, infer_in_plain_torch])
+INFER = pytest.mark.parametrize("run", [infer_with_kernels, pytest.param(infer_in_plain_torch, marks=WITHOUT_KERNELS)])
 
 
 @DTYPES
@@ -259,7 +269,7 @@ def test_the_forms_without_a_derivative_say_so():
         y.sum().backward()
 
 
-@pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+@NEEDS_KERNELS
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -3,9 +3,18 @@
 import pytest
 import torch
 
-from helpers import assert_close, block_inputs, local_inputs, loop_block_attention, loop_local_attention, normal
+from helpers import (
+    WITHOUT_KERNELS,
+    assert_close,
+    block_inputs,
+    local_inputs,
+    loop_block_attention,
+    loop_local_attention,
+    normal,
+)
 from sasa.ops import reference
 
+pytestmark = WITHOUT_KERNELS
 LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size
     (2, 2, 4, 4, 5, 4, 3),
     (1, 3, 2, 2, 7, 6, 5),

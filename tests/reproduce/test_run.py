@@ -194,7 +194,7 @@ def test_a_figure_is_drawn_where_the_paper_has_one(tmp_path, whole, table):
 
 def test_a_budget_decides_the_epochs(tmp_path):
     said = []
-    plan = Plan("5", "digits", "small", budget="1h", changes=TINY)
+    plan = Plan("5", "digits", "small", budget="1000h", changes=TINY)
     settled = running.settle(plan, 1, "digits", tmp_path, "cpu", said.append)
     assert settled.epochs == 2  # as many as the recipe has, and no more
     assert "2 of the recipe's 2 epochs for each of 3 runs" in said[-1]
@@ -211,7 +211,7 @@ def test_a_table_of_detection(tmp_path):
     """One of its rows, and what the others are then told as."""
     data = write_boxes(tmp_path / "boxes")
     changes = [[key, value] for key, value in TINY_BOXES if key not in ("model.name", "run.accelerator")]
-    plan = Plan("2", "bccd", "small", budget="1h", changes=changes)
+    plan = Plan("2", "bccd", "small", budget="1000h", changes=changes)
     plan = running.settle(plan, 1, str(data), tmp_path / "runs", "cpu")
     assert plan.epochs == 2
     runs = runs_of(plan, 1, tmp_path / "runs")

@@ -1,13 +1,12 @@
 """Checkpoints: there is always one that loads, nothing in them is run, and old ones go on."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from processes import run_python
 from runs import begin, quiet, state_of, tiny
 from sasa.errors import SasaError
 from sasa.training.run_folder import CHECKPOINT_FORMAT, RunFolder, from_format_1
@@ -124,9 +123,4 @@ def test_a_checkpoint_of_format_2_goes_on(tmp_path):
 
 def test_killed_fifty_times_while_writing_there_is_always_one_that_loads(tmp_path):
     """A process writes checkpoints without pause and is killed at a random moment; 50 times, in one folder."""
-    script = HERE / "write_until_killed.py"
-    result = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), "50"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split()[0] == "50"
+    assert run_python(HERE / "write_until_killed.py", tmp_path, 50).split()[0] == "50"

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from boxes import LEARNS, change, settings, tiny, write_boxes
+from processes import kill, run_torchrun, start_python, wait_until
 from runs import assert_equal, begin, quiet, state_of
 from sasa.analysis.average_precision import AveragePrecision
 from sasa.errors import DataError, DivergedError, SasaError, UsageError
@@ -22,7 +21,7 @@ from sasa.training.run_folder import RunFolder
 from sasa.training.signals import StoppedError
 from sasa.training.train import dry_run, resume, start, train
 
-RUN = "import torch; torch.set_num_threads(1); from sasa.cli.main import main; main()"
+HELD = Path(__file__).parent / "held_command.py"
 FIGURES = ["held_out_map", "held_out_map50", "held_out_map75"]
 
 
@@ -156,23 +155,12 @@ def test_killed_and_resumed_is_bit_equal(data, whole, tmp_path, workers):
 
 
 def test_really_killed_and_resumed_is_bit_equal(data, tmp_path):
-    changes = [*CHANGES, ("recipe.epochs", 6)]
+    changes = [*CHANGES, ("recipe.epochs", 4)]
     path = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, "detect", "train", "--data", data, "--output", path, *settings(*changes)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    end = time.monotonic() + 120
-    while not (path / "checkpoint.pt").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
-    assert RunFolder(path).load_checkpoint()[0]["step"] < 24
+    process = start_python(HELD, 12, "detect", "train", "--data", data, "--output", path, *settings(*changes))
+    wait_until((path / "checkpoint.pt").exists, process)
+    kill(process)
+    assert RunFolder(path).load_checkpoint()[0]["step"] <= 12
     resume(path)
     train(DetectionConfig.read(str(path / "config.yaml")), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", path)
@@ -195,20 +183,9 @@ def test_sigterm_saves_and_says_how_to_go_on(data, whole, tmp_path):
 def test_two_processes_are_one_that_accumulates(data, finished, tmp_path):
     """They go on from weights that find something: so the scores have something to differ in."""
     changes = [("model.name", str(finished[0])), ("model.width", 0.1), ("recipe.learning_rate", 0.002)]
-    script = tmp_path / "sasa_command.py"
-    script.write_text(RUN.replace("; ", "\n"))
     path = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    result = subprocess.run(
-        [*launcher, "detect", "train", "--data", data, "--output", path, *settings(*changes)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch   1") == 1
+    out = run_torchrun("-m", "sasa", "detect", "train", "--data", data, "--output", path, *settings(*changes))
+    assert out.count("epoch   1") == 1
     values = DetectionConfig.read(str(path / "config.yaml")).to_dict()
     values["recipe"]["accumulate"] = 2
     one = train(DetectionConfig.from_dict(values), tmp_path / "one")

@@ -1,15 +1,13 @@
 """Many processes: the same weights as one that accumulates, every picture scored once, one writer."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from processes import TORCHRUN, run_torchrun, start_python, wait_until
 from runs import assert_equal, settings, state_of, tiny
 from sasa.errors import UsageError
 from sasa.training.processes import make_fabric, started
@@ -17,28 +15,7 @@ from sasa.training.train import train
 
 # 20 steps of 32 pictures. Group norm is not needed: batch norm sees the same halves either way.
 TWENTY = [("recipe.epochs", 5), ("data.limit", 128), ("recipe.mixup", 0.2), ("run.checkpoint_steps", 7)]
-RUN = "import torch; torch.set_num_threads(1); from sasa.cli.main import main; main()"
-
-
-def torchrun(script, *words):
-    """Two processes of `sasa WORDS` that talk by gloo."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*launcher, *map(str, words)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory):
-    path = tmp_path_factory.mktemp("script") / "sasa_command.py"
-    path.write_text(RUN.replace("; ", "\n"))
-    return path
+HELD = Path(__file__).parent / "held_command.py"
 
 
 def distance(a, b):
@@ -49,12 +26,9 @@ def distance(a, b):
 
 
 @pytest.fixture(scope="module")
-def two(script, tmp_path_factory):
+def two(tmp_path_factory):
     path = tmp_path_factory.mktemp("two") / "run"
-    process = torchrun(script, "train", "--output", path, *settings(*TWENTY))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return path, out
+    return path, run_torchrun("-m", "sasa", "train", "--output", path, *settings(*TWENTY))
 
 
 def test_two_processes_are_one_that_accumulates(two, tmp_path):
@@ -81,20 +55,13 @@ def test_the_first_process_alone_prints_and_writes(two):
     assert len((path / "steps.csv").read_text().splitlines()) == 21
 
 
-def test_two_processes_killed_and_resumed_are_bit_equal(two, script, tmp_path):
+def test_two_processes_killed_and_resumed_are_bit_equal(two, tmp_path):
     path = tmp_path / "killed"
-    process = torchrun(script, "train", "--output", path, *settings(*TWENTY))
-    end = time.monotonic() + 120
-    while not (path / "checkpoint.pt").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process = start_python(*TORCHRUN, HELD, 10, "train", "--output", path, *settings(*TWENTY))
+    wait_until((path / "checkpoint.pt").exists, process)
     subprocess.run(["pkill", "-KILL", "-f", str(path)], check=False)  # torchrun's children have sessions of their own
-    process = torchrun(script, "train", "--resume", path)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    process.communicate()
+    run_torchrun("-m", "sasa", "train", "--resume", path)
     assert_equal(state_of(two[0]), state_of(path))
 
 

@@ -4,14 +4,14 @@ import csv
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
+from processes import kill, start_python, wait_until
 from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
 from sasa.errors import DataError
 from sasa.training.run_folder import RunFolder
@@ -19,33 +19,18 @@ from sasa.training.signals import StoppedError, StopRequest
 from sasa.training.train import resume, train
 
 FROM_HERE = [
-    ("recipe.epochs", 4),
+    ("recipe.epochs", 2),
     ("recipe.batch_size", 16),
     ("run.checkpoint_steps", 5),
     ("data.limit", 0),
     ("recipe.mixup", 0.2),  # random numbers of the step itself
 ]
-RUN = "import torch; torch.set_num_threads(1); from sasa.cli.main import main; main()"
+HELD = Path(__file__).parent / "held_command.py"
 
 
 def steps_logged(path):
     file = path / "steps.csv"
     return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
-
-
-def start_command(path, changes):
-    """`sasa train` in a process of its own."""
-    words = [sys.executable, "-c", RUN, "train", "--output", str(path), *settings(*changes)]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-
-
-def wait_for_step(process, path, step):
-    """Until the logs in the run's folder tell of that step."""
-    end = time.monotonic() + 120
-    while len(steps_logged(path)) < step:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -58,17 +43,15 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, worker
     config = tiny(*changes)
     train(config, tmp_path / "whole")
 
-    chosen = random.randint(6, 45)  # of 80: far enough from the end on a busy machine too
-    process = start_command(tmp_path / "killed", changes)
-    wait_for_step(process, tmp_path / "killed", chosen)
-    time.sleep(random.uniform(0, 0.05))
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
-    assert RunFolder(tmp_path / "killed").load_checkpoint()[0]["step"] < 80
+    chosen = random.randint(6, 30)
+    process = start_python(HELD, 36, "train", "--output", tmp_path / "killed", *settings(*changes))
+    wait_until(lambda: len(steps_logged(tmp_path / "killed")) >= chosen, process)
+    time.sleep(random.uniform(0, 0.05))  # anywhere within a step
+    kill(process)
+    assert RunFolder(tmp_path / "killed").load_checkpoint()[0]["step"] <= 36
     summary = resume(tmp_path / "killed")
 
-    assert summary["steps"] == 80
+    assert summary["steps"] == 40
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"), f"killed after {chosen} steps")
     for name in ("model.safetensors", "best/model.safetensors", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
@@ -77,7 +60,7 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, worker
         for name in ("whole", "killed")
     ]
     assert logged[0] == logged[1]
-    assert [step for step, _, _ in logged[0]] == [str(n) for n in range(1, 81)]
+    assert [step for step, _, _ in logged[0]] == [str(n) for n in range(1, 41)]
 
 
 def run_until(path, stop_at, config, number=signal.SIGTERM):

@@ -40,7 +40,7 @@ def pictures(draw):
     return (width, height), (x1, y1, draw(st.integers(x1 + 6, width)), draw(st.integers(y1 + 6, height)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     pictures(),
     st.integers(40, 120),
@@ -67,7 +67,7 @@ def test_a_box_is_where_its_object_is_after_augmentation(picture, image_size, ji
         assert sides[0] * sides[1] <= 0.3 * area + 2 * sum(sides) or min(sides) <= 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pictures(), st.integers(40, 120))
 def test_a_box_is_where_its_object_is_in_evaluation(picture, image_size):
     size, box = picture

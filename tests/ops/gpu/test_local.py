@@ -4,17 +4,18 @@ Where there is one, test_backends_agree_local.py takes them like every other bac
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
+from helpers import WITHOUT_KERNELS
+from processes import run_pytest, run_python
+
+pytestmark = WITHOUT_KERNELS  # of the CPU
+OPS, ROOT = Path(__file__).parents[1], Path(__file__).parents[3]
 # Those properties of any back-end that interpreted_local.py does not have.
-IN_THE_INTERPRETER = "interpreted or (triton-cpu and (any_shape or odd or empty or expanded_embeddings or alone))"
+OF_ANY_BACKEND = "triton-cpu and (any_shape or odd or empty or expanded_embeddings or alone)"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
@@ -24,24 +25,17 @@ def old_interpreter() -> bool:
     return triton < (3, 7) and numpy >= (2, 4)
 
 
-def python(*words, **environment):
-    """Run a fresh Python; what it printed, and its exit status."""
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-    )  # fmt: skip
-    return result.stdout + result.stderr, result.returncode
-
-
 @needs_triton
-def test_kernels_in_the_interpreter():
+@pytest.mark.parametrize(
+    "tests",
+    [("gpu/interpreted_local.py",), ("test_backends_agree_local.py", "-k", OF_ANY_BACKEND)],
+    ids=["interpreted", "any back-end"],
+)
+def test_kernels_in_the_interpreter(tests):
     if old_interpreter():
         pytest.skip("the interpreter of Triton before 3.7 does not run loops with numpy 2.4 or later")
-    words = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / "interpreted_local.py",
-             HERE.parent / "test_backends_agree_local.py", "-k", IN_THE_INTERPRETER)  # fmt: skip
-    output, status = python(*words, TRITON_INTERPRET="1")
-    assert status == 0, output
+    path, *chosen = tests
+    run_pytest(OPS / path, *chosen, TRITON_INTERPRET="1")
 
 
 @needs_triton
@@ -49,8 +43,6 @@ def test_kernels_in_the_interpreter():
 def test_kernels_compile_without_a_gpu_and_hardly_spill(architecture, head_dims, count, tmp_path):
     """Three kernels in bfloat16 and float32, channels last and first. What "hardly" is, gpu_compile.py says."""
     case = ("--only", f"local, {head_dims} channels a head", "--dtype", "bf16", "fp32", "--arch", architecture)
-    output, status = python(
-        ROOT / "benchmarks" / "gpu_compile.py", *case, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0"
-    )
-    assert status == 0, output
+    program = ROOT / "benchmarks" / "gpu_compile.py"
+    output = run_python(program, *case, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
     assert f"{count} kernels" in output, output

@@ -1,0 +1,31 @@
+"""Every test that reaches a CPU kernel, once more with each instruction set below the one in use.
+
+The library reads SASA_CPU once, when it is loaded: so a Python of its own runs them for each set. They are those of
+tests/ops and of the layers; what is marked `without_kernels` is left out, and a new file is in by itself. To look into
+a failure, run the command that it quotes.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers import WITHOUT_KERNELS
+from processes import run_pytest
+from sasa.ops import native
+
+OPS = Path(__file__).parent
+LAYERS = (OPS.parent / "nn", "--ignore-glob=*/test_convert*")  # not of whole networks
+ASKED = os.environ.get("SASA_CPU") or "off"
+BELOW = {"avx512": ["avx2", "portable"], "avx2": ["portable"], "neon": ["portable"], "portable": [], None: []}
+
+
+@WITHOUT_KERNELS
+@pytest.mark.parametrize("instruction_set", BELOW[native.instruction_set()])
+def test_all_that_reaches_a_kernel(instruction_set):
+    run_pytest(OPS, *LAYERS, "-m", "not without_kernels", SASA_CPU=instruction_set)
+
+
+@pytest.mark.skipif(ASKED == "off", reason="SASA_CPU names no instruction set")
+def test_the_one_that_was_asked_for_is_in_use():
+    assert native.instruction_set() == ASKED, native.missing()

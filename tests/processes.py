@@ -1,0 +1,71 @@
+"""Processes that tests start: a fresh Python, and a wait for what one of them does.
+
+No result depends on how busy the machine is. There is one limit, against hanging, far beyond what a test takes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HANGING = 30 * 60  # seconds after which a process is one that waits for ever
+TESTS = Path(__file__).parent
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def start_python(*words: object, **environment: str) -> subprocess.Popen:
+    """A fresh Python that finds the tests' helpers, in a session of its own, so that it can be killed with its own."""
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_python(*words: object, **environment: str) -> str:
+    """Run a fresh Python to its end; what it printed. The test fails where it does."""
+    process = start_python(*words, **environment)
+    try:
+        out, err = process.communicate(timeout=HANGING)
+    finally:
+        if process.poll() is None:
+            kill(process)
+    if process.returncode != 0:
+        asked = " ".join([*(f"{name}={value}" for name, value in environment.items()), "python", *map(str, words)])
+        pytest.fail(f"{asked}\nended with exit status {process.returncode}:\n{out}\n{err}", pytrace=False)
+    return out
+
+
+def run_torchrun(*words: object) -> str:
+    """Run a script or `-m MODULE` in two processes that talk by gloo; what they printed."""
+    return run_python(*TORCHRUN, *words)
+
+
+def run_pytest(*words: object, **environment: str) -> str:
+    """Run tests in a fresh Python; its report."""
+    return run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *words, **environment)
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for what a process is to bring about; fail where it ends before, or hangs."""
+    end = time.monotonic() + HANGING
+    while not holds():
+        assert process.poll() is None, f"ended with exit status {process.returncode}: {process.stderr.read()}"
+        assert time.monotonic() < end, f"nothing happened in {HANGING} seconds"
+        time.sleep(0.005)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End a process of `start_python` and those that it started, as a crash does."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL

@@ -1,0 +1,23 @@
+"""`sasa WORDS`, which never gets beyond a step: a test that kills it finds it running, however late it comes.
+
+Run as `python held_command.py STEP WORDS`, alone or by torchrun.
+"""
+
+import sys
+import time
+
+from processes import HANGING
+from sasa.cli.main import main
+from sasa.training.loop import Trainer
+
+last, take_step = int(sys.argv.pop(1)), Trainer.train_step
+
+
+def held(trainer, *words):
+    if trainer.step == last:
+        time.sleep(HANGING)  # until it is killed
+    return take_step(trainer, *words)
+
+
+Trainer.train_step = held
+main()
