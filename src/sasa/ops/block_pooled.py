@@ -92,7 +92,7 @@ def _backward(call: PooledBackward) -> tuple[Tensor | None, ...]:
     dtype = logsumexp.dtype
     sum_C, square_C = call.grad_sums.to(dtype)
     chosen = F.one_hot(call.position.long(), block_size**2).permute(0, 2, 3, 4, 1)  # (B, I, J, P, C)
-    chosen = chosen * call.grad_extreme.to(dtype).permute(0, 2, 3, 1)[..., None, :]
+    chosen = torch.where(chosen > 0, call.grad_extreme.to(dtype).permute(0, 2, 3, 1)[..., None, :], 0.0)
     grad = from_blocks(chosen, image.shape[2], image.shape[3], block_size)
     grad = grad + sum_C[:, None, None] + 2 * square_C[:, None, None] * y.to(dtype)
     return eager_block.backward(BlockBackward(grad, call.inputs, logsumexp, call.options, call.image_gradient))

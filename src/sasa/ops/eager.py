@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sasa.ops import eager_windows
 from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 
@@ -188,6 +189,8 @@ def spread_embeddings(
 
 def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+    if eager_windows.are_needed(*inputs):
+        return eager_windows.forward(inputs, options)
     query, key, value, rel_row, rel_col = inputs
     kernel_size, num_heads, padding, scale = options
     tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)
@@ -215,6 +218,8 @@ def backward(call: LocalBackward) -> tuple[Tensor, Tensor | None, Tensor, Tensor
     With w the weights: dv = w^T dy, dw = dy v^T, dlogit = w (dw - sum(w dw)), and the logits' products from there.
     The output is not needed (sum(w dw) = dy . y): what follows may change it in place, as after a convolution.
     """
+    if eager_windows.are_needed(call.grad_output, *call.inputs):
+        return eager_windows.backward(call)
     query, key, value, rel_row, rel_col = call.inputs
     kernel_size, num_heads, padding, scale = call.options
     tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)

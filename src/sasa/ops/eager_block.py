@@ -57,22 +57,29 @@ class Block:
         """The inverse of `heads`."""
         return heads_BIJNPD.transpose(3, 4).flatten(4, 5)
 
-    def logits(self, query: Tensor, key: Tensor | None, image: Tensor) -> Tensor:
-        """(B, I, J, N, P, S); -inf where the key pixel lies beyond the picture."""
+    def beyond(self, image: Tensor) -> Tensor | None:
+        """(1, I, J, P), the pixels of partial blocks that lie beyond the image; None where there are none."""
+        if image.shape[2] % self.block_size == 0 and image.shape[3] % self.block_size == 0:
+            return None
+        return to_blocks(torch.ones_like(image[:1, :1]), self.block_size)[..., 0] == 0
+
+    def logits(self, query: Tensor, key: Tensor | None, beyond: Tensor | None) -> Tensor:
+        """(B, I, J, N, P, S); -inf where the key pixel lies beyond the image, and else 0 where the query pixel does."""
         logits = query.new_zeros((*query.shape[:-1], query.shape[-2])) if key is None else query @ key.mT
         if self.relative_NPSD is not None:
             logits = logits + torch.einsum("bijnpd,npsd->bijnps", query, self.relative_NPSD)
-        if image.shape[2] % self.block_size or image.shape[3] % self.block_size:
-            beyond = to_blocks(torch.ones_like(image[:1, :1]), self.block_size) == 0
-            logits = logits.masked_fill(beyond[:, :, :, None, None, :, 0], float("-inf"))
+        if beyond is not None:
+            logits = logits.masked_fill(beyond[:, :, :, None, :, None], 0.0)
+            logits = logits.masked_fill(beyond[:, :, :, None, None, :], float("-inf"))
         return logits
 
-    def values(self, pixels: Tensor, value: Tensor | None) -> Tensor:
-        """(B, I, J, N, S, E): each pixel by the value matrix of its position, or the given map."""
+    def values(self, pixels: Tensor, value: Tensor | None, beyond: Tensor | None) -> Tensor:
+        """(B, I, J, N, S, E): each pixel by the value matrix of its position, or the given map; 0 beyond the image."""
         if value is not None:
             return self.heads(to_blocks(value.to(pixels.dtype), self.block_size))
         assert self.w_value is not None
-        return self.heads(torch.einsum("bijsc,sec->bijse", pixels, self.w_value))
+        values = torch.einsum("bijsc,sec->bijse", pixels, self.w_value)
+        return self.heads(values if beyond is None else values.masked_fill(beyond[..., None], 0.0))
 
 
 def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
@@ -88,10 +95,11 @@ def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]
             pixels = to_blocks(part, block_size)
             query = block.heads(pixels @ block.w_query.T)
             key = None if block.w_key is None else block.heads(pixels @ block.w_key.T)
-            logits = block.logits(query, key, part)
+            beyond = block.beyond(part)
+            logits = block.logits(query, key, beyond)
             total = logits.logsumexp(-1, keepdim=True)
             weights = logits.sub_(total).exp_()
-            mixed = weights @ block.values(pixels, None if value is None else value[strip])
+            mixed = weights @ block.values(pixels, None if value is None else value[strip], beyond)
             output[strip] = from_blocks(block.merge(mixed), *size).to(output.dtype)
             logsumexp[strip] = from_blocks(block.merge(total), *size)
     return output, logsumexp
@@ -121,12 +129,17 @@ def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
             query = block.heads(pixels @ block.w_query.T)
             key = None if block.w_key is None else block.heads(pixels @ block.w_key.T)
             total = block.heads(to_blocks(logsumexp[strip], block_size))
-            weights = block.logits(query, key, part).sub_(total).exp_()
+            beyond = block.beyond(part)
+            weights = block.logits(query, key, beyond).sub_(total).exp_()
             grad = block.heads(to_blocks(call.grad_output[strip].to(part.dtype), block_size))
             grad_values = block.merge(weights.mT @ grad)
-            values = block.values(pixels, None if value is None else value[strip])
+            values = block.values(pixels, None if value is None else value[strip], beyond)
             grad_logits = (grad @ values.mT).mul_(weights)
             grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
+            if beyond is not None:  # not even a NaN comes from there
+                grad_values = grad_values.masked_fill(beyond[..., None], 0.0)
+                pairs = beyond[:, :, :, None, :, None] | beyond[:, :, :, None, None, :]
+                grad_logits = grad_logits.masked_fill(pairs, 0.0)
 
             grad_query = torch.zeros_like(query)
             grad_key = None
@@ -172,6 +185,7 @@ def relative_gradients(
         return None, None
     grads = []
     for rel, index, part in zip((rel_row, rel_col), (block.rows, block.cols), grad_NPSD.chunk(2, dim=-1), strict=True):
-        one_hot = torch.nn.functional.one_hot(index, rel.shape[1]).to(part.dtype)
-        grads.append(torch.einsum("pso,npsd->nod", one_hot, part).to(rel.dtype).contiguous())
+        # A product with one-hot vectors would bring a NaN to all offsets.
+        of_offsets = [part.where(index[..., None] == o, 0.0).sum((1, 2)) for o in range(rel.shape[1])]
+        grads.append(torch.stack(of_offsets, 1).to(rel.dtype))
     return grads[0], grads[1]
