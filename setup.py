@@ -6,6 +6,7 @@ sasa/_native/why_not.txt, which `sasa doctor` and `sasa.backends()` quote (pip h
 Environment: CXX and CXXFLAGS as usual; MAX_JOBS, how many files to compile at once.
 """
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -32,6 +33,8 @@ COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inl
 # Nothing that two instruction sets' units could share. The warnings are those of gcc 12 about its own intrinsics.
 KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 KERNELS += ["-Wno-unknown-warning-option"]  # clang knows only one of them
+# Compiles, caches and launches the CUDA kernels; opens CUDA at run time, so that no build needs it.
+CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver"]
 # The files that include torch's headers.
 TORCH = ["register", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about", "threads"]
 INSTRUCTION_SETS = {
@@ -128,6 +131,37 @@ def kernel_commands(objects: Path, common: list[str], sets: dict[str, list[str]]
     ]
 
 
+def cuda_sources() -> dict[str, str]:
+    """The text of each CUDA source, by the name that the others include it by."""
+    files = [Path(SOURCES, "kernels.h"), *sorted(Path(SOURCES, "cuda").glob("*.*h"))]
+    return {file.name: file.read_text() for file in files}
+
+
+def embed_cuda_sources(target: Path, sources: dict[str, str]) -> None:
+    """Write the C++ file that holds the CUDA sources as strings: users' machines compile them, at first use."""
+    digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()
+    files = "".join(f'    {{"{name}", R"sasa({text})sasa"}},\n' for name, text in sources.items())
+    target.write_text(
+        f"""#include "cuda_sources.h"
+
+namespace sasa::cuda {{
+const SourceFile source_files[] = {{
+{files}}};
+const int source_file_count = {len(sources)};
+const char* const sources_digest = "{digest}";
+}}  // namespace sasa::cuda
+"""
+    )
+
+
+def cuda_commands(objects: Path, common: list[str]) -> list[list[str]]:
+    """The host side of the CUDA kernels, and their sources as strings."""
+    embed_cuda_sources(objects / "cuda_sources.cpp", cuda_sources())
+    commands = [[*common, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in CUDA]
+    embedded = ["-I", SOURCES, "-c", f"{objects}/cuda_sources.cpp", "-o", f"{objects}/cuda_sources.o"]
+    return [*commands, [*common, *embedded]]
+
+
 def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: dict[str, list[str]]) -> list[list[str]]:
     """One command a file. The slowest first."""
     common = [*compiler, *common_flags()]
@@ -136,7 +170,7 @@ def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: di
     stable = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(headers)]
     commands += [[*common, *stable, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in TORCH]
     commands.append([*common, "-c", f"{SOURCES}/dispatch.cpp", "-o", f"{objects}/dispatch.o"])
-    return commands
+    return [*commands, *cuda_commands(objects, common)]
 
 
 def link_command(objects: Path, library: Path, compiler: list[str]) -> list[str]:
@@ -231,7 +265,7 @@ class BuildNative(Command):
 
     def get_source_files(self) -> list[str]:
         """What the source distribution needs."""
-        return sorted(str(path) for path in Path(SOURCES).iterdir() if path.is_file())
+        return sorted(str(path) for path in Path(SOURCES).rglob("*") if path.is_file())
 
     def get_outputs(self) -> list[str]:
         """What was built."""
