@@ -230,6 +230,17 @@ def build_test(program: Path, machine: str, names: list[str], optimize: int) -> 
         run([*compiler, *flags, *map(str, sorted(objects.glob("*.o"))), "-pthread", "-o", str(program)])
 
 
+def build_cuda_test(program: Path, source: Path) -> None:
+    """Build the C++ test of the host side of the CUDA kernels; needs neither torch nor CUDA."""
+    compiler = find_compiler()
+    common = [*compiler, *common_flags(), "-O1", "-I", SOURCES]
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        objects = Path(temporary)
+        run_together([*cuda_commands(objects, common), [*common, "-c", str(source), "-o", f"{objects}/program.o"]])
+        run([*common, *map(str, sorted(objects.glob("*.o"))), "-ldl", "-pthread", "-o", str(program)])
+
+
 class BuildNative(Command):
     """The step of `build` that compiles csrc/; setuptools sets build_lib and editable_mode."""
 
@@ -302,6 +313,27 @@ class BuildKernelsTest(Command):
             sys.exit(f"sasa: no test of the kernels: {reason}")
 
 
+class BuildCudaTest(Command):
+    """Builds the C++ program that tests/cuda drives."""
+
+    description = "build the C++ test of the CUDA kernels' host side"
+    user_options = [("output=", "o", "the program")]  # noqa: RUF012 - as setuptools declares it
+
+    def initialize_options(self) -> None:
+        """Called by setuptools."""
+        self.output = "build/test_cuda"
+
+    def finalize_options(self) -> None:
+        """Called by setuptools."""
+
+    def run(self) -> None:
+        """Build, or end with the reason."""
+        try:
+            build_cuda_test(Path(self.output), Path("tests/cuda/driver/program.cpp"))
+        except NoKernelsError as reason:
+            sys.exit(f"sasa: no test of the CUDA kernels: {reason}")
+
+
 class BuildWithNative(build):
     """`build`, and the kernels."""
 
@@ -330,6 +362,7 @@ setup(
         "build": BuildWithNative,
         "build_native": BuildNative,
         "build_kernels_test": BuildKernelsTest,
+        "build_cuda_test": BuildCudaTest,
         "bdist_wheel": PlatformWheel,
     },
 )

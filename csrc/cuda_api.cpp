@@ -153,6 +153,16 @@ const Driver& driver() {
   return once.get();
 }
 
+std::string why_not() {
+  try {
+    driver();
+    nvrtc();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
 void check(int result, const char* doing) {
   if (result == 0) return;
   const char *name = nullptr, *text = nullptr;

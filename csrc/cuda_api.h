@@ -66,6 +66,9 @@ struct Driver {
 const Nvrtc& nvrtc();
 const Driver& driver();
 
+// Whether both libraries are here: empty, or the sentence that says which is not.
+std::string why_not();
+
 // Raise the sentence "DOING failed: ERROR" if a call of the driver did.
 void check(int result, const char* doing);
 

@@ -45,7 +45,8 @@ struct HashOfName {
 
 struct DeviceState : Device {
   explicit DeviceState(const Device& facts) : Device(facts) {}
-  std::shared_mutex mutex;
+  std::mutex loading;       // one thread at a time: a module is loaded once
+  std::shared_mutex mutex;  // of the table
   std::unordered_map<Name, Function, HashOfName> functions;
 };
 
@@ -110,8 +111,7 @@ void check_not_capturing(Stream stream, const Launch& launch) {
               "once before capturing it");
 }
 
-Function load_function(const Device& device, const Launch& launch) {
-  const std::string& binary = Compiler::shared().binary(launch, device.architecture);
+Function load_function(const Device& device, const Launch& launch, const std::string& binary) {
   make_current(device);
   Module module = nullptr;
   Function function = nullptr;
@@ -161,10 +161,13 @@ Function load(const Device& device, Stream stream, const Launch& launch, const s
   }
   Compiler& compiler = Compiler::shared();
   compiler.work_ahead(family, device.architecture);
-  const Function function = load_function(device, launch);
+  const std::string& binary = compiler.binary(launch, device.architecture);
   DeviceState& state = state_of(device);
+  const std::lock_guard<std::mutex> alone(state.loading);
+  if (const Function loaded = find(device, launch)) return loaded;  // another thread was first
+  const Function function = load_function(device, launch, binary);
   const std::lock_guard<std::shared_mutex> lock(state.mutex);
-  return state.functions.emplace(Name(launch), function).first->second;  // another thread may have been first
+  return state.functions.emplace(Name(launch), function).first->second;
 }
 
 void run(const Device& device, Stream stream, const Launch& launch, Function function, void** parameters) {
