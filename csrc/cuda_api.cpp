@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <dlfcn.h>
-#include <link.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -15,11 +14,11 @@ const char* const nvrtc_names[] = {"libnvrtc.so.13", "libnvrtc.so.12"};
 // Where pip's packages of CUDA 13 and 12 put it, seen from the folder of libtorch_cpu.so.
 const char* const beside_torch[] = {"", "../../nvidia/cu13/lib/", "../../nvidia/cuda_nvrtc/lib/"};
 
-// The file of a loaded library.
-std::string file_of(void* library) {
-  link_map* map = nullptr;
-  if (dlinfo(library, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr || map->l_name == nullptr) return "";
-  return map->l_name;
+// The file of a loaded library that defines `symbol`.
+std::string file_of(void* library, const char* symbol) {
+  Dl_info info = {};
+  void* address = dlsym(library, symbol);
+  return address != nullptr && dladdr(address, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
 }
 
 std::string folder_of(const std::string& file) { return file.substr(0, file.rfind('/') + 1); }
@@ -49,12 +48,12 @@ void* find_nvrtc() {
   }
   for (const char* name : nvrtc_names) {
     if (void* loaded = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) {
-      load_builtins(folder_of(file_of(loaded)));
+      load_builtins(folder_of(file_of(loaded, "nvrtcVersion")));
       return loaded;
     }
   }
   if (void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD)) {
-    const std::string folder = folder_of(file_of(torch));
+    const std::string folder = folder_of(file_of(torch, "aoti_torch_abi_version"));
     for (const char* name : nvrtc_names)
       for (const char* place : beside_torch)
         if (void* library = open_with_builtins(folder + place + name)) return library;
@@ -73,7 +72,7 @@ void get(void* library, const char* what, const char* symbol, F& function) {
 Nvrtc open_nvrtc() {
   void* library = find_nvrtc();
   Nvrtc api = {};
-  api.file = file_of(library);
+  api.file = file_of(library, "nvrtcVersion");
   const auto find = [&](const char* symbol, auto& function) { get(library, "NVRTC", symbol, function); };
   find("nvrtcGetErrorString", api.error_string);
   find("nvrtcVersion", api.version);

@@ -1,7 +1,9 @@
 #include "cuda_compiler.h"
 
 #include <pthread.h>
+#ifdef __linux__
 #include <sched.h>
+#endif
 
 #include <algorithm>
 #include <cstdio>
@@ -88,10 +90,12 @@ class Compilation {
   Program program_ = nullptr;
 };
 
-unsigned cores() {
+unsigned cores() {  // that this process may use
+#ifdef __linux__
   cpu_set_t mine;
-  const bool known = sched_getaffinity(0, sizeof mine, &mine) == 0;
-  return known ? static_cast<unsigned>(CPU_COUNT(&mine)) : std::max(1U, std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof mine, &mine) == 0) return static_cast<unsigned>(CPU_COUNT(&mine));
+#endif
+  return std::max(1U, std::thread::hardware_concurrency());
 }
 
 // A forked child has none of its parent's threads, and must not wait for them.

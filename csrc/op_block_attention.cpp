@@ -113,7 +113,7 @@ std::tuple<Tensor, Tensor> block_attention(const Tensor& image, const Tensor& w_
   auto work = in.work<BlockForward>();
   work.output = map_of(output);
   work.logsumexp = logsumexp.data_ptr();
-  run(work, image);
+  run(work, image, nullptr);
   return {output, logsumexp};
 }
 
@@ -137,7 +137,7 @@ std::tuple<Tensor, Tensor, Tensor> block_attention_pooled(const Tensor& image, c
   auto work = in.work<BlockForward>();
   work.extreme = map_of(extreme), work.position = map_of(position);
   work.sign = signs.data();
-  run_with_sums(work, image, sums);
+  run(work, image, &sums);
   return {extreme, position, sums};
 }
 

@@ -90,7 +90,7 @@ class SASA_HIDDEN Parameter {
   MaybeTensor tensor_;
 };
 
-// The sum of `parts` over its first axis, always in the same order (add_parts.cpp).
+// The sum of `parts` over its first axis, always in the same order (run.cpp).
 void add_parts(const Tensor& parts, Tensor& total);
 
 // The gradient of a parameter: the kernel writes one of each part of its work (an image, or a strip of one), and they
