@@ -29,14 +29,15 @@ LIBRARY = "libsasa_cpu.so"
 REASON = "why_not.txt"
 OLDEST_TORCH = (2, 11)
 
-COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
+COMMON = [f"-I{SOURCES}", "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
 # Nothing that two instruction sets' units could share. The warnings are those of gcc 12 about its own intrinsics.
 KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 KERNELS += ["-Wno-unknown-warning-option"]  # clang knows only one of them
 # Compiles, caches and launches the CUDA kernels; opens CUDA at run time, so that no build needs it.
-CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver"]
+CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver", "cuda_plans"]
 # The files that include torch's headers.
 TORCH = ["register", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about", "threads"]
+TORCH += ["run", "cuda_calls", "cuda_stream"]
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),
@@ -158,7 +159,7 @@ def cuda_commands(objects: Path, common: list[str]) -> list[list[str]]:
     """The host side of the CUDA kernels, and their sources as strings."""
     embed_cuda_sources(objects / "cuda_sources.cpp", cuda_sources())
     commands = [[*common, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in CUDA]
-    embedded = ["-I", SOURCES, "-c", f"{objects}/cuda_sources.cpp", "-o", f"{objects}/cuda_sources.o"]
+    embedded = ["-c", f"{objects}/cuda_sources.cpp", "-o", f"{objects}/cuda_sources.o"]
     return [*commands, [*common, *embedded]]
 
 
@@ -233,7 +234,7 @@ def build_test(program: Path, machine: str, names: list[str], optimize: int) -> 
 def build_cuda_test(program: Path, source: Path) -> None:
     """Build the C++ test of the host side of the CUDA kernels; needs neither torch nor CUDA."""
     compiler = find_compiler()
-    common = [*compiler, *common_flags(), "-O1", "-I", SOURCES]
+    common = [*compiler, *common_flags(), "-O1"]
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         objects = Path(temporary)
