@@ -37,8 +37,9 @@ from sasa.analysis.speed.workloads import (
 )
 from sasa.models import RetinaNet, create_model
 from sasa.models.boxes import losses
+from sasa.ops import flops as op_flops
 from sasa.ops import local_attention
-from sasa.ops.flops import local_attention_flops
+from sasa.ops.arguments import LocalForward, LocalInputs, LocalOptions
 
 GROUP_MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: the four groups of ResNet-50 at 224 x 224
 PASSES = {"forward": False, "forward + backward": True}
@@ -76,8 +77,10 @@ def milliseconds(steps: dict[str, Step], setting: Setting, images: int) -> dict[
 
 def core_flops(batch: int, channels: int, side: int, window: int) -> int:
     """Of one attention core, forward: the registered formula, 2 for each multiply-add."""
-    shape, rel = (batch, channels, side, side), (HEADS, window, channels // HEADS // 2)
-    return local_attention_flops(shape, shape, shape, rel, rel, window)
+    qkv = torch.empty(batch, channels, side, side, device="meta")
+    rel = torch.empty(HEADS, window, channels // HEADS // 2, device="meta")
+    options = LocalOptions(window, HEADS, "zeros", 1.0)
+    return op_flops.local_attention(LocalForward(LocalInputs(qkv, qkv, qkv, rel, rel), options))
 
 
 def rate(flops: float, milliseconds_an_image: float, ceilings: Ceilings) -> Line:

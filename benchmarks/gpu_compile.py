@@ -33,6 +33,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions, LocalBackward, LocalInputs, LocalOptions
 from sasa.ops.gpu import block_launch, local_launch
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -119,8 +120,9 @@ def local_attention(head_dim: int, dtype: torch.dtype, layout: torch.memory_form
     query, key, value = qkv.chunk(3, dim=1)
     rel = torch.empty(8, 7, head_dim // 2, dtype=dtype, device="meta")
     with compiling(local_launch, ("local_forward", "local_queries", "local_keys"), arch, report):
-        output, logsumexp = local_launch.forward(query, key, value, rel, rel, 7, 8, "zeros", 1.0)
-        local_launch.backward(output, query, key, value, rel, rel, logsumexp, 7, 8, "zeros", 1.0)
+        inputs, options = LocalInputs(query, key, value, rel, rel), LocalOptions(7, 8, "zeros", 1.0)
+        output, logsumexp = local_launch.forward(inputs, options)
+        local_launch.backward(LocalBackward(output, inputs, logsumexp, options))
 
 
 def stem(image_gradient: bool, values: str, dtype: torch.dtype, layout: torch.memory_format, arch: int, report) -> None:
@@ -132,10 +134,10 @@ def stem(image_gradient: bool, values: str, dtype: torch.dtype, layout: torch.me
     if values == "map":
         value = torch.empty(256, 64, 224, 224, dtype=dtype, device="meta").contiguous(memory_format=layout)
     rel = torch.empty(4, 7, 8, dtype=dtype, device="meta")
-    tensors = (image, weight, weight, w_value, rel, rel, value)
+    inputs, options = BlockInputs(image, weight, weight, w_value, rel, rel, value), BlockOptions(4, 4, 1.0)
     with compiling(block_launch, ("block_forward", "block_backward"), arch, report):
-        output, logsumexp = block_launch.forward(*tensors, 4, 4, 1.0)
-        block_launch.backward(output, *tensors, logsumexp, 4, 4, 1.0, image_gradient)
+        output, logsumexp = block_launch.forward(inputs, options)
+        block_launch.backward(BlockBackward(output, inputs, logsumexp, options, image_gradient))
 
 
 # What is compiled: a name, whether it is a fast path, and the function of (dtype, layout, arch, report).

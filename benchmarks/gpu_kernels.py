@@ -12,6 +12,7 @@ from gpu_shapes import GROUP_MAPS, Bench, Operands, cost, operand_sets, title
 
 from sasa.analysis.speed.timing import Step
 from sasa.analysis.speed.workloads import HEADS, WINDOW
+from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
 
 # Forward and both backward kernels, as benchmarks/README.md predicts them for an H200: batch 256, milliseconds.
 PREDICTED = {(64, 56): (0.37, 1.35), (128, 28): (0.12, 0.45), (256, 14): (0.05, 0.16), (512, 7): (0.03, 0.08)}
@@ -64,11 +65,11 @@ def launches(one: Operands) -> dict[str, Callable[[], Any]]:
     """The launches of forward and of backward, without a dispatcher; they give what the kernels computed."""
     from sasa.ops.gpu import local_launch
 
-    tensors, words = (*one.maps, *one.rels), (WINDOW, HEADS, "zeros", 1.0)
-    _, logsumexp = local_launch.forward(*tensors, *words)
+    inputs, options = LocalInputs(*one.maps, *one.rels), LocalOptions(WINDOW, HEADS, "zeros", 1.0)
+    _, logsumexp = local_launch.forward(inputs, options)
     return {
-        "forward": lambda: local_launch.forward(*tensors, *words),
-        "backward": lambda: local_launch.backward(one.grad, *tensors, logsumexp, *words),
+        "forward": lambda: local_launch.forward(inputs, options),
+        "backward": lambda: local_launch.backward(LocalBackward(one.grad, inputs, logsumexp, options)),
     }
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sasa.analysis.speed import Setting
 from sasa.analysis.speed.workloads import HEADS, WINDOW
-from sasa.ops.flops import local_attention_backward_flops, local_attention_flops
+from sasa.ops import flops as op_flops
+from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
 
 GROUP_MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: the four groups of ResNet-50 at 224 x 224
 OPTIONS: dict[str, Any] = {"kernel_size": WINDOW, "num_heads": HEADS}
@@ -68,13 +69,14 @@ def cost(batch: int, channels: int, side: int, passed: str) -> tuple[int, int]:
     Forward reads q, k, v and writes the output and its log-sum-exp; backward reads them (the log-sum-exp, not the
     output) and the output's gradient, and writes those of q, k, v. bfloat16, log-sum-exp float32.
     """
-    shape = (batch, channels, side, side)
-    rel = (HEADS, WINDOW, channels // HEADS // 2)
+    qkv = torch.empty(batch, channels, side, side, device="meta")
+    rel = torch.empty(HEADS, WINDOW, channels // HEADS // 2, device="meta")
+    inputs, options = LocalInputs(qkv, qkv, qkv, rel, rel), LocalOptions(WINDOW, HEADS, "zeros", 1.0)
     one_map, sums = 2 * batch * channels * side**2, 4 * batch * HEADS * side**2
     costs = {
-        "forward": (local_attention_flops(shape, shape, shape, rel, rel, WINDOW), 4 * one_map + sums),
+        "forward": (op_flops.local_attention(LocalForward(inputs, options)), 4 * one_map + sums),
         "backward": (
-            local_attention_backward_flops(shape, shape, shape, shape, rel, rel, shape, WINDOW),
+            op_flops.local_attention_backward(LocalBackward(qkv, inputs, qkv, options)),
             7 * one_map + sums,
         ),
     }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.backends import BACKENDS
 
 # Relative L2 of the output and of every gradient, the same for every back-end (DESIGN.md, "The operator").
@@ -18,7 +19,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, tor
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 # Back-ends that can run on this machine at all; `sasa doctor` tells why the others cannot.
-HERE = [name for name, backend in BACKENDS.items() if backend.why_not(None) is None]
+HERE = [name for name, backend in BACKENDS.items() if backend.why_not() is None]
 
 # Every implementation that reference judges, on every device here: a new entry of BACKENDS joins by itself.
 IMPLEMENTATIONS = [
@@ -29,8 +30,9 @@ IMPLEMENTATIONS = [
 
 
 def skip_unless_it_runs(backend: str, query: Tensor) -> None:
-    """Skip with the back-end's own sentence where it cannot run on this tensor."""
-    reason = None if backend == "auto" else BACKENDS[backend].why_not(query)
+    """Skip with the back-end's own sentence where it cannot run on such maps (device, dtype, width of a head)."""
+    call = (LocalInputs(query, query, query, None, None), LocalOptions(3, 1, "zeros", 1.0))
+    reason = None if backend == "auto" else BACKENDS[backend].why_not(*call)
     if reason is not None:
         pytest.skip(reason)
 

@@ -41,7 +41,7 @@ def test_json_holds_the_same(sasa):
     assert found["versions"]["torch"] == torch.__version__
     assert [b["name"] for b in found["backends"]] == [status.name for status in backends()]
     library = found["cpu_library"]
-    assert (library["instruction_set"], library["why_not"]) == (native.instruction_set(), native.why_not(None))
+    assert (library["instruction_set"], library["why_not"]) == (native.instruction_set(), native.missing())
     (train,) = (extra for extra in found["extras"] if extra["name"] == "train")
     typer = {"name": "typer", "wanted": ">=0.15", "version": metadata.version("typer"), "fits": True}
     assert typer in train["requirements"]
@@ -49,7 +49,7 @@ def test_json_holds_the_same(sasa):
 
 
 def test_the_library_in_use_is_told_with_its_instruction_set(sasa, monkeypatch):
-    monkeypatch.setattr(native, "why_not", lambda query: None)
+    monkeypatch.setattr(native, "missing", lambda: None)
     monkeypatch.setattr(native, "instruction_set", lambda: "avx7")
     file = str(native.FOLDER / native.LIBRARY)
     assert fields(sasa("doctor")[1])["CPU kernels"]["library"] == f"in use, with avx7 instructions ({file})"

@@ -13,7 +13,7 @@ from sasa.nn.norms import layer_norm, layer_norm_add_relu, layer_norm_relu
 from sasa.ops import native
 
 # What stands for torch's own operations does so only with the kernels at hand.
-pytestmark = pytest.mark.skipif(native.why_not(None) is not None, reason=f"needs CPU kernels: {native.why_not(None)}")
+pytestmark = pytest.mark.skipif(native.missing() is not None, reason=f"needs CPU kernels: {native.missing()}")
 
 
 def normal(*shape, seed=0):
@@ -165,7 +165,7 @@ def test_networks_are_the_same_without_it(monkeypatch, name, training):
         return y.detach()
 
     got = run(network)
-    monkeypatch.setattr(native, "_WHY_NOT", "not in this test")  # what norms.py asks
+    monkeypatch.setattr(native, "_MISSING", "not in this test")  # what norms.py asks
     monkeypatch.setattr(sasa.AttentionStem, "_pools_by_the_way", lambda *_: False)
     monkeypatch.setattr(sasa.LocalAttention2d, "has_inference_form", lambda *_: False)
     want = run(other)

@@ -200,7 +200,7 @@ def exactly(got: Tensor, want: Tensor) -> bool:
 def main() -> None:
     """All of it."""
     torch.set_num_threads(1)
-    report = {"instruction_set": native.instruction_set(), "why_not": native.why_not(None), "compared": 0, "wrong": []}
+    report = {"instruction_set": native.instruction_set(), "why_not": native.missing(), "compared": 0, "wrong": []}
     if report["why_not"] is None:
         found = [
             s

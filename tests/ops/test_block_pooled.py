@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import fused
 from helpers import TOLERANCE, assert_close, block_inputs, double, normal
 from sasa.ops import native
+from sasa.ops.arguments import BlockInputs, BlockOptions, PooledBackward, PooledForward
 from sasa.ops.block_pooled import block_attention_pooled
 
 plain = importlib.import_module("sasa.ops.block_pooled")
@@ -65,9 +66,9 @@ def kernels(tensors, sign, options):
 
 def in_plain_torch(tensors, sign, options):
     """The same of the implementation in Python, whatever the dispatcher would take."""
-    more = (options["block_size"], options["num_heads"], options["scale"])
-    extreme, position, sums = plain._forward(*tensors, sign, *more)
-    grads = plain._backward(*grads_of(extreme, sums), position, *tensors, *more, True)
+    inputs, options = BlockInputs(*tensors), BlockOptions(*(options[name] for name in BlockOptions._fields))
+    extreme, position, sums = plain._forward(PooledForward(inputs, sign, options))
+    grads = plain._backward(PooledBackward(*grads_of(extreme, sums), position, inputs, options, True))
     return [extreme, position, sums], [None if t is None else g for t, g in zip(tensors, grads, strict=True)]
 
 
@@ -233,7 +234,7 @@ def test_there_is_no_second_derivative():
         first.sum().backward()
 
 
-@pytest.mark.skipif(native.why_not(None) is not None, reason=str(native.why_not(None)))
+@pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 def test_the_kernels_check_what_they_read():
     (image, *weights, value), sign = make(SHAPES[0], dtype=torch.float32)
     options = options_of(SHAPES[0])

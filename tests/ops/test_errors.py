@@ -8,7 +8,8 @@ import torch
 from helpers import normal
 from sasa.errors import ArgumentError, SasaError
 from sasa.ops import block_attention, local_attention
-from sasa.ops.backends import BACKENDS, Backend, BackendStatus, backends, check_backend
+from sasa.ops.backends import BACKENDS, BackendStatus, backends, check_backend
+from sasa.ops.backends.base import Backend
 from sasa.ops.checks import check_heads, check_padding
 
 
@@ -195,10 +196,22 @@ def test_checks_take_the_name_of_what_they_check():
         check_padding((3, 3))
 
 
+class Sick(Backend):
+    name, summary = "sick", "runs nowhere"
+
+    def why_not(self, inputs=None, options=None):
+        return "it has a cold"
+
+    def local_attention(self, inputs, options):
+        raise AssertionError("it cannot run")
+
+    block_attention = local_attention
+
+
 @pytest.fixture
 def sick_backend(monkeypatch):
     """A back-end that never runs, and says so."""
-    monkeypatch.setitem(BACKENDS, "sick", Backend("sick", "runs nowhere", lambda query: "it has a cold"))
+    monkeypatch.setitem(BACKENDS, "sick", Sick())
 
 
 @pytest.mark.usefixtures("sick_backend")

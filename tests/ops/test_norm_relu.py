@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from helpers import normal as normal_in
 from sasa.ops import native
-from sasa.ops.norm_relu import _backward, _forward, norm_relu
+from sasa.ops.norm_relu import NormBackward, NormForward, _backward, _forward, norm_relu
 
 
 def normal(*shape, seed=0):
@@ -58,8 +58,8 @@ def test_the_operation(shape, residual, relu):
 @pytest.mark.parametrize("residual", [True, False])
 def test_in_plain_torch(residual, relu):
     (x, weight, bias, added), grad = inputs(SHAPES[0], residual)
-    y, mean, variance = _forward(x, weight, bias, added, relu, EPS)
-    grads = _backward(grad, x, y if residual else None, weight, bias, mean, variance, relu, EPS)
+    y, mean, variance = _forward(NormForward(x, weight, bias, added, relu, EPS))
+    grads = _backward(NormBackward(grad, x, y if residual else None, weight, bias, mean, variance, relu, EPS))
     want_y, want_grads, *_ = judge((x, weight, bias, added), grad, relu)
     assert_near(y, want_y)
     for got, want in zip(grads[:3], want_grads[:3], strict=True):
@@ -100,7 +100,7 @@ def test_opcheck(residual):
     torch.library.opcheck(torch.ops.sasa.norm_relu.default, (*leaves, True, EPS))
 
 
-@pytest.mark.skipif(native.why_not(None) is not None, reason="plain torch takes any layout")
+@pytest.mark.skipif(native.missing() is not None, reason="plain torch takes any layout")
 def test_contiguous_planes_are_refused():
     with pytest.raises(RuntimeError, match="channels_last"):
         torch.ops.sasa.norm_relu(normal(2, 8, 4, 4), torch.ones(8), torch.zeros(8), None, True, EPS)

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fused
 from helpers import DEVICES, TOLERANCE, assert_close, double, normal, output_and_gradients
 from sasa.ops import native
+from sasa.ops.arguments import Epilogue, QkvBackward, QkvForward, QkvInference, QkvInputs, QkvOptions
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 plain = importlib.import_module("sasa.ops.qkv_attention")
@@ -62,9 +63,9 @@ def kernels(tensors, grad, options):
 
 def in_plain_torch(tensors, grad, options):
     """The same of the implementation in Python, whatever the dispatcher would take."""
-    more = [options[name] for name in ("kernel_size", "num_heads", "content", "padding", "scale")]
-    output, logsumexp = plain._forward(*tensors, *more)
-    grads = plain._backward(grad, *tensors, logsumexp, *more)
+    inputs, options = QkvInputs(*tensors), QkvOptions(**options)
+    output, logsumexp = plain._forward(QkvForward(inputs, options))
+    grads = plain._backward(QkvBackward(grad, inputs, logsumexp, options))
     return [output, *(None if t is None else g for t, g in zip(tensors, grads, strict=True))]
 
 
@@ -138,8 +139,9 @@ def infer_with_kernels(tensors, gain, shift, options):
 
 
 def infer_in_plain_torch(tensors, gain, shift, options):
-    names = ("relu", "pool", "kernel_size", "num_heads", "content", "padding", "scale")
-    return plain._inference(*tensors, gain, shift, *(options[name] for name in names))
+    epilogue = Epilogue(gain, shift, options["relu"], options["pool"])
+    rest = QkvOptions(*(options[name] for name in QkvOptions._fields))
+    return plain._inference(QkvInference(QkvInputs(*tensors), epilogue, rest))
 
 
 INFER = pytest.mark.parametrize("run", [infer_with_kernels, infer_in_plain_torch])
@@ -257,7 +259,7 @@ def test_the_forms_without_a_derivative_say_so():
         y.sum().backward()
 
 
-@pytest.mark.skipif(native.why_not(None) is not None, reason=str(native.why_not(None)))
+@pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

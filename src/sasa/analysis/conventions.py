@@ -9,7 +9,7 @@ the border, and the stem's values as M products a pixel and their mixture (`_Ste
   content there is no k to add r to, and q.r is K row and K column products of D / 2. Softmax 5 a logit, batch norm 4,
   ReLU 1, addition of maps 1, pooling 1 for each element of each window.
 
-Formulas get shapes in place of tensors (None where a tensor is None) and `out_shape`.
+Formulas of torch's own ops get shapes in place of tensors, and `out_shape`.
 """
 
 import math
@@ -17,10 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sasa.ops.flops import Shape, block_projection_flops, block_value_channels, pixels, thirds
+from sasa.ops.arguments import BlockForward, LocalForward, QkvForward
+from sasa.ops.flops import block_projections, pixels
+from sasa.ops.register import flop_formula
 
 aten = torch.ops.aten
+Shape = Sequence[int]
 
 SOFTMAX, NORM = 5, 4  # for each logit, for each element
 
@@ -38,61 +42,43 @@ def _attention_calibrated(
     return 2 * keys * (content * query + value) + relative * relative_ops + SOFTMAX * keys * num_heads
 
 
-def _local_simple(
-    query: Shape, key: Shape | None, value: Shape, rel_row: Shape | None, rel_col: Shape | None, kernel_size: int,
-    *_: Any, **__: Any,
-) -> int:  # fmt: skip
+def _local_simple(call: LocalForward) -> int:
+    query, key, value, rel_row, _ = call.inputs
     terms = (key is not None, rel_row is not None)
-    return pixels(query) * _attention_simple(query[1], value[1], kernel_size**2, *terms)
+    return pixels(query) * _attention_simple(query.shape[1], value.shape[1], call.options.kernel_size**2, *terms)
 
 
-def _local_calibrated(
-    query: Shape, key: Shape | None, value: Shape, rel_row: Shape | None, rel_col: Shape | None, kernel_size: int,
-    num_heads: int, *_: Any, **__: Any,
-) -> int:  # fmt: skip
+def _local_calibrated(call: LocalForward) -> int:
+    query, key, value, rel_row, _ = call.inputs
+    kernel_size, num_heads, *_ = call.options
     terms = (key is not None, rel_row is not None)
     return pixels(query) * _attention_calibrated(
-        query[1], value[1], kernel_size**2, *terms, num_heads=num_heads, side=kernel_size
+        query.shape[1], value.shape[1], kernel_size**2, *terms, num_heads=num_heads, side=kernel_size
     )
 
 
-def _of_thirds(formula: Callable[..., int]) -> Callable[..., int]:
-    """A formula of q, k and v for the op that has them in one map."""
-
-    def qkv_formula(
-        qkv: Shape, rel_row: Shape | None, rel_col: Shape | None, kernel_size: int, num_heads: int, content: bool,
-        *_: Any, **__: Any,
-    ) -> int:  # fmt: skip
-        return formula(*thirds(qkv, content), rel_row, rel_col, kernel_size, num_heads)
-
-    return qkv_formula
+def _block_simple(call: BlockForward) -> int:
+    inputs, keys = call.inputs, call.options.block_size**2
+    terms = (inputs.w_key is not None, inputs.rel_row is not None)
+    attention = _attention_simple(inputs.w_query.shape[0], inputs.value_channels, keys, *terms)
+    return block_projections(inputs) + pixels(inputs.image) * attention
 
 
-def _block_simple(
-    image: Shape, w_query: Shape, w_key: Shape | None, w_value: Shape | None, rel_row: Shape | None,
-    rel_col: Shape | None, value: Shape | None, block_size: int, *_: Any, **__: Any,
-) -> int:  # fmt: skip
-    terms = (w_key is not None, rel_row is not None)
-    attention = _attention_simple(w_query[0], block_value_channels(w_value, value), block_size**2, *terms)
-    return block_projection_flops(image, w_query, w_key, w_value) + pixels(image) * attention
+def _block_calibrated(call: BlockForward) -> int:
+    inputs, (side, num_heads, _) = call
+    terms = (inputs.w_key is not None, inputs.rel_row is not None)
+    attention = _attention_calibrated(
+        inputs.w_query.shape[0], inputs.value_channels, side**2, *terms, num_heads=num_heads, side=side
+    )
+    return block_projections(inputs) + pixels(inputs.image) * attention
 
 
-def _block_calibrated(
-    image: Shape, w_query: Shape, w_key: Shape | None, w_value: Shape | None, rel_row: Shape | None,
-    rel_col: Shape | None, value: Shape | None, block_size: int, num_heads: int, *_: Any, **__: Any,
-) -> int:  # fmt: skip
-    terms = (w_key is not None, rel_row is not None)
-    channels = (w_query[0], block_value_channels(w_value, value))
-    attention = _attention_calibrated(*channels, block_size**2, *terms, num_heads=num_heads, side=block_size)
-    return block_projection_flops(image, w_query, w_key, w_value) + pixels(image) * attention
-
-
-def mixture_extra_flops(image: Shape, out_channels: int, num_mixtures: int) -> int:
+def mixture_extra_flops(image: Tensor, out_channels: int, num_mixtures: int) -> int:
     """What the paper's values cost beyond one matrix a pixel: the M products of Eq. 8 and their mixture, Section 3.2.
 
     2 * M * (C * d + d) a pixel for C channels of the picture, less the 2 * C * d that the op's formula counts.
     """
-    return 2 * pixels(image) * out_channels * (num_mixtures * (image[1] + 1) - image[1])
+    return 2 * pixels(image) * out_channels * (num_mixtures * (image.shape[1] + 1) - image.shape[1])
 
 
 def _each(factor: int) -> Callable[..., int]:
@@ -113,15 +99,15 @@ def _pooling(_input: Shape, kernel_size: int | Sequence[int], *_: Any, out_shape
 
 
 SIMPLE: dict[Any, Callable[..., int]] = {
-    torch.ops.sasa.local_attention: _local_simple,
-    torch.ops.sasa.qkv_attention: _of_thirds(_local_simple),
-    torch.ops.sasa.block_attention: _block_simple,
+    torch.ops.sasa.local_attention: flop_formula(LocalForward, _local_simple),
+    torch.ops.sasa.qkv_attention: flop_formula(QkvForward, lambda call: _local_simple(call.local)),
+    torch.ops.sasa.block_attention: flop_formula(BlockForward, _block_simple),
 }
 
 CALIBRATED: dict[Any, Callable[..., int]] = {
-    torch.ops.sasa.local_attention: _local_calibrated,
-    torch.ops.sasa.qkv_attention: _of_thirds(_local_calibrated),
-    torch.ops.sasa.block_attention: _block_calibrated,
+    torch.ops.sasa.local_attention: flop_formula(LocalForward, _local_calibrated),
+    torch.ops.sasa.qkv_attention: flop_formula(QkvForward, lambda call: _local_calibrated(call.local)),
+    torch.ops.sasa.block_attention: flop_formula(BlockForward, _block_calibrated),
     aten.native_batch_norm: _each(NORM),
     aten._native_batch_norm_legit_no_training: _each(NORM),
     aten._softmax: _each(SOFTMAX),

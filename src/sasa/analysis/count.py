@@ -153,7 +153,7 @@ class _Stems:
         stem.mixed_values = lambda: mixed
 
     def _charge(self, name: str, stem: AttentionStem, pictures: tuple[Tensor], output: Tensor) -> None:
-        picture = pictures[0].shape
+        (picture,) = pictures
         values = mixture_extra_flops(picture, stem.out_channels, stem.num_mixtures) if stem.values == "mixture" else 0
         relu = stem.activation * (pixels(picture) * stem.out_channels - output.numel())
         self.simple[name] += values

@@ -101,7 +101,7 @@ def examine() -> Examination:
         devices=devices(),
         threads=torch.get_num_threads(),
         cores=cores(),
-        cpu_library=CpuLibrary(str(native.FOLDER / native.LIBRARY), native.instruction_set(), native.why_not(None)),
+        cpu_library=CpuLibrary(str(native.FOLDER / native.LIBRARY), native.instruction_set(), native.missing()),
         backends=every_backend(),
         extras=extras(),
     )

@@ -60,7 +60,7 @@ def layer_norm(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _in_one_pass(layer: nn.Module, norm: nn.Module, x: Tensor) -> bool:
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or native.why_not(None) is not None:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or native.missing() is not None:
         return False
     if is_watched(layer) or is_watched(norm):
         return False
@@ -73,7 +73,7 @@ def _in_one_pass(layer: nn.Module, norm: nn.Module, x: Tensor) -> bool:
 
 def _trains_in_one_pass(norm: nn.Module, y: Tensor, residual: Tensor | None = None) -> bool:
     """Whether `sasa::norm_relu` may stand for `norm`, in training, on the map y."""
-    if isinstance(y, fx.Proxy) or torch.compiler.is_compiling() or native.why_not(None) is not None:
+    if isinstance(y, fx.Proxy) or torch.compiler.is_compiling() or native.missing() is not None:
         return False
     return (
         norm.training

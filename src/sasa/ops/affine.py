@@ -4,10 +4,13 @@ A network in eager mode spends about as long between its convolutions as in some
 writes the whole map, and most of the time goes into memory that is new each time.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from sasa.ops.precision import compute_dtype
+from sasa.ops.register import register
 
 
 def affine_(
@@ -31,10 +34,18 @@ def affine_(
     return x
 
 
-torch.library.define("sasa::affine_", "(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()")
+class Affine(NamedTuple):
+    """Arguments of the op `sasa::affine_`, as above."""
+
+    x: Tensor
+    gain: Tensor | None
+    shift: Tensor | None
+    residual: Tensor | None
+    relu: bool
 
 
-def _affine(x, gain, shift, residual, relu):
+def _affine(call: Affine) -> None:
+    x, gain, shift, residual, relu = call
     y = x.to(compute_dtype(x))  # rounded once, at the end
     if gain is not None:
         y = y * gain[:, None, None]
@@ -45,9 +56,11 @@ def _affine(x, gain, shift, residual, relu):
     x.copy_(y.relu() if relu else y)
 
 
-torch.library.impl("sasa::affine_", "CompositeExplicitAutograd", _affine)
-
-
-@torch.library.register_fake("sasa::affine_")
-def _fake(x, gain, shift, residual, relu):
-    return None
+register(
+    "affine_",
+    "(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
+    Affine,
+    plain=_affine,
+    fake=lambda call: None,
+    gradient=None,
+)

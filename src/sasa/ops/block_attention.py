@@ -6,17 +6,17 @@ Shapes: B batch, C image channels, H x W the picture, N heads, D query channels 
 S the block size, P = S * S the pixels of a block.
 """
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
-from sasa.ops import eager_block, reference
-from sasa.ops.backends import check_backend
+from sasa.ops import eager_block, flops
+from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
+from sasa.ops.backends import find_backend, triton
+from sasa.ops.backends.base import no_second_derivative
 from sasa.ops.checks import check_heads, check_no_forward_mode, check_relative, check_same
-from sasa.ops.gpu import available
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
+from sasa.ops.register import Gradient, register
 
 
 def block_attention(
@@ -66,38 +66,20 @@ def block_attention(
     >>> sasa.ops.block_attention(image, w, w, w.expand(16, 8, 3), block_size=4, num_heads=2).shape
     torch.Size([1, 8, 8, 6])
     """
-    device = image.device
-    image, w_query, w_key, w_value, value = autocast_to(device, image, w_query, w_key, w_value, value)  # pyright: ignore
-    _check(image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, content)
-    check_backend(backend, image)
-    tensors = (image, w_query, w_key, w_value, rel_row, rel_col, value)
-    if backend == "reference":
-        return reference.block_attention(*tensors, block_size=block_size, num_heads=num_heads, scale=scale)[0]
-    names = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
-    check_no_forward_mode(dict(zip(names, tensors, strict=True)))
-    if backend in ("eager", "triton"):
-        implementation, reason = eager_block, None
-        if backend == "triton":
-            implementation, reason = _kernels_for(image, w_value, value, block_size, num_heads)
-        if reason is not None:
-            raise ArgumentError(f"backend 'triton' cannot run here: {reason}")
-        return _ByName.apply(implementation, *tensors, block_size, num_heads, float(scale))
-    with without_autocast(device):  # "cpu" is what the dispatcher takes for CPU tensors where it can run at all
-        return torch.ops.sasa.block_attention(*tensors, block_size, num_heads, float(scale))[0]
+    image, w_query, w_key, w_value, value = autocast_to(image.device, image, w_query, w_key, w_value, value)  # pyright: ignore
+    inputs = BlockInputs(image, w_query, w_key, w_value, rel_row, rel_col, value)
+    options = BlockOptions(block_size, num_heads, float(scale))
+    _check(inputs, options, content)
+    if backend != "auto":
+        return find_backend(backend, inputs, options).block_attention(inputs, options)
+    check_no_forward_mode(inputs)
+    with without_autocast(image.device):
+        return torch.ops.sasa.block_attention(*inputs, *options)[0]
 
 
-def _check(
-    image: Tensor,
-    w_query: Tensor,
-    w_key: Tensor | None,
-    w_value: Tensor | None,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    value: Tensor | None,
-    block_size: int,
-    num_heads: int,
-    content: bool,
-) -> None:
+def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
+    image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
+    block_size, num_heads, _ = options
     if not isinstance(block_size, int) or block_size < 1:
         raise ArgumentError(f"block_size must be a positive integer, got {block_size!r}")
     if image.dim() != 4 or image.shape[2] < 1 or image.shape[3] < 1:
@@ -135,126 +117,56 @@ def _check(
     check_relative(rel_row, rel_col, (num_heads, 2 * block_size - 1, head_dim // 2), image)
 
 
-class _ByName(torch.autograd.Function):
-    """backend="eager" or "triton" asked for by name: the same functions, whatever the dispatcher op would take."""
-
-    @staticmethod
-    def forward(ctx, implementation, *arguments):
-        output, logsumexp = implementation.forward(*arguments)
-        ctx.save_for_backward(*arguments[:7], logsumexp)
-        ctx.options = arguments[7:]
-        ctx.implementation = implementation
-        return output
-
-    @staticmethod
-    def backward(ctx, grad_output):  # pyright: ignore[reportIncompatibleMethodOverride]
-        options = (*ctx.options, ctx.needs_input_grad[1])
-        grads = _ByNameBackward.apply(ctx.implementation, grad_output, *ctx.saved_tensors, *options)
-        return None, *grads, None, None, None
+def _plain(call: BlockForward) -> tuple[Tensor, Tensor]:
+    return eager_block.forward(call.inputs, call.options)
 
 
-class _ByNameBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, implementation, *arguments):
-        return implementation.backward(*arguments)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        _no_second_derivative(ctx, *grads)
+def _cuda(call: BlockForward) -> tuple[Tensor, Tensor]:
+    return triton.for_call(call.inputs, call.options).block_forward(call)
 
 
-def _kernels_for(
-    image: Tensor, w_value: Tensor | None, value: Tensor | None, block_size: int, num_heads: int
-) -> tuple[ModuleType | None, str | None]:
-    """The Triton kernels where they can run on these tensors, else None and the sentence that says why not."""
-    reason = available.why_not(image)
-    if reason is not None:
-        return None, reason
-    from sasa.ops.gpu import block_launch  # Triton takes a second to import: only where there is a GPU
-
-    channels = eager_block.value_channels(w_value, value)
-    reason = block_launch.why_not(image, channels, block_size, num_heads, value)
-    return (None, reason) if reason else (block_launch, None)
+def _fake(call: BlockForward) -> tuple[Tensor, Tensor]:
+    image = call.inputs.image
+    shape = (image.shape[0], call.options.num_heads, *image.shape[2:])
+    return empty_map(image, call.inputs.value_channels), image.new_empty(shape, dtype=compute_dtype(image))
 
 
-torch.library.define(
-    "sasa::block_attention",
+def _cuda_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
+    return triton.for_call(call.inputs, call.options).block_backward(call)
+
+
+def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, ...]:
+    """Gradients of block attention's inputs without their numbers: maps in the maps' layout, weights contiguous."""
+    image, *weights, value = call.inputs
+    grad_image = empty_map(image, image.shape[1]) if call.image_gradient else None
+    grad_value = None if value is None else empty_map(value, value.shape[1])
+    return grad_image, *(None if w is None else w.new_empty(w.shape) for w in weights), grad_value
+
+
+def _gradient(grads, inputs, logsumexp, options, image_gradient):
+    return torch.ops.sasa.block_attention_backward(grads[0], *inputs, logsumexp, *options, image_gradient)
+
+
+register(
+    "block_attention",
     "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
     "Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
+    BlockForward,
+    plain=_plain,
+    cuda=_cuda,
+    fake=_fake,
+    gradient=Gradient(inputs=7, kept=1, backward=_gradient),
+    flops=flops.block_attention,
 )
-# Gradients of inputs that were None, or not asked for, are empty tensors: a schema cannot return an optional one.
-torch.library.define(
-    "sasa::block_attention_backward",
+register(
+    "block_attention_backward",
     "(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, "
     "Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, "
     "float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    BlockBackward,
+    plain=eager_block.backward,
+    cuda=_cuda_backward,
+    fake=fake_backward,
+    gradient=no_second_derivative("block_attention"),
+    flops=flops.block_attention_backward,
 )
-
-
-torch.library.impl("sasa::block_attention", "CompositeExplicitAutograd", eager_block.forward)
-
-
-@torch.library.impl("sasa::block_attention_backward", "CompositeExplicitAutograd")
-def _backward(grad_output, image, *rest):
-    return _without_none(eager_block.backward(grad_output, image, *rest), image)
-
-
-def _cuda(image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale):
-    kernels = _kernels_for(image, w_value, value, block_size, num_heads)[0] or eager_block
-    tensors = (image, w_query, w_key, w_value, rel_row, rel_col, value)
-    return kernels.forward(*tensors, block_size, num_heads, scale)
-
-
-def _cuda_backward(grad_output, image, *rest):
-    _w_query, _w_key, w_value, _rel_row, _rel_col, value, _logsumexp, block_size, num_heads, *_ = rest
-    kernels = _kernels_for(image, w_value, value, block_size, num_heads)[0] or eager_block
-    return _without_none(kernels.backward(grad_output, image, *rest), image)
-
-
-def _without_none(grads: tuple[Tensor | None, ...], image: Tensor) -> tuple[Tensor, ...]:
-    return tuple(image.new_empty(0) if grad is None else grad for grad in grads)
-
-
-# Not as decorators, which would leave None under these names.
-torch.library.impl("sasa::block_attention", "CUDA", _cuda)
-torch.library.impl("sasa::block_attention_backward", "CUDA", _cuda_backward)
-
-
-@torch.library.register_fake("sasa::block_attention")
-def _fake(image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale):
-    batch, _, height, width = image.shape
-    logsumexp = image.new_empty((batch, num_heads, height, width), dtype=compute_dtype(image))
-    return empty_map(image, eager_block.value_channels(w_value, value)), logsumexp
-
-
-@torch.library.register_fake("sasa::block_attention_backward")
-def _fake_backward(grad_output, image, *rest):
-    *weights, value, _logsumexp, _block_size, _num_heads, _scale, image_gradient = rest
-    maps = [m if given else None for m, given in ((image, image_gradient), (value, value is not None))]
-    grad_image, grad_value = (image.new_empty(0) if m is None else empty_map(m, m.shape[1]) for m in maps)
-    grads = [image.new_empty(0) if w is None else w.new_empty(w.shape) for w in weights]
-    return grad_image, *grads, grad_value
-
-
-def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:7], output[1])
-    ctx.options = inputs[7:]
-    ctx.mark_non_differentiable(output[1])
-
-
-def _autograd(ctx, grad_output, _grad_logsumexp):
-    saved = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
-    wanted = [tensor is not None for tensor in saved[:7]]
-    wanted[0] = ctx.needs_input_grad[0]
-    grads = torch.ops.sasa.block_attention_backward(grad_output, *saved, *ctx.options, wanted[0])
-    return *(grad if want else None for want, grad in zip(wanted, grads, strict=True)), None, None, None
-
-
-def _no_second_derivative(ctx, *grads):
-    raise NotImplementedError(
-        'sasa::block_attention has no second derivative; backend="reference" is differentiable to any order'
-    )
-
-
-torch.library.register_autograd("sasa::block_attention", _autograd, setup_context=_setup_context)
-torch.library.register_autograd("sasa::block_attention_backward", _no_second_derivative)

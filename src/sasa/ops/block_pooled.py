@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sasa.errors import ArgumentError
-from sasa.ops import eager_block
+from sasa.ops import eager_block, flops
+from sasa.ops.arguments import BlockBackward, BlockInputs, PooledBackward, PooledForward
+from sasa.ops.block_attention import fake_backward
 from sasa.ops.checks import check_no_forward_mode
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import from_blocks
+from sasa.ops.register import Gradient, register
 
 
 def block_attention_pooled(
@@ -54,42 +57,27 @@ def block_attention_pooled(
     """
     if block_size > 16:
         raise ArgumentError(f"block_size ({block_size}) must be at most 16: a position in the block is one byte")
-    check_no_forward_mode({"image": image, "w_query": w_query, "w_key": w_key, "w_value": w_value, "value": value})
-    device = image.device
-    image, w_query, w_key, w_value, value = autocast_to(device, image, w_query, w_key, w_value, value)  # pyright: ignore
-    with without_autocast(device):
+    image, w_query, w_key, w_value, value = autocast_to(image.device, image, w_query, w_key, w_value, value)  # pyright: ignore
+    inputs = BlockInputs(image, w_query, w_key, w_value, rel_row, rel_col, value)
+    check_no_forward_mode(inputs)
+    with without_autocast(image.device):
         extreme, _position, sums = torch.ops.sasa.block_attention_pooled(
-            image, w_query, w_key, w_value, rel_row, rel_col, value, sign, block_size, num_heads, float(scale)
+            *inputs, sign, block_size, num_heads, float(scale)
         )
     return extreme, sums
-
-
-torch.library.define(
-    "sasa::block_attention_pooled",
-    "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor? value, Tensor sign, int block_size, int num_heads, float scale) "
-    "-> (Tensor extreme, Tensor position, Tensor sums)",
-)
-torch.library.define(
-    "sasa::block_attention_pooled_backward",
-    "(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor w_query, Tensor? w_key, "
-    "Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int num_heads, float scale, "
-    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
 
 
 def _size(image: Tensor, block_size: int) -> tuple[int, int]:
     return -(-image.shape[2] // block_size), -(-image.shape[3] // block_size)
 
 
-def _forward(image, w_query, w_key, w_value, rel_row, rel_col, value, sign, block_size, num_heads, scale):
-    y = eager_block.forward(
-        image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale
-    )[0].to(compute_dtype(image))  # fmt: skip
+def _forward(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
+    image, block_size = call.inputs.image, call.options.block_size
+    y = eager_block.forward(call.inputs, call.options)[0].to(compute_dtype(image))
     size = _size(image, block_size)
     extreme = empty_map(image, y.shape[1], size=size)
     position = empty_map(image, y.shape[1], dtype=torch.uint8, size=size)
-    toward = torch.where(sign < 0, -1, 1).to(y.dtype)[:, None, None]
+    toward = torch.where(call.sign < 0, -1, 1).to(y.dtype)[:, None, None]
     flat_BCP, index = F.max_pool2d(y * toward, block_size, ceil_mode=True, return_indices=True)
     extreme.copy_(flat_BCP * toward)
     row, column = index // image.shape[3] % block_size, index % image.shape[3] % block_size
@@ -98,65 +86,52 @@ def _forward(image, w_query, w_key, w_value, rel_row, rel_col, value, sign, bloc
     return extreme, position, torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
 
 
-def _backward(
-    grad_extreme, grad_sums, position, image, w_query, w_key, w_value, rel_row, rel_col, value, block_size,
-    num_heads, scale, image_gradient,
-):  # fmt: skip
-    tensors = (image, w_query, w_key, w_value, rel_row, rel_col, value)
-    y, logsumexp = eager_block.forward(*tensors, block_size, num_heads, scale)
+def _backward(call: PooledBackward) -> tuple[Tensor | None, ...]:
+    image, block_size = call.inputs.image, call.options.block_size
+    y, logsumexp = eager_block.forward(call.inputs, call.options)
     dtype = logsumexp.dtype
-    sum_C, square_C = grad_sums.to(dtype)
-    chosen = F.one_hot(position.long(), block_size**2).permute(0, 2, 3, 4, 1)  # (B, I, J, P, C)
-    chosen = chosen * grad_extreme.to(dtype).permute(0, 2, 3, 1)[..., None, :]
+    sum_C, square_C = call.grad_sums.to(dtype)
+    chosen = F.one_hot(call.position.long(), block_size**2).permute(0, 2, 3, 4, 1)  # (B, I, J, P, C)
+    chosen = chosen * call.grad_extreme.to(dtype).permute(0, 2, 3, 1)[..., None, :]
     grad = from_blocks(chosen, image.shape[2], image.shape[3], block_size)
     grad = grad + sum_C[:, None, None] + 2 * square_C[:, None, None] * y.to(dtype)
-    grads = eager_block.backward(grad, *tensors, logsumexp, block_size, num_heads, scale, image_gradient)
-    return tuple(image.new_empty(0) if g is None else g for g in grads)
+    return eager_block.backward(BlockBackward(grad, call.inputs, logsumexp, call.options, call.image_gradient))
 
 
-# Not as decorators, which would leave None under these names.
-torch.library.impl("sasa::block_attention_pooled", "CompositeExplicitAutograd", _forward)
-torch.library.impl("sasa::block_attention_pooled_backward", "CompositeExplicitAutograd", _backward)
-
-
-@torch.library.register_fake("sasa::block_attention_pooled")
-def _fake(image, w_query, w_key, w_value, rel_row, rel_col, value, sign, block_size, num_heads, scale):
-    channels, size = eager_block.value_channels(w_value, value), _size(image, block_size)
+def _fake(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
+    image, channels = call.inputs.image, call.inputs.value_channels
+    size = _size(image, call.options.block_size)
     sums = image.new_empty((2, channels), dtype=torch.float64)
     return empty_map(image, channels, size=size), empty_map(image, channels, torch.uint8, size), sums
 
 
-@torch.library.register_fake("sasa::block_attention_pooled_backward")
-def _fake_backward(grad_extreme, grad_sums, position, image, *rest):
-    *weights, value, _block_size, _num_heads, _scale, image_gradient = rest
-    maps = [m if given else None for m, given in ((image, image_gradient), (value, value is not None))]
-    grad_image, grad_value = (image.new_empty(0) if m is None else empty_map(m, m.shape[1]) for m in maps)
-    grads = [image.new_empty(0) if w is None else w.new_empty(w.shape) for w in weights]
-    return grad_image, *grads, grad_value
-
-
-def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:7], output[1])
-    ctx.options = inputs[8:]
-    ctx.mark_non_differentiable(output[1])
-
-
-def _autograd(ctx, grad_extreme, _grad_position, grad_sums):
-    *tensors, position = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
-    wanted = [tensor is not None for tensor in tensors]
-    wanted[0] = ctx.needs_input_grad[0]
-    grads = torch.ops.sasa.block_attention_pooled_backward(
-        grad_extreme, grad_sums, position, *tensors, *ctx.options, wanted[0]
-    )
-    return *(grad if want else None for want, grad in zip(wanted, grads, strict=True)), *[None] * 4
-
-
-def _no_second_derivative(ctx, *grads):
-    raise NotImplementedError(
-        "sasa::block_attention_pooled has no second derivative; the stem without pool, or "
-        'backend="reference", is differentiable to any order'
+def _gradient(grads, inputs, position, options, image_gradient):
+    grad_extreme, _, grad_sums = grads
+    return torch.ops.sasa.block_attention_pooled_backward(
+        grad_extreme, grad_sums, position, *inputs, *options, image_gradient
     )
 
 
-torch.library.register_autograd("sasa::block_attention_pooled", _autograd, setup_context=_setup_context)
-torch.library.register_autograd("sasa::block_attention_pooled_backward", _no_second_derivative)
+register(
+    "block_attention_pooled",
+    "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
+    "Tensor? value, Tensor sign, int block_size, int num_heads, float scale) "
+    "-> (Tensor extreme, Tensor position, Tensor sums)",
+    PooledForward,
+    plain=_forward,
+    fake=_fake,
+    gradient=Gradient(inputs=7, skipped=1, kept=1, backward=_gradient),  # skipped: the signs
+    flops=flops.block_attention_pooled,
+)
+register(
+    "block_attention_pooled_backward",
+    "(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor w_query, Tensor? w_key, "
+    "Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int num_heads, float scale, "
+    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    PooledBackward,
+    plain=_backward,
+    fake=fake_backward,
+    gradient="sasa::block_attention_pooled has no second derivative; the stem without pool, or "
+    'backend="reference", is differentiable to any order',
+    flops=flops.block_attention_pooled_backward,
+)

@@ -1,5 +1,7 @@
 """What every back-end may rely on: shapes, dtypes and options are checked here once, before any kernel runs."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -75,11 +77,11 @@ def check_relative(
             raise ArgumentError(f"{name} ({rel.device}) must be on the query's device ({like.device})")
 
 
-def check_no_forward_mode(tensors: dict[str, Tensor | None]) -> None:
+def check_no_forward_mode(inputs: NamedTuple) -> None:
     """Forward-mode differentiation would silently give zeros; refuse it instead."""
     if torch.compiler.is_compiling():
         return
-    for name, tensor in tensors.items():
+    for name, tensor in zip(inputs._fields, inputs, strict=True):
         if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError(
                 f"{name} carries a forward-mode tangent: sasa operators differentiate in reverse mode only "

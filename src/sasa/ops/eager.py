@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 
 TILE = 4  # queries a side: 4 x 4 queries see 10 x 10 keys for K = 7, twice the 49 that each of them needs
@@ -185,18 +186,10 @@ def spread_embeddings(
     return spread_offsets(rel_row.to(dtype), tiling.tile[0]), spread_offsets(rel_col.to(dtype), tiling.tile[1])
 
 
-def forward(
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+    query, key, value, rel_row, rel_col = inputs
+    kernel_size, num_heads, padding, scale = options
     tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)
     dtype = compute_dtype(query)
     output = empty_map(query, value.shape[1])
@@ -216,24 +209,14 @@ def forward(
     return output, logsumexp
 
 
-def backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    logsumexp: Tensor,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    scale: float,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
+def backward(call: LocalBackward) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
     """Gradients for query, key, value, rel_row, rel_col (None where the input was None).
 
     With w the weights: dv = w^T dy, dw = dy v^T, dlogit = w (dw - sum(w dw)), and the logits' products from there.
     The output is not needed (sum(w dw) = dy . y): what follows may change it in place, as after a convolution.
     """
+    query, key, value, rel_row, rel_col = call.inputs
+    kernel_size, num_heads, padding, scale = call.options
     tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)
     dtype = compute_dtype(query)
     grad_query = empty_map(query, query.shape[1])
@@ -245,8 +228,8 @@ def backward(
         for strip in tiling.strips(query.shape[0], query.device):
             scaled_query = tiling.query_tiles(query, strip) * scale
             weights = tile_logits(tiling, strip, scaled_query, key, rel)
-            weights = weights.sub_(tiling.query_tiles(logsumexp, strip)).exp_()
-            grad_tiles = tiling.query_tiles(grad_output, strip)
+            weights = weights.sub_(tiling.query_tiles(call.logsumexp, strip)).exp_()
+            grad_tiles = tiling.query_tiles(call.grad_output, strip)
             tiling.add_key_tiles(value_padded, grad_tiles.mT @ weights, strip)
             grad_logits = (grad_tiles @ tiling.key_tiles(value, strip)).mul_(weights)
             grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import block_offsets, from_blocks, to_blocks
 
@@ -35,19 +36,10 @@ def strips(image: Tensor, block_size: int) -> Iterator[tuple[slice, slice, slice
 class Block:
     """The weights in compute dtype, and the products that forward and backward share."""
 
-    def __init__(
-        self,
-        w_query: Tensor,
-        w_key: Tensor | None,
-        w_value: Tensor | None,
-        rel_row: Tensor | None,
-        rel_col: Tensor | None,
-        block_size: int,
-        num_heads: int,
-        scale: float,
-    ) -> None:
+    def __init__(self, inputs: BlockInputs, options: BlockOptions) -> None:
+        _, w_query, w_key, w_value, rel_row, rel_col, _ = inputs
+        self.block_size, self.num_heads, self.scale = block_size, _, scale = options
         dtype = compute_dtype(w_query)
-        self.block_size, self.num_heads, self.scale = block_size, num_heads, scale
         self.w_query = w_query.to(dtype) * scale
         self.w_key = None if w_key is None else w_key.to(dtype)
         self.w_value = None if w_value is None else w_value.to(dtype)
@@ -83,22 +75,12 @@ class Block:
         return self.heads(torch.einsum("bijsc,sec->bijse", pixels, self.w_value))
 
 
-def forward(
-    image: Tensor,
-    w_query: Tensor,
-    w_key: Tensor | None,
-    w_value: Tensor | None,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    value: Tensor | None,
-    block_size: int,
-    num_heads: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
     """Eq. 7-8 with relative positions: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
-    block = Block(w_query, w_key, w_value, rel_row, rel_col, block_size, num_heads, scale)
-    output = empty_map(image, value_channels(w_value, value))
-    logsumexp = image.new_empty((image.shape[0], num_heads, *image.shape[2:]), dtype=compute_dtype(image))
+    image, value, block_size = inputs.image, inputs.value, options.block_size
+    block = Block(inputs, options)
+    output = empty_map(image, inputs.value_channels)
+    logsumexp = image.new_empty((image.shape[0], options.num_heads, *image.shape[2:]), dtype=compute_dtype(image))
     with without_autocast(image.device):
         for strip in strips(image, block_size):
             part = image[strip].to(logsumexp.dtype)
@@ -115,28 +97,16 @@ def forward(
     return output, logsumexp
 
 
-def backward(
-    grad_output: Tensor,
-    image: Tensor,
-    w_query: Tensor,
-    w_key: Tensor | None,
-    w_value: Tensor | None,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    value: Tensor | None,
-    logsumexp: Tensor,
-    block_size: int,
-    num_heads: int,
-    scale: float,
-    image_gradient: bool,
-) -> tuple[Tensor | None, ...]:
+def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
     """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None).
 
     Those of maps have the maps' layout, those of weights are contiguous. The output is not needed: sum(dy y) of a
     block is as cheap from the weights, and free of the output's rounding in half precision.
     """
-    block = Block(w_query, w_key, w_value, rel_row, rel_col, block_size, num_heads, scale)
-    grad_image = empty_map(image, image.shape[1]) if image_gradient else None
+    image, w_query, w_key, w_value, rel_row, rel_col, value = call.inputs
+    block_size, logsumexp = call.options.block_size, call.logsumexp
+    block = Block(call.inputs, call.options)
+    grad_image = empty_map(image, image.shape[1]) if call.image_gradient else None
     grad_value = None if value is None else empty_map(value, value.shape[1])
     grad_w = [
         None if w is None else torch.zeros_like(w, memory_format=torch.contiguous_format)
@@ -152,7 +122,7 @@ def backward(
             key = None if block.w_key is None else block.heads(pixels @ block.w_key.T)
             total = block.heads(to_blocks(logsumexp[strip], block_size))
             weights = block.logits(query, key, part).sub_(total).exp_()
-            grad = block.heads(to_blocks(grad_output[strip].to(part.dtype), block_size))
+            grad = block.heads(to_blocks(call.grad_output[strip].to(part.dtype), block_size))
             grad_values = block.merge(weights.mT @ grad)
             values = block.values(pixels, None if value is None else value[strip])
             grad_logits = (grad @ values.mT).mul_(weights)
@@ -184,7 +154,7 @@ def backward(
 
     weights_in = (w_query, w_key, w_value)
     assert grad_w[0] is not None
-    grad_w[0] *= scale
+    grad_w[0] *= block.scale
     grads = [None if g is None or w is None else g.to(w.dtype) for g, w in zip(grad_w, weights_in, strict=True)]
     return grad_image, *grads, grad_row, grad_col, grad_value
 
@@ -205,11 +175,3 @@ def relative_gradients(
         one_hot = torch.nn.functional.one_hot(index, rel.shape[1]).to(part.dtype)
         grads.append(torch.einsum("pso,npsd->nod", one_hot, part).to(rel.dtype).contiguous())
     return grads[0], grads[1]
-
-
-def value_channels(w_value: Tensor | None, value: Tensor | None) -> int:
-    """N * E, from whichever of the two is given."""
-    if value is not None:
-        return value.shape[1]
-    assert w_value is not None
-    return w_value.shape[1]

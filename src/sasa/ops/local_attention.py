@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
-from sasa.ops import eager, reference
-from sasa.ops.backends import check_backend
+from sasa.ops import eager, flops
+from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
+from sasa.ops.backends import find_backend, triton
+from sasa.ops.backends.base import no_second_derivative
 from sasa.ops.checks import (
     check_heads,
     check_kernel_size,
@@ -20,8 +22,8 @@ from sasa.ops.checks import (
     check_relative,
     check_same,
 )
-from sasa.ops.gpu import local as gpu
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
+from sasa.ops.register import Gradient, register
 
 
 def local_attention(
@@ -70,36 +72,20 @@ def local_attention(
     >>> sasa.ops.local_attention(query, key, value, kernel_size=3, num_heads=4).shape
     torch.Size([1, 16, 5, 7])
     """
-    device = query.device
-    query, key, value = autocast_to(device, query, key, value)  # pyright: ignore[reportAssignmentType]
-    _check(query, key, value, rel_row, rel_col, kernel_size, num_heads, padding, content)
-    check_backend(backend, query)
-    if backend == "reference":
-        return reference.local_attention(
-            query, key, value, rel_row, rel_col,
-            kernel_size=kernel_size, num_heads=num_heads, padding=padding, scale=scale,
-        )[0]  # fmt: skip
-    check_no_forward_mode({"query": query, "key": key, "value": value, "rel_row": rel_row, "rel_col": rel_col})
-    arguments = (query, key, value, rel_row, rel_col, kernel_size, num_heads, padding, float(scale))
-    if backend == "triton":
-        _check_triton(query, value, num_heads)
-    if backend == "eager" or (backend == "triton" and device.type == "cpu"):  # the latter in Triton's interpreter
-        return _ByName.apply(backend, *arguments)
-    with without_autocast(device):  # "cpu" and "triton" are what the dispatcher takes where they can run at all
-        return torch.ops.sasa.local_attention(*arguments)[0]
+    query, key, value = autocast_to(query.device, query, key, value)  # pyright: ignore[reportAssignmentType]
+    inputs = LocalInputs(query, key, value, rel_row, rel_col)
+    options = LocalOptions(kernel_size, num_heads, padding, float(scale))
+    _check(inputs, options, content)
+    if backend != "auto":
+        return find_backend(backend, inputs, options).local_attention(inputs, options)
+    check_no_forward_mode(inputs)
+    with without_autocast(query.device):
+        return torch.ops.sasa.local_attention(*inputs, *options)[0]
 
 
-def _check(
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    content: bool,
-) -> None:
+def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
+    query, key, value, rel_row, rel_col = inputs
+    kernel_size, num_heads, padding, _ = options
     check_kernel_size(kernel_size)
     check_padding(padding)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
@@ -127,106 +113,54 @@ def _check(
     check_relative(rel_row, rel_col, (num_heads, kernel_size, query.shape[1] // num_heads // 2), query)
 
 
-def _check_triton(query: Tensor, value: Tensor, num_heads: int) -> None:
-    reason = gpu.why_not(query, value, num_heads)
-    if reason is not None:
-        raise ArgumentError(f"backend 'triton' cannot run here: {reason}")
+def _plain(call: LocalForward) -> tuple[Tensor, Tensor]:
+    return eager.forward(call.inputs, call.options)
 
 
-_BY_NAME = {"eager": eager, "triton": gpu}
+def _cuda(call: LocalForward) -> tuple[Tensor, Tensor]:
+    return triton.for_call(call.inputs, call.options).local_forward(call)
 
 
-class _ByName(torch.autograd.Function):
-    """A back-end asked for by name: its functions, whatever kernel the dispatcher op would take."""
-
-    @staticmethod
-    def forward(ctx, backend, *arguments):
-        output, logsumexp = _BY_NAME[backend].forward(*arguments)
-        ctx.save_for_backward(*arguments[:5], logsumexp)
-        ctx.backend, ctx.options = backend, arguments[5:]
-        return output
-
-    @staticmethod
-    def backward(ctx, grad_output):  # pyright: ignore[reportIncompatibleMethodOverride]
-        grads = _ByNameBackward.apply(ctx.backend, grad_output, *ctx.saved_tensors, *ctx.options)
-        return None, *grads, None, None, None, None
+def _fake(call: LocalForward) -> tuple[Tensor, Tensor]:
+    query, value = call.inputs.query, call.inputs.value
+    shape = (query.shape[0], call.options.num_heads, *query.shape[2:])
+    return empty_map(query, value.shape[1]), query.new_empty(shape, dtype=compute_dtype(query))
 
 
-class _ByNameBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, backend, *arguments):
-        return _BY_NAME[backend].backward(*arguments)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        _no_second_derivative(ctx, *grads)
+def _cuda_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
+    return triton.for_call(call.inputs, call.options).local_backward(call)
 
 
-torch.library.define(
-    "sasa::local_attention",
+def _fake_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
+    query, key, value, rel_row, rel_col = call.inputs
+    maps = [None if m is None else empty_map(m, m.shape[1]) for m in (query, key, value)]
+    return *maps, *(None if r is None else r.new_empty(r.shape) for r in (rel_row, rel_col))
+
+
+def _gradient(grads, inputs, logsumexp, options, _):
+    return torch.ops.sasa.local_attention_backward(grads[0], *inputs, logsumexp, *options)
+
+
+register(
+    "local_attention",
     "(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
     "int kernel_size, int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
+    LocalForward,
+    plain=_plain,
+    cuda=_cuda,
+    fake=_fake,
+    gradient=Gradient(inputs=5, kept=1, backward=_gradient),
+    flops=flops.local_attention,
 )
-# Gradients of inputs that were None are empty tensors: a schema cannot return an optional tensor.
-torch.library.define(
-    "sasa::local_attention_backward",
+register(
+    "local_attention_backward",
     "(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
     "Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    LocalBackward,
+    plain=eager.backward,
+    cuda=_cuda_backward,
+    fake=_fake_backward,
+    gradient=no_second_derivative("local_attention"),
+    flops=flops.local_attention_backward,
 )
-
-
-torch.library.impl("sasa::local_attention", "CompositeExplicitAutograd", eager.forward)
-
-
-torch.library.impl("sasa::local_attention", "CUDA", gpu.forward)
-
-
-@torch.library.impl("sasa::local_attention_backward", "CompositeExplicitAutograd")
-def _backward(grad_output, query, *rest):
-    return _tensors(eager.backward(grad_output, query, *rest), query)
-
-
-@torch.library.impl("sasa::local_attention_backward", "CUDA")
-def _backward_cuda(grad_output, query, *rest):
-    return _tensors(gpu.backward(grad_output, query, *rest), query)
-
-
-def _tensors(grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
-    return tuple(like.new_empty(0) if grad is None else grad for grad in grads)
-
-
-@torch.library.register_fake("sasa::local_attention")
-def _fake(query, key, value, rel_row, rel_col, kernel_size, num_heads, padding, scale):
-    batch, _, height, width = query.shape
-    logsumexp = query.new_empty((batch, num_heads, height, width), dtype=compute_dtype(query))
-    return empty_map(query, value.shape[1]), logsumexp
-
-
-@torch.library.register_fake("sasa::local_attention_backward")
-def _fake_backward(grad_output, query, key, value, rel_row, rel_col, *rest):
-    maps = [query.new_empty(0) if m is None else empty_map(m, m.shape[1]) for m in (query, key, value)]
-    rels = [query.new_empty(0) if r is None else r.new_empty(r.shape) for r in (rel_row, rel_col)]
-    return *maps, *rels
-
-
-def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:5], output[1])
-    ctx.options = inputs[5:]
-    ctx.mark_non_differentiable(output[1])
-
-
-def _autograd(ctx, grad_output, _grad_logsumexp):
-    *inputs, logsumexp = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
-    grads = torch.ops.sasa.local_attention_backward(grad_output, *inputs, logsumexp, *ctx.options)
-    return *(None if given is None else grad for given, grad in zip(inputs, grads, strict=True)), *[None] * 4
-
-
-def _no_second_derivative(ctx, *grads):
-    raise NotImplementedError(
-        'sasa::local_attention has no second derivative; backend="reference" is differentiable to any order'
-    )
-
-
-torch.library.register_autograd("sasa::local_attention", _autograd, setup_context=_setup_context)
-torch.library.register_autograd("sasa::local_attention_backward", _no_second_derivative)

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "_native"
 LIBRARY = "libsasa_cpu.so"
@@ -37,16 +36,14 @@ def load(folder: Path = FOLDER) -> str | None:
     return torch.ops.sasa.cpu_kernels_error() or None
 
 
-_WHY_NOT = load()
+_MISSING = load()
 
 
 def instruction_set() -> str | None:
     """The instruction set in use; None where the library is not."""
-    return None if _WHY_NOT else torch.ops.sasa.cpu_kernels()
+    return None if _MISSING else torch.ops.sasa.cpu_kernels()
 
 
-def why_not(query: Tensor | None) -> str | None:
-    """The predicate of the back-end "cpu"."""
-    if query is not None and query.device.type != "cpu":
-        return f"query is on {query.device}, and these kernels run on the CPU"
-    return _WHY_NOT
+def missing() -> str | None:
+    """None where the library is in use, else the sentence that says why it is not."""
+    return _MISSING

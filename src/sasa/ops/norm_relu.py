@@ -4,8 +4,12 @@ The steps between convolutions are bound by memory: as one operation they read a
 three do so two or three times, and more so backward. What it computes is what nn.BatchNorm2d, an addition and ReLU do.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from sasa.ops.register import CustomGradient, register
 
 
 def norm_relu(
@@ -27,17 +31,29 @@ def norm_relu(
     return torch.ops.sasa.norm_relu(x, weight, bias, residual, relu, eps)
 
 
-torch.library.define(
-    "sasa::norm_relu",
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) "
-    "-> (Tensor y, Tensor mean, Tensor variance)",
-)
-# y is given where there was a residual; its gradient is empty where there was none, and grad itself without ReLU.
-torch.library.define(
-    "sasa::norm_relu_backward",
-    "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool relu, "
-    "float eps) -> (Tensor, Tensor, Tensor, Tensor)",
-)
+class NormForward(NamedTuple):
+    """Arguments of the op `sasa::norm_relu`, as above."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    residual: Tensor | None
+    relu: bool
+    eps: float
+
+
+class NormBackward(NamedTuple):
+    """What its gradients are computed from."""
+
+    grad: Tensor
+    x: Tensor
+    y: Tensor | None  # given where there was a residual
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+    relu: bool
+    eps: float
 
 
 def _fields(
@@ -49,37 +65,34 @@ def _fields(
     return centred, inverse, centred * (inverse * weight)[:, None, None] + bias[:, None, None]
 
 
-def _forward(x, weight, bias, residual, relu, eps):
-    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    y = _fields(x, weight, bias, mean, variance, eps)[2]
-    y = y if residual is None else y + residual
-    return y.relu() if relu else y, mean, variance
+def _forward(call: NormForward) -> tuple[Tensor, Tensor, Tensor]:
+    variance, mean = torch.var_mean(call.x, (0, 2, 3), correction=0)
+    y = _fields(call.x, call.weight, call.bias, mean, variance, call.eps)[2]
+    y = y if call.residual is None else y + call.residual
+    return y.relu() if call.relu else y, mean, variance
 
 
-def _backward(grad, x, y, weight, bias, mean, variance, relu, eps):
+def _backward(call: NormBackward) -> tuple[Tensor | None, ...]:
+    """Gradients for x, weight, bias and residual; the last is None without a residual, and `grad` without ReLU."""
+    grad, x, y, weight, bias, mean, variance, relu, eps = call
     centred, inverse, affine = _fields(x, weight, bias, mean, variance, eps)
     if relu:
         grad = grad * ((affine if y is None else y) > 0)
     count = x.numel() // x.shape[1]
     grad_bias, product = grad.sum((0, 2, 3)), (grad * centred).sum((0, 2, 3))
     inner = grad - (grad_bias / count)[:, None, None] - centred * (inverse.square() * product / count)[:, None, None]
-    grad_residual = grad if y is not None and relu else x.new_empty(0)
+    grad_residual = grad if y is not None and relu else None
     return inner * (weight * inverse)[:, None, None], product * inverse, grad_bias, grad_residual
 
 
-torch.library.impl("sasa::norm_relu", "CompositeExplicitAutograd", _forward)
-torch.library.impl("sasa::norm_relu_backward", "CompositeExplicitAutograd", _backward)
-
-
-@torch.library.register_fake("sasa::norm_relu")
-def _fake(x, weight, bias, residual, relu, eps):
+def _fake(call: NormForward) -> tuple[Tensor, Tensor, Tensor]:
+    x = call.x
     return torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
 
 
-@torch.library.register_fake("sasa::norm_relu_backward")
-def _fake_backward(grad, x, y, weight, bias, mean, variance, relu, eps):
-    grad_residual = torch.empty_like(x) if y is not None and relu else x.new_empty(0)
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias), grad_residual
+def _fake_backward(call: NormBackward) -> tuple[Tensor | None, ...]:
+    grad_residual = torch.empty_like(call.x) if call.y is not None and call.relu else None
+    return torch.empty_like(call.x), torch.empty_like(call.weight), torch.empty_like(call.bias), grad_residual
 
 
 def _setup_context(ctx, inputs, output):
@@ -102,9 +115,21 @@ def _autograd(ctx, grad, _grad_mean, _grad_variance):
     return grad_x, grad_weight, grad_bias, grad_residual, None, None
 
 
-def _no_second_derivative(ctx, *grads):
-    raise NotImplementedError("sasa::norm_relu has no second derivative; nn.BatchNorm2d has")
-
-
-torch.library.register_autograd("sasa::norm_relu", _autograd, setup_context=_setup_context)
-torch.library.register_autograd("sasa::norm_relu_backward", _no_second_derivative)
+register(
+    "norm_relu",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) "
+    "-> (Tensor y, Tensor mean, Tensor variance)",
+    NormForward,
+    plain=_forward,
+    fake=_fake,
+    gradient=CustomGradient(_setup_context, _autograd),
+)
+register(
+    "norm_relu_backward",
+    "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool relu, "
+    "float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    NormBackward,
+    plain=_backward,
+    fake=_fake_backward,
+    gradient="sasa::norm_relu has no second derivative; nn.BatchNorm2d has",
+)

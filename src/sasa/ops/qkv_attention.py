@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sasa.ops import eager
+from sasa.ops import eager, flops
+from sasa.ops.arguments import QkvBackward, QkvForward, QkvInference, QkvInputs, QkvOptions, split
+from sasa.ops.backends import triton
 from sasa.ops.checks import check_no_forward_mode
-from sasa.ops.gpu import local as gpu
 from sasa.ops.local_attention import local_attention
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
+from sasa.ops.register import Gradient, register
 
 
 def qkv_attention(
@@ -45,16 +47,17 @@ def qkv_attention(
     Returns:
         (B, C, H, W).
     """
-    options = {"kernel_size": kernel_size, "num_heads": num_heads, "padding": padding, "scale": scale}
-    query, key, value = split(qkv, content)
     if backend != "auto":
-        return local_attention(query, key, value, rel_row, rel_col, **options, content=content, backend=backend)
-    check_no_forward_mode({"qkv": qkv, "rel_row": rel_row, "rel_col": rel_col})
-    (cast,) = autocast_to(qkv.device, qkv)
+        return local_attention(
+            *split(qkv, content), rel_row, rel_col,
+            kernel_size=kernel_size, num_heads=num_heads, padding=padding, scale=scale, content=content,
+            backend=backend,
+        )  # fmt: skip
+    (qkv,) = autocast_to(qkv.device, qkv)  # pyright: ignore[reportAssignmentType]
+    inputs = QkvInputs(qkv, rel_row, rel_col)
+    check_no_forward_mode(inputs)
     with without_autocast(qkv.device):
-        return torch.ops.sasa.qkv_attention(
-            cast, rel_row, rel_col, kernel_size, num_heads, content, padding, float(scale)
-        )[0]
+        return torch.ops.sasa.qkv_attention(*inputs, kernel_size, num_heads, content, padding, float(scale))[0]
 
 
 def qkv_attention_inference(
@@ -91,82 +94,76 @@ def qkv_attention_inference(
     Returns:
         (B, C, ceil(H / pool), ceil(W / pool)). Not differentiable.
     """
-    check_no_forward_mode({"qkv": qkv, "rel_row": rel_row, "rel_col": rel_col})
     (qkv,) = autocast_to(qkv.device, qkv)  # pyright: ignore[reportAssignmentType]
+    inputs = QkvInputs(qkv, rel_row, rel_col)
+    check_no_forward_mode(inputs)
     with without_autocast(qkv.device):
         return torch.ops.sasa.qkv_attention_inference(
-            qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, float(scale)
+            *inputs, gain, shift, relu, pool, kernel_size, num_heads, content, padding, float(scale)
         )
 
 
-def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-    """q, k (None without content) and v: views, (B, C, H, W) each."""
-    if content:
-        query, key, value = qkv.chunk(3, dim=1)
-        return query, key, value
-    query, value = qkv.chunk(2, dim=1)
-    return query, None, value
+def _forward(call: QkvForward) -> tuple[Tensor, Tensor]:
+    return eager.forward(*call.local)
 
 
-torch.library.define(
-    "sasa::qkv_attention",
-    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str padding, "
-    "float scale) -> (Tensor output, Tensor logsumexp)",
-)
-torch.library.define(
-    "sasa::qkv_attention_backward",
-    "(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int kernel_size, "
-    "int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
-)
-# For inference: y * gain + shift for each channel (a batch norm), ReLU, and the mean of pool x pool pixels.
-torch.library.define(
-    "sasa::qkv_attention_inference",
-    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, int pool, "
-    "int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
-)
+def _cuda(call: QkvForward) -> tuple[Tensor, Tensor]:
+    local = call.local
+    return triton.for_call(*local).local_forward(local)
 
 
-def _forward(qkv, rel_row, rel_col, kernel_size, num_heads, content, padding, scale):
-    return eager.forward(*split(qkv, content), rel_row, rel_col, kernel_size, num_heads, padding, scale)
+def _fake(call: QkvForward) -> tuple[Tensor, Tensor]:
+    qkv, options = call.inputs.qkv, call.options
+    shape = (qkv.shape[0], options.num_heads, *qkv.shape[2:])
+    return empty_map(qkv, _channels(qkv, options)), qkv.new_empty(shape, dtype=compute_dtype(qkv))
 
 
-def _backward(grad_output, qkv, rel_row, rel_col, logsumexp, kernel_size, num_heads, content, padding, scale):
-    maps = split(qkv, content)
-    *grads, grad_row, grad_col = eager.backward(
-        grad_output, *maps, rel_row, rel_col, logsumexp, kernel_size, num_heads, padding, scale
-    )
+def _channels(qkv: Tensor, options: QkvOptions) -> int:
+    return qkv.shape[1] // (3 if options.content else 2)
+
+
+def _backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
+    return _gathered(call, eager.backward(call.local))
+
+
+def _cuda_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
+    local, qkv = call.local, call.inputs.qkv
+    backend = triton.for_call(local.inputs, local.options)
+    if backend is not triton.BACKEND:
+        return _gathered(call, backend.local_backward(local))
     grad_qkv = empty_map(qkv, qkv.shape[1])
-    given = [grad for grad in grads if grad is not None]
-    for part, grad in zip(grad_qkv.chunk(len(given), dim=1), given, strict=True):
-        part.copy_(grad)
-    return grad_qkv, *(qkv.new_empty(0) if grad is None else grad for grad in (grad_row, grad_col))
+    *_, grad_row, grad_col = triton.local_backward_into(split(grad_qkv, call.options.content), local)
+    return grad_qkv, grad_row, grad_col
 
 
-def _forward_cuda(qkv, rel_row, rel_col, kernel_size, num_heads, content, padding, scale):
-    return gpu.forward(*split(qkv, content), rel_row, rel_col, kernel_size, num_heads, padding, scale)
-
-
-def _backward_cuda(grad_output, qkv, rel_row, rel_col, logsumexp, kernel_size, num_heads, content, padding, scale):
+def _gathered(call: QkvBackward, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients of q, k and v in one map."""
+    *maps, grad_row, grad_col = grads
+    qkv = call.inputs.qkv
     grad_qkv = empty_map(qkv, qkv.shape[1])
-    *_, grad_row, grad_col = gpu.backward_into(
-        split(grad_qkv, content),
-        grad_output, *split(qkv, content), rel_row, rel_col, logsumexp, kernel_size, num_heads, padding, scale,
-    )  # fmt: skip
-    return grad_qkv, *(qkv.new_empty(0) if grad is None else grad for grad in (grad_row, grad_col))
+    for part, grad in zip(split(grad_qkv, call.options.content), maps, strict=True):
+        if part is not None and grad is not None:
+            part.copy_(grad)
+    return grad_qkv, grad_row, grad_col
 
 
-def _inference(qkv, rel_row, rel_col, gain, shift, relu, pool, *options):
-    output, _ = _forward(qkv, rel_row, rel_col, *options)
-    return _epilogue(output, qkv, gain, shift, relu, pool)
+def _fake_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
+    qkv, *rels = call.inputs
+    return empty_map(qkv, qkv.shape[1]), *(None if r is None else r.new_empty(r.shape) for r in rels)
 
 
-def _inference_cuda(qkv, rel_row, rel_col, gain, shift, relu, pool, *options):
-    output, _ = _forward_cuda(qkv, rel_row, rel_col, *options)
-    return _epilogue(output, qkv, gain, shift, relu, pool)
+def _inference(call: QkvInference) -> Tensor:
+    output, _ = _forward(QkvForward(call.inputs, call.options))
+    return _finish(output, call)
 
 
-def _epilogue(output, qkv, gain, shift, relu, pool):
-    """What follows attention in a network for inference: pooling, a folded batch norm, ReLU."""
+def _cuda_inference(call: QkvInference) -> Tensor:
+    output, _ = _cuda(QkvForward(call.inputs, call.options))
+    return _finish(output, call)
+
+
+def _finish(output: Tensor, call: QkvInference) -> Tensor:
+    qkv, (gain, shift, relu, pool) = call.inputs.qkv, call.epilogue
     y = output.to(compute_dtype(qkv))
     if pool > 1:
         y = F.avg_pool2d(y, pool, ceil_mode=True, count_include_pad=False)
@@ -178,53 +175,50 @@ def _epilogue(output, qkv, gain, shift, relu, pool):
     return result.copy_(y.relu() if relu else y)
 
 
-# Not as decorators, which would leave None under these names.
-torch.library.impl("sasa::qkv_attention", "CompositeExplicitAutograd", _forward)
-torch.library.impl("sasa::qkv_attention_backward", "CompositeExplicitAutograd", _backward)
-torch.library.impl("sasa::qkv_attention_inference", "CompositeExplicitAutograd", _inference)
-torch.library.impl("sasa::qkv_attention", "CUDA", _forward_cuda)
-torch.library.impl("sasa::qkv_attention_backward", "CUDA", _backward_cuda)
-torch.library.impl("sasa::qkv_attention_inference", "CUDA", _inference_cuda)
+def _fake_inference(call: QkvInference) -> Tensor:
+    qkv, pool = call.inputs.qkv, call.epilogue.pool
+    return empty_map(qkv, _channels(qkv, call.options), size=(-(-qkv.shape[2] // pool), -(-qkv.shape[3] // pool)))
 
 
-@torch.library.register_fake("sasa::qkv_attention")
-def _fake(qkv, rel_row, rel_col, kernel_size, num_heads, content, padding, scale):
-    batch, channels, height, width = qkv.shape
-    logsumexp = qkv.new_empty((batch, num_heads, height, width), dtype=compute_dtype(qkv))
-    return empty_map(qkv, channels // (3 if content else 2)), logsumexp
+def _gradient(grads, inputs, logsumexp, options, _):
+    return torch.ops.sasa.qkv_attention_backward(grads[0], *inputs, logsumexp, *options)
 
 
-@torch.library.register_fake("sasa::qkv_attention_backward")
-def _fake_backward(grad_output, qkv, rel_row, rel_col, *rest):
-    rels = [qkv.new_empty(0) if r is None else r.new_empty(r.shape) for r in (rel_row, rel_col)]
-    return empty_map(qkv, qkv.shape[1]), *rels
+NO_DERIVATIVE = (
+    'attention has no second derivative (and none in its form for inference); backend="reference" is '
+    "differentiable to any order"
+)
 
-
-@torch.library.register_fake("sasa::qkv_attention_inference")
-def _fake_inference(qkv, rel_row, rel_col, gain, shift, relu, pool, kernel_size, num_heads, content, padding, scale):
-    size = -(-qkv.shape[2] // pool), -(-qkv.shape[3] // pool)
-    return empty_map(qkv, qkv.shape[1] // (3 if content else 2), size=size)
-
-
-def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:3], output[1])
-    ctx.options = inputs[3:]
-    ctx.mark_non_differentiable(output[1])
-
-
-def _autograd(ctx, grad_output, _grad_logsumexp):
-    *inputs, logsumexp = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
-    grads = torch.ops.sasa.qkv_attention_backward(grad_output, *inputs, logsumexp, *ctx.options)
-    return *(None if given is None else grad for given, grad in zip(inputs, grads, strict=True)), *[None] * 5
-
-
-def _no_derivative(ctx, *grads):
-    raise NotImplementedError(
-        'attention has no second derivative (and none in its form for inference); backend="reference" is '
-        "differentiable to any order"
-    )
-
-
-torch.library.register_autograd("sasa::qkv_attention", _autograd, setup_context=_setup_context)
-torch.library.register_autograd("sasa::qkv_attention_backward", _no_derivative)
-torch.library.register_autograd("sasa::qkv_attention_inference", _no_derivative)
+register(
+    "qkv_attention",
+    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str padding, "
+    "float scale) -> (Tensor output, Tensor logsumexp)",
+    QkvForward,
+    plain=_forward,
+    cuda=_cuda,
+    fake=_fake,
+    gradient=Gradient(inputs=3, kept=1, backward=_gradient),
+    flops=flops.qkv_attention,
+)
+register(
+    "qkv_attention_backward",
+    "(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int kernel_size, "
+    "int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
+    QkvBackward,
+    plain=_backward,
+    cuda=_cuda_backward,
+    fake=_fake_backward,
+    gradient=NO_DERIVATIVE,
+    flops=flops.qkv_attention_backward,
+)
+register(
+    "qkv_attention_inference",
+    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, int pool, "
+    "int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
+    QkvInference,
+    plain=_inference,
+    cuda=_cuda_inference,
+    fake=_fake_inference,
+    gradient=NO_DERIVATIVE,
+    flops=flops.qkv_attention_inference,
+)

@@ -11,6 +11,7 @@ from helpers import TOLERANCE, assert_close, block_inputs, double, normal, outpu
 from sasa.errors import ArgumentError
 from sasa.ops import block_attention
 from sasa.ops.gpu import block_launch
+from sasa.ops.gpu.limits import is_wide
 
 NAMES = ("output", "image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
 HALVES = [torch.float16, torch.bfloat16]
@@ -149,10 +150,10 @@ def test_what_is_wide():
     def strided(*strides):
         return torch.empty_strided((2, 6, 7, 11), strides, device="meta")
 
-    assert not block_launch.is_wide(strided(2**40, 77, 11, 1)), "pictures may lie far apart"
-    assert block_launch.is_wide(strided(1, 2**25, 11, 1))
-    assert block_launch.is_wide(strided(1, 1, 2**28, 1))
-    assert block_launch.is_wide(strided(1, 1, 1, 2**25))
+    assert not is_wide(strided(2**40, 77, 11, 1)), "pictures may lie far apart"
+    assert is_wide(strided(1, 2**25, 11, 1))
+    assert is_wide(strided(1, 1, 2**28, 1))
+    assert is_wide(strided(1, 1, 1, 2**25))
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.0, -1.0])

@@ -11,9 +11,21 @@ import triton.language as tl
 
 from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
 from sasa.ops import local_attention, reference
-from sasa.ops.gpu import local, local_launch, tuning
+from sasa.ops.arguments import (
+    Epilogue,
+    LocalForward,
+    LocalInputs,
+    LocalOptions,
+    QkvBackward,
+    QkvForward,
+    QkvInference,
+    QkvInputs,
+    QkvOptions,
+)
+from sasa.ops.backends import triton as backend
+from sasa.ops.gpu import local_launch, tuning
 from sasa.ops.gpu.local_tile import addresses
-from sasa.ops.qkv_attention import _backward_cuda, _forward_cuda, _inference, _inference_cuda
+from sasa.ops.qkv_attention import _cuda, _cuda_backward, _cuda_inference, _inference
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 NAMES = ("output", "query", "key", "value", "rel_row", "rel_col")
@@ -132,7 +144,7 @@ def test_float32_embeddings_beside_half_precision_are_not_rounded(dtype):
     got = assert_agrees(tensors, grad_of(shape, dtype), options_of(shape), dtype)
     assert [t.dtype for t in got] == [dtype] * 4 + [F32] * 2
     options = {"kernel_size": 5, "num_heads": 2, "padding": "zeros", "scale": 1.0}
-    _, logsumexp = local.forward(*tensors, *options.values())
+    _, logsumexp = local_launch.forward(LocalInputs(*tensors), LocalOptions(**options))
     assert_close(logsumexp, reference.local_attention(*double(tensors), **options)[1], 2e-5)
 
 
@@ -217,8 +229,9 @@ def test_one_map_of_queries_keys_and_values(memory_format, content):
     qkv = normal(1, 48 if content else 32, 6, 5, dtype=F32).contiguous(memory_format=memory_format)
     rel = local_inputs(*shape, dtype=F32)[3:]
     grad = grad_of(shape, F32)
-    output, logsumexp = _forward_cuda(qkv, *rel, 3, 2, content, "mask", 0.5)
-    grads = _backward_cuda(grad, qkv, *rel, logsumexp, 3, 2, content, "mask", 0.5)
+    inputs, options = QkvInputs(qkv, *rel), QkvOptions(3, 2, content, "mask", 0.5)
+    output, logsumexp = _cuda(QkvForward(inputs, options))
+    grads = _cuda_backward(QkvBackward(grad, inputs, logsumexp, options))
 
     def attend(qkv, rel_row, rel_col):
         query, *key, value = qkv.chunk(3 if content else 2, dim=1)
@@ -235,15 +248,17 @@ def test_one_map_of_queries_keys_and_values(memory_format, content):
 def test_inference(pool):
     qkv, rel = normal(1, 48, 5, 7, dtype=F32), local_inputs(1, 2, 8, 8, 5, 7, 3, dtype=F32)[3:]
     gain, shift = normal(16, seed=5, dtype=F32), normal(16, seed=6, dtype=F32)
-    arguments = (qkv, *rel, gain, shift, True, pool, 3, 2, True, "zeros", 1.0)
-    assert_close(_inference_cuda(*arguments), _inference(*arguments), 1e-5)
+    options = QkvOptions(3, 2, True, "zeros", 1.0)
+    call = QkvInference(QkvInputs(qkv, *rel), Epilogue(gain, shift, True, pool), options)
+    assert_close(_cuda_inference(call), _inference(call), 1e-5)
 
 
 def test_more_channels_than_the_kernels_hold():
     query = normal(1, 130, 2, 2, dtype=F32)
     with pytest.raises(ValueError, match="a head has 130 channels, and these kernels hold at most 128"):
         local_attention(query, query, query, kernel_size=3, num_heads=1, backend="triton")
-    assert local.forward(query, query, query, None, None, 3, 1, "zeros", 1.0)[0].isfinite().all(), "plain torch"
+    call = LocalForward(LocalInputs(query, query, query, None, None), LocalOptions(3, 1, "zeros", 1.0))
+    assert backend.for_call(*call).local_forward(call)[0].isfinite().all(), "plain torch"
 
 
 def test_float64_is_for_plain_torch():

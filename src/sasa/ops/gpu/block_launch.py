@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sasa.ops.eager_block import value_channels
+from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions
 from sasa.ops.gpu import available
 from sasa.ops.gpu.block_backward import block_backward
 from sasa.ops.gpu.block_forward import block_forward
 from sasa.ops.gpu.block_tile import LOG2E
+from sasa.ops.gpu.limits import is_wide
 from sasa.ops.precision import empty_map, without_autocast
 
-LARGEST_BLOCK, MOST_CHANNELS, MOST_VALUES = 7, 8, 64
 STAGES = 1  # loads ahead of their use cost registers that the backward kernel does not have
 PROGRAMS = 512  # of each head, at most; the order of the sums depends on it, so it does not follow the GPU
 WARPS = 4  # and 8 for float32, which has no tensor core to work for it: half the registers
@@ -72,30 +72,6 @@ def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) ->
     )  # fmt: skip
 
 
-def why_not(image: Tensor, value_channels: int, block_size: int, num_heads: int, *maps: Tensor | None) -> str | None:
-    """None where the kernels can do it, else the sentence that says why not; then plain torch does."""
-    reason = available.why_not(image)
-    if reason is not None:
-        return reason
-    for name, size, most in (
-        ("block_size", block_size, LARGEST_BLOCK),
-        ("image channels", image.shape[1], MOST_CHANNELS),
-        ("value channels of a head", value_channels // num_heads, MOST_VALUES),
-    ):
-        if size > most:
-            return f"{name} ({size}) may be at most {most} in the Triton kernels of block attention"
-    wide = any(is_wide(map_) for map_ in (image, *maps) if map_ is not None)
-    if wide or MOST_VALUES * image.shape[2] * image.shape[3] >= 2**31:
-        return "a head of the picture has 2**31 elements or more, too many for the Triton kernels of block attention"
-    return None
-
-
-def is_wide(map_BCHW: Tensor) -> bool:
-    """Whether offsets within a group (a head's values, 7 rows, 32 columns) are no 32-bit numbers, as in the kernels."""
-    strides = map_BCHW.stride()[1:]
-    return sum(size * stride for size, stride in zip((MOST_VALUES, 8, 64), strides, strict=True)) >= 2**31
-
-
 def right_side(w_query: Tensor, w_key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None,
                channels: int, block_size: int, num_heads: int) -> Tensor:  # fmt: skip
     """(N, D, F): what a query is multiplied with; its key matrix, then the row and the column embeddings.
@@ -144,12 +120,11 @@ def strides(*maps: Tensor) -> list[int]:
     return [stride for map_ in maps for stride in map_.stride()]
 
 
-def forward(
-    image: Tensor, w_query: Tensor, w_key: Tensor | None, w_value: Tensor | None, rel_row: Tensor | None,
-    rel_col: Tensor | None, value: Tensor | None, block_size: int, num_heads: int, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
     """Eq. 7-8 with relative positions: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
-    of = plan(image, value_channels(w_value, value), block_size, num_heads)
+    image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
+    block_size, num_heads, scale = options
+    of = plan(image, inputs.value_channels, block_size, num_heads)
     output = empty_map(image, of.heads * of.values)
     logsumexp = image.new_empty((image.shape[0], num_heads, *image.shape[2:]), dtype=torch.float32)
     with without_autocast(image.device):
@@ -165,13 +140,12 @@ def forward(
     return output, logsumexp
 
 
-def backward(
-    grad_output: Tensor, image: Tensor, w_query: Tensor, w_key: Tensor | None, w_value: Tensor | None,
-    rel_row: Tensor | None, rel_col: Tensor | None, value: Tensor | None, logsumexp: Tensor, block_size: int,
-    num_heads: int, scale: float, image_gradient: bool,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
     """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None)."""
-    of = plan(image, value_channels(w_value, value), block_size, num_heads)
+    grad_output, inputs, logsumexp, options, image_gradient = call
+    image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
+    block_size, num_heads, scale = options
+    of = plan(image, inputs.value_channels, block_size, num_heads)
     if is_wide(grad_output):  # its layout is the user's; that of the output is narrow, or `why_not` had said so
         grad_output = empty_map(image, of.heads * of.values).copy_(grad_output)
     parts = {"device": image.device, "dtype": torch.float32}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
 from sasa.ops.gpu.local_forward import local_forward
 from sasa.ops.gpu.local_keys import local_keys
 from sasa.ops.gpu.local_queries import local_queries
@@ -25,18 +26,10 @@ ARCHITECTURE = 90  # for CPU tensors: in the interpreter, and compiling without 
 PROGRAMS = 4096
 
 
-def forward(
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W) in float32."""
+    query, key, value, rel_row, rel_col = inputs
+    kernel_size, num_heads, padding, scale = options
     rel_row, rel_col = _narrow(rel_row), _narrow(rel_col)
     output = empty_map(query, value.shape[1])
     logsumexp = query.new_empty((query.shape[0], num_heads, *query.shape[2:]), dtype=torch.float32)
@@ -53,25 +46,16 @@ def forward(
 
 
 def backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    logsumexp: Tensor,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    scale: float,
-    into: tuple[Tensor, Tensor | None, Tensor] | None = None,
+    call: LocalBackward, into: tuple[Tensor, Tensor | None, Tensor] | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
     """Gradients for query, key, value, rel_row, rel_col (None where the input was None).
 
     Args:
-        grad_output: (B, N * E, H, W); the others as `forward` had and gave them.
+        call: what `forward` had and gave, and the output's gradient.
         into: maps to write the gradients of query, key and value into; new ones without it.
     """
+    grad_output, (query, key, value, rel_row, rel_col), logsumexp, options = call
+    kernel_size, num_heads, padding, scale = options
     grad_query, grad_key, grad_value = into or (
         empty_map(query, query.shape[1]),
         None if key is None else empty_map(key, key.shape[1]),

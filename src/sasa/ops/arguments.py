@@ -1,0 +1,189 @@
+"""The arguments of the operators by name: inputs, which may need gradients, and options, which are numbers and words.
+
+Every implementation takes them as they are here. A dispatcher op has one flat list of arguments: `register` packs it.
+
+Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D query and E value channels of a head, S the
+block size, P = S * S the pixels of a block.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class LocalInputs(NamedTuple):
+    """Tensors of Eq. 3."""
+
+    query: Tensor  # (B, N * D, H, W)
+    key: Tensor | None  # the same; None without content
+    value: Tensor  # (B, N * E, H, W)
+    rel_row: Tensor | None  # (N, K, D / 2), index 0 is offset -(K // 2); both embeddings or neither
+    rel_col: Tensor | None
+
+
+class LocalOptions(NamedTuple):
+    """What else decides Eq. 3."""
+
+    kernel_size: int
+    num_heads: int
+    padding: str
+    scale: float
+
+
+class LocalBackward(NamedTuple):
+    """What the gradients of Eq. 3 are computed from."""
+
+    grad_output: Tensor  # (B, N * E, H, W)
+    inputs: LocalInputs
+    logsumexp: Tensor  # (B, N, H, W), of the logits; float32 or better
+    options: LocalOptions
+
+
+class LocalForward(NamedTuple):
+    """Arguments of the op `sasa::local_attention`."""
+
+    inputs: LocalInputs
+    options: LocalOptions
+
+
+class BlockInputs(NamedTuple):
+    """Tensors of Eq. 7-8. Values come from w_value or, as a map, from value."""
+
+    image: Tensor  # (B, C, H, W)
+    w_query: Tensor  # (N * D, C)
+    w_key: Tensor | None  # the same; None without content
+    w_value: Tensor | None  # (P, N * E, C)
+    rel_row: Tensor | None  # (N, 2 * S - 1, D / 2), index 0 is offset -(S - 1); both embeddings or neither
+    rel_col: Tensor | None
+    value: Tensor | None  # (B, N * E, H, W)
+
+    @property
+    def value_channels(self) -> int:
+        """N * E, from whichever of the two is given."""
+        if self.value is not None:
+            return self.value.shape[1]
+        assert self.w_value is not None
+        return self.w_value.shape[1]
+
+
+class BlockOptions(NamedTuple):
+    """What else decides Eq. 7-8."""
+
+    block_size: int
+    num_heads: int
+    scale: float
+
+
+class BlockForward(NamedTuple):
+    """Arguments of the op `sasa::block_attention`."""
+
+    inputs: BlockInputs
+    options: BlockOptions
+
+
+class BlockBackward(NamedTuple):
+    """What the gradients of Eq. 7-8 are computed from."""
+
+    grad_output: Tensor  # (B, N * E, H, W)
+    inputs: BlockInputs
+    logsumexp: Tensor  # (B, N, H, W), of the logits; float32 or better
+    options: BlockOptions
+    image_gradient: bool  # whether the image needs one
+
+
+class PooledForward(NamedTuple):
+    """Arguments of the op `sasa::block_attention_pooled`."""
+
+    inputs: BlockInputs
+    sign: Tensor  # (N * E,): a channel is pooled by its maximum where this is >= 0, else by its minimum
+    options: BlockOptions
+
+
+class PooledBackward(NamedTuple):
+    """What the gradients of the pooled form are computed from."""
+
+    grad_extreme: Tensor  # (B, N * E, ceil(H / S), ceil(W / S))
+    grad_sums: Tensor  # (2, N * E)
+    position: Tensor  # of each extreme in its block, uint8, shaped as grad_extreme
+    inputs: BlockInputs
+    options: BlockOptions
+    image_gradient: bool
+
+
+class QkvInputs(NamedTuple):
+    """Tensors of Eq. 3 where queries, keys and values lie one after the other in one map."""
+
+    qkv: Tensor  # (B, 3 * N * D, H, W), without content (B, 2 * N * D, H, W)
+    rel_row: Tensor | None
+    rel_col: Tensor | None
+
+
+class QkvOptions(NamedTuple):
+    """`LocalOptions`, and whether there are keys."""
+
+    kernel_size: int
+    num_heads: int
+    content: bool
+    padding: str
+    scale: float
+
+
+class QkvForward(NamedTuple):
+    """Arguments of the op `sasa::qkv_attention`."""
+
+    inputs: QkvInputs
+    options: QkvOptions
+
+    @property
+    def local(self) -> LocalForward:
+        """The same as arguments of `sasa::local_attention`: views, nothing is copied."""
+        qkv, rel_row, rel_col = self.inputs
+        return LocalForward(
+            LocalInputs(*split(qkv, self.options.content), rel_row, rel_col), local_options(self.options)
+        )
+
+
+class QkvBackward(NamedTuple):
+    """What the gradients of `sasa::qkv_attention` are computed from."""
+
+    grad_output: Tensor
+    inputs: QkvInputs
+    logsumexp: Tensor
+    options: QkvOptions
+
+    @property
+    def local(self) -> LocalBackward:
+        """The same as arguments of `sasa::local_attention_backward`: views, nothing is copied."""
+        inputs, options = QkvForward(self.inputs, self.options).local
+        return LocalBackward(self.grad_output, inputs, self.logsumexp, options)
+
+
+class Epilogue(NamedTuple):
+    """What follows attention in a network for inference: a mean over pool x pool pixels, a batch norm, ReLU."""
+
+    gain: Tensor | None  # (N * D,); None for 1
+    shift: Tensor | None  # (N * D,); None for 0
+    relu: bool
+    pool: int
+
+
+class QkvInference(NamedTuple):
+    """Arguments of the op `sasa::qkv_attention_inference`."""
+
+    inputs: QkvInputs
+    epilogue: Epilogue
+    options: QkvOptions
+
+
+def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """q, k (None without content) and v: views, (B, N * D, H, W) each."""
+    if content:
+        query, key, value = qkv.chunk(3, dim=1)
+        return query, key, value
+    query, value = qkv.chunk(2, dim=1)
+    return query, None, value
+
+
+def local_options(options: QkvOptions) -> LocalOptions:
+    """Those that `local_attention` has as well."""
+    return LocalOptions(options.kernel_size, options.num_heads, options.padding, options.scale)

@@ -1,0 +1,97 @@
+"""The back-end "triton": kernels in Triton for CUDA tensors. Triton is imported where they run: it takes a second."""
+
+from torch import Tensor
+
+from sasa.ops.arguments import (
+    BlockBackward,
+    BlockForward,
+    BlockInputs,
+    BlockOptions,
+    LocalBackward,
+    LocalForward,
+    LocalInputs,
+)
+from sasa.ops.backends import eager
+from sasa.ops.backends.base import FunctionBackend, Inputs, Options
+from sasa.ops.gpu import available
+from sasa.ops.gpu.limits import LARGEST_BLOCK, MOST_HEAD_CHANNELS, MOST_IMAGE_CHANNELS, MOST_VALUES, is_wide
+
+
+class TritonBackend(FunctionBackend):
+    """Triton on a GPU; with TRITON_INTERPRET=1 in its interpreter, on CPU tensors."""
+
+    name = "triton"
+    summary = "Triton kernels for CUDA tensors; what auto runs there"
+
+    def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
+        """They need Triton, a GPU and a dtype that tensor cores know, and hold a head's pixels in registers."""
+        if inputs is None or options is None:
+            return available.why_not(None)
+        reason = available.why_not(inputs[0])
+        if reason is not None:
+            return reason
+        if isinstance(inputs, LocalInputs):
+            return _why_not_local(inputs, options.num_heads)
+        assert isinstance(options, BlockOptions)
+        return _why_not_block(inputs, options)
+
+    def local_forward(self, call: LocalForward) -> tuple[Tensor, Tensor]:
+        """One kernel."""
+        from sasa.ops.gpu import local_launch
+
+        return local_launch.forward(call.inputs, call.options)
+
+    def local_backward(self, call: LocalBackward) -> tuple[Tensor | None, ...]:
+        """Two kernels: queries and embeddings, keys and values."""
+        from sasa.ops.gpu import local_launch
+
+        return local_launch.backward(call)
+
+    def block_forward(self, call: BlockForward) -> tuple[Tensor, Tensor]:
+        """One kernel."""
+        from sasa.ops.gpu import block_launch
+
+        return block_launch.forward(call.inputs, call.options)
+
+    def block_backward(self, call: BlockBackward) -> tuple[Tensor | None, ...]:
+        """One kernel, and sums."""
+        from sasa.ops.gpu import block_launch
+
+        return block_launch.backward(call)
+
+
+def _why_not_local(inputs: LocalInputs, num_heads: int) -> str | None:
+    largest = max(inputs.query.shape[1], inputs.value.shape[1]) // num_heads
+    if largest > MOST_HEAD_CHANNELS:
+        return f"a head has {largest} channels, and these kernels hold at most {MOST_HEAD_CHANNELS}"
+    return None
+
+
+def _why_not_block(inputs: BlockInputs, options: BlockOptions) -> str | None:
+    image = inputs.image
+    for name, size, most in (
+        ("block_size", options.block_size, LARGEST_BLOCK),
+        ("image channels", image.shape[1], MOST_IMAGE_CHANNELS),
+        ("value channels of a head", inputs.value_channels // options.num_heads, MOST_VALUES),
+    ):
+        if size > most:
+            return f"{name} ({size}) may be at most {most} in the Triton kernels of block attention"
+    wide = any(is_wide(map_) for map_ in (image, inputs.value) if map_ is not None)
+    if wide or MOST_VALUES * image.shape[2] * image.shape[3] >= 2**31:
+        return "a head of the picture has 2**31 elements or more, too many for the Triton kernels of block attention"
+    return None
+
+
+BACKEND = TritonBackend()
+
+
+def for_call(inputs: Inputs, options: Options) -> FunctionBackend:
+    """What the dispatcher ops run for CUDA tensors: these kernels where they can, else plain torch."""
+    return BACKEND if BACKEND.why_not(inputs, options) is None else eager.BACKEND
+
+
+def local_backward_into(grads: tuple[Tensor, Tensor | None, Tensor], call: LocalBackward) -> tuple[Tensor | None, ...]:
+    """`local_backward`, the gradients of query, key and value written into given maps."""
+    from sasa.ops.gpu import local_launch
+
+    return local_launch.backward(call, into=grads)
