@@ -66,11 +66,15 @@ SASA_DEVICE double to_float(double x) { return x; }
 
 // One, in both halves.
 template <class T>
-constexpr unsigned kOnes = 0;
+SASA_DEVICE constexpr unsigned ones();
 template <>
-constexpr unsigned kOnes<bfloat16> = 0x3F803F80u;
+SASA_DEVICE constexpr unsigned ones<bfloat16>() {
+  return 0x3F803F80u;
+}
 template <>
-constexpr unsigned kOnes<float16> = 0x3C003C00u;
+SASA_DEVICE constexpr unsigned ones<float16>() {
+  return 0x3C003C00u;
+}
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;

@@ -1,0 +1,135 @@
+// Local attention, forward, on tensor cores: see local_tile.cuh.
+#pragma once
+#include "local_position.cuh"
+
+namespace sasa {
+
+constexpr int kStage = kLayout.forward_stage(), kValues = (kContent ? kPlanes : 0) * kHaloPlane;
+constexpr int kQueries = kValues + kPlanes * kHaloPlane;
+constexpr int kTables = kLayout.stages * kStage, kTerms = kTables + kLayout.tables();
+constexpr int kSums = kTerms + kLayout.warps() * kLayout.terms();
+
+SASA_DEVICE void copy_forward(const LocalForward& call, const BlockPlace& place, unsigned to, int y0, int x0) {
+  const int height = call.shape.height, width = call.shape.width;
+  if constexpr (kContent) copy_halo(to, call.key, place.image, place.head, y0, x0, height, width);
+  copy_tile(to + kQueries, call.query, place.image, place.head, y0, x0, height, width);
+  copy_halo(to + kValues, call.value, place.image, place.head, y0, x0, height, width);
+}
+
+// softmax(s) . values: the sums are not yet divided; returns what to divide by, and the maxima.
+SASA_DEVICE void weighted_values(float (&o)[kHeadPlanes][4], float (&sum)[4], const float (&s)[K][kColumnTiles][4],
+                                 const float (&most)[2], unsigned values, const Lane& lane) {
+  clear(o);
+#pragma unroll
+  for (int e = 0; e < 4; e++) sum[e] = 0;
+#pragma unroll
+  for (int step = 0; step < kSteps; step++) {
+    unsigned pairs[2][2], a[4];
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+      const SeenTile tile = seen_tile(step, which);
+      const auto& x = s[tile.place()][tile.column_tile];
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        pairs[which][h] = pack<Element>(exp2_approx(x[2 * h] - most[h]), exp2_approx(x[2 * h + 1] - most[h]));
+      }
+    }
+    seen_operand(a, pairs, step, lane);
+    add_weighted(o, a, values, step, lane);
+    multiply<Element>(sum, a, ones<Element>(), ones<Element>());
+  }
+}
+
+// One head of a unit: its result goes to the unit's slots, its log-sum-exp to `sums`.
+SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned terms, int unit, int h, int y0, int x0,
+                              float factor, const Lane& lane) {
+  const unsigned origin = seen_origin(unit), slots = stage + kQueries + h * kHeadPlanes * kTilePlane;
+  Fragments q;
+  load_fragments(q, slots, unit, lane);
+  const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+  float s[K][kColumnTiles][4], o[kHeadPlanes][4], sum[4];
+  Bias bias;
+  position_bias(bias, q, kTables + h * kHeadTables, terms, factor, first.y, first.x, call.shape.height,
+                call.shape.width, lane);
+  logits(s, q, stage + h * kHeadPlanes * kHaloPlane + origin, bias, factor, lane);
+  float most[2] = {-infinity(), -infinity()};
+#pragma unroll
+  for (int r = 0; r < K; r++) {
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) most[i / 2] = fmaxf(most[i / 2], s[r][ct][i]);
+    }
+  }
+  most[0] = quad_max(most[0]), most[1] = quad_max(most[1]);
+  weighted_values(o, sum, s, most, stage + kValues + h * kHeadPlanes * kHaloPlane + origin, lane);
+  const float inverse[2] = {1.f / sum[0], 1.f / sum[2]};
+#pragma unroll
+  for (int n = 0; n < kHeadPlanes; n++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) o[n][i] *= inverse[i / 2];
+  }
+  __syncwarp();  // all have loaded the queries
+  stage_result(slots, o, unit, lane);
+  if (call.logsumexp != nullptr && lane.t == 0) {
+    const unsigned to = kSums + (h * kUnits * 16 + unit * 16 + lane.g) * 4;
+    store_shared(to, (most[0] + log2_approx(sum[0])) * kLn2);
+    store_shared(to + 32, (most[1] + log2_approx(sum[2])) * kLn2);
+  }
+}
+
+SASA_DEVICE void write_logsumexp(const LocalForward& call, const BlockPlace& place, int y0, int x0) {
+  const int height = call.shape.height, width = call.shape.width;
+  for (int i = threadIdx.x; i < kHeads * kUnits * 16; i += kThreads) {
+    // In the order of the map's rows, so that a warp writes whole runs of pixels.
+    const int h = i / (kUnits * 16), row = i / kBlockW % kBlockH, column = i % kBlockW;
+    const int unit = row / kTileH * SASA_UNITS_X + column / kTileW, m = row % kTileH + column % kTileW * kTileH;
+    if (y0 + row >= height || x0 + column >= width) continue;
+    const int64_t plane = place.image * call.shape.heads + place.head + h;
+    store_global(static_cast<float*>(call.logsumexp) + (plane * height + y0 + row) * width + x0 + column,
+                 load_shared<float>(kSums + (h * kUnits * 16 + unit * 16 + m) * 4));
+  }
+}
+
+SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, SASA_ARGUMENT LocalTiling tiling) {
+  BlockPlace place = block_place(tiling);
+  const Lane lane;
+  const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;
+  const float factor = static_cast<float>(call.shape.scale) * kLog2E;
+  int y0 = place.tile / tiling.tiles_x * kBlockH, x0 = place.tile % tiling.tiles_x * kBlockW, stage = 0;
+  copy_forward(call, place, 0, y0, x0);
+  commit_copies();
+  if constexpr (kPosition) load_tables(kTables, call.rel_row, call.rel_col, place.head);
+  for (int tile = place.tile; tile < place.last_tile; tile++) {
+    int next_y = y0, next_x = x0 + kBlockW;
+    if (next_x >= width) next_x = 0, next_y += kBlockH;
+    const bool more = tile + 1 < place.last_tile;
+    if constexpr (SASA_STAGES == 2) {
+      if (more) copy_forward(call, place, kStage - stage, next_y, next_x);
+      commit_copies();
+    }
+    wait_copies<SASA_STAGES - 1>();
+    __syncthreads();
+    for (int unit = warp; unit < kUnits; unit += kThreads / 32) {
+      const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+      if (first.y >= height || first.x >= width) continue;
+#pragma unroll 1
+      for (int h = 0; h < kHeads; h++) {
+        forward_unit(call, stage, kTerms + warp * kLayout.terms(), unit, h, y0, x0, factor, lane);
+      }
+      __syncwarp();
+      write_unit(call.output, stage + kQueries, place.image, place.head, unit, y0, x0, height, width, lane);
+    }
+    __syncthreads();
+    if (call.logsumexp != nullptr) write_logsumexp(call, place, y0, x0);
+    if constexpr (SASA_STAGES == 1) {
+      if (more) copy_forward(call, place, 0, next_y, next_x);
+      commit_copies();
+    } else {
+      stage = kStage - stage;
+    }
+    y0 = next_y, x0 = next_x;
+  }
+}
+
+}  // namespace sasa
