@@ -4,13 +4,9 @@
 
 namespace sasa {
 
-// Behind the rows of block_threads.cuh: sums of y and y * y of each block and channel of a chunk, then, in double, those
-// of all channels.
-constexpr int kPartial = kSharedElements;
-SASA_DEVICE unsigned total_at(int i) {
-  constexpr unsigned bytes = (kPartial + 2 * kBlocks * kChunk) * sizeof(Compute);
-  return (bytes + 7) / 8 * 8 + i * 8;
-}
+// Sums of y and y * y of each block and channel of a chunk, and in double those of all channels.
+constexpr Rows kPartial{kLayout.partial(), 2 * kChunk};
+SASA_DEVICE unsigned total_at(int i) { return kLayout.totals_offset(sizeof(Compute)) + i * 8; }
 
 struct BlockPooling {
   const BlockForward& call;
@@ -25,21 +21,19 @@ struct BlockPooling {
   SASA_DEVICE void pool(int64_t tile, const Head& head, int first) const {
     for (int i = threadIdx.x; i < kBlocks * kChunk; i += kThreads) {
       const int block = i / kChunk, e = i % kChunk;
-      const Rows partial{kPartial, 2 * kChunk};
       Compute sum = 0, square = 0;
       if (tile * kBlocks + block < grid.blocks && first + e < E) {
         pool_block(tile * kBlocks + block, block * P, e, head.n * E + first + e, sum, square);
       }
-      partial.put(block, 2 * e, sum);
-      partial.put(block, 2 * e + 1, square);
+      kPartial.put(block, 2 * e, sum);
+      kPartial.put(block, 2 * e + 1, square);
     }
     __syncthreads();
     if (call.sums == nullptr) return;
     for (int i = threadIdx.x; i < 2 * kChunk; i += kThreads) {
       if (first + i / 2 >= E) continue;
-      const Rows partial{kPartial, 2 * kChunk};
       double total = 0;
-      for (int block = 0; block < kBlocks; block++) total += partial.get(block, i);
+      for (int block = 0; block < kBlocks; block++) total += kPartial.get(block, i);
       const unsigned to = total_at(static_cast<int>(i % 2 * channels + head.n * E + first + i / 2));
       store_shared(to, load_shared<double>(to) + total);
     }

@@ -6,16 +6,17 @@
 // The build gives SASA_STORAGE, SASA_S the side of a block, SASA_C channels of the image, SASA_E value channels of a
 // head, SASA_CONTENT whether there is q.k, SASA_CHUNK and SASA_THREADS.
 #pragma once
+#include "block_layout.h"
 #include "elements.cuh"
 #include "workspaces.h"
 
 namespace sasa {
 
 constexpr int S = SASA_S, P = S * S, C = SASA_C, E = SASA_E, O = 2 * S - 1;
-constexpr int kChunk = SASA_CHUNK, kThreads = SASA_THREADS, kBlocks = kThreads / P;  // blocks of the image at once
+constexpr int kChunk = SASA_CHUNK, kThreads = SASA_THREADS, kBlocks = kThreads / P;  // blocks of a tile
 constexpr int kUnroll = S <= 4 ? S : 1;
 
-// Rows of shared memory, one of each thread; odd strides spread them over the banks.
+// Rows of shared memory, one of each thread.
 struct Rows {
   int first, stride;
   SASA_DEVICE Compute get(int row, int i) const {
@@ -25,14 +26,13 @@ struct Rows {
     store_shared(static_cast<unsigned>(first + row * stride + i) * unsigned(sizeof(Compute)), x);
   }
 };
-constexpr int odd(int n) { return n | 1; }
-constexpr Rows kPixels{0, odd(C)};
+constexpr BlockLayout kLayout{S, C, kChunk, kThreads};
+constexpr Rows kPixels{kLayout.pixels(), kLayout.pixel_stride()};
 // Of a query: u = M^T x, C; its position terms, S of rows and S of columns; maximum, 1 / sum, delta.
+constexpr Rows kQueries{kLayout.queries(), kLayout.query_stride()};
 constexpr int kTerms = C, kMaximum = C + 2 * S, kInverse = kMaximum + 1, kDelta = kMaximum + 2;
-constexpr Rows kQueries{kPixels.first + kThreads * kPixels.stride, odd(kMaximum + 3)};
-constexpr Rows kValues{kQueries.first + kThreads * kQueries.stride, odd(kChunk)};
-constexpr Rows kOutputs{kValues.first + kThreads * kValues.stride, odd(kChunk)};
-constexpr int kSharedElements = kOutputs.first + kThreads * kOutputs.stride;
+constexpr Rows kValues{kLayout.values(), kLayout.chunk_stride()};
+constexpr Rows kOutputs{kLayout.outputs(), kLayout.chunk_stride()};
 
 struct ImageGrid {
   int64_t down, across, blocks, tiles;
