@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from cuda.local_calls import address
+from cuda.plain_structs import PlainPlan, PlainWorkspace
 from cuda.plans import plan, run, sum_parts
-from cuda.structs import STORAGE, LocalBackward, LocalForward, LocalShape, PlainPlan, PlainWorkspace, map_of, pointer
+from cuda.structs import STORAGE, LocalBackward, LocalForward, LocalShape, Map
 from sasa.ops.precision import compute_dtype, empty_map
 
 
@@ -39,10 +41,10 @@ def forward(
     logsumexp = query.new_full((query.shape[0], num_heads, *query.shape[2:]), float("nan"), dtype=dtype)
     call = LocalForward(
         shape_of(query, value, kernel_size, num_heads, padding, scale),
-        map_of(query), map_of(key), map_of(value), pointer(row), pointer(col),
-        map_of(output), logsumexp.data_ptr(), pool, pointer(gain), pointer(shift), relu,
+        Map.of(query), Map.of(key), Map.of(value), address(row), address(col),
+        Map.of(output), logsumexp.data_ptr(), pool, address(gain), address(shift), relu,
     )  # fmt: skip
-    launch = plan("plan_plain_forward", call, PlainPlan).queries
+    launch = plan("plain_forward", call, PlainPlan).queries
     run(launch, call, reads=[query, key, value, row, col, gain, shift], writes=[output, logsumexp])
     return output, logsumexp
 
@@ -59,13 +61,13 @@ def backward(
     grads = [None if t is None else nan_map(t, t.shape[1]) for t in (query, key, value)]
     call = LocalBackward(
         shape_of(query, value, kernel_size, num_heads, padding, scale),
-        map_of(grad_output), map_of(query), map_of(key), map_of(value),
-        pointer(row), pointer(col), logsumexp.data_ptr(), *(map_of(g) for g in grads),
+        Map.of(grad_output), Map.of(query), Map.of(key), Map.of(value),
+        address(row), address(col), logsumexp.data_ptr(), *(Map.of(g) for g in grads),
     )  # fmt: skip
-    planned = plan("plan_plain_backward", call, PlainPlan)
+    planned = plan("plain_backward", call, PlainPlan)
     delta = query.new_full((planned.delta_elements,), float("nan"), dtype=dtype)
     parts = [None if t is None else t.new_full((planned.parts, *t.shape), float("nan")) for t in (row, col)]
-    workspace = PlainWorkspace(delta.data_ptr(), *(pointer(p) for p in parts))
+    workspace = PlainWorkspace(delta.data_ptr(), *(address(p) for p in parts))
     inputs = [grad_output, query, key, value, row, col, logsumexp]
     run(planned.queries, call, workspace, reads=inputs, writes=[grads[0], delta, *parts])
     run(planned.keys, call, workspace, reads=[*inputs, delta], writes=grads[1:])

@@ -1,39 +1,49 @@
-"""Plans of csrc/cuda, called from Python, and their launches in emulation."""
+"""The plans of plain_plan.h and block_plan.h, called from Python, and their launches in emulation."""
 
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from cuda import emulator
-from cuda.structs import Launch, SumParts
+from cuda.emulator import FLAGS, HERE, Counts, compile_shared, launch
+from cuda.plain_structs import SumParts
+from cuda.structs import Launch
 
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+SHARED_LIMIT = 227 * 1024  # bytes of a block: H100, H200
+Planned = TypeVar("Planned", bound=ctypes.Structure)
+
+PLANS = "plain_forward plain_backward block_forward block_backward".split()
 
 
 @cache
 def plans() -> ctypes.CDLL:
-    """csrc/cuda/*_plan.h."""
-    return ctypes.CDLL(str(emulator.compile_shared(emulator.HERE / "plans.cpp", FLAGS)))
+    library = ctypes.CDLL(str(compile_shared(HERE / "plain_plans.cpp", [*FLAGS, "-Wextra", "-Werror"])))
+    for name in PLANS:
+        getattr(library, f"sasa_plan_{name}").restype = ctypes.c_char_p
+    return library
 
 
-def plan(name: str, call: ctypes.Structure, result: type[ctypes.Structure]):
-    """`name`(call) of the plans."""
+def plan(name: str, call: ctypes.Structure, result: type[Planned], limit: int = SHARED_LIMIT) -> Planned:
+    """A plan for the call. Raises ValueError with the plan's refusal."""
     planned = result()
-    getattr(plans(), name)(ctypes.byref(call), ctypes.byref(planned))
+    function = getattr(plans(), f"sasa_plan_{name}")
+    refusal = function(ctypes.byref(call), ctypes.c_size_t(limit), ctypes.byref(planned))
+    if refusal:
+        raise ValueError(refusal.decode())
     return planned
 
 
 def run(
-    launch: Launch, *arguments: ctypes.Structure, reads: Sequence[Tensor | None], writes: Sequence[Tensor | None],
-    counts: emulator.Counts | None = None,
+    planned: Launch, *arguments: ctypes.Structure, reads: Sequence[Tensor | None], writes: Sequence[Tensor | None],
+    counts: Counts | None = None,
 ) -> None:  # fmt: skip
-    """Launch in emulation; it may touch nothing but the tensors given."""
-    emulator.launch(
-        launch.source.decode(), launch.kernel.decode(), tuple(launch.values().items()),
-        grid=tuple(launch.grid), threads=launch.threads, shared=launch.shared, arguments=arguments,
+    """Launch in emulation; the kernel may touch no tensors but these."""
+    launch(
+        planned.source.decode(), planned.kernel.decode(), planned.variant(), grid=list(planned.grid),
+        threads=planned.threads, shared=planned.shared, arguments=arguments,
         reads=[t for t in reads if t is not None], writes=[t for t in writes if t is not None], counts=counts,
     )  # fmt: skip
 
@@ -41,9 +51,9 @@ def run(
 def sum_parts(parts: Tensor) -> Tensor:
     """The sum over the first dimension, by the kernel."""
     total = torch.full_like(parts[0], float("nan"))
-    launch = Launch()
+    planned = Launch()
     of_double = int(parts.dtype == torch.float64)
-    plans().plan_sum_parts(ctypes.c_int64(total.numel()), of_double, ctypes.byref(launch))
+    plans().sasa_plan_sum_parts(ctypes.c_int64(total.numel()), of_double, ctypes.byref(planned))
     call = SumParts(parts.data_ptr(), total.data_ptr(), parts.shape[0], total.numel())
-    run(launch, call, reads=[parts], writes=[total])
+    run(planned, call, reads=[parts], writes=[total])
     return total

@@ -1,4 +1,7 @@
 <<<<<<< HEAD
+<<<<<<< HEAD
+=======
+>>>>>>> cudaplain
 // The plans of csrc/cuda, for tests to call.
 #include "local_plan.h"
 
@@ -9,6 +12,7 @@ using namespace sasa;
 EXPORT const char* sasa_plan_local_forward(const LocalForward* call, size_t shared_limit, Launch* launch,
                                            LocalTiling* tiling) {
   return plan_local_forward(*call, shared_limit, *launch, *tiling);
+<<<<<<< HEAD
 =======
 // The launch plans of csrc/cuda, for tests.
 #include "plain_plan.h"
@@ -23,5 +27,7 @@ EXPORT void plan_plain_backward(const sasa::LocalBackward& call, sasa::PlainPlan
 }
 EXPORT void plan_sum_parts(int64_t count, int of_double, sasa::Launch& launch) {
   launch = sasa::plan_sum_parts(count, of_double != 0);
+>>>>>>> cudaplain
+=======
 >>>>>>> cudaplain
 }
