@@ -31,3 +31,7 @@ EXPORT void plan_sum_parts(int64_t count, int of_double, sasa::Launch& launch) {
 =======
 >>>>>>> cudaplain
 }
+
+EXPORT const char* sasa_plan_local_backward(const LocalBackward* call, size_t shared_limit, LocalBackwardPlan* plan) {
+  return plan_local_backward(*call, shared_limit, *plan);
+}
