@@ -15,7 +15,7 @@ void add_parts(const Tensor& parts, Tensor& total);
 
 // As in run.h.
 void run(const LocalForward& call, const Tensor& like);
-std::tuple<Tensor, Tensor> run(const LocalBackward& call, const Tensor& like, const MaybeTensor& rel_row,
+std::tuple<Tensor, Tensor> run(LocalBackward& call, const Tensor& like, const MaybeTensor& rel_row,
                                const MaybeTensor& rel_col);
 void run(BlockForward& call, const Tensor& like, Tensor* sums);
 BlockParameterGradients run(BlockBackward& call, const Tensor& like, const BlockParameters& parameters);

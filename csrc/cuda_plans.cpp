@@ -8,23 +8,22 @@ namespace {
 constexpr int kTensorCores = 80;  // the first architecture whose tensor cores the kernels are written for
 constexpr int64_t kWidths[] = {8, 16, 32, 64, 128};
 
-void check_size(const LocalShape& shape) {
-  if (!plain::fits(shape))
-    throw Error("the map has too many pixels for the CUDA kernels: " + std::to_string(shape.batch) + " x " +
-                std::to_string(shape.height) + " x " + std::to_string(shape.width));
+void refuse(const char* reason) {
+  if (reason != nullptr) throw Error(std::string("no CUDA kernel takes this call: ") + reason);
 }
 
-// The head widths of a family: all usual ones where this is one of them, else this one alone.
-std::vector<int64_t> widths_of(const LocalShape& shape) {
-  const bool usual = std::find(std::begin(kWidths), std::end(kWidths), shape.head_dim) != std::end(kWidths);
-  if (!usual || shape.value_dim != shape.head_dim) return {shape.head_dim};
-  return {std::begin(kWidths), std::end(kWidths)};
-}
-
+// The call with heads of each width of a family: of all usual ones where it has one of them, else of its own alone.
 template <class Call>
-Call with_width(Call call, int64_t width, int64_t value_width) {
-  call.shape.head_dim = width, call.shape.value_dim = value_width;
-  return call;
+std::vector<Call> with_widths(const Call& call) {
+  const int64_t width = call.shape.head_dim;
+  const bool usual = std::find(std::begin(kWidths), std::end(kWidths), width) != std::end(kWidths);
+  if (!usual || call.shape.value_dim != width) return {call};
+  std::vector<Call> calls;
+  for (const int64_t other : kWidths) {
+    calls.push_back(call);
+    calls.back().shape.head_dim = calls.back().shape.value_dim = other;
+  }
+  return calls;
 }
 
 // The backward pass of a forward call, as far as plans look at it: gradients laid out as their inputs.
@@ -39,6 +38,30 @@ LocalBackward backward_of(const LocalForward& call) {
   return backward;
 }
 
+BlockBackward backward_of(const BlockForward& call) {
+  BlockBackward backward = {};
+  backward.shape = call.shape;
+  backward.w_query = call.w_query, backward.w_key = call.w_key, backward.w_value = call.w_value;
+  return backward;
+}
+
+std::vector<Launch> launches_of(const ForwardPlan& plan) { return {plan.launch}; }
+std::vector<Launch> launches_of(const BackwardPlan& plan) {
+  if (plan.tensor_cores) return {plan.fast.queries, plan.fast.sums, plan.fast.keys};
+  return {plan.plain.queries, plan.plain.keys};
+}
+std::vector<Launch> launches_of(const BlockPlan& plan) { return {plan.fold, plan.attend, plan.sum, plan.unfold}; }
+
+// Adds what a call launches; nothing where no kernel takes it, since nobody has asked for it yet.
+template <class Call>
+void add_launches(const Call& call, const Device& device, std::vector<Launch>& launches) {
+  try {
+    for (const Launch& launch : launches_of(plan(call, device)))
+      if (launch.source != nullptr) launches.push_back(launch);
+  } catch (const Error&) {
+  }
+}
+
 }  // namespace
 
 ForwardPlan plan(const LocalForward& call, const Device& device) {
@@ -46,38 +69,57 @@ ForwardPlan plan(const LocalForward& call, const Device& device) {
   plan.tensor_cores = device.architecture >= kTensorCores &&
                       plan_local_forward(call, device.shared_memory, plan.launch, plan.tiling) == nullptr;
   if (plan.tensor_cores) return plan;
-  check_size(call.shape);
-  plan.launch = plan_plain_forward(call).queries;
+  PlainPlan plain;
+  refuse(plan_plain_forward(call, plain));
+  plan.launch = plain.queries;
   return plan;
 }
 
-PlainPlan plan(const LocalBackward& call, const Device&) {
-  check_size(call.shape);
-  return plan_plain_backward(call);
+BackwardPlan plan(const LocalBackward& call, const Device& device) {
+  BackwardPlan plan = {};
+  plan.tensor_cores = device.architecture >= kTensorCores &&
+                      plan_local_backward(call, device.shared_memory, plan.fast) == nullptr;
+  if (!plan.tensor_cores) refuse(plan_plain_backward(call, device.shared_memory, plan.plain));
+  return plan;
+}
+
+BlockPlan plan(const BlockForward& call, const Device& device) {
+  BlockPlan plan;
+  refuse(plan_block_forward(call, device.shared_memory, plan));
+  return plan;
+}
+
+BlockPlan plan(const BlockBackward& call, const Device& device) {
+  BlockPlan plan;
+  refuse(plan_block_backward(call, device.shared_memory, plan));
+  return plan;
 }
 
 std::vector<Launch> family(const LocalForward& call, const Device& device) {
   std::vector<Launch> launches;
-  for (const int64_t width : widths_of(call.shape)) {
-    const bool same = width == call.shape.head_dim;
-    const LocalForward other = with_width(call, width, same ? call.shape.value_dim : width);
-    launches.push_back(plan(other, device).launch);
-    if (call.logsumexp == nullptr) continue;  // inference
-    const PlainPlan backward = plan(backward_of(other), device);
-    launches.push_back(backward.queries);
-    launches.push_back(backward.keys);
+  for (const LocalForward& other : with_widths(call)) {
+    add_launches(other, device, launches);
+    if (call.logsumexp != nullptr) add_launches(backward_of(other), device, launches);
   }
   return launches;
 }
 
 std::vector<Launch> family(const LocalBackward& call, const Device& device) {
   std::vector<Launch> launches;
-  for (const int64_t width : widths_of(call.shape)) {
-    const bool same = width == call.shape.head_dim;
-    const PlainPlan backward = plan(with_width(call, width, same ? call.shape.value_dim : width), device);
-    launches.push_back(backward.queries);
-    launches.push_back(backward.keys);
-  }
+  for (const LocalBackward& other : with_widths(call)) add_launches(other, device, launches);
+  return launches;
+}
+
+std::vector<Launch> family(const BlockForward& call, const Device& device) {
+  std::vector<Launch> launches;
+  add_launches(call, device, launches);
+  if (call.logsumexp != nullptr || call.sums != nullptr) add_launches(backward_of(call), device, launches);
+  return launches;
+}
+
+std::vector<Launch> family(const BlockBackward& call, const Device& device) {
+  std::vector<Launch> launches;
+  add_launches(call, device, launches);
   return launches;
 }
 

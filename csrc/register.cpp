@@ -68,6 +68,8 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {
   m.impl("local_attention", TORCH_BOX(&local_attention));
   m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
@@ -77,6 +79,10 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
   m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
   m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
   m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+  m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
+  m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
 }
 
 }  // namespace sasa

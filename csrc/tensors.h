@@ -94,14 +94,14 @@ class SASA_HIDDEN Parameter {
 void add_parts(const Tensor& parts, Tensor& total);
 
 // The gradient of a parameter: the kernel writes one of each part of its work (an image, or a strip of one), and they
-// are added in the order of the parts, so that the result does not depend on threads.
+// are added in the order of the parts, so that the result does not depend on threads. A single part is the gradient.
 class SASA_HIDDEN ParameterGradient {
  public:
   ParameterGradient(const MaybeTensor& parameter, const Tensor& like, int64_t number)
-      : parameter_(parameter), like_(like), type_(compute_type(like)) {
+      : parameter_(parameter), like_(like), type_(compute_type(like)), number_(number) {
     if (!parameter) return;
     Sizes size = sizes(*parameter);
-    size.insert(size.begin(), number);
+    if (number != 1) size.insert(size.begin(), number);
     parts_ = empty(size, type_, like);
   }
 
@@ -109,6 +109,7 @@ class SASA_HIDDEN ParameterGradient {
 
   Tensor total() const {
     if (!parameter_) return nothing(like_);
+    if (number_ == 1) return in_dtype_of_parameter(*parts_);
     Tensor sum = empty(sizes(*parameter_), type_, like_);
     add_parts(*parts_, sum);
     return in_dtype_of_parameter(sum);
@@ -129,6 +130,7 @@ class SASA_HIDDEN ParameterGradient {
   MaybeTensor parameter_, parts_;
   Tensor like_;
   ScalarType type_;
+  int64_t number_;
 };
 
 // torch's own threads (threads.cpp).

@@ -1,5 +1,6 @@
 // A stand-in for libcuda.so.1: it checks what it is asked for as the driver would, writes loads and launches into a file,
-// and runs nothing, unless a module is the shared object of an emulated kernel (see nvrtc.cpp): that it runs at once.
+// and runs nothing, unless a module is what the fake NVRTC (nvrtc.cpp) gave and a builder was set: then it launches the
+// emulated kernel, and waits for it.
 //
 // Environment: FAKE_CUDA_LOG, the file; FAKE_CUDA_DEVICES, how many GPUs; FAKE_CUDA_ARCHITECTURE, such as 90;
 // FAKE_CUDA_VERSION, such as 13000; FAKE_CUDA_FAIL, "cuLaunchKernel=700": that function gives this error;
@@ -92,17 +93,26 @@ size_t size_of_elf(const void* image) {
   return header.e_shoff + static_cast<size_t>(header.e_shentsize) * header.e_shnum;
 }
 
-Emulate emulated(const std::string& image) {
-  char path[] = "/tmp/fake_cuda_module_XXXXXX";
-  const int file = mkstemp(path);
-  const bool written = write(file, image.data(), image.size()) == static_cast<ssize_t>(image.size());
-  close(file);
-  void* library = written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
-  unlink(path);
+}  // namespace
+
+// `builder`: what a module says and a kernel's name -> the file of a shared object that emulates it, or nullptr.
+using Builder = const char* (*)(const char* module, const char* kernel);
+
+namespace {
+
+Builder builder = nullptr;
+
+Emulate emulated(const std::string& image, const char* kernel) {
+  const char* file = builder == nullptr ? nullptr : builder(image.c_str(), kernel);
+  void* library = file == nullptr ? nullptr : dlopen(file, RTLD_NOW | RTLD_LOCAL);
   return library == nullptr ? nullptr : reinterpret_cast<Emulate>(dlsym(library, "emulate"));
 }
 
+bool is_emulated(const char* image) { return std::strncmp(image, "emulated ", 9) == 0; }
+
 }  // namespace
+
+EXPORT void fake_cuda_set_builder(Builder given) { builder = given; }
 
 EXPORT int cuInit(unsigned) {
   if (const int error = wanted_error("cuInit")) return error;
@@ -147,6 +157,11 @@ EXPORT int cuDevicePrimaryCtxRetain(Context** context, int device) {
   return initialised ? 0 : kNotInitialized;
 }
 
+EXPORT int cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {  // torch asks for it
+  *flags = 0, *active = 1;
+  return 0;
+}
+
 EXPORT int cuCtxGetCurrent(Context** context) {
   *context = current;
   return initialised ? 0 : kNotInitialized;
@@ -160,21 +175,22 @@ EXPORT int cuCtxSetCurrent(Context* context) {
 EXPORT int cuModuleLoadData(Module** module, const void* image) {
   if (current == nullptr) return kInvalidContext;
   if (const int error = wanted_error("cuModuleLoadData")) return error;
-  const size_t size = size_of_elf(image);
-  const bool ptx = size == 0 && std::strstr(static_cast<const char*>(image), ".version") != nullptr;
-  if (size == 0 && !ptx) return kInvalidImage;
   const char* bytes = static_cast<const char*>(image);
-  *module = new Module{current->device, ptx ? std::string(bytes) : std::string(bytes, size)};
-  record("load device=%d format=%s\n", current->device, ptx ? "ptx" : "elf");
+  const size_t size = size_of_elf(image);
+  const bool text = size == 0 && (is_emulated(bytes) || std::strstr(bytes, ".version") != nullptr);
+  if (size == 0 && !text) return kInvalidImage;
+  *module = new Module{current->device, text ? std::string(bytes) : std::string(bytes, size)};
+  record("load device=%d format=%s\n", current->device, text ? "text" : "elf");
   return 0;
 }
 
 EXPORT int cuModuleGetFunction(Function** function, Module* module, const char* name) {
   if (current == nullptr || current->device != module->device) return kInvalidContext;
-  if (module->image.find(name) == std::string::npos) return kNotFound;
+  const bool emulate = is_emulated(module->image.c_str());
+  if (!emulate && module->image.find(name) == std::string::npos) return kNotFound;
   *function = new Function{module, name};
-  if (module->image.find("emulation") != std::string::npos) (*function)->emulate = emulated(module->image);
-  return 0;
+  if (emulate) (*function)->emulate = emulated(module->image, name);
+  return !emulate || (*function)->emulate != nullptr ? 0 : kNotFound;
 }
 
 EXPORT int cuFuncSetAttribute(Function* function, int attribute, int value) {
