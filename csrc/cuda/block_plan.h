@@ -66,7 +66,8 @@ static inline Launch any_block(const BlockShape& shape, bool content) {
 // The kernels of block_tensor_tile.cuh serve the stem of a ResNet, pooled, where no gradient of the image is wanted.
 static inline bool on_tensor_cores(const BlockShape& shape, const void* w_value) {
   const bool short_numbers = shape.storage == Storage::bfloat16 || shape.storage == Storage::float16;
-  return short_numbers && shape.block == 4 && shape.value_dim == 16 && shape.channels <= 4 && w_value != nullptr;
+  return short_numbers && shape.block == 4 && shape.value_dim == 16 && shape.channels <= 4 && w_value != nullptr &&
+         shape.height < 1 << 24 && shape.width < 1 << 24 && blocks_of(shape) < 1 << 30;
 }
 
 // Thread blocks of a launch: a multiple of what the GPUs of 132 multiprocessors hold at once.

@@ -35,7 +35,7 @@ struct LaneOutputGradients {
   SASA_DEVICE void differentiate(float (&y)[2][4], const Strip& strip, int block, int t) const {
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      const int64_t column = strip.first + block;
+      const int column = strip.first + block;
       const int position = load_global(at<uint8_t>(call.position, strip.b, channel[j], strip.row, column));
       const float extreme = to_float(load_global(at<Element>(call.grad_extreme, strip.b, channel[j], strip.row, column)));
 #pragma unroll
@@ -225,7 +225,7 @@ SASA_KERNEL(SASA_BOUNDS) void sasa_block_tensor_backward(SASA_ARGUMENT sasa::Blo
   const LaneOutputGradients outputs(call, n, g);
   LaneGradients grads;
 #pragma unroll 1
-  for (int64_t i = blockIdx.x; i < strips.count; i += gridDim.x) {
+  for (int i = blockIdx.x; i < strips.count; i += gridDim.x) {
     const Strip strip(call.shape, strips, i);
     __syncthreads();
     stage(call.image, strip);

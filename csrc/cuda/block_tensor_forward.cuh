@@ -112,7 +112,7 @@ struct LanePooling {
   SASA_DEVICE void write(const Extreme (&extremes)[2], const Strip& strip, int block) const {
     const int j = t % 2;
     const Extreme extreme = j == 0 ? extremes[0] : extremes[1];
-    const int64_t column = strip.first + block;
+    const int column = strip.first + block;
     if (t < 2) {
       const float value = extreme.value() * (j == 0 ? sign[0] : sign[1]);
       store_global(const_cast<Element*>(at<Element>(call.extreme, strip.b, channel(j), strip.row, column)),
@@ -169,7 +169,7 @@ SASA_KERNEL(SASA_BOUNDS) void sasa_block_tensor_forward(SASA_ARGUMENT sasa::Bloc
   LanePooling pooling(call, n, g, t);
   const LaneWeights weights(call, workspace, n, g, t, pooling.sign);
 #pragma unroll 1
-  for (int64_t i = blockIdx.x; i < strips.count; i += gridDim.x) {
+  for (int i = blockIdx.x; i < strips.count; i += gridDim.x) {
     const Strip strip(call.shape, strips, i);
     __syncthreads();
     stage(call.image, strip);

@@ -29,24 +29,24 @@ using Colour = Vector<float, 4>;  // of a pixel, zeros beyond C
 // The keys of lane t, and in the transposed outputs its queries.
 SASA_DEVICE int key_of(int t, int k) { return 2 * t + k % 2 + k / 2 * 8; }
 
-struct Strips {
-  int64_t down, across, of_row, count;
+struct Strips {  // the plan refuses 2^31 of them
+  int down, across, of_row, count;
   SASA_DEVICE explicit Strips(const BlockShape& shape)
-      : down((shape.height + S - 1) / S), across((shape.width + S - 1) / S) {
+      : down(static_cast<int>((shape.height + S - 1) / S)), across(static_cast<int>((shape.width + S - 1) / S)) {
     of_row = (across + kColumns - 1) / kColumns;
-    count = shape.batch * down * of_row;
+    count = static_cast<int>(shape.batch) * down * of_row;
   }
 };
 
 struct Strip {
-  int64_t b, row, first;  // image, row of blocks, first block
-  int blocks, height;     // in the strip; rows of pixels that are in the image, at most S
-  int64_t width;          // pixels from the strip's first on
-  SASA_DEVICE Strip(const BlockShape& shape, const Strips& strips, int64_t i) {
+  int b, row, first;   // image, row of blocks, first block
+  int blocks, height;  // in the strip; rows of pixels that are in the image, at most S
+  int width;           // pixels from the strip's first on
+  SASA_DEVICE Strip(const BlockShape& shape, const Strips& strips, int i) {
     b = i / strips.of_row / strips.down, row = i / strips.of_row % strips.down, first = i % strips.of_row * kColumns;
-    blocks = static_cast<int>(strips.across - first < kColumns ? strips.across - first : kColumns);
+    blocks = strips.across - first < kColumns ? strips.across - first : kColumns;
     height = static_cast<int>(shape.height - row * S < S ? shape.height - row * S : S);
-    width = shape.width - first * S;
+    width = static_cast<int>(shape.width) - first * S;
   }
   // Whether pixel p of a block is in the image, and whether all are.
   SASA_DEVICE bool holds(int block, int p) const { return p / S < height && block * S + p % S < width; }
