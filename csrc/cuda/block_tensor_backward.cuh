@@ -9,41 +9,44 @@ namespace sasa {
 
 struct LaneGradients {
   float content[C][C] = {};      // of M, a part of the sum
-  // Of A, by offset: the lane's queries and keys lie in rows g / 4 + {0, 2} and t / 2 + {0, 2} of the block, which makes
-  // three offsets, and in columns g % 4 and 2 t % 4 + {0, 1}, which makes two.
-  float rows[3][C] = {}, columns[2][C] = {};
+  float rows[3][C] = {}, columns[2][C] = {};  // of A, by offset, as in LaneWeights
   float values[2][4][C] = {};    // of the values' matrices, of channel g or g + 8 and key k
 };
 
-// What pooling's gradients are in channels g and g + 8.
+// What pooling's gradients are in channels g and g + 8; those of the sums lie in shared memory, to spare registers.
 struct LaneOutputGradients {
   const BlockBackward& call;
-  int channel[2];
-  float sum[2], square[2];
+  int first;        // channel g of the head
+  unsigned shared;  // d sum of both channels, 2 d square of both
 
-  SASA_DEVICE LaneOutputGradients(const BlockBackward& given, int n, int g) : call(given) {
+  SASA_DEVICE LaneOutputGradients(const BlockBackward& given, int n, int g, unsigned place)
+      : call(given), first(n * E + g), shared(place) {
+    Colour sums;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      channel[j] = n * E + g + 8 * j;
-      sum[j] = static_cast<float>(load_global(call.grad_sums + channel[j]));
-      square[j] = static_cast<float>(2 * load_global(call.grad_sums + call.shape.heads * E + channel[j]));
+      const double* sum = call.grad_sums + first + 8 * j;
+      sums.at[j] = static_cast<float>(load_global(sum));
+      sums.at[j + 2] = static_cast<float>(2 * load_global(sum + call.shape.heads * E));
     }
+    store_shared(shared, sums);
   }
 
   // dy^T in place of y^T, channels by queries; zeros beyond the image.
   template <bool WHOLE>
   SASA_DEVICE void differentiate(float (&y)[2][4], const Strip& strip, int block, int t) const {
+    const auto sums = load_shared<Colour>(shared);
+    const int column = strip.first + block;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      const int column = strip.first + block;
-      const int position = load_global(at<uint8_t>(call.position, strip.b, channel[j], strip.row, column));
-      const float extreme = to_float(load_global(at<Element>(call.grad_extreme, strip.b, channel[j], strip.row, column)));
+      const int channel = first + 8 * j;
+      const int position = load_global(at<uint8_t>(call.position, strip.b, channel, strip.row, column));
+      const float extreme = to_float(load_global(at<Element>(call.grad_extreme, strip.b, channel, strip.row, column)));
 #pragma unroll
       for (int half = 0; half < 2; half++) {
 #pragma unroll
         for (int i = 2 * j; i < 2 * j + 2; i++) {
           const int p = query_of(t, half, i);
-          y[half][i] = fmaf(y[half][i], square[j], sum[j]);
+          y[half][i] = fmaf(y[half][i], sums.at[j + 2], sums.at[j]);
           if (position == p) y[half][i] += extreme;
           if (!WHOLE && !strip.holds(block, p)) y[half][i] = 0;
         }
@@ -173,12 +176,11 @@ struct GradientPart {
     float sum = 0;
 #pragma unroll 1
     for (int lane = 0; lane < 32; lane++) {
-      const int row = lane / 4, column = lane % 4;
-      const int first = columns ? 2 * column % 4 - row % 4 : column / 2 - row / 4 - 2;
 #pragma unroll
       for (int j = 0; j < 3; j++) {
         if (columns && j == 2) continue;
-        if (first + (columns ? j : 2 * j) == offset) sum += load_shared<float>(at(columns ? 3 + j : j, lane));
+        const int found = columns ? column_offset(lane / 4, lane % 4, j) : row_offset(lane / 4, lane % 4, j);
+        if (found == offset) sum += load_shared<float>(at(columns ? 3 + j : j, lane));
       }
     }
     return sum;
@@ -222,7 +224,7 @@ SASA_KERNEL(SASA_BOUNDS) void sasa_block_tensor_backward(SASA_ARGUMENT sasa::Blo
   const int given = blockIdx.y * kWarps + warp, n = given < heads ? given : 0;  // warps without a head do head 0
   const Strips strips(call.shape);
   const LaneWeights weights(call, workspace, n, g, t, {1, 1});
-  const LaneOutputGradients outputs(call, n, g);
+  const LaneOutputGradients outputs(call, n, g, weights.behind());
   LaneGradients grads;
 #pragma unroll 1
   for (int i = blockIdx.x; i < strips.count; i += gridDim.x) {

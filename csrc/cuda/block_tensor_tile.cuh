@@ -29,6 +29,11 @@ using Colour = Vector<float, 4>;  // of a pixel, zeros beyond C
 // The keys of lane t, and in the transposed outputs its queries.
 SASA_DEVICE int key_of(int t, int k) { return 2 * t + k % 2 + k / 2 * 8; }
 
+// From a query's row to a key's, where i = (pair of keys) - (half of the queries) + 1; and from a query's column to that
+// of keys k with k % 2 = i.
+SASA_DEVICE int row_offset(int g, int t, int i) { return t / 2 - g / 4 + 2 * (i - 1); }
+SASA_DEVICE int column_offset(int g, int t, int i) { return 2 * t % 4 - g % 4 + i; }
+
 struct Strips {  // the plan refuses 2^31 of them
   int down, across, of_row, count;
   SASA_DEVICE explicit Strips(const BlockShape& shape)
@@ -54,6 +59,7 @@ struct Strip {
 };
 
 SASA_DEVICE void stage(const Map& image, const Strip& strip) {
+#pragma unroll 2
   for (int i = threadIdx.x; i < S * kColumns * S; i += kThreads) {
     const int y = i / (kColumns * S), x = i % (kColumns * S);
     const bool inside = y < strip.height && x < strip.width;
@@ -82,14 +88,15 @@ SASA_DEVICE float dot_colours(const float (&a)[C], const float (&b)[C], float st
 // What a lane needs of its head. Embeddings are in registers; M and the values' matrices, which are used once for each
 // block, lie in shared memory behind the strip, so that more warps fit on a multiprocessor.
 struct LaneWeights {
-  float position[2][4][C];  // A_row + A_col of query g or g + 8 and key k
+  // A, by offset: the lane's queries and keys lie in rows g / 4 + {0, 2} and t / 2 + {0, 2} of the block, which makes
+  // three offsets, and in columns g % 4 and 2 t % 4 + {0, 1}, which makes two.
+  float rows[3][C], columns[2][C];
   unsigned content, values;  // shared: rows of M; the lane's vectors of value weights
 
   // `sign` of channels g and g + 8 goes into their values.
   template <class Call>
   SASA_DEVICE LaneWeights(const Call& call, const BlockWorkspace& workspace, int n, int g, int t, const float (&sign)[2]) {
     const float* head = static_cast<const float*>(workspace.folded) + n * folded_elements(call.shape);
-    const float *rows = head + C * C, *columns = rows + O * C;
     const unsigned lane = 4 * g + t, first = kStripBytes + threadIdx.x / 32 * kWeightBytes;
     content = first, values = first + C * 16 + lane * 16;
     if (lane < C) {
@@ -108,18 +115,20 @@ struct LaneWeights {
       }
       store_shared(values + i * 128, some);
     }
+    const float *of_rows = head + C * C, *of_columns = of_rows + O * C;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const int p = g + i / 4 * 8, s = key_of(t, i % 4);
+    for (int i = 0; i < 3 * C; i++) {
+      rows[i / C][i % C] = load_global(of_rows + (row_offset(g, t, i / C) + S - 1) * C + i % C);
+    }
 #pragma unroll
-      for (int c = 0; c < C; c++) {
-        position[i / 4][i % 4][c] = load_global(rows + (s / S - p / S + S - 1) * C + c) +
-                                    load_global(columns + (s % S - p % S + S - 1) * C + c);
-      }
+    for (int i = 0; i < 2 * C; i++) {
+      columns[i / C][i % C] = load_global(of_columns + (column_offset(g, t, i / C) + S - 1) * C + i % C);
     }
     __syncwarp();
   }
 
+  // 16 bytes of the lane, behind all of these.
+  SASA_DEVICE unsigned behind() const { return values + 8 * C * 128; }
   SASA_DEVICE Colour content_row(int c) const { return load_shared<Colour>(content + c * 16); }
   // value weights[half][k][c] of channel g or g + 8 and key k
   SASA_DEVICE void load_values(float (&weights)[2][4][C]) const {
@@ -156,9 +165,15 @@ struct LanePixels {
   SASA_DEVICE void exponentials(float (&p)[2][4], const LaneWeights& weights, const Strip& strip, int block, int t) const {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
+      float of_rows[2], of_columns[2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        of_rows[i] = dot_colours(query[half], weights.rows[i - half + 1], 0.0f);
+        of_columns[i] = dot_colours(query[half], weights.columns[i], 0.0f);
+      }
 #pragma unroll
       for (int k = 0; k < 4; k++) {
-        p[half][k] = dot_colours(query[half], weights.position[half][k], 0.0f);
+        p[half][k] = of_rows[k / 2] + of_columns[k % 2];
         if (SASA_CONTENT) p[half][k] = dot_colours(asked[half], key[k], p[half][k]);
         if (!WHOLE && !strip.holds(block, key_of(t, k))) p[half][k] = -infinity();
       }
