@@ -63,6 +63,35 @@ static inline Launch any_block(const BlockShape& shape, bool content) {
   return launch;
 }
 
+// The kernels of block_tensor_tile.cuh serve the stem of a ResNet, pooled, where no gradient of the image is wanted.
+static inline bool on_tensor_cores(const BlockShape& shape, const void* w_value) {
+  const bool short_numbers = shape.storage == Storage::bfloat16 || shape.storage == Storage::float16;
+  return short_numbers && shape.block == 4 && shape.value_dim == 16 && shape.channels <= 4 && w_value != nullptr &&
+         shape.height < 1 << 24 && shape.width < 1 << 24 && blocks_of(shape) < 1 << 30;
+}
+
+// Thread blocks of a launch: a multiple of what the GPUs of 132 multiprocessors hold at once.
+constexpr int64_t kTensorBlocks = 12 * 132;
+
+static inline Launch tensor_block(const BlockShape& shape, bool content) {
+  const int64_t across = plain::ceil_divide(shape.width, 4), strips = plain::ceil_divide(across, 64);
+  const int columns = static_cast<int>(plain::ceil_divide(across, strips));
+  const int heads = static_cast<int>(shape.heads < 8 ? shape.heads : 8);
+  const int64_t count = shape.batch * plain::ceil_divide(shape.height, 4) * plain::ceil_divide(across, columns);
+  Launch launch;
+  launch.threads = static_cast<unsigned>(32 * heads);
+  launch.shared = static_cast<size_t>(tensor_strip_bytes(columns, heads)) +
+                  static_cast<size_t>(heads * tensor_weight_bytes(static_cast<int>(shape.channels)));
+  launch.define("SASA_STORAGE", static_cast<int>(shape.storage));
+  launch.define("SASA_C", static_cast<int>(shape.channels));
+  launch.define("SASA_COLUMNS", columns);
+  launch.define("SASA_HEADS", heads);
+  launch.define("SASA_CONTENT", content);
+  launch.grid[0] = static_cast<unsigned>(count < kTensorBlocks ? count : kTensorBlocks);
+  launch.grid[1] = static_cast<unsigned>(plain::ceil_divide(shape.heads, heads));
+  return launch;
+}
+
 static inline const char* refusal(const BlockShape& shape) {
   if (shape.block > 16) return "a block has more than 16 x 16 pixels";
   if (shape.channels > 4096) return "the image has more than 4096 channels";
@@ -90,6 +119,13 @@ static inline const char* plan_block_forward(const BlockForward& call, size_t sh
     plan.sum = plan_sum_parts(plan.elements, true);
     plan.attend.shared += static_cast<size_t>(plan.elements) * 8;
   }
+  const bool pooled_only = call.output.data == nullptr && call.logsumexp == nullptr && call.extreme.data != nullptr;
+  if (pooled_only && block::on_tensor_cores(shape, call.w_value)) {
+    plan.attend = block::tensor_block(shape, call.w_key != nullptr);
+    plan.attend.source = "block_tensor_forward.cuh", plan.attend.kernel = "sasa_block_tensor_forward";
+    if (plan.parts > 0) plan.parts = plan.attend.grid[0];
+    return nullptr;
+  }
   plan.attend.grid[0] = static_cast<unsigned>(plan.parts > 0 ? plan.parts : tiles < 65536 ? tiles : 65536);
   return plan.attend.shared > shared_limit ? "the block and its channels need more shared memory than this GPU has" : nullptr;
 }
@@ -108,6 +144,11 @@ static inline const char* plan_block_backward(const BlockBackward& call, size_t 
   plan.parts = block::parts(tiles, plan.elements * int64_t(compute_bytes(shape.storage)));
   plan.attend = block::any_block(shape, call.w_key != nullptr);
   plan.attend.source = "block_backward.cuh", plan.attend.kernel = "sasa_block_backward";
+  if (call.grad_output.data == nullptr && call.grad_image.data == nullptr && block::on_tensor_cores(shape, call.w_value)) {
+    plan.attend = block::tensor_block(shape, call.w_key != nullptr);
+    plan.attend.source = "block_tensor_backward.cuh", plan.attend.kernel = "sasa_block_tensor_backward";
+    plan.parts = plan.attend.grid[0];
+  }
   plan.attend.grid[0] = static_cast<unsigned>(plan.parts);
   plan.sum = plan_sum_parts(plan.elements, shape.storage == Storage::float64);
   int64_t largest = N * shape.head_dim * (C > 2 * shape.block ? C : 2 * shape.block);

@@ -11,7 +11,8 @@
 //
 // The primitives, in namespace sasa (T: bfloat16 or float16 where it says "16-bit"):
 //   threadIdx, blockIdx, blockDim, gridDim, __syncthreads(), __syncwarp()
-//   infinity(), quiet_nan(), exp2_approx(x), log2_approx(x), fmaxf, fmaf, fabsf, expf, logf, exp, log, fmax, fma
+//   infinity(), quiet_nan(), exp2_approx(x), log2_approx(x), reciprocal_approx(x),
+//   fmaxf, fmaf, fabsf, expf, logf, exp, log, fmax, fma
 //   to_float(x), from_float<T>(x)              between storage and float, rounding to nearest even
 //   pack<T>(low, high), low<T>(p), high<T>(p)  two 16-bit elements in an unsigned
 //   load_shared<V>(offset), store_shared(offset, value)

@@ -22,6 +22,12 @@ SASA_DEVICE float log2_approx(float x) {
   return y;
 }
 
+SASA_DEVICE float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 SASA_DEVICE float to_float(bfloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 SASA_DEVICE float to_float(float16 x) {
   float y;

@@ -88,6 +88,7 @@ SASA_DEVICE float exp2_approx(float x) {
   return std::exp2(x);
 }
 SASA_DEVICE float log2_approx(float x) { return std::log2(x); }
+SASA_DEVICE float reciprocal_approx(float x) { return 1 / x; }
 
 SASA_DEVICE float to_float(bfloat16 x) { return emulation::bits_to_float(static_cast<uint32_t>(x.bits) << 16); }
 SASA_DEVICE float to_float(float16 x) { return emulation::widen_float16(x.bits); }
