@@ -101,9 +101,7 @@ std::optional<std::string> Cache::load(const std::string& key) const {
   return fnv1a(binary) == header.checksum ? std::optional(std::move(binary)) : std::nullopt;
 }
 
-bool Cache::has_file(const std::string& key) const {
-  return !folder_.empty() && access(file(key).c_str(), R_OK) == 0;
-}
+bool Cache::has_file(const std::string& key) const { return !folder_.empty() && access(file(key).c_str(), R_OK) == 0; }
 
 bool Cache::store(const std::string& key, const std::string& binary) const {
   if (folder_.empty() || !make_folders(folder_)) return false;

@@ -62,7 +62,7 @@ void check_versions() {
   check(driver().init(0), "starting the CUDA driver");
   check(driver().version(&version), "asking for the version of the CUDA driver");
   if (version / 1000 >= nvrtc().major) return;
-  throw Error("the NVIDIA driver is too old: it runs CUDA " + std::to_string(version / 1000) + "." +
+  throw Error("the driver is too old: it runs CUDA " + std::to_string(version / 1000) + "." +
               std::to_string(version % 1000 / 10) + ", and NVRTC compiles for CUDA " + std::to_string(nvrtc().major) +
               "." + std::to_string(nvrtc().minor));
 }
@@ -99,9 +99,7 @@ DeviceState& state_of(int ordinal) {
 }
 
 // Every Device that is handed out is one of `state_of(ordinal)`.
-DeviceState& state_of(const Device& device) {
-  return static_cast<DeviceState&>(const_cast<Device&>(device));
-}
+DeviceState& state_of(const Device& device) { return static_cast<DeviceState&>(const_cast<Device&>(device)); }
 
 void check_not_capturing(Stream stream, const Launch& launch) {
   int capturing = 0;
@@ -175,8 +173,8 @@ void run(const Device& device, Stream stream, const Launch& launch, Function fun
   const int result = driver().launch(function, launch.grid[0], launch.grid[1], launch.grid[2], launch.threads, 1, 1,
                                      static_cast<unsigned>(launch.shared), stream, parameters, nullptr);
   if (result == 0 && !launches_block()) return;
-  const std::string doing = std::string("launching the CUDA kernel ") + launch.kernel + " on cuda:" +
-                            std::to_string(device.ordinal);
+  const std::string doing =
+      std::string("launching the CUDA kernel ") + launch.kernel + " on cuda:" + std::to_string(device.ordinal);
   check(result, doing.c_str());
   wait_for(stream, doing);
 }

@@ -11,7 +11,7 @@ namespace sasa::cuda {
 
 struct Device {
   int ordinal;
-  int architecture;      // 90 for compute capability 9.0
+  int architecture;  // 90 for compute capability 9.0
   int multiprocessors;
   size_t shared_memory;  // most bytes that a block may have
   Context context;       // the primary one, which torch uses too

@@ -5,8 +5,9 @@
 namespace sasa::cuda {
 namespace {
 
-constexpr int kTensorCores = 80;  // the first architecture whose tensor cores the kernels are written for
 constexpr int64_t kWidths[] = {8, 16, 32, 64, 128};
+
+bool has_tensor_cores(const Device& device) { return device.architecture >= 80; }  // that the kernels are written for
 
 void refuse(const char* reason) {
   if (reason != nullptr) throw Error(std::string("no CUDA kernel takes this call: ") + reason);
@@ -41,6 +42,7 @@ LocalBackward backward_of(const LocalForward& call) {
 BlockBackward backward_of(const BlockForward& call) {
   BlockBackward backward = {};
   backward.shape = call.shape;
+  backward.grad_output = call.output;
   backward.w_query = call.w_query, backward.w_key = call.w_key, backward.w_value = call.w_value;
   return backward;
 }
@@ -66,8 +68,8 @@ void add_launches(const Call& call, const Device& device, std::vector<Launch>& l
 
 ForwardPlan plan(const LocalForward& call, const Device& device) {
   ForwardPlan plan = {};
-  plan.tensor_cores = device.architecture >= kTensorCores &&
-                      plan_local_forward(call, device.shared_memory, plan.launch, plan.tiling) == nullptr;
+  plan.tensor_cores =
+      has_tensor_cores(device) && plan_local_forward(call, device.shared_memory, plan.launch, plan.tiling) == nullptr;
   if (plan.tensor_cores) return plan;
   PlainPlan plain;
   refuse(plan_plain_forward(call, plain));
@@ -77,21 +79,20 @@ ForwardPlan plan(const LocalForward& call, const Device& device) {
 
 BackwardPlan plan(const LocalBackward& call, const Device& device) {
   BackwardPlan plan = {};
-  plan.tensor_cores = device.architecture >= kTensorCores &&
-                      plan_local_backward(call, device.shared_memory, plan.fast) == nullptr;
+  plan.tensor_cores = has_tensor_cores(device) && plan_local_backward(call, device.shared_memory, plan.fast) == nullptr;
   if (!plan.tensor_cores) refuse(plan_plain_backward(call, device.shared_memory, plan.plain));
   return plan;
 }
 
 BlockPlan plan(const BlockForward& call, const Device& device) {
   BlockPlan plan;
-  refuse(plan_block_forward(call, device.shared_memory, plan));
+  refuse(plan_block_forward(call, device.shared_memory, plan, has_tensor_cores(device)));
   return plan;
 }
 
 BlockPlan plan(const BlockBackward& call, const Device& device) {
   BlockPlan plan;
-  refuse(plan_block_backward(call, device.shared_memory, plan));
+  refuse(plan_block_backward(call, device.shared_memory, plan, has_tensor_cores(device)));
   return plan;
 }
 

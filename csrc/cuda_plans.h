@@ -16,7 +16,7 @@ struct ForwardPlan {
 };
 
 struct BackwardPlan {
-  bool tensor_cores;       // which of the two it is
+  bool tensor_cores;  // which of the two it is
   LocalBackwardPlan fast;
   PlainPlan plain;
 };

@@ -13,8 +13,7 @@ Stream current_stream(int device);
 // Launches on the device of a tensor, which is the current one while this lives.
 class SASA_HIDDEN Launcher {
  public:
-  explicit Launcher(const Tensor& like)
-      : Launcher(static_cast<int>(like.get_device_index())) {}
+  explicit Launcher(const Tensor& like) : Launcher(static_cast<int>(like.get_device_index())) {}
 
   const Device& device() const { return device_; }
 

@@ -69,15 +69,15 @@ BlockInputs block_inputs(const BlockTensors& t) {
   const Sizes projection = {shape.heads * shape.head_dim, shape.channels};
   check_map("image", t.image, t.image, sizes(t.image));
   if (t.value) check_map("value", *t.value, t.image, output_shape(shape));
-  return {
-      shape,
-      map_of(t.image),
-      map_of(t.value),
-      Parameter("w_query", t.w_query, t.image, projection),
-      Parameter("w_key", t.w_key, t.image, projection),
-      Parameter("w_value", t.w_value, t.image, {shape.block * shape.block, shape.heads * shape.value_dim, shape.channels}),
-      Parameter("rel_row", t.rel_row, t.image, block_embedding(shape)),
-      Parameter("rel_col", t.rel_col, t.image, block_embedding(shape))};
+  return {shape,
+          map_of(t.image),
+          map_of(t.value),
+          Parameter("w_query", t.w_query, t.image, projection),
+          Parameter("w_key", t.w_key, t.image, projection),
+          Parameter("w_value", t.w_value, t.image,
+                    {shape.block * shape.block, shape.heads * shape.value_dim, shape.channels}),
+          Parameter("rel_row", t.rel_row, t.image, block_embedding(shape)),
+          Parameter("rel_col", t.rel_col, t.image, block_embedding(shape))};
 }
 
 // `work` knows what gradients come in; `empty_output`: there are none, so all results are zero. The kernel needs no
@@ -88,8 +88,13 @@ BlockGradients backward_of_block(BlockBackward& work, const BlockTensors& t, boo
   Tensor grad_value = t.value ? empty_map(*t.value, t.value->size(1)) : nothing(image);
   if (empty_output) {
     const auto zero = [&](const MaybeTensor& parameter) { return ParameterGradient::zero(parameter, image); };
-    return {torch::stable::zero_(grad_image), zero(t.w_query), zero(t.w_key), zero(t.w_value),
-            zero(t.rel_row), zero(t.rel_col), torch::stable::zero_(grad_value)};
+    return {torch::stable::zero_(grad_image),
+            zero(t.w_query),
+            zero(t.w_key),
+            zero(t.w_value),
+            zero(t.rel_row),
+            zero(t.rel_col),
+            torch::stable::zero_(grad_value)};
   }
   if (image_gradient) work.grad_image = map_of(grad_image);
   if (t.value) work.grad_value = map_of(grad_value);
@@ -164,9 +169,9 @@ BlockGradients block_attention_pooled_backward(const Tensor& grad_extreme, const
   const auto in = block_inputs(t);
   const Sizes pooled = pooled_shape(in.shape);
   check_map("grad_extreme", grad_extreme, image, pooled);
-  STD_TORCH_CHECK(position.device() == image.device() && position.scalar_type() == ScalarType::Byte &&
-                      sizes(position) == pooled,
-                  "position does not fit the other arguments in device, dtype or shape");
+  STD_TORCH_CHECK(
+      position.device() == image.device() && position.scalar_type() == ScalarType::Byte && sizes(position) == pooled,
+      "position does not fit the other arguments in device, dtype or shape");
   const Parameter sums("grad_sums", grad_sums, image, {2, pooled[1]}, ScalarType::Double);
   auto work = in.work<BlockBackward>();
   work.grad_extreme = map_of(grad_extreme), work.position = map_of(position);

@@ -18,15 +18,17 @@ from cuda import emulator, fake_gpu
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
-BUILDER = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p)
+BUILDER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p)
+files: list[ctypes.Array] = []  # their memory is the fake driver's to read
 
 
 @BUILDER
-def build(module: bytes, kernel: bytes) -> bytes:
+def build(module: bytes, kernel: bytes) -> int:
     """The shared object that emulates a kernel of a module of the fake NVRTC: "emulated SOURCE NAME=VALUE..."."""
     _, source, *defines = module.decode().split()
     pairs = tuple((name, int(value)) for name, value in (define.split("=") for define in defines))
-    return emulator.load_kernel(source, kernel.decode(), pairs)._name.encode()
+    files.append(ctypes.create_string_buffer(emulator.load_kernel(source, kernel.decode(), pairs)._name.encode()))
+    return ctypes.addressof(files[-1])
 
 
 def install_builder() -> None:
@@ -48,7 +50,7 @@ def compare(function, tensors: dict[str, Tensor | None], device: str, **differen
     errors = {f"result {i}": relative_error(*pair) for i, pair in enumerate(zip(got, expected, strict=True))}
     if not all(result.requires_grad for result in got):
         return errors
-    grads = [torch.randn_like(result).to(mine.dtype) for result, mine in zip(expected, got, strict=True)]
+    grads = [torch.empty_like(result, device="cpu").normal_() for result in got]
     names = [n for n, t in wide.items() if t is not None and t.requires_grad]
     right = torch.autograd.grad(expected, [wide[n] for n in names], [g.double() for g in grads], allow_unused=True)
     mine = torch.autograd.grad(got, [there[n] for n in names], [g.to(device) for g in grads], allow_unused=True)
@@ -107,7 +109,14 @@ def block_tensors(dtype: torch.dtype) -> dict[str, Tensor | None]:
     w_query, w_key = (0.7 * torch.randn(2, 8, 3)).to(dtype)
     w_value = (0.7 * torch.randn(16, 8, 3)).to(dtype)
     rel_row, rel_col = tables(2, 7, 2)
-    return {"image": image, "w_query": w_query, "w_key": w_key, "w_value": w_value, "rel_row": rel_row, "rel_col": rel_col}
+    return {
+        "image": image,
+        "w_query": w_query,
+        "w_key": w_key,
+        "w_value": w_value,
+        "rel_row": rel_row,
+        "rel_col": rel_col,
+    }
 
 
 def block(dtype: torch.dtype, device: str, backend: str) -> dict[str, float]:

@@ -81,7 +81,8 @@ int attribute_of(int attribute) {
     case 16: return 132;                // multiprocessors
     case 75: return architecture / 10;  // compute capability
     case 76: return architecture % 10;
-    case 97: return architecture == 80 ? 163 * 1024 : architecture == 90 || architecture == 100 ? 227 * 1024 : 99 * 1024;
+    case 97:
+      return architecture == 80 ? 163 * 1024 : architecture == 90 || architecture == 100 ? 227 * 1024 : 99 * 1024;
     default: std::abort();
   }
 }
@@ -216,8 +217,8 @@ EXPORT int cuLaunchKernel(Function* function, unsigned x, unsigned y, unsigned z
   if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads == 0 || threads > 1024) return kInvalidValue;
   if (threads_y != 1 || threads_z != 1 || extra != nullptr || parameters == nullptr) return kInvalidValue;
   if (shared > static_cast<unsigned>(function->most_shared)) return kInvalidValue;
-  record("launch %s device=%d stream=%zu grid=%u,%u,%u threads=%u shared=%u\n", function->name.c_str(),
-         current->device, reinterpret_cast<size_t>(stream), x, y, z, threads, shared);
+  record("launch %s device=%d stream=%zu grid=%u,%u,%u threads=%u shared=%u\n", function->name.c_str(), current->device,
+         reinterpret_cast<size_t>(stream), x, y, z, threads, shared);
   if (function->emulate == nullptr) return 0;
   const unsigned grid[3] = {x, y, z};
   const std::lock_guard<std::mutex> lock(mutex);

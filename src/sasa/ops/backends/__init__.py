@@ -11,8 +11,7 @@ from sasa.ops.backends import cpu, cuda, eager, reference, triton
 from sasa.ops.backends.base import Backend, Inputs, Options
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for backend in (reference.BACKEND, eager.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND)
+    backend.name: backend for backend in (reference.BACKEND, eager.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND)
 }
 
 

@@ -46,9 +46,7 @@ class CudaBackend(FunctionBackend):
     def block_backward(self, call: BlockBackward) -> tuple[Tensor | None, ...]:
         """Four kernels."""
         grad_output, inputs, logsumexp, options, image_gradient = call
-        grads = torch.ops.sasa_cuda.block_attention_backward(
-            grad_output, *inputs, logsumexp, *options, image_gradient
-        )
+        grads = torch.ops.sasa_cuda.block_attention_backward(grad_output, *inputs, logsumexp, *options, image_gradient)
         image, *others = _only_of_given(grads, inputs)
         return image if image_gradient else None, *others
 
