@@ -19,8 +19,8 @@ from sasa.errors import ArgumentError
 from sasa.models.config import EXPANSION, STEM_HEADS, ResNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import AttentionStem, LocalAttention2d
+from sasa.nn.conv_norm_act import conv_norm_act
 from sasa.nn.fold import is_folded
-from sasa.nn.norms import layer_norm, layer_norm_add_relu, layer_norm_relu
 
 
 def spatial_layer(config: ResNetConfig, kind: str, channels: int, stride: int) -> nn.Module:
@@ -45,7 +45,7 @@ class ConvNorm(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> what the convolution makes of it, normalised."""
         conv, norm = self
-        return layer_norm(conv, norm, input)
+        return conv_norm_act(input, conv, norm, relu=False)
 
 
 class Bottleneck(nn.Module):
@@ -71,9 +71,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 4 * channels, ceil(H / stride), ceil(W / stride))."""
-        y = layer_norm_relu(self.down, self.norm1, x)
-        y = layer_norm_relu(self.spatial, self.norm2, y)
-        return layer_norm_add_relu(self.up, self.norm3, y, self.shortcut(x))
+        y = conv_norm_act(x, self.down, self.norm1)
+        y = conv_norm_act(y, self.spatial, self.norm2)
+        return conv_norm_act(y, self.up, self.norm3, residual=self.shortcut(x))
 
 
 def make_stem(config: ResNetConfig) -> nn.Module:

@@ -17,8 +17,8 @@ from sasa.models.resnet import FeaturePyramid, ResNet, spatial_layer
 from sasa.models.retinanet_config import LEVELS, SPATIAL, RetinaNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import LocalAttention2d
+from sasa.nn.conv_norm_act import conv_norm_act
 from sasa.nn.fold import is_folded
-from sasa.nn.norms import layer_norm, layer_norm_relu
 
 PRIOR = 0.01  # of an object at an anchor, before training: the focal loss starts from it
 CLASSIFIER_ONLY = ("num_classes", "global_pool", "zero_init_residual")  # options that a trained backbone does not show
@@ -72,9 +72,9 @@ class Pyramid(nn.Module):
         merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for fine in (1, 0):
             merged[fine] = merged[fine] + F.interpolate(merged[fine + 1], size=merged[fine].shape[-2:])
-        levels = [layer_norm(self.layers[n], self.norms[n], x) for n, x in enumerate(merged)]
-        levels.append(layer_norm(self.layers[3], self.norms[3], levels[-1]))
-        levels.append(layer_norm(self.layers[4], self.norms[4], F.relu(levels[-1])))
+        levels = [conv_norm_act(x, self.layers[n], self.norms[n], relu=False) for n, x in enumerate(merged)]
+        levels.append(conv_norm_act(levels[-1], self.layers[3], self.norms[3], relu=False))
+        levels.append(conv_norm_act(F.relu(levels[-1]), self.layers[4], self.norms[4], relu=False))
         return levels
 
 
@@ -117,7 +117,7 @@ class Head(nn.Module):
 
     def _level(self, x: Tensor, level: int) -> Tensor:
         for layer, norms in zip(self.layers, self.norms, strict=True):
-            y = layer_norm_relu(layer, norms[level], x)  # pyright: ignore[reportIndexIssue]
+            y = conv_norm_act(x, layer, norms[level])  # pyright: ignore[reportIndexIssue]
             x = x + y if self.shortcuts else y
         x = self.predict(x)
         batch, channels, height, width = x.shape

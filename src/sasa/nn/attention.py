@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
-from sasa.nn.position import check_position, relative_embedding, sinusoid
+from sasa.nn.position import add_sinusoid, check_position, relative_embedding
 from sasa.ops import reference
 from sasa.ops.backends import check_backend
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding
+from sasa.ops.fusion import may_fuse
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference, split
+
+fx.wrap("qkv_attention")
+fx.wrap("add_sinusoid")
 
 PROJECTED_BYTES = 2**24  # of q, k and v at once, in inference
 
@@ -124,17 +128,17 @@ class LocalAttention2d(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """q, k (left out without content) and v of Eq. 3, one after the other: (B, 3 or 2 * out_channels, H, W)."""
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        if isinstance(x, Tensor) and (x.dim() != 4 or x.shape[1] != self.in_channels):
             raise ArgumentError(f"the input must be (batch, {self.in_channels}, height, width), got {tuple(x.shape)}")
         if self.position == "absolute":
-            x = x + sinusoid(x.shape[1], x.shape[2], x.shape[3], device=x.device).to(x.dtype)
+            x = add_sinusoid(x)
         return self.qkv(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""
-        if x.dim() == 3:
+        if isinstance(x, Tensor) and x.dim() == 3:  # a trace has no shapes to look at, and is taken with a batch
             return self(x[None])[0]
-        if self.has_inference_form(x):
+        if self.may_infer(x):
             return self.infer(x)
         y = qkv_attention(
             self.project(x), self.rel_row, self.rel_col, **self.options(), content=self.content, backend=self.backend
@@ -153,9 +157,14 @@ class LocalAttention2d(nn.Module):
             "scale": self.scale,
         }
 
-    def has_inference_form(self, x: Tensor) -> bool:
-        """Whether `infer` computes the same: nothing to differentiate, and kernels that pool and scale by the way."""
-        return x.device.type == "cpu" and self.backend == "auto" and self.stride <= 2 and not torch.is_grad_enabled()
+    def may_infer(self, x: Tensor) -> bool:
+        """Whether `infer` computes the same, by the kernel that fuses pooling and scaling."""
+        return (
+            self.backend == "auto"
+            and self.stride <= 2
+            and type(self.qkv) is nn.Conv2d  # another module may have parts of its own that see parts of the batch
+            and may_fuse("qkv_attention_inference", x, self.qkv)
+        )
 
     def infer(
         self, x: Tensor, gain: Tensor | None = None, shift: Tensor | None = None, *, relu: bool = False
@@ -169,7 +178,7 @@ class LocalAttention2d(nn.Module):
             relu: whether negative results become 0.
         """
         # A few pictures at a time where q, k and v are large: they are read while they are still in a cache, and
-        # memory of the same size is taken and given back, which the system does not fetch anew.
+        # equal-sized chunks reuse the allocator's memory.
         bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()
         pictures = max(1, PROJECTED_BYTES // max(1, bytes_each))
         parts = [x] if pictures >= x.shape[0] or torch.compiler.is_compiling() else x.split(pictures)

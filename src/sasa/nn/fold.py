@@ -8,7 +8,6 @@ forward pass, so that the rule is the same for every network, ours, torchvision'
 import copy
 from collections import Counter
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
@@ -105,8 +104,7 @@ def _plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 def _pairs(model: nn.Module, prefix: str = "") -> list[Pair]:
     """(first, second) wherever the second layer is the only reader of the first one's output, and both run once."""
     try:
-        with torch.enable_grad():  # the general form of every layer; what is fused for inference hides its parts
-            graph = _Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception:  # a forward that a trace cannot follow may fail in any way; its parts may still be traced
         children = ((name, child) for name, child in model.named_children() if not _is_leaf(child))
         return [pair for name, child in children for pair in _pairs(child, f"{prefix}{name}.")]

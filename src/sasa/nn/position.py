@@ -24,6 +24,11 @@ def relative_embedding(num_heads: int, offsets: int, head_dim: int, **factory) -
     return nn.Parameter(torch.empty(num_heads, offsets, head_dim // 2, **factory))
 
 
+def add_sinusoid(x: Tensor) -> Tensor:
+    """Absolute positions added to a map (B, C, H, W), in its dtype."""
+    return x + sinusoid(*x.shape[1:], device=x.device).to(x.dtype)
+
+
 def sinusoid(channels: int, height: int, width: int, *, device: torch.device | None = None) -> Tensor:
     """Absolute positions as a 2-D sinusoid, (C, H, W) in float32 (Table 5 of the paper, "absolute").
 

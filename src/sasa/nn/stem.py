@@ -5,15 +5,19 @@ Shapes: B batch, C channels, H x W the picture, S the block size, P = S * S posi
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
-from sasa.nn.norms import gain_and_shift, is_plain, statistics_of_sums, uses_batch_statistics
-from sasa.nn.position import check_position, relative_embedding, sinusoid
+from sasa.nn.batch_norm import gain_and_shift, statistics_of_sums, uses_batch_statistics
+from sasa.nn.position import add_sinusoid, check_position, relative_embedding
 from sasa.ops import block_attention
 from sasa.ops.backends import check_backend
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.checks import check_heads
+from sasa.ops.fusion import may_fuse
+
+fx.wrap("block_attention")
+fx.wrap("add_sinusoid")
 
 VALUES = ("mixture", "pointwise", "convolution")
 
@@ -154,13 +158,13 @@ class AttentionStem(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / S), ceil(W / S)), or at full size without pool."""
-        if image.dim() != 4 or image.shape[1] != self.in_channels:
+        if isinstance(image, Tensor) and (image.dim() != 4 or image.shape[1] != self.in_channels):
             raise ArgumentError(
                 f"the picture must be (batch, {self.in_channels}, height, width), got {tuple(image.shape)}"
             )
         if self.position == "absolute":
-            image = image + sinusoid(*image.shape[1:], device=image.device).to(image.dtype)
-        if self._pools_by_the_way(image):
+            image = add_sinusoid(image)
+        if self._may_pool_first(image):
             y = self._attend_and_pool(image)
             return F.relu(y, inplace=True) if self.activation else y
         y = block_attention(
@@ -182,14 +186,14 @@ class AttentionStem(nn.Module):
             y = F.max_pool2d(y, self.block_size, ceil_mode=True)
         return F.relu(y) if self.activation else y
 
-    def _pools_by_the_way(self, image: Tensor) -> bool:
-        """Whether batch norm and pooling can be had without the map at full resolution, and nobody watches it."""
+    def _may_pool_first(self, image: Tensor) -> bool:
+        """Whether the kernel that fuses pooling computes the same, without the map at full resolution."""
         return (
-            image.device.type == "cpu"
-            and self.backend == "auto"
+            self.backend == "auto"
             and self.pool
             and self.block_size <= 16
-            and is_plain(self.norm)
+            and type(self.norm) is nn.BatchNorm2d
+            and may_fuse("block_attention_pooled", image, self.norm)
             and image.shape[0] > 0
         )
 

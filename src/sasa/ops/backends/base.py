@@ -1,6 +1,7 @@
 """What a back-end is: a predicate and two operators; and the two ways in which most of them get their gradients."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,9 +67,13 @@ class DispatcherBackend(Backend):
             name, device = inputs._fields[0], inputs[0].device
             return f"{name} is on {device}, and these kernels run on {self.device_type.upper()} tensors"
         reason = self.missing()
-        if reason is None and not has_kernel("local_attention", self.dispatch_key):
+        if reason is None and not self._is_registered:
             return f"the library has registered no kernels for {self.dispatch_key} tensors"
         return reason
+
+    @cached_property
+    def _is_registered(self) -> bool:
+        return has_kernel("local_attention", self.dispatch_key)
 
     def local_attention(self, inputs: LocalInputs, options: LocalOptions) -> Tensor:
         """The dispatcher op."""

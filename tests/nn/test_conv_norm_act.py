@@ -8,9 +8,9 @@ from torch import nn
 
 import sasa
 from helpers import normal as normal_in
-from sasa.nn import norms
-from sasa.nn.norms import layer_norm, layer_norm_add_relu, layer_norm_relu
-from sasa.ops import native
+from sasa.nn import conv_norm_act as step
+from sasa.nn.conv_norm_act import conv_norm_act
+from sasa.ops import fusion, native
 
 # What stands for torch's own operations does so only with the kernels at hand.
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=f"needs CPU kernels: {native.missing()}")
@@ -48,22 +48,22 @@ def seen(monkeypatch):
     """Which of the one-pass forms ran."""
     ran = []
     for name in ("affine_", "norm_relu"):
-        original = getattr(norms, name)
+        original = getattr(step, name)
 
         def counting(*args, _name=name, _original=original, **options):
             ran.append(_name)
             return _original(*args, **options)
 
-        monkeypatch.setattr(norms, name, counting)
+        monkeypatch.setattr(step, name, counting)
     infer = sasa.LocalAttention2d.infer
     monkeypatch.setattr(sasa.LocalAttention2d, "infer", lambda *a, **o: (ran.append("infer"), infer(*a, **o))[1])
     return ran
 
 
 FORMS = {
-    "relu": lambda layer, norm, x, r: layer_norm_relu(layer, norm, x),
-    "add, relu": layer_norm_add_relu,
-    "norm": lambda layer, norm, x, r: layer_norm(layer, norm, x),
+    "relu": lambda layer, norm, x, r: conv_norm_act(x, layer, norm),
+    "add, relu": lambda layer, norm, x, r: conv_norm_act(x, layer, norm, r),
+    "norm": lambda layer, norm, x, r: conv_norm_act(x, layer, norm, relu=False),
 }
 PLAIN = {
     "relu": lambda layer, norm, x, r: norm(layer(x)).relu(),
@@ -91,7 +91,7 @@ def test_inference_behind_attention(seen, stride):
     layer, norm = attention_norm(stride)
     norm.eval()
     x = pictures(2, 8, 5, 7)
-    got = layer_norm_relu(layer, norm, x)
+    got = conv_norm_act(x, layer, norm)
     assert seen == ["infer"]
     with torch.enable_grad():
         want = norm(layer(x)).relu()
@@ -132,7 +132,7 @@ def test_a_hook_sees_what_it_waits_for(seen, watched):
     caught = []
     {"layer": layer, "norm": norm}[watched].register_forward_hook(lambda m, i, output: caught.append(output.clone()))
     x = pictures(2, 8, 5, 7)
-    layer_norm_relu(layer, norm, x)
+    conv_norm_act(x, layer, norm)
     assert not seen
     assert len(caught) == 1
 
@@ -140,7 +140,7 @@ def test_a_hook_sees_what_it_waits_for(seen, watched):
 def test_planes_in_training_go_torchs_way(seen):
     layer, norm = conv_norm()
     layer.to(memory_format=torch.contiguous_format)
-    layer_norm_relu(layer, norm, normal(2, 8, 5, 7))
+    conv_norm_act(normal(2, 8, 5, 7), layer, norm)
     assert not seen
 
 
@@ -165,9 +165,7 @@ def test_networks_are_the_same_without_it(monkeypatch, name, training):
         return y.detach()
 
     got = run(network)
-    monkeypatch.setattr(native, "_MISSING", "not in this test")  # what norms.py asks
-    monkeypatch.setattr(sasa.AttentionStem, "_pools_by_the_way", lambda *_: False)
-    monkeypatch.setattr(sasa.LocalAttention2d, "has_inference_form", lambda *_: False)
+    monkeypatch.setattr(fusion, "FUSING", {})
     want = run(other)
     torch.testing.assert_close(got.double(), want, rtol=2e-3, atol=2e-3)
     for (parameter, one), two in zip(network.named_parameters(), other.parameters(), strict=True):
