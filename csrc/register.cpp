@@ -14,10 +14,16 @@ namespace {
 // What CUDA tensors take where both can run, unless the environment variable SASA_GPU says "cuda" or "triton".
 constexpr bool kCudaByDefault = false;  // Triton's kernels have been run on a GPU; these have not yet
 
-bool cuda_is_chosen() {
+bool choose_cuda() {
   const char* wanted = std::getenv("SASA_GPU");
   const bool given = wanted != nullptr && *wanted != '\0';
   return (given ? std::string(wanted) == "cuda" : kCudaByDefault) && cuda::why_not_with_torch().empty();
+}
+
+// Decided once, when the library is loaded.
+bool cuda_chosen() {
+  static const bool chosen = choose_cuda();
+  return chosen;
 }
 
 }  // namespace
@@ -26,6 +32,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sasa, m) {
   m.def("cpu_kernels() -> str");
   m.def("cpu_kernels_error() -> str");
   m.def("cpu_multiply_adds(int rounds) -> float");
+  m.def("cuda_chosen() -> bool");
   m.def("cuda_error() -> str");
   m.def("cuda_error_on(int device) -> str");
   m.def("cuda_compiler() -> (str, str, str, int)");
@@ -35,6 +42,7 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CompositeExplicitAutograd, m) {
   m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels));
   m.impl("cpu_kernels_error", TORCH_BOX(&cpu_kernels_error));
   m.impl("cpu_multiply_adds", TORCH_BOX(&cpu_multiply_adds));
+  m.impl("cuda_chosen", TORCH_BOX(&cuda_chosen));
   m.impl("cuda_error", TORCH_BOX(&cuda_error));
   m.impl("cuda_error_on", TORCH_BOX(&cuda_error_on));
   m.impl("cuda_compiler", TORCH_BOX(&cuda_compiler));
@@ -73,7 +81,7 @@ STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
-  if (!cuda_is_chosen()) return;
+  if (!cuda_chosen()) return;
   m.impl("local_attention", TORCH_BOX(&local_attention));
   m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
   m.impl("qkv_attention", TORCH_BOX(&qkv_attention));

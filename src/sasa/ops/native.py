@@ -63,6 +63,14 @@ def cuda_missing_on(device: int) -> str | None:
     return torch.ops.sasa.cuda_error_on(device) or None
 
 
+def cuda_not_chosen() -> str | None:
+    """None where the dispatcher takes the CUDA C++ kernels for CUDA tensors, else the sentence that says why not."""
+    reason = cuda_missing()
+    if reason is None and not torch.ops.sasa.cuda_chosen():
+        return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
+    return reason
+
+
 class CudaCompiler(NamedTuple):
     """What compiles the CUDA kernels of this process, and where they are kept."""
 
