@@ -25,7 +25,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
 SOURCES = "csrc"
-LIBRARY = "libsasa_cpu.so"
+LIBRARY = "libsasa.so"
 REASON = "why_not.txt"
 OLDEST_TORCH = (2, 11)
 

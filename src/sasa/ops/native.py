@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 FOLDER = Path(__file__).parents[1] / "_native"
-LIBRARY = "libsasa_cpu.so"
+LIBRARY = "libsasa.so"
 REASON = "why_not.txt"  # the installation leaves it in place of the library
 
 

@@ -1,6 +1,6 @@
 // A stand-in for libcuda.so.1: it checks what it is asked for as the driver would, writes loads and launches into a file,
-// and runs nothing, unless a module is what the fake NVRTC (nvrtc.cpp) gave and a builder was set: then it launches the
-// emulated kernel, and waits for it.
+// and runs nothing, unless a module is what the fake NVRTC (nvrtc.cpp) gave and a builder was set: then it runs the
+// emulated kernel at once.
 //
 // Environment: FAKE_CUDA_LOG, the file; FAKE_CUDA_DEVICES, how many GPUs; FAKE_CUDA_ARCHITECTURE, such as 90;
 // FAKE_CUDA_VERSION, such as 13000; FAKE_CUDA_FAIL, "cuLaunchKernel=700": that function gives this error;
@@ -104,7 +104,7 @@ namespace {
 Builder builder = nullptr;
 
 Emulate emulated(const std::string& image, const char* kernel) {
-  const char* file = builder == nullptr ? nullptr : builder(image.c_str(), kernel);
+  const char* file = builder(image.c_str(), kernel);
   void* library = file == nullptr ? nullptr : dlopen(file, RTLD_NOW | RTLD_LOCAL);
   return library == nullptr ? nullptr : reinterpret_cast<Emulate>(dlsym(library, "emulate"));
 }
@@ -190,8 +190,9 @@ EXPORT int cuModuleGetFunction(Function** function, Module* module, const char* 
   const bool emulate = is_emulated(module->image.c_str());
   if (!emulate && module->image.find(name) == std::string::npos) return kNotFound;
   *function = new Function{module, name};
-  if (emulate) (*function)->emulate = emulated(module->image, name);
-  return !emulate || (*function)->emulate != nullptr ? 0 : kNotFound;
+  if (!emulate || builder == nullptr) return 0;
+  (*function)->emulate = emulated(module->image, name);
+  return (*function)->emulate != nullptr ? 0 : kNotFound;
 }
 
 EXPORT int cuFuncSetAttribute(Function* function, int attribute, int value) {
