@@ -78,19 +78,6 @@ SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned
   }
 }
 
-SASA_DEVICE void write_logsumexp(const LocalForward& call, const BlockPlace& place, int y0, int x0) {
-  const int height = call.shape.height, width = call.shape.width;
-  for (int i = threadIdx.x; i < kHeads * kUnits * 16; i += kThreads) {
-    // In the order of the map's rows, so that a warp writes whole runs of pixels.
-    const int h = i / (kUnits * 16), row = i / kBlockW % kBlockH, column = i % kBlockW;
-    const int unit = row / kTileH * SASA_UNITS_X + column / kTileW, m = row % kTileH + column % kTileW * kTileH;
-    if (y0 + row >= height || x0 + column >= width) continue;
-    const int64_t plane = place.image * call.shape.heads + place.head + h;
-    store_global(static_cast<float*>(call.logsumexp) + (plane * height + y0 + row) * width + x0 + column,
-                 load_shared<float>(kSums + (h * kUnits * 16 + unit * 16 + m) * 4));
-  }
-}
-
 SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, SASA_ARGUMENT LocalTiling tiling) {
   BlockPlace place = block_place(tiling);
   const Lane lane;
@@ -121,7 +108,9 @@ SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, S
       write_unit(call.output, stage + kQueries, place.image, place.head, unit, y0, x0, height, width, lane);
     }
     __syncthreads();
-    if (call.logsumexp != nullptr) write_logsumexp(call, place, y0, x0);
+    if (call.logsumexp != nullptr) {
+      move_tile_floats<true>(static_cast<float*>(call.logsumexp), kSums, call.shape, place, y0, x0);
+    }
     if constexpr (SASA_STAGES == 1) {
       if (more) copy_forward(call, place, 0, next_y, next_x);
       commit_copies();

@@ -73,15 +73,13 @@ struct LocalLayout {
     return stages * forward_stage() + tables() + warps() * terms() + tile_floats();
   }
 
-  // Queries' gradient: [stage: keys, values, queries, output's gradient, log-sum-exp] tables, terms and offset sums of
-  // each warp, delta. The tables' gradients are summed over the warps where the stage was.
+  // Queries' gradient: keys, values, queries, output's gradient, log-sum-exp, delta; tables; terms and sums of each warp.
+  // The tables' gradients are summed over the warps where the keys were.
   constexpr int sums_stride() const { return 2 * 16 * offset_tiles() + 16; }  // bytes: no conflict for ldmatrix
   constexpr int offset_sums() const { return position ? 16 * sums_stride() : 0; }
-  constexpr int queries_stage() const {
-    return planes() * ((content ? 2 : 1) * halo_plane() + 2 * tile_plane()) + tile_floats();
-  }
+  constexpr int queries_maps() const { return planes() * ((content ? 2 : 1) * halo_plane() + 2 * tile_plane()); }
   constexpr int queries_bytes() const {
-    return stages * queries_stage() + tables() + warps() * (terms() + offset_sums()) + tile_floats();
+    return queries_maps() + 2 * tile_floats() + tables() + warps() * (terms() + offset_sums());
   }
 
   // Keys' and values' gradients: queries, output's gradient; keys, values of the tile; tables; position terms,

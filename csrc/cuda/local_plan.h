@@ -12,8 +12,8 @@ namespace sasa {
 
 // Bytes of shared memory that leave room for several blocks on a multiprocessor.
 constexpr int kSharedAim = 76 * 1024, kSharedAimTwoStages = 50 * 1024;
-// Blocks that fill a large GPU a few times over.
-constexpr int64_t kBlocksAim = 2048;
+// Blocks that fill a large GPU a few times over, and the most tiles of one.
+constexpr int64_t kBlocksAim = 1024, kMostTiles = 32;
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -72,22 +72,22 @@ static inline LocalLayout choose_layout(const LocalShape& shape, bool content, b
   return best;
 }
 
-// Shares the tiles of each image out: chunks of at most `most` tiles, fewer where there would be too few blocks.
-static inline LocalTiling share_tiles(const LocalShape& shape, const LocalLayout& layout, int64_t most) {
+// Shares the tiles of each image out: chunks of at most kMostTiles, fewer where there would be too few blocks.
+static inline LocalTiling share_tiles(const LocalShape& shape, const LocalLayout& layout) {
   const int64_t tiles_x = ceil_div(shape.width, layout.width()), tiles_y = ceil_div(shape.height, layout.height());
   const int64_t groups = shape.heads / layout.heads, tiles = tiles_x * tiles_y;
   int64_t of_chunk = tiles * shape.batch * groups / kBlocksAim;
-  of_chunk = of_chunk < 1 ? 1 : of_chunk > most ? most : of_chunk;
+  of_chunk = of_chunk < 1 ? 1 : of_chunk > kMostTiles ? kMostTiles : of_chunk;
   if (of_chunk > tiles) of_chunk = tiles;
   return {static_cast<int>(tiles_x), static_cast<int>(tiles_y), static_cast<int>(groups),
           static_cast<int>(ceil_div(tiles, of_chunk)), static_cast<int>(of_chunk)};
 }
 
 static inline const char* local_launch(const LocalShape& shape, bool content, bool position, LocalKernel kernel,
-                                       size_t shared_limit, int64_t most_tiles, Launch& launch, LocalTiling& tiling) {
+                                       size_t shared_limit, Launch& launch, LocalTiling& tiling) {
   const LocalLayout layout = choose_layout(shape, content, position, kernel, shared_limit);
   if (layout.units_y == 0) return "the window and the heads need more shared memory than a block of this GPU can have";
-  tiling = share_tiles(shape, layout, most_tiles);
+  tiling = share_tiles(shape, layout);
   const int64_t blocks = shape.batch * tiling.head_groups * tiling.chunks;
   if (blocks > 0x7fffffff) return "the launch would have more than 2**31 blocks";
   launch = Launch();
@@ -120,9 +120,46 @@ static inline const char* plan_local_forward(const LocalForward& call, size_t sh
   if (call.pool != 1 || call.gain != nullptr || call.shift != nullptr || call.relu) {
     return "not fused";
   }
-  refusal = local_launch(call.shape, content, position, LocalKernel::forward, shared_limit, 8, launch, tiling);
+  refusal = local_launch(call.shape, content, position, LocalKernel::forward, shared_limit, launch, tiling);
   launch.source = "local_forward.cuh", launch.kernel = "sasa_local_forward";
   return refusal;
+}
+
+// The backward pass: three launches in this order, each with parameters (LocalBackward, its LocalTiling, LocalWork).
+// `sums` takes the queries' tiling and has no source where there is nothing to add.
+struct LocalBackwardPlan {
+  Launch queries, sums, keys;
+  LocalTiling queries_tiling, keys_tiling;
+  size_t delta_bytes, parts_bytes;  // of LocalWork; float32
+};
+
+static inline const char* plan_local_backward(const LocalBackward& call, size_t shared_limit, LocalBackwardPlan& plan) {
+  const LocalShape& shape = call.shape;
+  const char* refusal = local_refusal(shape);
+  if (refusal != nullptr) return refusal;
+  const bool content = call.key.data != nullptr, position = call.rel_row != nullptr;
+  const Map* maps[7] = {&call.grad_output, &call.query,      &call.value,   &call.grad_query,
+                        &call.grad_value,  &call.key, &call.grad_key};
+  for (int i = 0; i < (content ? 7 : 5); i++) {
+    if (!has_chunks(*maps[i], shape)) return "tensor cores need channels_last maps with rows of whole 16 bytes";
+  }
+  refusal = local_launch(shape, content, position, LocalKernel::queries, shared_limit, plan.queries, plan.queries_tiling);
+  if (refusal != nullptr) return refusal;
+  refusal = local_launch(shape, content, position, LocalKernel::keys, shared_limit, plan.keys, plan.keys_tiling);
+  if (refusal != nullptr) return refusal;
+  plan.queries.source = "local_queries.cuh", plan.queries.kernel = "sasa_local_queries";
+  plan.keys.source = "local_keys.cuh", plan.keys.kernel = "sasa_local_keys";
+  const size_t rows = static_cast<size_t>(shape.batch * shape.heads);
+  plan.delta_bytes = rows * static_cast<size_t>(shape.height * shape.width) * 4;
+  plan.parts_bytes = 0;
+  plan.sums = Launch();
+  const int chunks = plan.queries_tiling.chunks;
+  if (position && chunks > 1) {
+    plan.parts_bytes = rows * static_cast<size_t>(chunks * shape.window * shape.head_dim) * 4;
+    plan.sums.source = "local_sums.cuh", plan.sums.kernel = "sasa_local_sums";
+    plan.sums.grid[0] = static_cast<unsigned>(rows), plan.sums.threads = 128;
+  }
+  return nullptr;
 }
 
 }  // namespace sasa

@@ -78,7 +78,7 @@ SASA_DEVICE Pixel pixel_of_slot(int slot, int y0, int x0) {
 // Copies the block's heads of the tile's pixels; zeros outside the map.
 SASA_DEVICE void copy_tile(unsigned to, const Map& map, int64_t image, int head, int y0, int x0, int height, int width) {
   constexpr int kChunks = kUnits * 16 * kPlanes;
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < (kChunks + kThreads - 1) / kThreads; i++) {
     const int chunk = threadIdx.x + i * kThreads, plane = chunk % kPlanes, slot = chunk / kPlanes;
     if (kChunks % kThreads != 0 && chunk >= kChunks) continue;
@@ -92,7 +92,7 @@ SASA_DEVICE void copy_tile(unsigned to, const Map& map, int64_t image, int head,
 SASA_DEVICE void copy_halo(unsigned to, const Map& map, int64_t image, int head, int y0, int x0, int height, int width) {
   constexpr int kRowChunks = kHaloW * kPlanes;
   constexpr int kRowsAtOnce = kThreads >= kRowChunks ? kThreads / kRowChunks : 1;
-#pragma unroll
+#pragma unroll 1
   for (int first = 0; first < kRowChunks; first += kThreads) {
     const int thread = threadIdx.x, chunk = first + thread % kRowChunks;
     if (kThreads >= kRowChunks ? thread >= kRowsAtOnce * kRowChunks : chunk >= kRowChunks) continue;
@@ -101,7 +101,7 @@ SASA_DEVICE void copy_halo(unsigned to, const Map& map, int64_t image, int head,
     const bool column_inside = static_cast<unsigned>(x) < static_cast<unsigned>(width);
     const Element* source = pixel_of(map, image, y0 - R + row, x, head) + plane * 8;
     unsigned target = to + plane * kHaloPlane + (row * kHaloW + column) * kChunk;
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < (kHaloH + kRowsAtOnce - 1) / kRowsAtOnce; i++) {
       const bool inside = column_inside && static_cast<unsigned>(y0 - R + row) < static_cast<unsigned>(height);
       if (row < kHaloH) copy_async(target, source, inside);
@@ -269,6 +269,28 @@ SASA_DEVICE void write_unit(const Map& map, unsigned planes, int64_t image, int 
     const Chunk value = load_shared<Chunk>(planes + plane * kTilePlane + slot * kChunk);
     store_global(reinterpret_cast<Chunk*>(const_cast<Element*>(
                      pixel_of(map, image, pixel.y, pixel.x, head) + plane * 8)), value);
+  }
+}
+
+// Copies one float for each pixel of the tile and each of the block's heads from or to a (B, N, H, W) array, in the order
+// of the array's rows, so that a warp touches whole runs of pixels. In shared memory: heads, then slots.
+template <bool WRITE>
+SASA_DEVICE void move_tile_floats(float* array, unsigned shared, const LocalShape& shape, const BlockPlace& place, int y0,
+                                  int x0) {
+  const int height = shape.height, width = shape.width;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kHeads * kUnits * 16; i += kThreads) {
+    const int h = i / (kUnits * 16), row = i / kBlockW % kBlockH, column = i % kBlockW;
+    const int unit = row / kTileH * SASA_UNITS_X + column / kTileW, m = row % kTileH + column % kTileW * kTileH;
+    const bool inside = y0 + row < height && x0 + column < width;
+    const int64_t plane = place.image * shape.heads + place.head + h;
+    float* at = array + (plane * height + y0 + row) * width + x0 + column;
+    const unsigned slot = shared + (h * kUnits * 16 + unit * 16 + m) * 4;
+    if constexpr (WRITE) {
+      if (inside) store_global(at, load_shared<float>(slot));
+    } else {
+      store_shared(slot, inside ? load_global(at) : 0.f);
+    }
   }
 }
 

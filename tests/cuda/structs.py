@@ -72,3 +72,15 @@ class Launch(ctypes.Structure):
 
     def variant(self) -> tuple[tuple[str, int], ...]:
         return tuple((d.name.decode(), d.value) for d in self.defines[: self.define_count])
+
+
+class LocalWork(ctypes.Structure):
+    _fields_ = [("delta", ctypes.c_void_p), ("parts", ctypes.c_void_p)]
+
+
+class LocalBackwardPlan(ctypes.Structure):
+    _fields_ = [
+        *((name, Launch) for name in "queries sums keys".split()),
+        *((name, LocalTiling) for name in "queries_tiling keys_tiling".split()),
+        *((name, ctypes.c_size_t) for name in "delta_bytes parts_bytes".split()),
+    ]

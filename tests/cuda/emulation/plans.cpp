@@ -9,3 +9,7 @@ EXPORT const char* sasa_plan_local_forward(const LocalForward* call, size_t shar
                                            LocalTiling* tiling) {
   return plan_local_forward(*call, shared_limit, *launch, *tiling);
 }
+
+EXPORT const char* sasa_plan_local_backward(const LocalBackward* call, size_t shared_limit, LocalBackwardPlan* plan) {
+  return plan_local_backward(*call, shared_limit, *plan);
+}
