@@ -102,7 +102,9 @@ static inline const char* refusal(const BlockShape& shape) {
 
 }  // namespace block
 
-static inline const char* plan_block_forward(const BlockForward& call, size_t shared_limit, BlockPlan& plan) {
+// `tensor_cores`: whether the GPU has those that the kernels are written for (sm_80 and later).
+static inline const char* plan_block_forward(const BlockForward& call, size_t shared_limit, BlockPlan& plan,
+                                             bool tensor_cores = true) {
   const BlockShape& shape = call.shape;
   const char* refusal = block::refusal(shape);
   if (refusal != nullptr) return refusal;
@@ -122,7 +124,7 @@ static inline const char* plan_block_forward(const BlockForward& call, size_t sh
     plan.attend.shared += static_cast<size_t>(plan.elements) * 8;
   }
   const bool pooled_only = call.output.data == nullptr && call.logsumexp == nullptr && call.extreme.data != nullptr;
-  if (pooled_only && block::on_tensor_cores(shape, call.w_value)) {
+  if (tensor_cores && pooled_only && block::on_tensor_cores(shape, call.w_value)) {
     plan.attend = block::tensor_block(shape, call.w_key != nullptr);
     plan.attend.source = "block_tensor_forward.cuh", plan.attend.kernel = "sasa_block_tensor_forward";
     if (plan.parts > 0) plan.parts = plan.attend.grid[0];
@@ -133,7 +135,8 @@ static inline const char* plan_block_forward(const BlockForward& call, size_t sh
                                            : nullptr;
 }
 
-static inline const char* plan_block_backward(const BlockBackward& call, size_t shared_limit, BlockPlan& plan) {
+static inline const char* plan_block_backward(const BlockBackward& call, size_t shared_limit, BlockPlan& plan,
+                                              bool tensor_cores = true) {
   const BlockShape& shape = call.shape;
   const char* refusal = block::refusal(shape);
   if (refusal != nullptr) return refusal;
@@ -147,8 +150,8 @@ static inline const char* plan_block_backward(const BlockBackward& call, size_t 
   plan.parts = block::parts(tiles, plan.elements * int64_t(compute_bytes(shape.storage)));
   plan.attend = block::any_block(shape, call.w_key != nullptr);
   plan.attend.source = "block_backward.cuh", plan.attend.kernel = "sasa_block_backward";
-  if (call.grad_output.data == nullptr && call.grad_image.data == nullptr &&
-      block::on_tensor_cores(shape, call.w_value)) {
+  const bool pooled_only = call.grad_output.data == nullptr && call.grad_image.data == nullptr;
+  if (tensor_cores && pooled_only && block::on_tensor_cores(shape, call.w_value)) {
     plan.attend = block::tensor_block(shape, call.w_key != nullptr);
     plan.attend.source = "block_tensor_backward.cuh", plan.attend.kernel = "sasa_block_tensor_backward";
     plan.parts = plan.attend.grid[0];
