@@ -214,8 +214,8 @@ SASA_DEVICE void differentiate(LaneGradients& grads, const LaneOutputGradients& 
 
 }  // namespace sasa
 
-// Registers for three thread blocks of four heads on a multiprocessor.
-#define SASA_BOUNDS 32 * SASA_HEADS, SASA_HEADS <= 4 ? 12 / SASA_HEADS : 1
+// Registers for twelve warps on a multiprocessor; with four channels for eight.
+#define SASA_BOUNDS 32 * SASA_HEADS, (SASA_C == 4 ? 8 : 12) / SASA_HEADS
 SASA_KERNEL(SASA_BOUNDS)
 void sasa_block_tensor_backward(SASA_ARGUMENT sasa::BlockBackward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   using namespace sasa;

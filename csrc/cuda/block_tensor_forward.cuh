@@ -159,7 +159,7 @@ SASA_DEVICE void attend(LanePooling& pooling, const LaneWeights& weights, const 
 
 }  // namespace sasa
 
-// Registers for four thread blocks of four heads on a multiprocessor.
+// Registers for sixteen warps on a multiprocessor.
 #define SASA_BOUNDS 32 * SASA_HEADS, 16 / SASA_HEADS
 SASA_KERNEL(SASA_BOUNDS)
 void sasa_block_tensor_forward(SASA_ARGUMENT sasa::BlockForward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
