@@ -48,10 +48,15 @@ def check(shape, padding, terms, dtype, layout="channels_last", scale=1.0):
 
 @DTYPES
 @PADDINGS
-@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-@pytest.mark.parametrize("terms", ["both", "content", "relative"])  # the same kernels
-def test_agrees(dtype, padding, layout, terms):
-    check(COMMON, padding, terms, dtype, layout)
+@pytest.mark.parametrize("terms", ["both", "content", "relative"])
+def test_agrees(dtype, padding, terms):
+    check(COMMON, padding, terms, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@PADDINGS
+def test_planar_maps(dtype, padding):
+    check(COMMON, padding, "both", dtype, "contiguous")
 
 
 @PADDINGS
