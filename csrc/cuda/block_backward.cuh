@@ -147,15 +147,16 @@ struct GradientPart {
     for (int i = threadIdx.x; i < P * count; i += kThreads) {
       const int s = i / count, e = i % count / C, c = i % C;
       Compute sum = 0;
-      for (int block = 0; block < kBlocks; block++) sum += kOutputs.get(block * P + s, e) * kPixels.get(block * P + s, c);
+      for (int block = 0; block < kBlocks; block++)
+        sum += kOutputs.get(block * P + s, e) * kPixels.get(block * P + s, c);
       add(C * (C + 2 * O) + (s * E + first + e) * C + c, sum);
     }
   }
 };
 
 // One head of a tile; the gradient of the thread's pixel is added to grad_pixel.
-SASA_DEVICE void backward_head(const BlockBackward& call, const Head& head, const Pixel& pixel, const GradientPart& part,
-                               Compute (&grad_pixel)[C]) {
+SASA_DEVICE void backward_head(const BlockBackward& call, const Head& head, const Pixel& pixel,
+                               const GradientPart& part, Compute (&grad_pixel)[C]) {
   const int t = threadIdx.x;
   const HeadBackward backward{call, head, pixel};
   Gathered gathered = {};
@@ -204,8 +205,8 @@ SASA_DEVICE void backward_head(const BlockBackward& call, const Head& head, cons
 
 }  // namespace sasa
 
-SASA_KERNEL(SASA_THREADS) void sasa_block_backward(SASA_ARGUMENT sasa::BlockBackward call,
-                                                   SASA_ARGUMENT sasa::BlockWorkspace workspace) {
+SASA_KERNEL(SASA_THREADS)
+void sasa_block_backward(SASA_ARGUMENT sasa::BlockBackward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   using namespace sasa;
   const ImageGrid grid(call.shape);
   const int64_t elements = gradient_elements(call.shape, call.w_value != nullptr), heads = call.shape.heads;

@@ -3,8 +3,8 @@
 //
 //     logit = scale (x_p . M x_s + x_p . A_row[s - p] + x_p . A_col[s - p])
 //
-// sasa_block_fold makes them, times scale, in the units of exponential(); sasa_block_unfold turns the gradients of M and
-// A (without factors) into those of W_Q, W_K and r.
+// sasa_block_fold makes them, times scale, in the units of exponential(); sasa_block_unfold turns the gradients of M
+// and A (without factors) into those of W_Q, W_K and r.
 #include "elements.cuh"
 #include "workspaces.h"
 
@@ -21,7 +21,9 @@ struct BlockWeights {
     rel_row = static_cast<const Compute*>(call.rel_row), rel_col = static_cast<const Compute*>(call.rel_col);
   }
 
-  SASA_DEVICE Compute query(int64_t n, int64_t d, int64_t c) const { return load_global(w_query + (n * D + d) * C + c); }
+  SASA_DEVICE Compute query(int64_t n, int64_t d, int64_t c) const {
+    return load_global(w_query + (n * D + d) * C + c);
+  }
   SASA_DEVICE Compute key(int64_t n, int64_t d, int64_t c) const { return load_global(w_key + (n * D + d) * C + c); }
   // Channel d of the embedding of offset o: of rows in the first half of the channels, of columns in the second.
   SASA_DEVICE Compute relative(int64_t n, int64_t o, int64_t d) const {
@@ -88,26 +90,27 @@ SASA_DEVICE void fold(const Call& call, const BlockWorkspace& workspace) {
   const int64_t C = weights.C, O = weights.O, elements = folded_elements(call.shape), i = thread_of_grid();
   if (i >= elements * call.shape.heads) return;
   const int64_t n = i / elements, rest = i % elements, offset = (rest - C * C) / C;
-  const Compute sum = rest < C * C ? weights.content(n, rest / C, rest % C)
-                                   : weights.offset(n, offset >= O, offset % O, rest % C);
-  store_global(static_cast<Compute*>(workspace.folded) + i, sum * static_cast<Compute>(call.shape.scale) * kUnit<Compute>);
+  const Compute sum =
+      rest < C * C ? weights.content(n, rest / C, rest % C) : weights.offset(n, offset >= O, offset % O, rest % C);
+  store_global(static_cast<Compute*>(workspace.folded) + i,
+               sum * static_cast<Compute>(call.shape.scale) * kUnit<Compute>);
 }
 
 }  // namespace sasa
 
 // A thread for each element of `folded`.
-SASA_KERNEL(128) void sasa_block_fold(SASA_ARGUMENT sasa::BlockForward call,
-                                      SASA_ARGUMENT sasa::BlockWorkspace workspace) {
+SASA_KERNEL(128)
+void sasa_block_fold(SASA_ARGUMENT sasa::BlockForward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   sasa::fold(call, workspace);
 }
-SASA_KERNEL(128) void sasa_block_fold_backward(SASA_ARGUMENT sasa::BlockBackward call,
-                                               SASA_ARGUMENT sasa::BlockWorkspace workspace) {
+SASA_KERNEL(128)
+void sasa_block_fold_backward(SASA_ARGUMENT sasa::BlockBackward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   sasa::fold(call, workspace);
 }
 
 // A thread for each element of the largest gradient.
-SASA_KERNEL(128) void sasa_block_unfold(SASA_ARGUMENT sasa::BlockBackward call,
-                                        SASA_ARGUMENT sasa::BlockWorkspace workspace) {
+SASA_KERNEL(128)
+void sasa_block_unfold(SASA_ARGUMENT sasa::BlockBackward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   using namespace sasa;
   const BlockWeights weights(call);
   const int64_t C = weights.C, D = weights.D, O = weights.O, half = weights.half, N = call.shape.heads;

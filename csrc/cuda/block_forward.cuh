@@ -59,7 +59,8 @@ struct BlockPooling {
 
   SASA_DEVICE void write_sums(const BlockWorkspace& workspace) const {
     for (int i = threadIdx.x; i < 2 * channels; i += kThreads) {
-      store_global(static_cast<double*>(workspace.sums) + blockIdx.x * 2 * channels + i, load_shared<double>(total_at(i)));
+      store_global(static_cast<double*>(workspace.sums) + blockIdx.x * 2 * channels + i,
+                   load_shared<double>(total_at(i)));
     }
   }
 };
@@ -100,8 +101,8 @@ SASA_DEVICE void forward_head(const BlockForward& call, const Head& head, const 
 
 }  // namespace sasa
 
-SASA_KERNEL(SASA_THREADS) void sasa_block_forward(SASA_ARGUMENT sasa::BlockForward call,
-                                                  SASA_ARGUMENT sasa::BlockWorkspace workspace) {
+SASA_KERNEL(SASA_THREADS)
+void sasa_block_forward(SASA_ARGUMENT sasa::BlockForward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   using namespace sasa;
   const ImageGrid grid(call.shape);
   const BlockPooling pooling{call, grid, call.shape.heads * E};

@@ -27,8 +27,9 @@ struct BlockLayout {
   }
 };
 
-// The kernels on tensor cores (block_tensor_tile.cuh): pixels from one row of a strip to the next; bytes of the strip, or
-// at the end of the backward pass of 5 floats for each lane; and bytes of each head's weights, and 16 of each lane, behind it.
+// The kernels on tensor cores (block_tensor_tile.cuh): pixels from one row of a strip to the next; bytes of the strip,
+// or at the end of the backward pass of 5 floats for each lane; and bytes of each head's weights, and 16 of each lane,
+// behind it.
 constexpr int tensor_row_pixels(int columns) { return columns * 4 + (columns % 2 == 0 ? 4 : 0); }
 constexpr int tensor_strip_bytes(int columns, int heads) {
   const int strip = 4 * tensor_row_pixels(columns) * 16, sums = heads * 32 * 5 * 4;

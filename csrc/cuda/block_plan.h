@@ -11,11 +11,12 @@ namespace sasa {
 
 // Launches, in this order: `fold` and `attend` take (BlockForward or BlockBackward, BlockWorkspace). Where there are
 // parts, `sum` takes SumParts of them: of BlockWorkspace's sums, into the sums of the call, or of its grads, into its
-// total. Backward, `unfold` then makes the gradients of the weights from `total`, one of each and not one of each strip.
+// total. Backward, `unfold` then makes the gradients of the weights from `total`, one of each and not one of each
+// strip.
 struct BlockPlan {
   Launch fold, attend, sum, unfold;
-  int64_t folded_elements = 0;         // of BlockWorkspace, compute type
-  int64_t parts = 0, elements = 0;     // of its sums (double) or grads (compute type): (parts, elements)
+  int64_t folded_elements = 0;      // of BlockWorkspace, compute type
+  int64_t parts = 0, elements = 0;  // of its sums (double) or grads (compute type): (parts, elements)
 };
 
 namespace block {
@@ -40,7 +41,8 @@ static inline Launch for_each(int64_t elements, const char* kernel, Storage stor
 
 static inline BlockLayout layout(const BlockShape& shape) {
   return {static_cast<int>(shape.block), static_cast<int>(shape.channels),
-          static_cast<int>(shape.value_dim < 16 ? shape.value_dim : 16), shape.block * shape.block > kThreads ? 256 : kThreads};
+          static_cast<int>(shape.value_dim < 16 ? shape.value_dim : 16),
+          shape.block * shape.block > kThreads ? 256 : kThreads};
 }
 
 static inline int64_t blocks_of(const BlockShape& shape) {
@@ -129,7 +131,8 @@ static inline const char* plan_block_forward(const BlockForward& call, size_t sh
     return nullptr;
   }
   plan.attend.grid[0] = static_cast<unsigned>(plan.parts > 0 ? plan.parts : tiles < 65536 ? tiles : 65536);
-  return plan.attend.shared > shared_limit ? "the block and its channels need more shared memory than this GPU has" : nullptr;
+  return plan.attend.shared > shared_limit ? "the block and its channels need more shared memory than this GPU has"
+                                           : nullptr;
 }
 
 static inline const char* plan_block_backward(const BlockBackward& call, size_t shared_limit, BlockPlan& plan,
@@ -158,7 +161,8 @@ static inline const char* plan_block_backward(const BlockBackward& call, size_t 
   int64_t largest = N * shape.head_dim * (C > 2 * shape.block ? C : 2 * shape.block);
   if (values && P * N * shape.value_dim * C > largest) largest = P * N * shape.value_dim * C;
   plan.unfold = block::for_each(largest, "sasa_block_unfold", shape.storage);
-  return plan.attend.shared > shared_limit ? "the block and its channels need more shared memory than this GPU has" : nullptr;
+  return plan.attend.shared > shared_limit ? "the block and its channels need more shared memory than this GPU has"
+                                           : nullptr;
 }
 
 }  // namespace sasa

@@ -8,9 +8,9 @@
 namespace sasa {
 
 struct LaneGradients {
-  float content[C][C] = {};      // of M, a part of the sum
+  float content[C][C] = {};                   // of M, a part of the sum
   float rows[3][C] = {}, columns[2][C] = {};  // of A, by offset, as in LaneWeights
-  float values[2][4][C] = {};    // of the values' matrices, of channel g or g + 8 and key k
+  float values[2][4][C] = {};                 // of the values' matrices, of channel g or g + 8 and key k
 };
 
 // What pooling's gradients are in channels g and g + 8; those of the sums lie in shared memory, to spare registers.
@@ -214,10 +214,10 @@ SASA_DEVICE void differentiate(LaneGradients& grads, const LaneOutputGradients& 
 
 }  // namespace sasa
 
-// Registers for three thread blocks of four heads on a multiprocessor.
-#define SASA_BOUNDS 32 * SASA_HEADS, SASA_HEADS <= 4 ? 12 / SASA_HEADS : 1
-SASA_KERNEL(SASA_BOUNDS) void sasa_block_tensor_backward(SASA_ARGUMENT sasa::BlockBackward call,
-                                                             SASA_ARGUMENT sasa::BlockWorkspace workspace) {
+// Registers for twelve warps on a multiprocessor; with four channels for eight.
+#define SASA_BOUNDS 32 * SASA_HEADS, (SASA_C == 4 ? 8 : 12) / SASA_HEADS
+SASA_KERNEL(SASA_BOUNDS)
+void sasa_block_tensor_backward(SASA_ARGUMENT sasa::BlockBackward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   using namespace sasa;
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int64_t heads = call.shape.heads;

@@ -5,7 +5,8 @@
 namespace sasa {
 
 // y^T of one block, divided by the sums of p, which a product with ones gives where they are needed.
-SASA_DEVICE void outputs(float (&y)[2][4], const LanePixels& pixels, const LaneWeights& weights, const float (&p)[2][4]) {
+SASA_DEVICE void outputs(float (&y)[2][4], const LanePixels& pixels, const LaneWeights& weights,
+                         const float (&p)[2][4]) {
   const unsigned ones[4] = {kOnes, kOnes, kOnes, kOnes};
   unsigned values[4], packed[2][2];
   float sums[2][4];
@@ -51,8 +52,8 @@ struct Extreme {
   SASA_DEVICE int position() const { return is_nan() ? key & 15 : 15 - (bits() & 15); }
 };
 
-// Channels g and g + 8 of a head, over the blocks of a thread block. The outputs come with the sign of their channel, so
-// that every extreme is a maximum.
+// Channels g and g + 8 of a head, over the blocks of a thread block. The outputs come with the sign of their channel,
+// so that every extreme is a maximum.
 struct LanePooling {
   const BlockForward& call;
   int n, g, t;
@@ -158,10 +159,10 @@ SASA_DEVICE void attend(LanePooling& pooling, const LaneWeights& weights, const 
 
 }  // namespace sasa
 
-// Registers for four thread blocks of four heads on a multiprocessor.
+// Registers for sixteen warps on a multiprocessor.
 #define SASA_BOUNDS 32 * SASA_HEADS, 16 / SASA_HEADS
-SASA_KERNEL(SASA_BOUNDS) void sasa_block_tensor_forward(SASA_ARGUMENT sasa::BlockForward call,
-                                                            SASA_ARGUMENT sasa::BlockWorkspace workspace) {
+SASA_KERNEL(SASA_BOUNDS)
+void sasa_block_tensor_forward(SASA_ARGUMENT sasa::BlockForward call, SASA_ARGUMENT sasa::BlockWorkspace workspace) {
   using namespace sasa;
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int given = blockIdx.y * kWarps + warp, n = given < call.shape.heads ? given : 0;  // without a head: head 0

@@ -1,15 +1,16 @@
-// Attention inside blocks on tensor cores, for the stem of a ResNet: blocks of 4 x 4 pixels, heads of 16 value channels,
-// an image of up to 4 channels, 16-bit storage, and only what pooling leaves of the result. What both directions share.
+// Attention inside blocks on tensor cores, for the stem of a ResNet: blocks of 4 x 4 pixels, heads of 16 value
+// channels, an image of up to 4 channels, 16-bit storage, and only what pooling leaves of the result. What both
+// directions share.
 //
 // A warp takes one head of one block at a time, 16 queries p and 16 keys s. With g = lane / 4 and t = lane % 4 a lane
-// holds the logits of queries g and g + 8 with keys 2 t, 2 t + 1, 2 t + 8 and 2 t + 9: the place of an accumulator, and of
-// the operand of the next product. Products with the image's few channels are done in float, with the head's matrices in
-// registers for the whole launch; those of 16 x 16 x 16 on tensor cores. Outputs come transposed, channels e = g and g + 8
-// of queries 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, so that pooling needs few shuffles.
+// holds the logits of queries g and g + 8 with keys 2 t, 2 t + 1, 2 t + 8 and 2 t + 9: the place of an accumulator, and
+// of the operand of the next product. Products with the image's few channels are done in float, with the head's
+// matrices in registers for the whole launch; those of 16 x 16 x 16 on tensor cores. Outputs come transposed, channels
+// e = g and g + 8 of queries 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, so that pooling needs few shuffles.
 //
-// A thread block goes through strips of SASA_COLUMNS blocks side by side, a warp for each of SASA_HEADS heads. Strips lie
-// in shared memory as 4 rows of pixels, 16 bytes each; rows are 4 pixels longer than a multiple of 8, so that the four
-// keys that a quarter of a warp reads lie in different banks.
+// A thread block goes through strips of SASA_COLUMNS blocks side by side, a warp for each of SASA_HEADS heads. Strips
+// lie in shared memory as 4 rows of pixels, 16 bytes each; rows are 4 pixels longer than a multiple of 8, so that the
+// four keys that a quarter of a warp reads lie in different banks.
 //
 // The build gives SASA_STORAGE, SASA_C, SASA_COLUMNS, SASA_HEADS and SASA_CONTENT, whether there is q.k.
 #pragma once
@@ -24,13 +25,13 @@ constexpr int kWarps = SASA_HEADS, kThreads = 32 * kWarps, kColumns = SASA_COLUM
 constexpr int kRowPixels = tensor_row_pixels(kColumns);
 constexpr unsigned kStripBytes = tensor_strip_bytes(kColumns, kWarps), kWeightBytes = tensor_weight_bytes(C);
 constexpr unsigned kOnes = SASA_STORAGE == 2 ? 0x3F803F80u : 0x3C003C00u;  // 1, in both 16 bits
-using Colour = Vector<float, 4>;  // of a pixel, zeros beyond C
+using Colour = Vector<float, 4>;                                           // of a pixel, zeros beyond C
 
 // The keys of lane t, and in the transposed outputs its queries.
 SASA_DEVICE int key_of(int t, int k) { return 2 * t + k % 2 + k / 2 * 8; }
 
-// From a query's row to a key's, where i = (pair of keys) - (half of the queries) + 1; and from a query's column to that
-// of keys k with k % 2 = i.
+// From a query's row to a key's, where i = (pair of keys) - (half of the queries) + 1; and from a query's column to
+// that of keys k with k % 2 = i.
 SASA_DEVICE int row_offset(int g, int t, int i) { return t / 2 - g / 4 + 2 * (i - 1); }
 SASA_DEVICE int column_offset(int g, int t, int i) { return 2 * t % 4 - g % 4 + i; }
 
@@ -95,7 +96,8 @@ struct LaneWeights {
 
   // `sign` of channels g and g + 8 goes into their values.
   template <class Call>
-  SASA_DEVICE LaneWeights(const Call& call, const BlockWorkspace& workspace, int n, int g, int t, const float (&sign)[2]) {
+  SASA_DEVICE LaneWeights(const Call& call, const BlockWorkspace& workspace, int n, int g, int t,
+                          const float (&sign)[2]) {
     const float* head = static_cast<const float*>(workspace.folded) + n * folded_elements(call.shape);
     const unsigned lane = 4 * g + t, first = kStripBytes + threadIdx.x / 32 * kWeightBytes;
     content = first, values = first + C * 16 + lane * 16;
@@ -111,7 +113,8 @@ struct LaneWeights {
       for (int j = i; j < i + 4; j++) {
         const int half = j / (4 * C), s = key_of(t, j / C % 4);
         const float* matrices = static_cast<const float*>(call.w_value);
-        some.at[j - i] = load_global(matrices + ((s * call.shape.heads + n) * E + g + 8 * half) * C + j % C) * sign[half];
+        some.at[j - i] =
+            load_global(matrices + ((s * call.shape.heads + n) * E + g + 8 * half) * C + j % C) * sign[half];
       }
       store_shared(values + i * 128, some);
     }
@@ -162,7 +165,8 @@ struct LanePixels {
 
   // exp(logit - maximum) of the lane's queries and keys; 0 for keys beyond the image. WHOLE: there are none.
   template <bool WHOLE>
-  SASA_DEVICE void exponentials(float (&p)[2][4], const LaneWeights& weights, const Strip& strip, int block, int t) const {
+  SASA_DEVICE void exponentials(float (&p)[2][4], const LaneWeights& weights, const Strip& strip, int block,
+                                int t) const {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       float of_rows[2], of_columns[2];

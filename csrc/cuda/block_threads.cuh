@@ -1,7 +1,7 @@
-// Attention inside blocks of any size: what forward and backward share. A thread takes one pixel of a block of the image,
-// as query and as key; as many whole blocks as fit share a thread block, which goes through the heads one by one and
-// through the value channels SASA_CHUNK at a time. The weights of the softmax are computed again for each chunk rather
-// than kept.
+// Attention inside blocks of any size: what forward and backward share. A thread takes one pixel of a block of the
+// image, as query and as key; as many whole blocks as fit share a thread block, which goes through the heads one by one
+// and through the value channels SASA_CHUNK at a time. The weights of the softmax are computed again for each chunk
+// rather than kept.
 //
 // The build gives SASA_STORAGE, SASA_S the side of a block, SASA_C channels of the image, SASA_E value channels of a
 // head, SASA_CONTENT whether there is q.k, SASA_CHUNK and SASA_THREADS.
@@ -45,10 +45,10 @@ struct ImageGrid {
 
 // The pixel of the calling thread.
 struct Pixel {
-  int64_t b, row, column;      // of its block, in blocks
-  int block, p, row0;          // place in the tile and in the block; the block's first row of shared memory
-  int64_t height, width;       // of the part of the block that is in the image
-  bool exists, inside;         // the block; the pixel
+  int64_t b, row, column;  // of its block, in blocks
+  int block, p, row0;      // place in the tile and in the block; the block's first row of shared memory
+  int64_t height, width;   // of the part of the block that is in the image
+  bool exists, inside;     // the block; the pixel
 
   SASA_DEVICE Pixel(const BlockShape& shape, const ImageGrid& grid, int64_t tile) {
     block = threadIdx.x / P, p = threadIdx.x % P, row0 = block * P;
@@ -131,7 +131,8 @@ SASA_DEVICE Compute normalise(const Pixel& pixel) {
   Compute maximum = -infinity(), sum = 0;
   each_inside(pixel, [&](int, int row, int column) { maximum = larger(maximum, logit(t, pixel.row0, row, column)); });
   if (maximum == -infinity()) maximum = 0;
-  each_inside(pixel, [&](int, int row, int column) { sum += exponential(logit(t, pixel.row0, row, column) - maximum); });
+  each_inside(pixel,
+              [&](int, int row, int column) { sum += exponential(logit(t, pixel.row0, row, column) - maximum); });
   kQueries.put(t, kMaximum, maximum);
   kQueries.put(t, kInverse, 1 / sum);
   return log_sum(maximum, sum);

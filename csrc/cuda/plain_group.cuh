@@ -1,9 +1,9 @@
 // Local attention without tensor cores: what its three kernels share.
 //
-// A group of SASA_LANES lanes of a warp takes SASA_ROWS pixels of one head, one above the other. Each lane holds some of
-// the head's channels; a dot product is the sum over the group. In channels_last maps the lanes of a group lie side by
-// side and heads follow each other; in planar maps (SASA_PLANAR) neighbouring lanes take neighbouring columns. Pixels
-// one above the other share the keys of their windows, so a key is loaded once for SASA_ROWS queries.
+// A group of SASA_LANES lanes of a warp takes SASA_ROWS pixels of one head, one above the other. Each lane holds some
+// of the head's channels; a dot product is the sum over the group. In channels_last maps the lanes of a group lie side
+// by side and heads follow each other; in planar maps (SASA_PLANAR) neighbouring lanes take neighbouring columns.
+// Pixels one above the other share the keys of their windows, so a key is loaded once for SASA_ROWS queries.
 //
 // The build gives SASA_STORAGE, SASA_K the window, SASA_D and SASA_E the channels of a head, SASA_LANES, SASA_ROWS,
 // SASA_PLANAR, and SASA_VECTOR_D, SASA_VECTOR_E, SASA_VECTOR_TABLE: how many neighbouring elements a lane loads at once
@@ -16,10 +16,10 @@ namespace sasa {
 
 constexpr int K = SASA_K, kHalf = K / 2, D = SASA_D, E = SASA_E;
 constexpr int kLanes = SASA_LANES, kRows = SASA_ROWS, kThreads = 128;
-constexpr int kLaneStep = SASA_PLANAR ? 32 / kLanes : 1;     // between neighbouring lanes of a group
-constexpr int kGroups = kThreads / kLanes;                   // of a block
+constexpr int kLaneStep = SASA_PLANAR ? 32 / kLanes : 1;  // between neighbouring lanes of a group
+constexpr int kGroups = kThreads / kLanes;                // of a block
 constexpr int kDepth = (D + kLanes - 1) / kLanes, kWidth = (E + kLanes - 1) / kLanes;  // channels of a lane
-constexpr int kUnroll = K <= 11 ? K : 1;                     // columns of the window in registers
+constexpr int kUnroll = K <= 11 ? K : 1;  // columns of the window in registers
 
 SASA_DEVICE Compute sum_of_group(Compute x) {
 #pragma unroll
@@ -31,11 +31,11 @@ SASA_DEVICE Compute sum_of_group(Compute x) {
 struct Group {
   int64_t b;
   int n, y, x, lane;
-  int index;   // of the block's groups
+  int index;    // of the block's groups
   bool inside;  // x and y are in the map
 
-  // Tile `tile` of the images' tiles; `heads` of the heads from first_head on share a block. `columns` and `rows_of_tiles`
-  // are those of the map of groups.
+  // Tile `tile` of the images' tiles; `heads` of the heads from first_head on share a block. `columns` and
+  // `rows_of_tiles` are those of the map of groups.
   SASA_DEVICE Group(int64_t tile, int tiles_of_image, int first_head, int heads, int columns, int rows_of_tiles) {
     const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
     lane = SASA_PLANAR ? in_warp / kLaneStep : in_warp % kLanes;
@@ -70,7 +70,7 @@ SASA_DEVICE void load_channels(Compute (&to)[N], const T* pixel, int64_t stride,
       Vector<T, VECTOR> some = {};
       if (inside) some = load_global(reinterpret_cast<const Vector<T, VECTOR>*>(pixel + first + i));
 #pragma unroll
-      for (int v = 0; v < VECTOR; v++) to[i + v] = inside ? to_float(some.at[v]) : Compute(0);
+      for (int v = 0; v < VECTOR; v++) to[i + v] = to_float(some.at[v]);
     }
   } else {
 #pragma unroll
@@ -121,8 +121,8 @@ struct HeadMap {
 using QueryMap = HeadMap<kDepth, D, SASA_VECTOR_D>;
 using ValueMap = HeadMap<kWidth, E, SASA_VECTOR_E>;
 
-// One of the two tables of head n, as the lane's channels meet it: row embeddings belong to the first half of the head's
-// channels, column embeddings to the second; the other half finds zeros.
+// One of the two tables of head n, as the lane's channels meet it: row embeddings belong to the first half of the
+// head's channels, column embeddings to the second; the other half finds zeros.
 template <bool COLUMNS>
 struct Table {
   static constexpr int half = D / 2, begin = COLUMNS ? half : 0;

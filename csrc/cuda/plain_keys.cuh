@@ -1,5 +1,6 @@
 // Gradients of the keys and values without tensor cores: each key gathers from the queries that saw it, which lie in a
-// window around it. Nothing is scattered, so every sum has one order. See plain_group.cuh; plain_queries.cuh goes first.
+// window around it. Nothing is scattered, so every sum has one order. See plain_group.cuh; plain_queries.cuh goes
+// first.
 //
 //     p = exp(logit - lse)      ds = p (dy . v - delta)      dk = scale sum ds q      dv = sum p dy
 #include "plain_group.cuh"
@@ -35,7 +36,7 @@ struct Keys {
     const QueryMap queries(call.query, group);
     const ValueMap grads(call.grad_output, group);
     const RowTable rows(call.rel_row, group);
-  const ColumnTable columns(call.rel_col, group);
+    const ColumnTable columns(call.rel_col, group);
     const Compute factor = static_cast<Compute>(shape.scale) * kUnit<Compute>;
     const int64_t plane = (group.b * shape.heads + group.n) * shape.height * shape.width;
 #pragma unroll 1
@@ -96,8 +97,8 @@ struct Keys {
 
 }  // namespace sasa
 
-SASA_KERNEL(128) void sasa_plain_keys(SASA_ARGUMENT sasa::LocalBackward call,
-                                      SASA_ARGUMENT sasa::PlainWorkspace workspace) {
+SASA_KERNEL(128)
+void sasa_plain_keys(SASA_ARGUMENT sasa::LocalBackward call, SASA_ARGUMENT sasa::PlainWorkspace workspace) {
   using namespace sasa;
   const Tiling tiling(call.shape, 1);
   const Group group(blockIdx.x, tiling.tiles_of_image, blockIdx.y * tiling.heads, tiling.heads, tiling.columns,

@@ -10,8 +10,8 @@ namespace sasa {
 
 // Launches (LocalForward), or (LocalBackward, PlainWorkspace).
 struct PlainPlan {
-  Launch queries, keys;        // forward: `queries` alone
-  int64_t parts = 0;           // of PlainWorkspace's rows and columns, to be added up by plan_sum_parts; 0 without tables
+  Launch queries, keys;  // forward: `queries` alone
+  int64_t parts = 0;     // of PlainWorkspace's rows and columns, to be added up by plan_sum_parts; 0 without tables
   int64_t delta_elements = 0;  // of PlainWorkspace's delta
 };
 

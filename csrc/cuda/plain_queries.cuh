@@ -3,8 +3,8 @@
 //     p = exp(logit - lse)      dp = dy . v      ds = p (dp - delta)
 //     dq = scale sum ds (k + r)      dr = scale sum ds q
 //
-// The window is walked over twice: for delta, then for ds. A block adds up the tables' gradients of all its tiles in its
-// own part of the workspace, in a fixed order; sum_parts.cuh adds the parts. See plain_group.cuh.
+// The window is walked over twice: for delta, then for ds. A block adds up the tables' gradients of all its tiles in
+// its own part of the workspace, in a fixed order; sum_parts.cuh adds the parts. See plain_group.cuh.
 #include "plain_group.cuh"
 
 namespace sasa {
@@ -106,16 +106,14 @@ struct Queries {
   }
 };
 
-// Shared memory of a block, for the tables: of each group and each of its queries the sums of ds over rows and columns of
-// the window, and the query.
+// Shared memory of a block, for the tables: of each group and each of its queries the sums of ds over rows and columns
+// of the window, and the query.
 constexpr int kSums = 2 * K, kRecord = kSums + D;
 SASA_DEVICE unsigned record(int group, int r) {
   return static_cast<unsigned>((group * kRows + r) * kRecord * sizeof(Compute));
 }
 SASA_DEVICE void put(unsigned record, int i, Compute x) { store_shared(record + i * unsigned(sizeof(Compute)), x); }
-SASA_DEVICE Compute get(unsigned record, int i) {
-  return load_shared<Compute>(record + i * unsigned(sizeof(Compute)));
-}
+SASA_DEVICE Compute get(unsigned record, int i) { return load_shared<Compute>(record + i * unsigned(sizeof(Compute))); }
 
 // dq of a group's queries; their sums of ds into shared memory.
 SASA_DEVICE void grad_of_queries(const Queries& q) {
@@ -193,8 +191,8 @@ SASA_DEVICE void add_to_tables(const LocalBackward& call, const PlainWorkspace& 
 
 }  // namespace sasa
 
-SASA_KERNEL(128) void sasa_plain_queries(SASA_ARGUMENT sasa::LocalBackward call,
-                                         SASA_ARGUMENT sasa::PlainWorkspace workspace) {
+SASA_KERNEL(128)
+void sasa_plain_queries(SASA_ARGUMENT sasa::LocalBackward call, SASA_ARGUMENT sasa::PlainWorkspace workspace) {
   using namespace sasa;
   const LocalShape& shape = call.shape;
   const Tiling tiling(shape, 1);

@@ -1,4 +1,5 @@
-// Adds up parts of gradients or statistics, always in the same order, in double. -DSASA_DOUBLE=1: of double, else float.
+// Adds up parts of gradients or statistics, always in the same order, in double. -DSASA_DOUBLE=1: of double, else
+// float.
 #include "device.h"
 #include "workspaces.h"
 

@@ -19,9 +19,9 @@ struct PlainWorkspace {
 struct BlockWorkspace {
   // Of each head, compute type: M = W_Q^T W_K (C, C), and A = W_Q^T r, of rows and of columns (2 * block - 1, C) each.
   void* folded;
-  void* sums;   // (parts, 2, N * E) double: of y and y * y, to be added up
-  // Gradients of each head, compute type, to be added up: (parts, N, C * (C + 2 * (2 * block - 1) + P * E)), the last for
-  // w_value where it is given. `total` is their sum.
+  void* sums;  // (parts, 2, N * E) double: of y and y * y, to be added up
+  // Gradients of each head, compute type, to be added up: (parts, N, C * (C + 2 * (2 * block - 1) + P * E)), the last
+  // for w_value where it is given. `total` is their sum.
   void* grads;
   void* total;
 };

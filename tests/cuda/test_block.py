@@ -5,6 +5,7 @@ import torch
 
 import judges
 from cuda import block
+from cuda.emulator import Counts
 from cuda.plain_structs import BlockBackward, BlockForward, BlockPlan
 from cuda.plans import plan
 from cuda.structs import Map
@@ -159,6 +160,20 @@ def test_equal_pixels_are_told_apart_by_their_place():
         extreme, position, _ = block.pooled(*tensors, sign=sign_of(shape), **block_options(shape, "both"))
         assert not extreme.any()
         assert not position.any()
+
+
+def test_shared_memory_of_the_stem_has_no_bank_conflicts():
+    shape = (1, 3, 4, 16, 16, 8, 224, 4)
+    options, tensors = block_options(shape, "both"), inputs(shape, dtype=torch.bfloat16)
+    forward, backward = Counts(), Counts()
+    extreme, position, sums = block.pooled(*tensors, sign=sign_of(shape), **options, counts=forward)
+    block.pooled_backward(extreme, sums, position, *tensors, image_gradient=False, **options, counts=backward)
+    for counts in (forward, backward):
+        assert counts.shared_load_wavefronts <= 1.1 * counts.shared_load_ideal
+        assert counts.shared_store_wavefronts <= 1.1 * counts.shared_store_ideal
+    heads_of_blocks = 4 * 2 * 56
+    assert forward.multiply16 == 4 * heads_of_blocks
+    assert backward.multiply16 == 7 * heads_of_blocks
 
 
 def test_results_are_the_same_bits_every_time():
