@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <system_error>
 
 #include "cuda_api.h"
 #include "cuda_sources.h"
@@ -126,9 +127,6 @@ Compiler& Compiler::shared() {
   return compiler;
 }
 
-Compiler::Compiler(Cache cache, unsigned threads)
-    : cache_(std::move(cache)), wanted_threads_(threads > 0 ? threads : std::min(16U, cores())) {}
-
 Compiler::~Compiler() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -204,8 +202,11 @@ void Compiler::finish(Job& job) {
 }
 
 void Compiler::start_threads() {
-  while (!forked && threads_.size() < std::min<size_t>(wanted_threads_, queue_.size()))
-    threads_.emplace_back([this] { serve(); });
+  static const size_t most = std::min(16U, cores());
+  try {
+    while (!forked && threads_.size() < std::min(most, queue_.size())) threads_.emplace_back([this] { serve(); });
+  } catch (const std::system_error&) {  // no more threads: callers then compile what they need themselves
+  }
 }
 
 void Compiler::serve() {

@@ -31,7 +31,7 @@ std::string compile(const Launch& launch, const Target& target);
 class Compiler {
  public:
   static Compiler& shared();
-  explicit Compiler(Cache cache, unsigned threads = 0);  // 0: one for each core, at most 16
+  explicit Compiler(Cache cache) : cache_(std::move(cache)) {}
   ~Compiler();
 
   // The machine code of `launch`. Waits for this kernel only.
@@ -62,7 +62,6 @@ class Compiler {
   void serve();
 
   const Cache cache_;
-  const unsigned wanted_threads_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::string, std::unique_ptr<Job>> jobs_;
