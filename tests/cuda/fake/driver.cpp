@@ -137,6 +137,11 @@ EXPORT int cuGetErrorString(int, const char** text) {
   return 0;
 }
 
+EXPORT int cuGetExportTable(const void** table, const void*) {  // NVRTC asks for one, and does without
+  *table = nullptr;
+  return kNotFound;
+}
+
 EXPORT int cuDeviceGetCount(int* count) {
   *count = number("FAKE_CUDA_DEVICES", 1);
   return initialised ? 0 : kNotInitialized;
