@@ -3,6 +3,7 @@
 With them a process launches kernels, which are written into a file or run in emulation on the host's memory.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -20,7 +21,9 @@ FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"
 @cache
 def library(name: str, soname: str) -> Path:
     """fake/NAME.cpp, built, under the name that it is looked for."""
-    built = emulator.compile_shared(HERE / "fake" / f"{name}.cpp", [*FLAGS, "-ldl"])
+    source = HERE / "fake" / f"{name}.cpp"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()  # so that a change makes another library
+    built = emulator.compile_shared(source, [*FLAGS, "-ldl", f"-DSASA_DIGEST={digest}"])
     named = built.with_suffix("") / soname
     if not named.exists():
         named.parent.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ torch's own kernels do not run here, so that nothing but allocations, copies and
 
 import ctypes
 import json
+import os
 import sys
 import threading
 
@@ -167,7 +168,8 @@ CASES = {
 
 def main(backend: str, case: str, dtype: str, device: str, **options: int) -> None:
     install_builder()
-    print(json.dumps(CASES[case](getattr(torch, dtype), device, backend, **options)))
+    print(json.dumps(CASES[case](getattr(torch, dtype), device, backend, **options)), flush=True)
+    os._exit(0)  # torch's autograd threads may still let go of tensors, for which Python would end the process
 
 
 if __name__ == "__main__":

@@ -35,12 +35,17 @@ struct Dim3 {
   unsigned x, y, z;
 };
 
-thread_local int current = 0;
+thread_local int current = 0, last_error = 0;
 std::atomic<size_t> handles{1000};  // of streams and events
 
 int devices() {
   const char* value = std::getenv("FAKE_CUDA_DEVICES");
   return value == nullptr ? 1 : std::atoi(value);
+}
+
+int refuse_kernel() {
+  std::fputs("the fake CUDA runtime was asked for one of torch's own kernels\n", stderr);
+  return last_error = kLaunchFailure;
 }
 
 int new_handle(void** handle) {
@@ -98,8 +103,13 @@ EXPORT int cudaDeviceCanAccessPeer(int* can, int, int) {
 }
 
 EXPORT int cudaDeviceSynchronize() { return 0; }
-EXPORT int cudaGetLastError() { return 0; }
-EXPORT int cudaPeekAtLastError() { return 0; }
+EXPORT int cudaPeekAtLastError() { return last_error; }
+
+EXPORT int cudaGetLastError() {
+  const int error = last_error;
+  last_error = 0;
+  return error;
+}
 
 EXPORT int cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total = size_t{1} << 33;
@@ -171,11 +181,7 @@ EXPORT int cudaEventRecordWithFlags(void*, void*, unsigned) { return 0; }
 EXPORT int cudaEventQuery(void*) { return 0; }
 EXPORT int cudaEventSynchronize(void*) { return 0; }
 
-EXPORT int cudaLaunchKernel(const void*, Dim3, Dim3, void**, size_t, void*) {
-  std::fputs("the fake CUDA runtime was asked for one of torch's own kernels\n", stderr);
-  return kLaunchFailure;
-}
-
-EXPORT int cudaLaunchKernelExC(const void*, const void*, void**) {
-  return cudaLaunchKernel(nullptr, {}, {}, nullptr, 0, nullptr);
-}
+EXPORT int cudaLaunchKernel(const void*, Dim3, Dim3, void**, size_t, void*) { return refuse_kernel(); }
+EXPORT int __cudaGetKernel(void** kernel, const void*) { return new_handle(kernel); }
+EXPORT int __cudaLaunchKernel(void*, Dim3, Dim3, void**, size_t, void*) { return refuse_kernel(); }
+EXPORT int cudaLaunchKernelExC(const void*, const void*, void**) { return refuse_kernel(); }
