@@ -80,7 +80,7 @@ SASA_DEVICE void fill_bias(unsigned queries, unsigned tables, float factor, int 
     for (int n = 0; n < kOffsetTiles; n++) {
       float rows[4] = {0, 0, 0, 0}, columns[4] = {0, 0, 0, 0};
       add_table_product(rows, q, tables + 8 * n * kChunk, 0, lane);
-      add_table_product(columns, q, tables + kTablePlanes * kRowTablePlane + (kTablePad + 8 * n) * kChunk, 1, lane);
+      add_table_product(columns, q, tables + kColTable + (kTablePad + 8 * n) * kChunk, 1, lane);
 #pragma unroll
       for (int i = 0; i < 4; i++) rows[i] *= factor, columns[i] *= factor;
       store_terms(rows, columns, n, first, lane);

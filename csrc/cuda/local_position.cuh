@@ -6,6 +6,7 @@ namespace sasa {
 
 constexpr int kRowTablePlane = kLayout.row_table_plane(), kColTablePlane = kLayout.col_table_plane();
 constexpr int kTablePlanes = kLayout.table_planes(), kHeadTables = kLayout.head_tables(), kTablePad = kTileW - 1;
+constexpr int kColTable = 2 * kTablePlanes * kRowTablePlane;  // where a head's column table starts
 constexpr int kTermsStride = kLayout.terms_stride();
 
 // The tables of the block's heads, rounded to 16 bits, as planes: see LocalLayout. For a launch of kThreads.
@@ -18,11 +19,13 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
   for (int which = 0; which < 2; which++) {
     for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
       const int h = i / kEntries, offset = i % kEntries / kHalf, channel = i % kHalf;
-      const Element value = from_float<Element>(load_global(tables[which] + head * kEntries + i));
-      const int column = D == 8 ? which * 4 + channel : channel;
-      const unsigned plane = which == 0 ? column / 8 * kRowTablePlane
-                                        : kTablePlanes * kRowTablePlane + column / 8 * kColTablePlane;
-      store_shared(to + h * kHeadTables + plane + (which * kTablePad + offset) * kChunk + column % 8 * 2, value);
+      const float exact = load_global(tables[which] + head * kEntries + i);
+      const Element value = from_float<Element>(exact), rest = from_float<Element>(exact - to_float(value));
+      const int column = D == 8 ? which * 4 + channel : channel, plane = which == 0 ? kRowTablePlane : kColTablePlane;
+      const unsigned at = to + h * kHeadTables + which * (kColTable + kTablePad * kChunk) + column / 8 * plane +
+                          offset * kChunk + column % 8 * 2;
+      store_shared(at, value);
+      store_shared(at + kTablePlanes * plane, rest);
     }
   }
 }
@@ -30,25 +33,20 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
 // c += q . (8 rows of a table from `table` on)^T; which: 0 row table, 1 column table.
 SASA_DEVICE void add_table_product(float (&c)[4], const Fragments& q, unsigned table, int which, const Lane& lane) {
   const int plane = which == 0 ? kRowTablePlane : kColTablePlane;
-  if constexpr (D == 8) {
-    unsigned r[1];
-    load_matrix(r, table + lane.row * kChunk);
-    multiply<Element>(c, q.at[0][0], q.at[0][1], r[0]);
-  } else if constexpr (D == 16) {
-    unsigned r[1];
-    load_matrix(r, table + lane.row * kChunk);
-    multiply<Element>(c, q.at[0][2 * which], q.at[0][2 * which + 1], r[0]);
-  } else if constexpr (D == 32) {
+  if constexpr (D <= 16) {  // the rounded numbers and the rest in one step
+    const int half = D == 16 ? 2 * which : 0;
+    const unsigned twice[4] = {q.at[0][half], q.at[0][half + 1], q.at[0][half], q.at[0][half + 1]};
     unsigned r[2];
     load_matrix(r, table + (lane.matrix & 1) * plane + lane.row * kChunk);
-    multiply<Element>(c, q.at[which], r[0], r[1]);
+    multiply<Element>(c, twice, r[0], r[1]);
   } else {
+    constexpr int kTableSteps = kSteps16 / 2;  // of 16 channels
 #pragma unroll
-    for (int s = 0; s < kSteps16 / 2; s += 2) {
+    for (int s = 0; s < 2 * kTableSteps; s += 2) {
       unsigned r[4];
       load_matrix(r, table + (2 * s + lane.matrix) * plane + lane.row * kChunk);
-      multiply<Element>(c, q.at[which * kSteps16 / 2 + s], r[0], r[1]);
-      multiply<Element>(c, q.at[which * kSteps16 / 2 + s + 1], r[2], r[3]);
+      multiply<Element>(c, q.at[which * kTableSteps + s % kTableSteps], r[0], r[1]);
+      multiply<Element>(c, q.at[which * kTableSteps + (s + 1) % kTableSteps], r[2], r[3]);
     }
   }
 }
@@ -104,7 +102,7 @@ SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, 
 #pragma unroll
     for (int n = 0; n < kOffsetTiles; n++) add_table_product(c[n], q, tables + 8 * n * kChunk, 0, lane);
     turn_rows(bias, c, terms, factor, lane);
-    const unsigned columns = tables + kTablePlanes * kRowTablePlane + kTablePad * kChunk;
+    const unsigned columns = tables + kColTable + kTablePad * kChunk;
 #pragma unroll
     for (int ct = 0; ct < kColumnTiles; ct++) {
 #pragma unroll

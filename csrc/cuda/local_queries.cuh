@@ -147,7 +147,7 @@ SASA_DEVICE void write_sums(unsigned to, const Sums& sums, const Lane& lane) {
 // dq += G . r
 SASA_DEVICE void add_position_gradient(float (&dq)[kHeadPlanes][4], unsigned sums, unsigned tables, const Lane& lane) {
   const unsigned rows = tables + lane.id % 16 * kChunk;
-  const unsigned columns = tables + kTablePlanes * kRowTablePlane + (kTablePad + lane.id % 16) * kChunk;
+  const unsigned columns = tables + kColTable + (kTablePad + lane.id % 16) * kChunk;
   const unsigned address = sums + lane.id % 16 * kSumsStride + lane.matrix / 2 * 16;
   unsigned a[kOffsetTiles][4];
 #pragma unroll
