@@ -20,7 +20,7 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
     for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
       const int h = i / kEntries, offset = i % kEntries / kHalf, channel = i % kHalf;
       const float exact = load_global(tables[which] + head * kEntries + i);
-      const Element value = from_float<Element>(exact), rest = from_float<Element>(exact - to_float(value));
+      const Element value = from_float<Element>(exact), rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
       const int column = D == 8 ? which * 4 + channel : channel, plane = which == 0 ? kRowTablePlane : kColTablePlane;
       const unsigned at = to + h * kHeadTables + which * (kColTable + kTablePad * kChunk) + column / 8 * plane +
                           offset * kChunk + column % 8 * 2;
@@ -57,7 +57,33 @@ struct Bias {
   float rows[2][K], columns[kColumnTiles][4];
 };
 
-SASA_DEVICE bool column_seen(int column, int x) { return static_cast<unsigned>(column - x) < static_cast<unsigned>(K); }
+// Where these are: a bit for each place, and one for each column [4 * n-tile + 2 * h + e].
+struct Hidden {
+  unsigned rows = 0, columns = 0;
+  SASA_DEVICE bool at(int place, int column_tile, int i) const {
+    return ((rows >> place | columns >> (4 * column_tile + i)) & 1) != 0;
+  }
+};
+// y0, x0: the first pixel of the unit.
+SASA_DEVICE Hidden hidden_from(int y0, int x0, int height, int width, const Lane& lane) {
+  Hidden hidden;
+#pragma unroll
+  for (int i = 0; i < 4 * kColumnTiles; i++) {
+    const int column = 8 * (i / 4) + 2 * lane.t + i % 2;
+    bool seen = column_seen(column, lane.x(i / 2 % 2));
+    if (kMask) seen = seen && static_cast<unsigned>(x0 - R + column) < static_cast<unsigned>(width);
+    hidden.columns |= seen ? 0u : 1u << i;
+  }
+  if (kMask) {
+#pragma unroll
+    for (int r = 0; r < K; r++) {
+      const int row = lane.y <= r ? r : r + K;
+      const bool seen = static_cast<unsigned>(y0 - R + row) < static_cast<unsigned>(height);
+      hidden.rows |= seen ? 0u : 1u << r;
+    }
+  }
+  return hidden;
+}
 
 // Row terms, from fragments by offset to rows by place: place (offset + y) % K, through the warp's own memory.
 SASA_DEVICE void turn_rows(Bias& bias, const float (&c)[kOffsetTiles][4], unsigned terms, float factor,
@@ -87,9 +113,8 @@ SASA_DEVICE void turn_rows(Bias& bias, const float (&c)[kOffsetTiles][4], unsign
   }
 }
 
-// y0, x0: the first pixel of the unit.
-SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, unsigned terms, float factor, int y0,
-                               int x0, int height, int width, const Lane& lane) {
+SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, unsigned terms, float factor,
+                               const Hidden& hidden, const Lane& lane) {
 #pragma unroll
   for (int ct = 0; ct < kColumnTiles; ct++)
 #pragma unroll
@@ -116,31 +141,23 @@ SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, 
       }
     }
   }
-  const float hidden = -infinity();
 #pragma unroll
-  for (int ct = 0; ct < kColumnTiles; ct++) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int column = 8 * ct + 2 * lane.t + i % 2;
-      bool seen = column_seen(column, lane.x(i / 2));
-      if (kMask) seen = seen && static_cast<unsigned>(x0 - R + column) < static_cast<unsigned>(width);
-      if (!seen) bias.columns[ct][i] = hidden;
-    }
+  for (int i = 0; i < 4 * kColumnTiles; i++) {
+    if (hidden.columns >> i & 1) bias.columns[i / 4][i % 4] = -infinity();
   }
   if (kMask) {
 #pragma unroll
     for (int r = 0; r < K; r++) {
-      const int row = lane.y <= r ? r : r + K;
-      if (static_cast<unsigned>(y0 - R + row) >= static_cast<unsigned>(height)) {
-        bias.rows[0][r] = bias.rows[1][r] = hidden;
-      }
+      if (hidden.rows >> r & 1) bias.rows[0][r] = bias.rows[1][r] = -infinity();
     }
   }
 }
 
-// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`.
+// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`. EXACT: what is hidden is -inf even if
+// the key is NaN.
+template <bool EXACT>
 SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsigned keys, const Bias& bias,
-                        float factor, const Lane& lane) {
+                        const Hidden& hidden, float factor, const Lane& lane) {
   if constexpr (kContent) scores(s, q, keys, lane);
 #pragma unroll
   for (int r = 0; r < K; r++) {
@@ -150,6 +167,7 @@ SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsi
       for (int i = 0; i < 4; i++) {
         const float term = bias.rows[i / 2][r] + bias.columns[ct][i];
         s[r][ct][i] = kContent ? fmaf(s[r][ct][i], factor, term) : term;
+        if (EXACT && hidden.at(r, ct, i)) s[r][ct][i] = -infinity();
       }
     }
   }
