@@ -17,6 +17,7 @@ SASA_DEVICE void copy_forward(const LocalForward& call, const BlockPlace& place,
 }
 
 // softmax(s) . values: the sums are not yet divided; returns what to divide by, and the maxima.
+template <bool EXACT>
 SASA_DEVICE void weighted_values(float (&o)[kHeadPlanes][4], float (&sum)[4], const float (&s)[K][kColumnTiles][4],
                                  const float (&most)[2], unsigned values, const Lane& lane) {
   clear(o);
@@ -35,24 +36,43 @@ SASA_DEVICE void weighted_values(float (&o)[kHeadPlanes][4], float (&sum)[4], co
       }
     }
     seen_operand(a, pairs, step, lane);
-    add_weighted(o, a, values, step, lane);
+    add_weighted<EXACT>(o, a, values, step, lane);
     multiply<Element>(sum, a, ones<Element>(), ones<Element>());
   }
 }
 
-// One head of a unit: its result goes to the unit's slots, its log-sum-exp to `sums`.
-SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned terms, int unit, int h, int y0, int x0,
-                              float factor, const Lane& lane) {
-  const unsigned origin = seen_origin(unit), slots = stage + kQueries + h * kHeadPlanes * kTilePlane;
-  Fragments q;
-  load_fragments(q, slots, unit, lane);
+// A logit of +inf makes the output NaN, but the log-sum-exp +inf: the weights of other keys are zero, not NaN.
+SASA_DEVICE void keep_infinity(float (&sum)[4], const float (&s)[K][kColumnTiles][4], const float (&most)[2]) {
+  bool nan[2] = {false, false};
+#pragma unroll
+  for (int r = 0; r < K; r++) {
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) nan[i / 2] = nan[i / 2] || s[r][ct][i] != s[r][ct][i];
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if (quad_max(nan[h] ? 1.f : 0.f) == 0.f && most[h] == infinity()) sum[2 * h] = infinity();
+  }
+}
+
+// The sums of a unit's head: o and sum as in weighted_values; `most` the largest logits.
+template <bool EXACT>
+SASA_DEVICE void sum_unit(float (&o)[kHeadPlanes][4], float (&sum)[4], float (&most)[2], const LocalShape& shape,
+                          unsigned stage, unsigned terms, int unit, int h, int y0, int x0, const Lane& lane) {
+  const unsigned planes = stage + h * kHeadPlanes * kHaloPlane + seen_origin(unit);
+  const float factor = static_cast<float>(shape.scale) * kLog2E;
   const Pixel first = pixel_of_slot(unit * 16, y0, x0);
-  float s[K][kColumnTiles][4], o[kHeadPlanes][4], sum[4];
+  float s[K][kColumnTiles][4];
+  Fragments q;
   Bias bias;
-  position_bias(bias, q, kTables + h * kHeadTables, terms, factor, first.y, first.x, call.shape.height,
-                call.shape.width, lane);
-  logits(s, q, stage + h * kHeadPlanes * kHaloPlane + origin, bias, factor, lane);
-  float most[2] = {-infinity(), -infinity()};
+  load_fragments(q, stage + kQueries + h * kHeadPlanes * kTilePlane, unit, lane);
+  const Hidden hidden = hidden_from(first.y, first.x, shape.height, shape.width, lane);
+  position_bias(bias, q, kTables + h * kHeadTables, terms, factor, hidden, lane);
+  logits<EXACT>(s, q, planes, bias, hidden, factor, lane);
+  most[0] = most[1] = -infinity();
 #pragma unroll
   for (int r = 0; r < K; r++) {
 #pragma unroll
@@ -62,7 +82,16 @@ SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned
     }
   }
   most[0] = quad_max(most[0]), most[1] = quad_max(most[1]);
-  weighted_values(o, sum, s, most, stage + kValues + h * kHeadPlanes * kHaloPlane + origin, lane);
+  weighted_values<EXACT>(o, sum, s, most, planes + kValues, lane);
+  if constexpr (EXACT) keep_infinity(sum, s, most);
+}
+
+// One head of a unit: its result goes to the unit's slots, its log-sum-exp to `sums`.
+SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned terms, int unit, int h, int y0, int x0,
+                              const Lane& lane) {
+  float o[kHeadPlanes][4], sum[4], most[2];
+  sum_unit<false>(o, sum, most, call.shape, stage, terms, unit, h, y0, x0, lane);
+  if (any_not_finite(o)) sum_unit<true>(o, sum, most, call.shape, stage, terms, unit, h, y0, x0, lane);
   const float inverse[2] = {1.f / sum[0], 1.f / sum[2]};
 #pragma unroll
   for (int n = 0; n < kHeadPlanes; n++) {
@@ -70,7 +99,7 @@ SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned
     for (int i = 0; i < 4; i++) o[n][i] *= inverse[i / 2];
   }
   __syncwarp();  // all have loaded the queries
-  stage_result(slots, o, unit, lane);
+  stage_result(stage + kQueries + h * kHeadPlanes * kTilePlane, o, unit, lane);
   if (call.logsumexp != nullptr && lane.t == 0) {
     const unsigned to = kSums + (h * kUnits * 16 + unit * 16 + lane.g) * 4;
     store_shared(to, (most[0] + log2_approx(sum[0])) * kLn2);
@@ -82,7 +111,6 @@ SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, S
   BlockPlace place = block_place(tiling);
   const Lane lane;
   const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;
-  const float factor = static_cast<float>(call.shape.scale) * kLog2E;
   int y0 = place.tile / tiling.tiles_x * kBlockH, x0 = place.tile % tiling.tiles_x * kBlockW, stage = 0;
   copy_forward(call, place, 0, y0, x0);
   commit_copies();
@@ -102,7 +130,7 @@ SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, S
       if (first.y >= height || first.x >= width) continue;
 #pragma unroll 1
       for (int h = 0; h < kHeads; h++) {
-        forward_unit(call, stage, kTerms + warp * kLayout.terms(), unit, h, y0, x0, factor, lane);
+        forward_unit(call, stage, kTerms + warp * kLayout.terms(), unit, h, y0, x0, lane);
       }
       __syncwarp();
       write_unit(call.output, stage + kQueries, place.image, place.head, unit, y0, x0, height, width, lane);

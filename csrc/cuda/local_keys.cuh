@@ -21,7 +21,10 @@ constexpr bool kShiftOdd = kTileW == 2;
 // With 128 channels the fragments of keys and values do not fit in registers beside both gradients.
 constexpr bool kKeepFragments = D < 128;
 
-// Log-sum-exp (times log2(e); inf where there is no query) and delta of each pixel of the halo.
+// Stands for the log-sum-exp where there is no query: weights of zero, and not infinite as a query's may be.
+constexpr float kNoQuery = 3e38f;
+
+// Log-sum-exp (times log2(e))  and delta of each pixel of the halo.
 SASA_DEVICE void load_queries(const LocalBackward& call, const LocalWork& work, int64_t image, int head, int y0, int x0) {
   const int height = call.shape.height, width = call.shape.width;
   const int64_t plane = (image * call.shape.heads + head) * height;
@@ -32,7 +35,7 @@ SASA_DEVICE void load_queries(const LocalBackward& call, const LocalWork& work, 
     const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(height) &&
                         static_cast<unsigned>(x) < static_cast<unsigned>(width);
     const int64_t at = (plane + y) * width + x;
-    store_shared(kLse + pixel * 4, inside ? load_global(logsumexp + at) * kLog2E : infinity());
+    store_shared(kLse + pixel * 4, inside ? load_global(logsumexp + at) * kLog2E : kNoQuery);
     store_shared(kDelta + pixel * 4, inside ? load_global(work.delta + at) : 0.f);
   }
 }
@@ -46,7 +49,7 @@ SASA_DEVICE void store_terms(const float (&rows)[4], const float (&columns)[4], 
     const int pixel = first + 8 * h + halo_order(lane.g), offset = 8 * n + 2 * lane.t;
     if (pixel >= kHaloPixels || offset >= K) continue;
     const float lse = load_shared<float>(kLse + pixel * 4);
-    const bool inside = lse < infinity() || lse != lse;
+    const bool inside = lse != kNoQuery;
     const float row[2] = {inside ? rows[2 * h] - lse : -infinity(), inside ? rows[2 * h + 1] - lse : -infinity()};
     const float column[2] = {inside ? columns[2 * h] : 0.f, inside ? columns[2 * h + 1] : 0.f};
     const unsigned to = kBias + (pixel * kBiasStride + offset) * 4;
@@ -80,7 +83,7 @@ SASA_DEVICE void fill_bias(unsigned queries, unsigned tables, float factor, int 
     for (int n = 0; n < kOffsetTiles; n++) {
       float rows[4] = {0, 0, 0, 0}, columns[4] = {0, 0, 0, 0};
       add_table_product(rows, q, tables + 8 * n * kChunk, 0, lane);
-      add_table_product(columns, q, tables + kTablePlanes * kRowTablePlane + (kTablePad + 8 * n) * kChunk, 1, lane);
+      add_table_product(columns, q, tables + kColTable + (kTablePad + 8 * n) * kChunk, 1, lane);
 #pragma unroll
       for (int i = 0; i < 4; i++) rows[i] *= factor, columns[i] *= factor;
       store_terms(rows, columns, n, first, lane);
@@ -154,9 +157,9 @@ SASA_DEVICE void weigh_step(unsigned (&pa)[4], unsigned (&da)[4], float (&p)[2][
   seen_operand(da, ds_pairs, step, lane);
 }
 
-// One head of a unit. The gradients go to the slots of the keys and values.
-SASA_DEVICE void keys_unit(const LocalBackward& call, int unit, int h, const Lane& lane) {
-  const float scale = static_cast<float>(call.shape.scale), factor = scale * kLog2E;
+template <bool EXACT>
+SASA_DEVICE void sum_unit(float (&dk)[kHeadPlanes][4], float (&dv)[kHeadPlanes][4], int unit, int h, float factor,
+                          const Lane& lane) {
   const unsigned planes = h * kHeadPlanes * kHaloPlane + seen_origin(unit), slots = h * kHeadPlanes * kTilePlane;
   const int origin = seen_origin(unit) / kChunk;
   Fragments key, value;
@@ -164,7 +167,6 @@ SASA_DEVICE void keys_unit(const LocalBackward& call, int unit, int h, const Lan
     if constexpr (kContent) load_fragments(key, kKeys + slots, unit, lane);
     load_fragments(value, kValues + slots, unit, lane);
   }
-  float dk[kHeadPlanes][4], dv[kHeadPlanes][4];
   clear(dk), clear(dv);
 #pragma unroll
   for (int step = 0; step < kSteps; step++) {
@@ -177,9 +179,18 @@ SASA_DEVICE void keys_unit(const LocalBackward& call, int unit, int h, const Lan
     if constexpr (!kKeepFragments) load_fragments(value, kValues + slots, unit, lane);
     score(ds, value, kGrads + planes, step, lane);
     weigh_step(pa, da, p, ds, origin, step, factor, lane);
-    add_weighted(dv, pa, kGrads + planes, step, lane);
-    if constexpr (kContent) add_weighted(dk, da, planes, step, lane);
+    add_weighted<EXACT>(dv, pa, kGrads + planes, step, lane);
+    if constexpr (kContent) add_weighted<EXACT>(dk, da, planes, step, lane);
   }
+}
+
+// One head of a unit. The gradients go to the slots of the keys and values.
+SASA_DEVICE void keys_unit(const LocalBackward& call, int unit, int h, const Lane& lane) {
+  const float scale = static_cast<float>(call.shape.scale), factor = scale * kLog2E;
+  const unsigned slots = h * kHeadPlanes * kTilePlane;
+  float dk[kHeadPlanes][4], dv[kHeadPlanes][4];
+  sum_unit<false>(dk, dv, unit, h, factor, lane);
+  if (any_not_finite(dk) || any_not_finite(dv)) sum_unit<true>(dk, dv, unit, h, factor, lane);
   __syncwarp();  // all have loaded keys and values
   stage_result(kValues + slots, dv, unit, lane);
   if constexpr (kContent) {

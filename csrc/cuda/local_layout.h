@@ -52,11 +52,12 @@ struct LocalLayout {
     const int tiles = offset_tiles() > column_tiles() ? offset_tiles() : column_tiles();
     return col_table_pad() + 8 * tiles;
   }
-  // Each table has half of the channels; with 8 channels a head the plane's other half is zero.
+  // Each table has half of the channels; with 8 channels a head the plane's other half is zero. Planes of the rounded
+  // numbers are followed by as many of what rounding left: float32 tables keep 16 bits or more.
   constexpr int table_planes() const { return head_dim == 8 ? 1 : head_dim / 16; }
   constexpr int row_table_plane() const { return row_table_rows() * kChunk; }
   constexpr int col_table_plane() const { return col_table_rows() * kChunk; }
-  constexpr int head_tables() const { return table_planes() * (row_table_plane() + col_table_plane()); }
+  constexpr int head_tables() const { return 2 * table_planes() * (row_table_plane() + col_table_plane()); }
   constexpr int tables() const { return position ? heads * head_tables() : 0; }
 
   // Row terms of a warp's 16 queries, floats.

@@ -6,6 +6,7 @@ namespace sasa {
 
 constexpr int kRowTablePlane = kLayout.row_table_plane(), kColTablePlane = kLayout.col_table_plane();
 constexpr int kTablePlanes = kLayout.table_planes(), kHeadTables = kLayout.head_tables(), kTablePad = kTileW - 1;
+constexpr int kColTable = 2 * kTablePlanes * kRowTablePlane;  // where a head's column table starts
 constexpr int kTermsStride = kLayout.terms_stride();
 
 // The tables of the block's heads, rounded to 16 bits, as planes: see LocalLayout. For a launch of kThreads.
@@ -18,11 +19,13 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
   for (int which = 0; which < 2; which++) {
     for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
       const int h = i / kEntries, offset = i % kEntries / kHalf, channel = i % kHalf;
-      const Element value = from_float<Element>(load_global(tables[which] + head * kEntries + i));
-      const int column = D == 8 ? which * 4 + channel : channel;
-      const unsigned plane = which == 0 ? column / 8 * kRowTablePlane
-                                        : kTablePlanes * kRowTablePlane + column / 8 * kColTablePlane;
-      store_shared(to + h * kHeadTables + plane + (which * kTablePad + offset) * kChunk + column % 8 * 2, value);
+      const float exact = load_global(tables[which] + head * kEntries + i);
+      const Element value = from_float<Element>(exact), rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
+      const int column = D == 8 ? which * 4 + channel : channel, plane = which == 0 ? kRowTablePlane : kColTablePlane;
+      const unsigned at = to + h * kHeadTables + which * (kColTable + kTablePad * kChunk) + column / 8 * plane +
+                          offset * kChunk + column % 8 * 2;
+      store_shared(at, value);
+      store_shared(at + kTablePlanes * plane, rest);
     }
   }
 }
@@ -30,25 +33,20 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
 // c += q . (8 rows of a table from `table` on)^T; which: 0 row table, 1 column table.
 SASA_DEVICE void add_table_product(float (&c)[4], const Fragments& q, unsigned table, int which, const Lane& lane) {
   const int plane = which == 0 ? kRowTablePlane : kColTablePlane;
-  if constexpr (D == 8) {
-    unsigned r[1];
-    load_matrix(r, table + lane.row * kChunk);
-    multiply<Element>(c, q.at[0][0], q.at[0][1], r[0]);
-  } else if constexpr (D == 16) {
-    unsigned r[1];
-    load_matrix(r, table + lane.row * kChunk);
-    multiply<Element>(c, q.at[0][2 * which], q.at[0][2 * which + 1], r[0]);
-  } else if constexpr (D == 32) {
+  if constexpr (D <= 16) {  // the rounded numbers and the rest in one step
+    const int half = D == 16 ? 2 * which : 0;
+    const unsigned twice[4] = {q.at[0][half], q.at[0][half + 1], q.at[0][half], q.at[0][half + 1]};
     unsigned r[2];
     load_matrix(r, table + (lane.matrix & 1) * plane + lane.row * kChunk);
-    multiply<Element>(c, q.at[which], r[0], r[1]);
+    multiply<Element>(c, twice, r[0], r[1]);
   } else {
+    constexpr int kTableSteps = kSteps16 / 2;  // of 16 channels
 #pragma unroll
-    for (int s = 0; s < kSteps16 / 2; s += 2) {
+    for (int s = 0; s < 2 * kTableSteps; s += 2) {
       unsigned r[4];
       load_matrix(r, table + (2 * s + lane.matrix) * plane + lane.row * kChunk);
-      multiply<Element>(c, q.at[which * kSteps16 / 2 + s], r[0], r[1]);
-      multiply<Element>(c, q.at[which * kSteps16 / 2 + s + 1], r[2], r[3]);
+      multiply<Element>(c, q.at[which * kTableSteps + s % kTableSteps], r[0], r[1]);
+      multiply<Element>(c, q.at[which * kTableSteps + (s + 1) % kTableSteps], r[2], r[3]);
     }
   }
 }
@@ -59,7 +57,33 @@ struct Bias {
   float rows[2][K], columns[kColumnTiles][4];
 };
 
-SASA_DEVICE bool column_seen(int column, int x) { return static_cast<unsigned>(column - x) < static_cast<unsigned>(K); }
+// Where these are: a bit for each place, and one for each column [4 * n-tile + 2 * h + e].
+struct Hidden {
+  unsigned rows = 0, columns = 0;
+  SASA_DEVICE bool at(int place, int column_tile, int i) const {
+    return ((rows >> place | columns >> (4 * column_tile + i)) & 1) != 0;
+  }
+};
+// y0, x0: the first pixel of the unit.
+SASA_DEVICE Hidden hidden_from(int y0, int x0, int height, int width, const Lane& lane) {
+  Hidden hidden;
+#pragma unroll
+  for (int i = 0; i < 4 * kColumnTiles; i++) {
+    const int column = 8 * (i / 4) + 2 * lane.t + i % 2;
+    bool seen = column_seen(column, lane.x(i / 2 % 2));
+    if (kMask) seen = seen && static_cast<unsigned>(x0 - R + column) < static_cast<unsigned>(width);
+    hidden.columns |= seen ? 0u : 1u << i;
+  }
+  if (kMask) {
+#pragma unroll
+    for (int r = 0; r < K; r++) {
+      const int row = lane.y <= r ? r : r + K;
+      const bool seen = static_cast<unsigned>(y0 - R + row) < static_cast<unsigned>(height);
+      hidden.rows |= seen ? 0u : 1u << r;
+    }
+  }
+  return hidden;
+}
 
 // Row terms, from fragments by offset to rows by place: place (offset + y) % K, through the warp's own memory.
 SASA_DEVICE void turn_rows(Bias& bias, const float (&c)[kOffsetTiles][4], unsigned terms, float factor,
@@ -89,9 +113,8 @@ SASA_DEVICE void turn_rows(Bias& bias, const float (&c)[kOffsetTiles][4], unsign
   }
 }
 
-// y0, x0: the first pixel of the unit.
-SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, unsigned terms, float factor, int y0,
-                               int x0, int height, int width, const Lane& lane) {
+SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, unsigned terms, float factor,
+                               const Hidden& hidden, const Lane& lane) {
 #pragma unroll
   for (int ct = 0; ct < kColumnTiles; ct++)
 #pragma unroll
@@ -104,7 +127,7 @@ SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, 
 #pragma unroll
     for (int n = 0; n < kOffsetTiles; n++) add_table_product(c[n], q, tables + 8 * n * kChunk, 0, lane);
     turn_rows(bias, c, terms, factor, lane);
-    const unsigned columns = tables + kTablePlanes * kRowTablePlane + kTablePad * kChunk;
+    const unsigned columns = tables + kColTable + kTablePad * kChunk;
 #pragma unroll
     for (int ct = 0; ct < kColumnTiles; ct++) {
 #pragma unroll
@@ -118,31 +141,23 @@ SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, 
       }
     }
   }
-  const float hidden = -infinity();
 #pragma unroll
-  for (int ct = 0; ct < kColumnTiles; ct++) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int column = 8 * ct + 2 * lane.t + i % 2;
-      bool seen = column_seen(column, lane.x(i / 2));
-      if (kMask) seen = seen && static_cast<unsigned>(x0 - R + column) < static_cast<unsigned>(width);
-      if (!seen) bias.columns[ct][i] = hidden;
-    }
+  for (int i = 0; i < 4 * kColumnTiles; i++) {
+    if (hidden.columns >> i & 1) bias.columns[i / 4][i % 4] = -infinity();
   }
   if (kMask) {
 #pragma unroll
     for (int r = 0; r < K; r++) {
-      const int row = lane.y <= r ? r : r + K;
-      if (static_cast<unsigned>(y0 - R + row) >= static_cast<unsigned>(height)) {
-        bias.rows[0][r] = bias.rows[1][r] = hidden;
-      }
+      if (hidden.rows >> r & 1) bias.rows[0][r] = bias.rows[1][r] = -infinity();
     }
   }
 }
 
-// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`.
+// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`. EXACT: what is hidden is -inf even if
+// the key is NaN.
+template <bool EXACT>
 SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsigned keys, const Bias& bias,
-                        float factor, const Lane& lane) {
+                        const Hidden& hidden, float factor, const Lane& lane) {
   if constexpr (kContent) scores(s, q, keys, lane);
 #pragma unroll
   for (int r = 0; r < K; r++) {
@@ -152,6 +167,7 @@ SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsi
       for (int i = 0; i < 4; i++) {
         const float term = bias.rows[i / 2][r] + bias.columns[ct][i];
         s[r][ct][i] = kContent ? fmaf(s[r][ct][i], factor, term) : term;
+        if (EXACT && hidden.at(r, ct, i)) s[r][ct][i] = -infinity();
       }
     }
   }

@@ -41,20 +41,45 @@ struct Sums {
 };
 
 // dQ += dS . K and the row sums of dS, for a step.
+template <bool EXACT>
 SASA_DEVICE void add_step(Sums& sums, const unsigned (&a)[4], unsigned keys, int step, const Lane& lane) {
-  if constexpr (kContent) add_weighted(sums.dq, a, keys, step, lane);
-  if constexpr (kPosition) {
-    const int first = seen_tile(step, 0).place(), second = seen_tile(step, 1).place();
+  if constexpr (kContent) add_weighted<EXACT>(sums.dq, a, keys, step, lane);
+  const int first = seen_tile(step, 0).place(), second = seen_tile(step, 1).place();
+  if constexpr (kPosition && EXACT) {  // a sum that is NaN is no other row's
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int place = i < 2 ? first : second;
+      const float sum = quad_sum(low<Element>(a[i]) + high<Element>(a[i]));
+      float& to = sums.rows[place / 8][2 * (i % 2) + place % 2];
+      if (lane.t == place % 8 / 2) to += sum;
+    }
+  } else if constexpr (kPosition) {
     multiply<Element>(sums.rows[first / 8], a, lane.g == first % 8 ? ones<Element>() : 0u,
                       lane.g == second % 8 ? ones<Element>() : 0u);
   }
 }
 
+// What is hidden takes no part, even where the log-sum-exp or dP is NaN.
+SASA_DEVICE void hide(Kept& p, Kept& dp, const Hidden& hidden) {
+#pragma unroll
+  for (int r = 0; r < K; r++) {
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (hidden.at(r, ct, i)) p[r][ct][i] = dp[r][ct][i] = 0;
+      }
+    }
+  }
+}
+
 // p becomes dS, with the products dP kept.
-SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fragments& grad, unsigned keys,
-                               unsigned values, const Lane& lane) {
+template <bool EXACT>
+SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fragments& grad, const Hidden& hidden,
+                               unsigned keys, unsigned values, const Lane& lane) {
   Kept dp;
   scores(dp, grad, values, lane);
+  if constexpr (EXACT) hide(p, dp, hidden);
 #pragma unroll
   for (int r = 0; r < K; r++)
 #pragma unroll
@@ -69,6 +94,7 @@ SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fra
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         p[r][ct][i] *= dp[r][ct][i] - delta[i / 2];
+        if (EXACT && hidden.at(r, ct, i)) p[r][ct][i] = 0;
         sums.columns[ct][i] += p[r][ct][i];
       }
     }
@@ -77,13 +103,14 @@ SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fra
   for (int step = 0; step < kSteps; step++) {
     unsigned a[4];
     operand_of(a, p, step, lane);
-    add_step(sums, a, keys, step, lane);
+    add_step<EXACT>(sums, a, keys, step, lane);
   }
 }
 
 // The same with the products computed twice: for delta, then for dS.
-SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, const Fragments& grad, unsigned keys,
-                                unsigned values, const Lane& lane) {
+template <bool EXACT>
+SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, const Fragments& grad, const Hidden& hidden,
+                                unsigned keys, unsigned values, const Lane& lane) {
 #pragma unroll
   for (int step = 0; step < kSteps; step++) {
     float dp[2][4];
@@ -91,9 +118,9 @@ SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, co
 #pragma unroll
     for (int which = 0; which < 2; which++) {
       const SeenTile tile = seen_tile(step, which);
-      const bool seen = sees(tile, lane);
 #pragma unroll
       for (int i = 0; i < 4; i++) {
+        const bool seen = sees(tile, lane) && !(EXACT && hidden.at(tile.place(), tile.column_tile, i));
         const float more = fmaf(p[tile.place()][tile.column_tile][i], dp[which][i], delta[i / 2]);
         delta[i / 2] = seen ? more : delta[i / 2];
       }
@@ -112,13 +139,14 @@ SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, co
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         dp[which][i] = p[tile.place()][tile.column_tile][i] * (dp[which][i] - delta[i / 2]);
+        if (EXACT && hidden.at(tile.place(), tile.column_tile, i)) dp[which][i] = 0;
         sums.columns[tile.column_tile][i] += seen ? dp[which][i] : 0.f;
       }
       pairs[which][0] = pack<Element>(dp[which][0], dp[which][1]);
       pairs[which][1] = pack<Element>(dp[which][2], dp[which][3]);
     }
     seen_operand(a, pairs, step, lane);
-    add_step(sums, a, keys, step, lane);
+    add_step<EXACT>(sums, a, keys, step, lane);
   }
 }
 
@@ -147,7 +175,7 @@ SASA_DEVICE void write_sums(unsigned to, const Sums& sums, const Lane& lane) {
 // dq += G . r
 SASA_DEVICE void add_position_gradient(float (&dq)[kHeadPlanes][4], unsigned sums, unsigned tables, const Lane& lane) {
   const unsigned rows = tables + lane.id % 16 * kChunk;
-  const unsigned columns = tables + kTablePlanes * kRowTablePlane + (kTablePad + lane.id % 16) * kChunk;
+  const unsigned columns = tables + kColTable + (kTablePad + lane.id % 16) * kChunk;
   const unsigned address = sums + lane.id % 16 * kSumsStride + lane.matrix / 2 * 16;
   unsigned a[kOffsetTiles][4];
 #pragma unroll
@@ -197,9 +225,10 @@ SASA_DEVICE void add_table_gradient(float (&dr)[kTableSums][4], unsigned sums, u
       load_matrix_transposed(low, pixels + n * kTilePlane);
       load_matrix_transposed(high, pixels + (n + kHeadPlanes / 2) * kTilePlane);
       if constexpr (kOffsetTiles == 1) {
-        const unsigned row[4] = {a[0][0], 0, a[0][2], 0}, column[4] = {0, a[0][1], 0, a[0][3]};
-        multiply<Element>(dr[n], row, low[0], low[1]);
-        multiply<Element>(dr[n], column, high[0], high[1]);
+        float row[4] = {dr[n][0], dr[n][1], 0, 0}, column[4] = {0, 0, dr[n][2], dr[n][3]};
+        multiply<Element>(row, a[0], low[0], low[1]);
+        multiply<Element>(column, a[0], high[0], high[1]);
+        dr[n][0] = row[0], dr[n][1] = row[1], dr[n][2] = column[2], dr[n][3] = column[3];
       } else {
         multiply<Element>(dr[n], a[0], low[0], low[1]);
         multiply<Element>(dr[n + kHeadPlanes / 2], a[1], high[0], high[1]);
@@ -208,31 +237,29 @@ SASA_DEVICE void add_table_gradient(float (&dr)[kTableSums][4], unsigned sums, u
   }
 }
 
-// One head of a unit. dQ goes to the slots of the output's gradient, delta to its own.
-SASA_DEVICE void queries_unit(float (&dr)[kTableSums][4], const LocalBackward& call, unsigned scratch, int unit, int h,
-                              int y0, int x0, const Lane& lane) {
-  const int height = call.shape.height, width = call.shape.width;
-  const float scale = static_cast<float>(call.shape.scale), factor = scale * kLog2E;
-  const unsigned origin = seen_origin(unit), planes = h * kHeadPlanes * kHaloPlane + origin;
-  const unsigned slots = h * kHeadPlanes * kTilePlane, floats = (h * kUnits * 16 + unit * 16 + lane.g) * 4;
-  const unsigned terms = scratch, offset_sums = scratch + kLayout.terms();
+// The sums and deltas of a unit's head.
+template <bool EXACT>
+SASA_DEVICE void sum_unit(Sums& sums, float (&delta)[2], const LocalShape& shape, unsigned terms, int unit, int h,
+                          int y0, int x0, const Lane& lane) {
+  const int height = shape.height, width = shape.width;
+  const float factor = static_cast<float>(shape.scale) * kLog2E;
+  const unsigned planes = h * kHeadPlanes * kHaloPlane + seen_origin(unit), slots = h * kHeadPlanes * kTilePlane;
   const Pixel first = pixel_of_slot(unit * 16, y0, x0);
-  Sums sums;
-  clear(sums.dq), clear(sums.rows), clear(sums.columns);
-  float delta[2] = {0, 0};
   Fragments fragments;
   Kept p;
+  const Hidden hidden = hidden_from(first.y, first.x, height, width, lane);
+  clear(sums.dq), clear(sums.rows), clear(sums.columns);
+  delta[0] = delta[1] = 0;
   {
     Bias bias;
     load_fragments(fragments, kQueries + slots, unit, lane);
-    position_bias(bias, fragments, kTables + h * kHeadTables, terms, factor, first.y, first.x, height, width, lane);
-    logits(p, fragments, planes, bias, factor, lane);
+    position_bias(bias, fragments, kTables + h * kHeadTables, terms, factor, hidden, lane);
+    logits<EXACT>(p, fragments, planes, bias, hidden, factor, lane);
   }
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const int hh = i / 2;
-    const bool inside = first.y + lane.y < height && first.x + lane.x(hh) < width;
-    const float lse = load_shared<float>(kLse + floats + 32 * hh) * kLog2E;
+    const bool inside = first.y + lane.y < height && first.x + lane.x(i / 2) < width;
+    const float lse = load_shared<float>(kLse + (h * kUnits * 16 + unit * 16 + lane.g + 8 * (i / 2)) * 4) * kLog2E;
 #pragma unroll
     for (int r = 0; r < K; r++) {
 #pragma unroll
@@ -241,9 +268,23 @@ SASA_DEVICE void queries_unit(float (&dr)[kTableSums][4], const LocalBackward& c
   }
   load_fragments(fragments, kGrads + slots, unit, lane);
   if constexpr (kKeepProducts) {
-    gradient_kept(sums, delta, p, fragments, planes, kValues + planes, lane);
+    gradient_kept<EXACT>(sums, delta, p, fragments, hidden, planes, kValues + planes, lane);
   } else {
-    gradient_twice(sums, delta, p, fragments, planes, kValues + planes, lane);
+    gradient_twice<EXACT>(sums, delta, p, fragments, hidden, planes, kValues + planes, lane);
+  }
+}
+
+// One head of a unit. dQ goes to the slots of the output's gradient, delta to its own.
+SASA_DEVICE void queries_unit(float (&dr)[kTableSums][4], const LocalBackward& call, unsigned scratch, int unit, int h,
+                              int y0, int x0, const Lane& lane) {
+  const float scale = static_cast<float>(call.shape.scale);
+  const unsigned slots = h * kHeadPlanes * kTilePlane, floats = (h * kUnits * 16 + unit * 16 + lane.g) * 4;
+  const unsigned offset_sums = scratch + kLayout.terms();
+  Sums sums;
+  float delta[2];
+  sum_unit<false>(sums, delta, call.shape, scratch, unit, h, y0, x0, lane);
+  if (any_not_finite(sums.dq) || any_not_finite(sums.columns)) {
+    sum_unit<true>(sums, delta, call.shape, scratch, unit, h, y0, x0, lane);
   }
   if (lane.t == 0) store_shared(kDelta + floats, delta[0]), store_shared(kDelta + floats + 32, delta[1]);
   if constexpr (kPosition) {

@@ -228,10 +228,57 @@ SASA_DEVICE void seen_operand(unsigned (&a)[4], const unsigned (&pairs)[2][2], i
   }
 }
 
+SASA_DEVICE bool column_seen(int column, int x) { return static_cast<unsigned>(column - x) < static_cast<unsigned>(K); }
+
+// sum += A . X for the 16 pixels of a step, one seen pixel after the other: what a pixel of the warp's tile does not see
+// adds nothing to it. In an mma it adds zero times its value, which is NaN where that is not finite.
+SASA_DEVICE void add_weighted_exactly(float (&sum)[kHeadPlanes][4], const unsigned (&a)[4], unsigned planes, int step,
+                                      const Lane& lane) {
+#pragma unroll 1
+  for (int k = 0; k < 16; k++) {
+    const int row = k < 8 ? seen_tile(step, 0).row : seen_tile(step, 1).row;
+    const int column = kColumnTiles == 2 ? k : k % 8, last = K + kTileW - 2;
+    const unsigned pixel = planes + (row * kHaloW + (column < last ? column : last)) * kChunk + 4 * lane.t;
+    float weight[2];
+    bool seen[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const unsigned pair = shuffle(k < 8 ? a[h] : a[2 + h], 4 * lane.g + k % 8 / 2);
+      weight[h] = k % 2 == 0 ? low<Element>(pair) : high<Element>(pair);
+      seen[h] = row >= lane.y && row < lane.y + K && column_seen(column, lane.x(h));
+    }
+#pragma unroll
+    for (int n = 0; n < kHeadPlanes; n++) {
+      const unsigned x = load_shared<unsigned>(pixel + n * kHaloPlane);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float more = fmaf(weight[i / 2], i % 2 == 0 ? low<Element>(x) : high<Element>(x), sum[n][i]);
+        sum[n][i] = seen[i / 2] ? more : sum[n][i];
+      }
+    }
+  }
+}
+
+// Whether any lane's sums are not finite. Then a unit is computed once more, EXACT: NaN and infinity must reach what the
+// equation says, and nothing else.
+template <int N>
+SASA_DEVICE bool any_not_finite(const float (&sum)[N][4]) {
+  float zero = 0;
+#pragma unroll
+  for (int n = 0; n < N; n++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) zero = fmaf(sum[n][i], 0.f, zero);
+  }
+  return any(zero != 0.f);
+}
+
 // sum += A . X for the 16 pixels of a step.
+template <bool EXACT>
 SASA_DEVICE void add_weighted(float (&sum)[kHeadPlanes][4], const unsigned (&a)[4], unsigned planes, int step,
                               const Lane& lane) {
-  if constexpr (D == 8) {
+  if constexpr (EXACT) {
+    add_weighted_exactly(sum, a, planes, step, lane);
+  } else if constexpr (D == 8) {
     unsigned r[2];
     load_matrix_transposed(r, planes + SeenAddress(lane.matrix & 1, lane.row).at(step));
     multiply<Element>(sum[0], a, r[0], r[1]);
