@@ -42,7 +42,8 @@ struct BlockPooling {
   SASA_DEVICE void pool_block(int64_t index, int row0, int e, int64_t channel, Compute& sum, Compute& square) const {
     const int64_t b = index / (grid.down * grid.across), row = index / grid.across % grid.down;
     const int64_t column = index % grid.across;
-    const Compute sign = load_global(static_cast<const Compute*>(call.sign) + channel) < 0 ? Compute(-1) : Compute(1);
+    const auto* signs = static_cast<const Compute*>(call.sign);
+    const Compute sign = signs != nullptr && load_global(signs + channel) < 0 ? Compute(-1) : Compute(1);
     Compute best = -infinity();
     int position = 0;
     for (int p = 0; p < P; p++) {

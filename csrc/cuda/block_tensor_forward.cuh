@@ -60,12 +60,15 @@ struct LanePooling {
   float sign[2];
   double sums[2] = {}, squares[2] = {};
   float sum[2] = {}, square[2] = {};  // of a strip
+  void* results = nullptr;
+  int64_t step = 0;
 
   SASA_DEVICE LanePooling(const BlockForward& given, int head, int row, int column)
       : call(given), n(head), g(row), t(column) {
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      sign[j] = load_global(static_cast<const float*>(call.sign) + channel(j)) < 0 ? -1.0f : 1.0f;
+      const auto* signs = static_cast<const float*>(call.sign);
+      sign[j] = signs != nullptr && load_global(signs + channel(j)) < 0 ? -1.0f : 1.0f;
     }
   }
   SASA_DEVICE int channel(int j) const { return n * E + g + 8 * j; }
@@ -92,7 +95,7 @@ struct LanePooling {
       if (!(fabsf(total) < infinity())) extremes[j] = exactly(y, strip, block, j);
       extremes[j].share_in_quad();
     }
-    write(extremes, strip, block);
+    write(extremes, block);
   }
 
   // A mark would make NaN of infinity, and fmaxf passes NaN over.
@@ -110,18 +113,23 @@ struct LanePooling {
   }
 
   // Lanes 0 and 1 of a quad write the extremes of its two channels, 2 and 3 the positions.
-  SASA_DEVICE void write(const Extreme (&extremes)[2], const Strip& strip, int block) const {
-    const int j = t % 2;
-    const Extreme extreme = j == 0 ? extremes[0] : extremes[1];
-    const int column = strip.first + block;
+  SASA_DEVICE void write(const Extreme (&extremes)[2], int block) const {
+    const Extreme extreme = t % 2 == 0 ? extremes[0] : extremes[1];
     if (t < 2) {
-      const float value = extreme.value() * (j == 0 ? sign[0] : sign[1]);
-      store_global(const_cast<Element*>(at<Element>(call.extreme, strip.b, channel(j), strip.row, column)),
-                   to_element(value));
+      const float value = extreme.value() * (t == 0 ? sign[0] : sign[1]);
+      store_global(static_cast<Element*>(results) + block * step, to_element(value));
     } else {
-      store_global(const_cast<uint8_t*>(at<uint8_t>(call.position, strip.b, channel(j), strip.row, column)),
-                   static_cast<uint8_t>(extreme.position()));
+      store_global(static_cast<uint8_t*>(results) + block * step, static_cast<uint8_t>(extreme.position()));
     }
+  }
+
+  // Where this lane writes the results of a strip.
+  SASA_DEVICE void begin_strip(const Strip& strip) {
+    const Map& map = t < 2 ? call.extreme : call.position;
+    const int to = channel(t % 2);
+    results = t < 2 ? static_cast<void*>(const_cast<Element*>(at<Element>(map, strip.b, to, strip.row, strip.first)))
+                    : static_cast<void*>(const_cast<uint8_t*>(at<uint8_t>(map, strip.b, to, strip.row, strip.first)));
+    step = map.stride[3];
   }
 
   SASA_DEVICE void end_strip() {
@@ -175,6 +183,7 @@ void sasa_block_tensor_forward(SASA_ARGUMENT sasa::BlockForward call, SASA_ARGUM
     __syncthreads();
     stage(call.image, strip);
     __syncthreads();
+    pooling.begin_strip(strip);
 #pragma unroll 1
     for (int block = 0; block < strip.blocks; block++) {
       if (strip.is_whole(block)) {

@@ -74,8 +74,8 @@ SASA_DEVICE void stage(const Map& image, const Strip& strip) {
   }
 }
 
-SASA_DEVICE void load_pixel(float (&to)[C], int block, int p) {
-  const auto colour = load_shared<Colour>(static_cast<unsigned>((p / S * kRowPixels + block * S + p % S) * 16));
+SASA_DEVICE void load_pixel(float (&to)[C], unsigned place) {
+  const auto colour = load_shared<Colour>(place);
 #pragma unroll
   for (int c = 0; c < C; c++) to[c] = colour.at[c];
 }
@@ -149,10 +149,13 @@ struct LanePixels {
   float query[2][C], key[4][C], asked[2][C];  // x of p = g, g + 8; x of the keys; M^T x of the queries
 
   SASA_DEVICE LanePixels(const LaneWeights& weights, int block, int g, int t) {
+    constexpr unsigned row = kRowPixels * 16;
+    const unsigned first = static_cast<unsigned>(block * S * 16);
+    const unsigned of_query = first + g / 4 * row + g % 4 * 16, of_key = first + t / 2 * row + t % 2 * 32;
 #pragma unroll
-    for (int half = 0; half < 2; half++) load_pixel(query[half], block, g + 8 * half);
+    for (int half = 0; half < 2; half++) load_pixel(query[half], of_query + 2 * half * row);
 #pragma unroll
-    for (int k = 0; k < 4; k++) load_pixel(key[k], block, key_of(t, k));
+    for (int k = 0; k < 4; k++) load_pixel(key[k], of_key + k / 2 * 2 * row + k % 2 * 16);
 #pragma unroll
     for (int i = 0; i < C; i++) asked[0][i] = asked[1][i] = 0;
 #pragma unroll

@@ -130,7 +130,7 @@ SASA_DEVICE Compute normalise(const Pixel& pixel) {
   const int t = threadIdx.x;
   Compute maximum = -infinity(), sum = 0;
   each_inside(pixel, [&](int, int row, int column) { maximum = larger(maximum, logit(t, pixel.row0, row, column)); });
-  if (maximum == -infinity()) maximum = 0;
+  maximum = finite_shift(maximum);
   each_inside(pixel,
               [&](int, int row, int column) { sum += exponential(logit(t, pixel.row0, row, column) - maximum); });
   kQueries.put(t, kMaximum, maximum);

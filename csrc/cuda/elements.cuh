@@ -51,6 +51,12 @@ SASA_DEVICE double log_sum(double maximum, double sum) { return maximum + log(su
 SASA_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 SASA_DEVICE double larger(double a, double b) { return fmax(a, b); }
 
+// What is taken off logits with this maximum: nothing where it is infinite, so that infinities come out as the logarithm
+// of a sum of exponentials has them, and not as NaN.
+SASA_DEVICE Compute finite_shift(Compute maximum) {
+  return maximum == infinity() || maximum == -infinity() ? Compute(0) : maximum;
+}
+
 template <int N>
 SASA_DEVICE Compute dot(const Compute (&a)[N], const Compute (&b)[N], Compute start) {
 #pragma unroll

@@ -26,7 +26,7 @@ struct Running {
     Compute highest = maximum[r];
 #pragma unroll
     for (int i = 0; i < N; i++) highest = larger(highest, logits[i]);
-    const Compute shift = highest == -infinity() ? Compute(0) : highest;
+    const Compute shift = finite_shift(highest);
     const Compute factor = exponential(maximum[r] - shift);
     maximum[r] = highest;
     sum[r] *= factor;
@@ -137,8 +137,8 @@ SASA_KERNEL(128) void sasa_plain_forward(SASA_ARGUMENT sasa::LocalForward call) 
       if (!column_inside || group.y + r >= shape.height) continue;
       if (call.logsumexp != nullptr && group.lane == 0) {
         const int64_t pixel = ((group.b * shape.heads + group.n) * shape.height + group.y + r) * shape.width + x;
-        const Compute highest = state.maximum[r] == -infinity() ? Compute(0) : state.maximum[r];
-        store_global(static_cast<Compute*>(call.logsumexp) + pixel, log_sum(highest, state.sum[r]));
+        const Compute all = log_sum(finite_shift(state.maximum[r]), state.sum[r]);
+        store_global(static_cast<Compute*>(call.logsumexp) + pixel, all);
       }
       add_scaled(pooled[r / kPool], 1 / state.sum[r], state.output[r]);
     }
