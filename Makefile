@@ -55,7 +55,7 @@ wheel: $(INSTALLED)  ## dist/sasa-*.whl
 	@ls dist
 
 # torch goes in first: the build of the CPU kernels looks for its headers in the environment.
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/cuda/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sasa needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -6,6 +6,7 @@ sasa/_native/why_not.txt, which `sasa doctor` and `sasa.backends()` quote (pip h
 Environment: CXX and CXXFLAGS as usual; MAX_JOBS, how many files to compile at once.
 """
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -24,16 +25,19 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
 SOURCES = "csrc"
-LIBRARY = "libsasa_cpu.so"
+LIBRARY = "libsasa.so"
 REASON = "why_not.txt"
 OLDEST_TORCH = (2, 11)
 
-COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
+COMMON = [f"-I{SOURCES}", "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
 # Nothing that two instruction sets' units could share. The warnings are those of gcc 12 about its own intrinsics.
 KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 KERNELS += ["-Wno-unknown-warning-option"]  # clang knows only one of them
+# Compiles, caches and launches the CUDA kernels; opens CUDA at run time, so that no build needs it.
+CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver", "cuda_plans"]
 # The files that include torch's headers.
 TORCH = ["register", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about", "threads"]
+TORCH += ["run", "cuda_calls", "cuda_stream"]
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),
@@ -128,6 +132,37 @@ def kernel_commands(objects: Path, common: list[str], sets: dict[str, list[str]]
     ]
 
 
+def cuda_sources() -> dict[str, str]:
+    """The text of each CUDA source, by the name that the others include it by."""
+    files = [Path(SOURCES, "kernels.h"), *sorted(Path(SOURCES, "cuda").glob("*.*h"))]
+    return {file.name: file.read_text() for file in files}
+
+
+def embed_cuda_sources(target: Path, sources: dict[str, str]) -> None:
+    """Write the C++ file that holds the CUDA sources as strings: users' machines compile them, at first use."""
+    digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()
+    files = "".join(f'    {{"{name}", R"sasa({text})sasa"}},\n' for name, text in sources.items())
+    target.write_text(
+        f"""#include "cuda_sources.h"
+
+namespace sasa::cuda {{
+const SourceFile source_files[] = {{
+{files}}};
+const int source_file_count = {len(sources)};
+const char* const sources_digest = "{digest}";
+}}  // namespace sasa::cuda
+"""
+    )
+
+
+def cuda_commands(objects: Path, common: list[str]) -> list[list[str]]:
+    """The host side of the CUDA kernels, and their sources as strings."""
+    embed_cuda_sources(objects / "cuda_sources.cpp", cuda_sources())
+    commands = [[*common, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in CUDA]
+    embedded = ["-c", f"{objects}/cuda_sources.cpp", "-o", f"{objects}/cuda_sources.o"]
+    return [*commands, [*common, *embedded]]
+
+
 def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: dict[str, list[str]]) -> list[list[str]]:
     """One command a file. The slowest first."""
     common = [*compiler, *common_flags()]
@@ -136,7 +171,7 @@ def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: di
     stable = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(headers)]
     commands += [[*common, *stable, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in TORCH]
     commands.append([*common, "-c", f"{SOURCES}/dispatch.cpp", "-o", f"{objects}/dispatch.o"])
-    return commands
+    return [*commands, *cuda_commands(objects, common)]
 
 
 def link_command(objects: Path, library: Path, compiler: list[str]) -> list[str]:
@@ -196,6 +231,17 @@ def build_test(program: Path, machine: str, names: list[str], optimize: int) -> 
         run([*compiler, *flags, *map(str, sorted(objects.glob("*.o"))), "-pthread", "-o", str(program)])
 
 
+def build_cuda_test(program: Path, source: Path) -> None:
+    """Build the C++ test of the host side of the CUDA kernels; needs neither torch nor CUDA."""
+    compiler = find_compiler()
+    common = [*compiler, *common_flags(), "-O1"]
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        objects = Path(temporary)
+        run_together([*cuda_commands(objects, common), [*common, "-c", str(source), "-o", f"{objects}/program.o"]])
+        run([*common, *map(str, sorted(objects.glob("*.o"))), "-ldl", "-pthread", "-o", str(program)])
+
+
 class BuildNative(Command):
     """The step of `build` that compiles csrc/; setuptools sets build_lib and editable_mode."""
 
@@ -231,7 +277,7 @@ class BuildNative(Command):
 
     def get_source_files(self) -> list[str]:
         """What the source distribution needs."""
-        return sorted(str(path) for path in Path(SOURCES).iterdir() if path.is_file())
+        return sorted(str(path) for path in Path(SOURCES).rglob("*") if path.is_file())
 
     def get_outputs(self) -> list[str]:
         """What was built."""
@@ -268,6 +314,27 @@ class BuildKernelsTest(Command):
             sys.exit(f"sasa: no test of the kernels: {reason}")
 
 
+class BuildCudaTest(Command):
+    """Builds the C++ program that tests/cuda drives."""
+
+    description = "build the C++ test of the CUDA kernels' host side"
+    user_options = [("output=", "o", "the program")]  # noqa: RUF012 - as setuptools declares it
+
+    def initialize_options(self) -> None:
+        """Called by setuptools."""
+        self.output = "build/test_cuda"
+
+    def finalize_options(self) -> None:
+        """Called by setuptools."""
+
+    def run(self) -> None:
+        """Build, or end with the reason."""
+        try:
+            build_cuda_test(Path(self.output), Path("tests/cuda/driver/program.cpp"))
+        except NoKernelsError as reason:
+            sys.exit(f"sasa: no test of the CUDA kernels: {reason}")
+
+
 class BuildWithNative(build):
     """`build`, and the kernels."""
 
@@ -296,6 +363,7 @@ setup(
         "build": BuildWithNative,
         "build_native": BuildNative,
         "build_kernels_test": BuildKernelsTest,
+        "build_cuda_test": BuildCudaTest,
         "bdist_wheel": PlatformWheel,
     },
 )

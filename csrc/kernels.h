@@ -1,12 +1,27 @@
-// The CPU kernels of sasa, on raw pointers: no torch, no allocation of results, no exceptions.
+// The kernels of sasa, on raw pointers: no torch, no allocation of results, no exceptions.
 //
-// One table of functions per instruction set; `kernels()` picks the best that this machine runs, or the one that the
+// CPU: one table of functions per instruction set; `kernels()` picks the best that this machine runs, or the one that the
 // environment variable SASA_CPU names (avx512, avx2, neon, portable).
 //
 // Words: B batch, N heads, D query and key channels of a head, E value channels of a head, K the window, H x W the map.
+//
+// The CUDA kernels of csrc/cuda take the same structs by value, so this header also compiles under NVRTC, which has no
+// standard headers.
 #pragma once
+#ifdef __CUDACC_RTC__
+using int8_t = signed char;
+using uint8_t = unsigned char;
+using int16_t = short;
+using uint16_t = unsigned short;
+using int32_t = int;
+using uint32_t = unsigned;
+using int64_t = long;  // 64 bits where CUDA runs: on Linux
+using uint64_t = unsigned long;
+using uintptr_t = unsigned long;
+#else
 #include <cstddef>
 #include <cstdint>
+#endif
 
 namespace sasa {
 

@@ -1,4 +1,7 @@
-// What the library tells of itself: its instruction set, and how fast that can be on this machine.
+// What the library tells of itself: its instruction set, how fast that can be on this machine, and what it has of CUDA.
+#include "cuda_calls.h"
+#include "cuda_compiler.h"
+#include "cuda_driver.h"
 #include "operators.h"
 
 namespace sasa {
@@ -23,6 +26,26 @@ double cpu_multiply_adds(int64_t rounds) {
   double total = 0;
   for (double done : context.done) total += done;
   return total;
+}
+
+std::string cuda_error() { return cuda::why_not_with_torch(); }
+
+std::string cuda_error_on(int64_t device) {
+  std::string error = cuda_error();
+  if (!error.empty()) return error;
+  try {
+    cuda::device(static_cast<int>(device));
+  } catch (const cuda::Error& found) {
+    error = found.what();
+  }
+  return error;
+}
+
+std::tuple<std::string, std::string, std::string, int64_t> cuda_compiler() {
+  const cuda::Nvrtc& nvrtc = cuda::nvrtc();
+  const cuda::Cache cache = cuda::Cache::of_user();
+  const std::string version = std::to_string(nvrtc.major) + "." + std::to_string(nvrtc.minor);
+  return {version, nvrtc.file, cache.folder(), cache.count()};
 }
 
 }  // namespace sasa

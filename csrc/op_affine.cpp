@@ -11,8 +11,9 @@ bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-Tensor constant(int64_t count, double value, ScalarType type) {
-  Tensor tensor = empty({count}, type);
+Tensor constant(int64_t count, double value, const Tensor& like) {
+  const ScalarType type = compute_type(like);
+  Tensor tensor = empty({count}, type, like);
   for (int64_t i = 0; i < count; ++i) {
     if (type == ScalarType::Double) {
       static_cast<double*>(tensor.data_ptr())[i] = value;
@@ -35,9 +36,8 @@ void affine_(Tensor x, const MaybeTensor& gain, const MaybeTensor& shift, const 
     STD_TORCH_CHECK(same_layout(x, *residual), "residual must have the layout of x");
   }
   if (x.numel() == 0) return;
-  const ScalarType type = compute_type(x);
-  const Parameter gains("gain", gain ? gain : MaybeTensor(constant(C, 1, type)), type, {C});
-  const Parameter shifts("shift", shift ? shift : MaybeTensor(constant(C, 0, type)), type, {C});
+  const Parameter gains("gain", gain ? gain : MaybeTensor(constant(C, 1, x)), x, {C});
+  const Parameter shifts("shift", shift ? shift : MaybeTensor(constant(C, 0, x)), x, {C});
   const bool rows = channels_last || (H == 1 && W == 1);
   kernels().affine({x.data_ptr(), residual ? residual->data_ptr() : nullptr, gains.data(), shifts.data(),
                     rows ? B * H * W : B, C, rows ? 1 : H * W, relu, storage(x)},

@@ -1,6 +1,7 @@
 // Attention inside blocks, Eq. 7-8, and the same with what max pooling and a batch norm need of its output
 // (`block_attention_pooled`). Schemas, fakes and gradients: src/sasa/ops/block_attention.py and block_pooled.py.
 #include "operators.h"
+#include "run.h"
 
 namespace sasa {
 namespace {
@@ -65,42 +66,41 @@ struct BlockInputs {
 
 BlockInputs block_inputs(const BlockTensors& t) {
   const BlockShape shape = block_shape(t);
-  const ScalarType type = compute_type(t.image);
   const Sizes projection = {shape.heads * shape.head_dim, shape.channels};
   check_map("image", t.image, t.image, sizes(t.image));
   if (t.value) check_map("value", *t.value, t.image, output_shape(shape));
-  return {
-      shape,
-      map_of(t.image),
-      map_of(t.value),
-      Parameter("w_query", t.w_query, type, projection),
-      Parameter("w_key", t.w_key, type, projection),
-      Parameter("w_value", t.w_value, type, {shape.block * shape.block, shape.heads * shape.value_dim, shape.channels}),
-      Parameter("rel_row", t.rel_row, type, block_embedding(shape)),
-      Parameter("rel_col", t.rel_col, type, block_embedding(shape))};
+  return {shape,
+          map_of(t.image),
+          map_of(t.value),
+          Parameter("w_query", t.w_query, t.image, projection),
+          Parameter("w_key", t.w_key, t.image, projection),
+          Parameter("w_value", t.w_value, t.image,
+                    {shape.block * shape.block, shape.heads * shape.value_dim, shape.channels}),
+          Parameter("rel_row", t.rel_row, t.image, block_embedding(shape)),
+          Parameter("rel_col", t.rel_col, t.image, block_embedding(shape))};
 }
 
 // `work` knows what gradients come in; `empty_output`: there are none, so all results are zero. The kernel needs no
 // log-sum-exp: it has a whole softmax at hand.
 BlockGradients backward_of_block(BlockBackward& work, const BlockTensors& t, bool image_gradient, bool empty_output) {
   const Tensor& image = t.image;
-  const int64_t strips = work.shape.batch * block_strips(work.shape);
   Tensor grad_image = image_gradient ? empty_map(image, image.size(1)) : nothing(image);
   Tensor grad_value = t.value ? empty_map(*t.value, t.value->size(1)) : nothing(image);
-  ParameterGradient w_query(t.w_query, image, strips), w_key(t.w_key, image, strips);
-  ParameterGradient w_value(t.w_value, image, strips);
-  ParameterGradient rel_row(t.rel_row, image, strips), rel_col(t.rel_col, image, strips);
   if (empty_output) {
-    torch::stable::zero_(grad_image), torch::stable::zero_(grad_value);
-    for (auto* gradient : {&w_query, &w_key, &w_value, &rel_row, &rel_col}) gradient->zero();
-  } else {
-    if (image_gradient) work.grad_image = map_of(grad_image);
-    if (t.value) work.grad_value = map_of(grad_value);
-    work.grad_w_query = w_query.data(), work.grad_w_key = w_key.data(), work.grad_w_value = w_value.data();
-    work.grad_row = rel_row.data(), work.grad_col = rel_col.data();
-    kernels().block_backward(work, parallel());
+    const auto zero = [&](const MaybeTensor& parameter) { return ParameterGradient::zero(parameter, image); };
+    return {torch::stable::zero_(grad_image),
+            zero(t.w_query),
+            zero(t.w_key),
+            zero(t.w_value),
+            zero(t.rel_row),
+            zero(t.rel_col),
+            torch::stable::zero_(grad_value)};
   }
-  return {grad_image, w_query.total(), w_key.total(), w_value.total(), rel_row.total(), rel_col.total(), grad_value};
+  if (image_gradient) work.grad_image = map_of(grad_image);
+  if (t.value) work.grad_value = map_of(grad_value);
+  auto [w_query, w_key, w_value, rel_row, rel_col] =
+      run(work, image, {t.w_query, t.w_key, t.w_value, t.rel_row, t.rel_col});
+  return {grad_image, w_query, w_key, w_value, rel_row, rel_col, grad_value};
 }
 
 }  // namespace
@@ -111,14 +111,14 @@ std::tuple<Tensor, Tensor> block_attention(const Tensor& image, const Tensor& w_
                                            int64_t num_heads, double scale) {
   const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
   Tensor output = empty_map(image, in.shape.heads * in.shape.value_dim);
-  Tensor logsumexp = empty(query_shape(in.shape), compute_type(image));
+  Tensor logsumexp = empty(query_shape(in.shape), compute_type(image), image);
   if (output.numel() == 0 || image.numel() == 0) {
     return {torch::stable::zero_(output), torch::stable::zero_(logsumexp)};
   }
   auto work = in.work<BlockForward>();
   work.output = map_of(output);
   work.logsumexp = logsumexp.data_ptr();
-  kernels().block_forward(work, parallel());
+  run(work, image, nullptr);
   return {output, logsumexp};
 }
 
@@ -131,22 +131,18 @@ std::tuple<Tensor, Tensor, Tensor> block_attention_pooled(const Tensor& image, c
   const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
   const int64_t channels = in.shape.heads * in.shape.value_dim;
   const Sizes pooled = pooled_shape(in.shape);
-  const Parameter signs("sign", sign, compute_type(image), {channels});
+  const Parameter signs("sign", sign, image, {channels});
   Tensor extreme = empty_map(image, channels, pooled[2], pooled[3], image.scalar_type());
   Tensor position = empty_map(image, channels, pooled[2], pooled[3], ScalarType::Byte);
-  Tensor sums = empty({2, channels}, ScalarType::Double);
+  Tensor sums = empty({2, channels}, ScalarType::Double, image);
   if (extreme.numel() == 0 || image.numel() == 0) {
     for (Tensor* result : {&extreme, &position, &sums}) torch::stable::zero_(*result);
     return {extreme, position, sums};
   }
-  const int64_t strips = in.shape.batch * block_strips(in.shape);
-  Tensor sums_of_strips = empty({strips, 2, channels}, ScalarType::Double);
   auto work = in.work<BlockForward>();
   work.extreme = map_of(extreme), work.position = map_of(position);
   work.sign = signs.data();
-  work.sums = static_cast<double*>(sums_of_strips.data_ptr());
-  kernels().block_forward(work, parallel());
-  add_parts<double>(sums_of_strips.data_ptr(), strips, 2 * channels, sums.data_ptr());
+  run(work, image, &sums);
   return {extreme, position, sums};
 }
 
@@ -173,9 +169,10 @@ BlockGradients block_attention_pooled_backward(const Tensor& grad_extreme, const
   const auto in = block_inputs(t);
   const Sizes pooled = pooled_shape(in.shape);
   check_map("grad_extreme", grad_extreme, image, pooled);
-  STD_TORCH_CHECK(position.is_cpu() && position.scalar_type() == ScalarType::Byte && sizes(position) == pooled,
-                  "position does not fit the other arguments in device, dtype or shape");
-  const Parameter sums("grad_sums", grad_sums, ScalarType::Double, {2, pooled[1]});
+  STD_TORCH_CHECK(
+      position.device() == image.device() && position.scalar_type() == ScalarType::Byte && sizes(position) == pooled,
+      "position does not fit the other arguments in device, dtype or shape");
+  const Parameter sums("grad_sums", grad_sums, image, {2, pooled[1]}, ScalarType::Double);
   auto work = in.work<BlockBackward>();
   work.grad_extreme = map_of(grad_extreme), work.position = map_of(position);
   work.grad_sums = static_cast<const double*>(sums.data());

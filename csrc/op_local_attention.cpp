@@ -1,6 +1,7 @@
 // Local attention, Eq. 3, of three maps (`local_attention`) or of one that holds them in its channels
 // (`qkv_attention`). Schemas, fakes and gradients: src/sasa/ops/local_attention.py and qkv_attention.py.
 #include "operators.h"
+#include "run.h"
 
 namespace sasa {
 namespace {
@@ -39,13 +40,12 @@ LocalInputs local_inputs(const Tensor& query, const MaybeTensor& key, const Tens
   check_map("query", query, query, sizes(query));
   check_map("value", value, query, {shape.batch, value.size(1), shape.height, shape.width});
   if (key) check_map("key", *key, query, sizes(query));
-  const ScalarType type = compute_type(query);
   return {shape,
           map_of(query),
           map_of(key),
           map_of(value),
-          Parameter("rel_row", rel_row, type, local_embedding(shape)),
-          Parameter("rel_col", rel_col, type, local_embedding(shape))};
+          Parameter("rel_row", rel_row, query, local_embedding(shape)),
+          Parameter("rel_col", rel_col, query, local_embedding(shape))};
 }
 
 LocalInputs local_inputs(const Tensor& qkv, const MaybeTensor& rel_row, const MaybeTensor& rel_col, bool content,
@@ -56,13 +56,12 @@ LocalInputs local_inputs(const Tensor& qkv, const MaybeTensor& rel_row, const Ma
   const int64_t channels = qkv.size(1) / parts;
   const LocalShape shape = local_shape(qkv, channels, channels, options);
   check_map("qkv", qkv, qkv, sizes(qkv));
-  const ScalarType type = compute_type(qkv);
   return {shape,
           map_of(qkv),
           content ? map_of(qkv, channels) : map_of(MaybeTensor()),
           map_of(qkv, (parts - 1) * channels),
-          Parameter("rel_row", rel_row, type, local_embedding(shape)),
-          Parameter("rel_col", rel_col, type, local_embedding(shape))};
+          Parameter("rel_row", rel_row, qkv, local_embedding(shape)),
+          Parameter("rel_col", rel_col, qkv, local_embedding(shape))};
 }
 
 LocalForward local_forward(const LocalInputs& in) {
@@ -77,12 +76,12 @@ LocalForward local_forward(const LocalInputs& in) {
 // The output and, of training, the log-sum-exp.
 std::tuple<Tensor, Tensor> attend(const LocalInputs& in, const Tensor& like) {
   Tensor output = empty_map(like, in.shape.heads * in.shape.value_dim);
-  Tensor logsumexp = empty(query_shape(in.shape), compute_type(like));
+  Tensor logsumexp = empty(query_shape(in.shape), compute_type(like), like);
   if (output.numel() == 0) return {output, torch::stable::zero_(logsumexp)};
   LocalForward work = local_forward(in);
   work.output = map_of(output);
   work.logsumexp = logsumexp.data_ptr();
-  kernels().local_forward(work, parallel());
+  run(work, like);
   return {output, logsumexp};
 }
 
@@ -92,20 +91,16 @@ std::tuple<Tensor, Tensor> attend_backward(LocalBackward& work, const LocalInput
                                            const MaybeTensor& rel_col) {
   const LocalShape& shape = in.shape;
   check_map("grad_output", grad_output, like, {shape.batch, shape.heads * shape.value_dim, shape.height, shape.width});
-  const Parameter saved("logsumexp", logsumexp, compute_type(like), query_shape(shape));
-  ParameterGradient grad_row(rel_row, like, shape.batch), grad_col(rel_col, like, shape.batch);
+  const Parameter saved("logsumexp", logsumexp, like, query_shape(shape));
   if (grad_output.numel() == 0) {
-    grad_row.zero(), grad_col.zero();
-    return {grad_row.total(), grad_col.total()};
+    return {ParameterGradient::zero(rel_row, like), ParameterGradient::zero(rel_col, like)};
   }
   work.shape = shape;
   work.grad_output = map_of(grad_output);
   work.query = in.query, work.key = in.key, work.value = in.value;
   work.rel_row = in.rel_row.data(), work.rel_col = in.rel_col.data();
   work.logsumexp = saved.data();
-  work.grad_row = grad_row.data(), work.grad_col = grad_col.data();
-  kernels().local_backward(work, parallel());
-  return {grad_row.total(), grad_col.total()};
+  return run(work, like, rel_row, rel_col);
 }
 
 // A map for the gradient of `input`: zeros where the kernel will not run because there is no output at all.
@@ -165,8 +160,7 @@ Tensor qkv_attention_inference(const Tensor& qkv, const MaybeTensor& rel_row, co
   STD_TORCH_CHECK(pool == 1 || pool == 2, "pool (", pool, ") must be 1 or 2");
   const auto in = local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale});
   const int64_t channels = in.shape.heads * in.shape.value_dim;
-  const ScalarType type = compute_type(qkv);
-  const Parameter gains("gain", gain, type, {channels}), shifts("shift", shift, type, {channels});
+  const Parameter gains("gain", gain, qkv, {channels}), shifts("shift", shift, qkv, {channels});
   const int64_t height = (in.shape.height + pool - 1) / pool, width = (in.shape.width + pool - 1) / pool;
   Tensor output = empty_map(qkv, channels, height, width, qkv.scalar_type());
   if (output.numel() == 0) return output;
@@ -175,7 +169,7 @@ Tensor qkv_attention_inference(const Tensor& qkv, const MaybeTensor& rel_row, co
   work.gain = gains.data(), work.shift = shifts.data();
   work.relu = relu;
   work.pool = pool;
-  kernels().local_forward(work, parallel());
+  run(work, qkv);
   return output;
 }
 

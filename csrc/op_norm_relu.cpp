@@ -23,12 +23,12 @@ std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weig
   check_rows("x", x, x);
   if (residual) check_rows("residual", *residual, x);
   const int64_t C = x.size(1), pixels = x.numel() / C;
-  const Parameter weights("weight", weight, ScalarType::Float, {C}), biases("bias", bias, ScalarType::Float, {C});
+  const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
   using torch::headeronly::MemoryFormat;
-  Tensor y = torch::stable::empty(sizes(x), ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
+  Tensor y = torch::stable::empty(sizes(x), ScalarType::Float, std::nullopt, x.device(), std::nullopt,
                                   MemoryFormat::ChannelsLast);
-  Tensor mean = empty({C}, ScalarType::Float), variance = empty({C}, ScalarType::Float);
-  Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float);
+  Tensor mean = empty({C}, ScalarType::Float, x), variance = empty({C}, ScalarType::Float, x);
+  Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float, x);
   NormForward work = {};
   work.x = floats(x), work.residual = residual ? floats(*residual) : nullptr;
   work.weight = static_cast<const float*>(weights.data()), work.bias = static_cast<const float*>(biases.data());
@@ -47,17 +47,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
   check_rows("grad", grad, x);
   if (y) check_rows("y", *y, x);
   const int64_t C = x.size(1), pixels = x.numel() / C;
-  const Parameter weights("weight", weight, ScalarType::Float, {C}), biases("bias", bias, ScalarType::Float, {C});
-  const Parameter means("mean", mean, ScalarType::Float, {C});
-  const Parameter variances("variance", variance, ScalarType::Float, {C});
+  const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
+  const Parameter means("mean", mean, x, {C});
+  const Parameter variances("variance", variance, x, {C});
   using torch::headeronly::MemoryFormat;
   auto map = [&] {
-    return torch::stable::empty(sizes(x), ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
+    return torch::stable::empty(sizes(x), ScalarType::Float, std::nullopt, x.device(), std::nullopt,
                                 MemoryFormat::ChannelsLast);
   };
   Tensor grad_x = map(), grad_residual = y && relu ? map() : nothing(x);
-  Tensor grad_weight = empty({C}, ScalarType::Float), grad_bias = empty({C}, ScalarType::Float);
-  Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float);
+  Tensor grad_weight = empty({C}, ScalarType::Float, x), grad_bias = empty({C}, ScalarType::Float, x);
+  Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float, x);
   NormBackward work = {};
   work.grad = floats(grad), work.x = floats(x), work.y = y ? floats(*y) : nullptr;
   work.weight = static_cast<const float*>(weights.data()), work.bias = static_cast<const float*>(biases.data());

@@ -76,5 +76,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
 std::string cpu_kernels();
 std::string cpu_kernels_error();
 double cpu_multiply_adds(int64_t rounds);
+// Why CUDA kernels cannot run in this process, or on that GPU; empty where they can.
+std::string cuda_error();
+std::string cuda_error_on(int64_t device);
+// Version and file of NVRTC, the folder of compiled kernels, and how many it holds.
+std::tuple<std::string, std::string, std::string, int64_t> cuda_compiler();
 
 }  // namespace sasa

@@ -1,19 +1,51 @@
-// Registers the CPU kernels under the operators whose schemas, fakes and gradients are defined in Python, in
-// src/sasa/ops. What runs is in op_*.cpp: they check shapes, allocate results, and hand raw pointers to the kernels.
+// Registers the kernels under the operators whose schemas, fakes and gradients are defined in Python, in src/sasa/ops.
+// What runs is in op_*.cpp: they check shapes, allocate results, and hand raw pointers to the kernels.
+//
+// The CUDA kernels have operators of their own as well, in the namespace sasa_cuda, for the back-end "cuda" asked for by
+// name: whatever the dispatcher takes for CUDA tensors.
+#include <cstdlib>
+
+#include "cuda_calls.h"
 #include "operators.h"
 
 namespace sasa {
+namespace {
+
+// What CUDA tensors take where both can run, unless the environment variable SASA_GPU says "cuda" or "triton".
+constexpr bool kCudaByDefault = false;  // Triton's kernels have been run on a GPU; these have not yet
+
+bool choose_cuda() {
+  const char* wanted = std::getenv("SASA_GPU");
+  const bool given = wanted != nullptr && *wanted != '\0';
+  return (given ? std::string(wanted) == "cuda" : kCudaByDefault) && cuda::why_not_with_torch().empty();
+}
+
+// Decided once, when the library is loaded.
+bool cuda_chosen() {
+  static const bool chosen = choose_cuda();
+  return chosen;
+}
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sasa, m) {
   m.def("cpu_kernels() -> str");
   m.def("cpu_kernels_error() -> str");
   m.def("cpu_multiply_adds(int rounds) -> float");
+  m.def("cuda_chosen() -> bool");
+  m.def("cuda_error() -> str");
+  m.def("cuda_error_on(int device) -> str");
+  m.def("cuda_compiler() -> (str, str, str, int)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CompositeExplicitAutograd, m) {
   m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels));
   m.impl("cpu_kernels_error", TORCH_BOX(&cpu_kernels_error));
   m.impl("cpu_multiply_adds", TORCH_BOX(&cpu_multiply_adds));
+  m.impl("cuda_chosen", TORCH_BOX(&cuda_chosen));
+  m.impl("cuda_error", TORCH_BOX(&cuda_error));
+  m.impl("cuda_error_on", TORCH_BOX(&cuda_error_on));
+  m.impl("cuda_compiler", TORCH_BOX(&cuda_compiler));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
@@ -39,6 +71,26 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
     m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
     m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
   }
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
+  if (!cuda_chosen()) return;
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
+  m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
+  m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+  m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
+  m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
 }
 
 }  // namespace sasa

@@ -27,7 +27,7 @@ inline Storage storage(const Tensor& tensor) {
     case ScalarType::Double: return Storage::float64;
     case ScalarType::BFloat16: return Storage::bfloat16;
     case ScalarType::Half: return Storage::float16;
-    default: STD_TORCH_CHECK(false, "the CPU kernels of sasa compute on floating point tensors only"); std::abort();
+    default: STD_TORCH_CHECK(false, "the kernels of sasa compute on floating point tensors only"); std::abort();
   }
 }
 
@@ -35,9 +35,12 @@ inline ScalarType compute_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline Tensor empty(const Sizes& size, ScalarType type) { return torch::stable::empty(size, type); }
+// On the device of `like`.
+inline Tensor empty(const Sizes& size, ScalarType type, const Tensor& like) {
+  return torch::stable::empty(size, type, std::nullopt, like.device());
+}
 
-inline Tensor nothing(const Tensor& like) { return empty({0}, like.scalar_type()); }
+inline Tensor nothing(const Tensor& like) { return empty({0}, like.scalar_type(), like); }
 
 // `empty_map` of ops/precision.py: dense, channels_last where `like` is, or is a slice of the channels of such a map.
 inline Tensor empty_map(const Tensor& like, int64_t channels, int64_t height, int64_t width, ScalarType type) {
@@ -45,7 +48,7 @@ inline Tensor empty_map(const Tensor& like, int64_t channels, int64_t height, in
   using torch::headeronly::MemoryFormat;
   const MemoryFormat format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
   const Sizes size = {like.size(0), channels, height, width};
-  return torch::stable::empty(size, type, std::nullopt, std::nullopt, std::nullopt, format);
+  return torch::stable::empty(size, type, std::nullopt, like.device(), std::nullopt, format);
 }
 
 inline Tensor empty_map(const Tensor& like, int64_t channels) {
@@ -62,18 +65,21 @@ inline Map map_of(const Tensor& tensor, int64_t channel = 0) {
 
 inline Map map_of(const MaybeTensor& tensor) { return tensor ? map_of(*tensor) : Map{nullptr, {0, 0, 0, 0}}; }
 
-// A map must be on the CPU, of the dtype of `like`, and (B, channels, H, W).
+// A map must have the device and dtype of `like`, and be (B, channels, H, W).
 inline void check_map(const char* name, const Tensor& tensor, const Tensor& like, const Sizes& expected) {
-  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == like.scalar_type() && sizes(tensor) == expected, name,
+  const bool fits = tensor.scalar_type() == like.scalar_type() && sizes(tensor) == expected;
+  STD_TORCH_CHECK(fits && tensor.device() == like.device(), name,
                   " does not fit the other arguments in device, dtype or shape");
 }
 
-// Weights or embeddings as the kernels take them: contiguous and of the compute type.
+// Weights or embeddings as the kernels take them: on the device of `like`, contiguous and of its compute type.
 class SASA_HIDDEN Parameter {
  public:
-  Parameter(const char* name, const MaybeTensor& given, ScalarType type, const Sizes& expected) {
+  Parameter(const char* name, const MaybeTensor& given, const Tensor& like, const Sizes& expected)
+      : Parameter(name, given, like, expected, compute_type(like)) {}
+  Parameter(const char* name, const MaybeTensor& given, const Tensor& like, const Sizes& expected, ScalarType type) {
     if (!given) return;
-    STD_TORCH_CHECK(given->is_cpu() && sizes(*given) == expected, name,
+    STD_TORCH_CHECK(given->device() == like.device() && sizes(*given) == expected, name,
                     " does not fit the other arguments in device or shape");
     tensor_ = given->scalar_type() == type ? *given : torch::stable::to(*given, type);
     if (!tensor_->is_contiguous()) tensor_ = torch::stable::contiguous(*tensor_);
@@ -84,43 +90,43 @@ class SASA_HIDDEN Parameter {
   MaybeTensor tensor_;
 };
 
-// `total` of `count` numbers, in the order in which the parts lie.
-template <class T>
-void add_parts(const void* parts, int64_t number, int64_t count, void* total) {
-  for (int64_t i = 0; i < count; ++i) {
-    double sum = 0;
-    for (int64_t part = 0; part < number; ++part) sum += static_cast<const T*>(parts)[part * count + i];
-    static_cast<T*>(total)[i] = static_cast<T>(sum);
-  }
-}
+// The sum of `parts` over its first axis, always in the same order (run.cpp).
+void add_parts(const Tensor& parts, Tensor& total);
 
 // The gradient of a parameter: the kernel writes one of each part of its work (an image, or a strip of one), and they
-// are added in the order of the parts, so that the result does not depend on threads.
+// are added in the order of the parts, so that the result does not depend on threads. A single part is the gradient.
 class SASA_HIDDEN ParameterGradient {
  public:
   ParameterGradient(const MaybeTensor& parameter, const Tensor& like, int64_t number)
       : parameter_(parameter), like_(like), type_(compute_type(like)), number_(number) {
     if (!parameter) return;
     Sizes size = sizes(*parameter);
-    size.insert(size.begin(), number);
-    parts_ = empty(size, type_);
+    if (number != 1) size.insert(size.begin(), number);
+    parts_ = empty(size, type_, like);
   }
 
   void* data() const { return parts_ ? parts_->data_ptr() : nullptr; }
 
-  void zero() {
-    if (parts_) torch::stable::zero_(*parts_);
-  }
-
   Tensor total() const {
     if (!parameter_) return nothing(like_);
-    Tensor sum = empty(sizes(*parameter_), type_);
-    const auto add = type_ == ScalarType::Double ? add_parts<double> : add_parts<float>;
-    add(data(), number_, sum.numel(), sum.data_ptr());
-    return parameter_->scalar_type() == type_ ? sum : torch::stable::to(sum, parameter_->scalar_type());
+    if (number_ == 1) return in_dtype_of_parameter(*parts_);
+    Tensor sum = empty(sizes(*parameter_), type_, like_);
+    add_parts(*parts_, sum);
+    return in_dtype_of_parameter(sum);
+  }
+
+  // Where the kernel does not run, because there is no output at all.
+  static Tensor zero(const MaybeTensor& parameter, const Tensor& like) {
+    if (!parameter) return nothing(like);
+    Tensor gradient = empty(sizes(*parameter), parameter->scalar_type(), like);
+    return torch::stable::zero_(gradient);
   }
 
  private:
+  Tensor in_dtype_of_parameter(const Tensor& sum) const {
+    return parameter_->scalar_type() == type_ ? sum : torch::stable::to(sum, parameter_->scalar_type());
+  }
+
   MaybeTensor parameter_, parts_;
   Tensor like_;
   ScalarType type_;

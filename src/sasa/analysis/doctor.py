@@ -63,6 +63,21 @@ class CpuLibrary:
 
 
 @dataclass(frozen=True)
+class CudaKernels:
+    """What compiles the CUDA kernels, and where they are kept; `compiler` is None where there is no NVRTC."""
+
+    compiler: str | None
+    cache: str | None
+    cached: int
+
+    def to_lines(self) -> dict[str, str]:
+        """As `sasa doctor` prints it. Whether they can run here is told among the back-ends."""
+        if self.compiler is None:
+            return {"compiler": "none: NVRTC was not found"}
+        return {"compiler": self.compiler, "compiled": f"{self.cached} kernels, kept in {self.cache or 'memory only'}"}
+
+
+@dataclass(frozen=True)
 class Requirement:
     """A package that an extra asks for. `version` is None where it is not installed."""
 
@@ -103,6 +118,7 @@ class Examination:
     devices: tuple[Device, ...]
     threads: Threads
     cpu_library: CpuLibrary
+    cuda_kernels: CudaKernels
     backends: tuple[BackendStatus, ...]
     extras: tuple[Extra, ...] | None
 
@@ -127,6 +143,7 @@ def examine() -> Examination:
             load=threads.load(),
         ),
         cpu_library=CpuLibrary(str(native.FOLDER / native.LIBRARY), native.instruction_set(), native.missing()),
+        cuda_kernels=cuda_kernels(),
         backends=every_backend(),
         extras=extras(),
     )
@@ -139,6 +156,7 @@ def to_text(found: Examination) -> str:
         "devices": {device.name: device.description for device in found.devices},
         "threads": found.threads.lines(),
         "CPU kernels": {"library": str(found.cpu_library)},
+        "CUDA kernels": found.cuda_kernels.to_lines(),
         "back-ends": {b.name: f"not here: {b.why_not}" if b.why_not else b.summary for b in found.backends},
         "extras": {e.name: str(e) for e in found.extras or ()} or {"unknown": "sasa runs from its sources"},
     }
@@ -169,6 +187,14 @@ def devices() -> tuple[Device, ...]:
     if torch.xpu.is_available():
         found += [Device(f"xpu:{i}", torch.xpu.get_device_name(i)) for i in range(torch.xpu.device_count())]
     return tuple(found)
+
+
+def cuda_kernels() -> CudaKernels:
+    """NVRTC and the kernels that it has compiled on this machine."""
+    compiler = native.cuda_compiler()
+    if compiler is None:
+        return CudaKernels(None, None, 0)
+    return CudaKernels(f"NVRTC {compiler.version} ({compiler.file})", compiler.cache, compiler.cached)
 
 
 def extras() -> tuple[Extra, ...] | None:

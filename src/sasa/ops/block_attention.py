@@ -12,11 +12,11 @@ from torch import Tensor
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops
 from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
-from sasa.ops.backends import find_backend, triton
+from sasa.ops.backends import cuda, find_backend, triton
 from sasa.ops.backends.base import no_second_derivative
 from sasa.ops.checks import check_heads, check_no_forward_mode, check_relative, check_same
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import Gradient, register
+from sasa.ops.register import Gradient, register, register_twin
 
 
 def block_attention(
@@ -54,7 +54,7 @@ def block_attention(
         value: (B, N * E, H, W), values as a map in place of w_value (Table 7: values by a spatial convolution).
         scale: factor of the logits.
         content: False leaves q.k out.
-        backend: "auto", or "reference", "eager", "cpu" or "triton" for tests and comparison.
+        backend: "auto", or "reference", "eager", "cpu", "cuda" or "triton" for tests and comparison.
 
     Returns:
         (B, N * E, H, W) in image's dtype and layout.
@@ -170,3 +170,5 @@ register(
     gradient=no_second_derivative("block_attention"),
     flops=flops.block_attention_backward,
 )
+for _name in ("block_attention", "block_attention_backward"):
+    register_twin(cuda.NAMESPACE, _name)

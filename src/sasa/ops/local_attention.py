@@ -12,7 +12,7 @@ from torch import Tensor
 from sasa.errors import ArgumentError
 from sasa.ops import eager, flops
 from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
-from sasa.ops.backends import find_backend, triton
+from sasa.ops.backends import cuda, find_backend, triton
 from sasa.ops.backends.base import no_second_derivative
 from sasa.ops.checks import (
     check_heads,
@@ -23,7 +23,7 @@ from sasa.ops.checks import (
     check_same,
 )
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import Gradient, register
+from sasa.ops.register import Gradient, register, register_twin
 
 
 def local_attention(
@@ -60,7 +60,7 @@ def local_attention(
             "mask": they take no part.
         scale: factor of the logits; the paper has none.
         content: False leaves q.k out (Table 6 of the paper).
-        backend: "auto", or "reference", "eager", "cpu" or "triton" for tests and comparison.
+        backend: "auto", or "reference", "eager", "cpu", "cuda" or "triton" for tests and comparison.
 
     Returns:
         (B, C_value, H, W) in query's dtype and layout. Arithmetic is in float32 or better.
@@ -164,3 +164,5 @@ register(
     gradient=no_second_derivative("local_attention"),
     flops=flops.local_attention_backward,
 )
+for _name in ("local_attention", "local_attention_backward"):
+    register_twin(cuda.NAMESPACE, _name)

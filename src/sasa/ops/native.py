@@ -1,20 +1,23 @@
-"""The library of CPU kernels (csrc/): loaded once, when `sasa.ops` is imported; or the sentence that says why not.
+"""The library of kernels (csrc/): loaded once, when `sasa.ops` is imported; or the sentence that says why not.
 
-Loading registers its kernels with torch's dispatcher, for CPU tensors, under the operators that are defined in this
-folder. Without it everything goes through `eager`, with the same results.
+Loading registers its kernels with torch's dispatcher under the operators that are defined in this folder: for CPU
+tensors, and for CUDA tensors where that is chosen. Without it everything goes through `eager`, with the same results,
+or for CUDA tensors through Triton.
 
-The environment variable SASA_CPU, read once, names an instruction set (avx512, avx2, neon, portable) in place of the
-best that this machine runs; SASA_CPU=off leaves the library out.
+Environment variables, read once: SASA_CPU names an instruction set (avx512, avx2, neon, portable) in place of the best
+that this machine runs; SASA_CPU=off leaves the whole library out. SASA_GPU, "cuda" or "triton", chooses between the
+CUDA C++ and the Triton kernels for CUDA tensors.
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 FOLDER = Path(__file__).parents[1] / "_native"
-LIBRARY = "libsasa_cpu.so"
+LIBRARY = "libsasa.so"
 REASON = "why_not.txt"  # the installation leaves it in place of the library
 
 
@@ -37,6 +40,7 @@ def load(folder: Path = FOLDER) -> str | None:
 
 
 _MISSING = load()
+_LOADED = hasattr(torch.ops.sasa, "cpu_kernels")
 
 
 def instruction_set() -> str | None:
@@ -44,6 +48,46 @@ def instruction_set() -> str | None:
     return None if _MISSING else torch.ops.sasa.cpu_kernels()
 
 
+def cuda_missing() -> str | None:
+    """None where CUDA kernels can be compiled and launched in this process, else the sentence that says why not.
+
+    It looks for libraries and does not initialise CUDA.
+    """
+    if not _LOADED:
+        return _MISSING
+    return torch.ops.sasa.cuda_error() or None
+
+
+def cuda_missing_on(device: int) -> str | None:
+    """None where the CUDA kernels can run on that GPU, else the sentence that says why not. Initialises the driver."""
+    return torch.ops.sasa.cuda_error_on(device) or None
+
+
+def cuda_not_chosen() -> str | None:
+    """None where the dispatcher takes the CUDA C++ kernels for CUDA tensors, else the sentence that says why not."""
+    reason = cuda_missing()
+    if reason is None and not torch.ops.sasa.cuda_chosen():
+        return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
+    return reason
+
+
+class CudaCompiler(NamedTuple):
+    """What compiles the CUDA kernels of this process, and where they are kept."""
+
+    version: str  # of NVRTC
+    file: str  # NVRTC's
+    cache: str  # a folder
+    cached: int  # kernels in it
+
+
+def cuda_compiler() -> CudaCompiler | None:
+    """None where there is no NVRTC or no library."""
+    try:
+        return CudaCompiler(*torch.ops.sasa.cuda_compiler()) if _LOADED else None
+    except RuntimeError:
+        return None
+
+
 def missing() -> str | None:
-    """None where the library is in use, else the sentence that says why it is not."""
+    """None where the library's CPU kernels are in use, else the sentence that says why they are not."""
     return _MISSING

@@ -97,6 +97,16 @@ def register(
         register_flop_formula(getattr(torch.ops.sasa, name), get_raw=True)(formula)
 
 
+def register_twin(namespace: str, name: str) -> None:
+    """Define `torch.ops.NAMESPACE.NAME` with the schema and the fake of `torch.ops.sasa.NAME`.
+
+    It has no implementation in plain torch: calls reach the kernels that a library registered for it, or fail.
+    """
+    op = getattr(torch.ops.sasa, name).default
+    torch.library.define(f"{namespace}::{name}", str(op._schema).partition(name)[2])
+    torch.library.register_fake(f"{namespace}::{name}", op)
+
+
 def has_kernel(name: str, key: str) -> bool:
     """Whether a kernel of the op `sasa::NAME` is registered for a dispatch key of its own, such as "CPU"."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"sasa::{name}", key)

@@ -7,11 +7,11 @@ of it can be asked for, is listed by `sasa.backends()` and `sasa doctor`, and jo
 from dataclasses import dataclass
 
 from sasa.errors import ArgumentError
-from sasa.ops.backends import cpu, eager, reference, triton
+from sasa.ops.backends import cpu, cuda, eager, reference, triton
 from sasa.ops.backends.base import Backend, Inputs, Options
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (reference.BACKEND, eager.BACKEND, cpu.BACKEND, triton.BACKEND)
+    backend.name: backend for backend in (reference.BACKEND, eager.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND)
 }
 
 

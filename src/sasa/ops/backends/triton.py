@@ -21,7 +21,7 @@ class TritonBackend(FunctionBackend):
     """Triton on a GPU; with TRITON_INTERPRET=1 in its interpreter, on CPU tensors."""
 
     name = "triton"
-    summary = "Triton kernels for CUDA tensors; what auto runs there"
+    summary = "Triton kernels for CUDA tensors; what auto runs there unless SASA_GPU is cuda"
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
         """They need Triton, a GPU and a dtype that tensor cores know, and hold a head's pixels in registers."""

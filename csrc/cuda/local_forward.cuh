@@ -1,0 +1,152 @@
+// Local attention, forward, on tensor cores: see local_tile.cuh.
+#pragma once
+#include "local_position.cuh"
+
+namespace sasa {
+
+constexpr int kStage = kLayout.forward_stage(), kValues = (kContent ? kPlanes : 0) * kHaloPlane;
+constexpr int kQueries = kValues + kPlanes * kHaloPlane;
+constexpr int kTables = kLayout.stages * kStage, kTerms = kTables + kLayout.tables();
+constexpr int kSums = kTerms + kLayout.warps() * kLayout.terms();
+
+SASA_DEVICE void copy_forward(const LocalForward& call, const BlockPlace& place, unsigned to, int y0, int x0) {
+  const int height = call.shape.height, width = call.shape.width;
+  if constexpr (kContent) copy_halo(to, call.key, place.image, place.head, y0, x0, height, width);
+  copy_tile(to + kQueries, call.query, place.image, place.head, y0, x0, height, width);
+  copy_halo(to + kValues, call.value, place.image, place.head, y0, x0, height, width);
+}
+
+// softmax(s) . values: the sums are not yet divided; returns what to divide by, and the maxima.
+template <bool EXACT>
+SASA_DEVICE void weighted_values(float (&o)[kHeadPlanes][4], float (&sum)[4], const float (&s)[K][kColumnTiles][4],
+                                 const float (&most)[2], unsigned values, const Lane& lane) {
+  clear(o);
+#pragma unroll
+  for (int e = 0; e < 4; e++) sum[e] = 0;
+#pragma unroll
+  for (int step = 0; step < kSteps; step++) {
+    unsigned pairs[2][2], a[4];
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+      const SeenTile tile = seen_tile(step, which);
+      const auto& x = s[tile.place()][tile.column_tile];
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        pairs[which][h] = pack<Element>(exp2_approx(x[2 * h] - most[h]), exp2_approx(x[2 * h + 1] - most[h]));
+      }
+    }
+    seen_operand(a, pairs, step, lane);
+    add_weighted<EXACT>(o, a, values, step, lane);
+    multiply<Element>(sum, a, ones<Element>(), ones<Element>());
+  }
+}
+
+// A logit of +inf makes the output NaN, but the log-sum-exp +inf: the weights of other keys are zero, not NaN.
+SASA_DEVICE void keep_infinity(float (&sum)[4], const float (&s)[K][kColumnTiles][4], const float (&most)[2]) {
+  bool nan[2] = {false, false};
+#pragma unroll
+  for (int r = 0; r < K; r++) {
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) nan[i / 2] = nan[i / 2] || s[r][ct][i] != s[r][ct][i];
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if (quad_max(nan[h] ? 1.f : 0.f) == 0.f && most[h] == infinity()) sum[2 * h] = infinity();
+  }
+}
+
+// The sums of a unit's head: o and sum as in weighted_values; `most` the largest logits.
+template <bool EXACT>
+SASA_DEVICE void sum_unit(float (&o)[kHeadPlanes][4], float (&sum)[4], float (&most)[2], const LocalShape& shape,
+                          unsigned stage, unsigned terms, int unit, int h, int y0, int x0, const Lane& lane) {
+  const unsigned planes = stage + h * kHeadPlanes * kHaloPlane + seen_origin(unit);
+  const float factor = static_cast<float>(shape.scale) * kLog2E;
+  const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+  float s[K][kColumnTiles][4];
+  Fragments q;
+  Bias bias;
+  load_fragments(q, stage + kQueries + h * kHeadPlanes * kTilePlane, unit, lane);
+  const Hidden hidden = hidden_from(first.y, first.x, shape.height, shape.width, lane);
+  position_bias(bias, q, kTables + h * kHeadTables, terms, factor, hidden, lane);
+  logits<EXACT>(s, q, planes, bias, hidden, factor, lane);
+  most[0] = most[1] = -infinity();
+#pragma unroll
+  for (int r = 0; r < K; r++) {
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) most[i / 2] = fmaxf(most[i / 2], s[r][ct][i]);
+    }
+  }
+  most[0] = quad_max(most[0]), most[1] = quad_max(most[1]);
+  weighted_values<EXACT>(o, sum, s, most, planes + kValues, lane);
+  if constexpr (EXACT) keep_infinity(sum, s, most);
+}
+
+// One head of a unit: its result goes to the unit's slots, its log-sum-exp to `sums`.
+SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned terms, int unit, int h, int y0, int x0,
+                              const Lane& lane) {
+  float o[kHeadPlanes][4], sum[4], most[2];
+  sum_unit<false>(o, sum, most, call.shape, stage, terms, unit, h, y0, x0, lane);
+  if (any_not_finite(o)) sum_unit<true>(o, sum, most, call.shape, stage, terms, unit, h, y0, x0, lane);
+  const float inverse[2] = {1.f / sum[0], 1.f / sum[2]};
+#pragma unroll
+  for (int n = 0; n < kHeadPlanes; n++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) o[n][i] *= inverse[i / 2];
+  }
+  __syncwarp();  // all have loaded the queries
+  stage_result(stage + kQueries + h * kHeadPlanes * kTilePlane, o, unit, lane);
+  if (call.logsumexp != nullptr && lane.t == 0) {
+    const unsigned to = kSums + (h * kUnits * 16 + unit * 16 + lane.g) * 4;
+    store_shared(to, (most[0] + log2_approx(sum[0])) * kLn2);
+    store_shared(to + 32, (most[1] + log2_approx(sum[2])) * kLn2);
+  }
+}
+
+SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, SASA_ARGUMENT LocalTiling tiling) {
+  BlockPlace place = block_place(tiling);
+  const Lane lane;
+  const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;
+  int y0 = place.tile / tiling.tiles_x * kBlockH, x0 = place.tile % tiling.tiles_x * kBlockW, stage = 0;
+  copy_forward(call, place, 0, y0, x0);
+  commit_copies();
+  if constexpr (kPosition) load_tables(kTables, call.rel_row, call.rel_col, place.head);
+  for (int tile = place.tile; tile < place.last_tile; tile++) {
+    int next_y = y0, next_x = x0 + kBlockW;
+    if (next_x >= width) next_x = 0, next_y += kBlockH;
+    const bool more = tile + 1 < place.last_tile;
+    if constexpr (SASA_STAGES == 2) {
+      if (more) copy_forward(call, place, kStage - stage, next_y, next_x);
+      commit_copies();
+    }
+    wait_copies<SASA_STAGES - 1>();
+    __syncthreads();
+    for (int unit = warp; unit < kUnits; unit += kThreads / 32) {
+      const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+      if (first.y >= height || first.x >= width) continue;
+#pragma unroll 1
+      for (int h = 0; h < kHeads; h++) {
+        forward_unit(call, stage, kTerms + warp * kLayout.terms(), unit, h, y0, x0, lane);
+      }
+      __syncwarp();
+      write_unit(call.output, stage + kQueries, place.image, place.head, unit, y0, x0, height, width, lane);
+    }
+    __syncthreads();
+    if (call.logsumexp != nullptr) {
+      move_tile_floats<true>(static_cast<float*>(call.logsumexp), kSums, call.shape, place, y0, x0);
+    }
+    if constexpr (SASA_STAGES == 1) {
+      if (more) copy_forward(call, place, 0, next_y, next_x);
+      commit_copies();
+    } else {
+      stage = kStage - stage;
+    }
+    y0 = next_y, x0 = next_x;
+  }
+}
+
+}  // namespace sasa

@@ -1,0 +1,404 @@
+// Local attention, backward: the queries' gradient, each query's delta and the tables' gradients, on tensor cores.
+//
+// With dP = dY . V^T, delta = sum of P * dP and dS = P * (dP - delta): dQ = dS . K + G . r and dr = G^T . q, where G holds
+// the sums of dS over the rows and over the columns of the window, (16 queries, 8 or 16 row offsets and as many column
+// offsets), all times scale. A warp keeps one head for the whole launch, and its dr in registers.
+#pragma once
+#include "local_position.cuh"
+
+namespace sasa {
+
+constexpr int kValues = (kContent ? kPlanes : 0) * kHaloPlane, kQueries = kValues + kPlanes * kHaloPlane;
+constexpr int kGrads = kQueries + kPlanes * kTilePlane, kLse = kLayout.queries_maps();
+constexpr int kDelta = kLse + kLayout.tile_floats(), kTables = kDelta + kLayout.tile_floats();
+constexpr int kWarps = kLayout.warps(), kScratch = kTables + kLayout.tables();
+constexpr int kSumsStride = kLayout.sums_stride(), kColumnSums = 16 * kOffsetTiles;  // bytes in a row of G
+static_assert(kWarps % kHeads == 0, "a warp keeps its head");
+
+// With windows above 7 the products dP do not fit in registers beside P: they are computed twice.
+constexpr bool kKeepProducts = K <= 7;
+
+// Accumulators of dr: with 8 row offsets, row and column table share one (rows 0-7 and 8-15); else each has its own.
+constexpr int kTableSums = D == 8 ? kOffsetTiles : kOffsetTiles * (D / 16);
+
+// dS by place of a step's n-tiles to the A operand.
+using Kept = float[K][kColumnTiles][4];
+
+SASA_DEVICE void operand_of(unsigned (&a)[4], const Kept& kept, int step, const Lane& lane) {
+  unsigned pairs[2][2];
+#pragma unroll
+  for (int which = 0; which < 2; which++) {
+    const SeenTile tile = seen_tile(step, which);
+    const auto& x = kept[tile.place()][tile.column_tile];
+    pairs[which][0] = pack<Element>(x[0], x[1]), pairs[which][1] = pack<Element>(x[2], x[3]);
+  }
+  seen_operand(a, pairs, step, lane);
+}
+
+// What a unit adds up: dQ, and G as fragments, rows by place.
+struct Sums {
+  float dq[kHeadPlanes][4], rows[kOffsetTiles][4], columns[kColumnTiles][4];
+};
+
+// dQ += dS . K and the row sums of dS, for a step.
+template <bool EXACT>
+SASA_DEVICE void add_step(Sums& sums, const unsigned (&a)[4], unsigned keys, int step, const Lane& lane) {
+  if constexpr (kContent) add_weighted<EXACT>(sums.dq, a, keys, step, lane);
+  const int first = seen_tile(step, 0).place(), second = seen_tile(step, 1).place();
+  if constexpr (kPosition && EXACT) {  // a sum that is NaN is no other row's
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int place = i < 2 ? first : second;
+      const float sum = quad_sum(low<Element>(a[i]) + high<Element>(a[i]));
+      float& to = sums.rows[place / 8][2 * (i % 2) + place % 2];
+      if (lane.t == place % 8 / 2) to += sum;
+    }
+  } else if constexpr (kPosition) {
+    multiply<Element>(sums.rows[first / 8], a, lane.g == first % 8 ? ones<Element>() : 0u,
+                      lane.g == second % 8 ? ones<Element>() : 0u);
+  }
+}
+
+// What is hidden takes no part, even where the log-sum-exp or dP is NaN.
+SASA_DEVICE void hide(Kept& p, Kept& dp, const Hidden& hidden) {
+#pragma unroll
+  for (int r = 0; r < K; r++) {
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (hidden.at(r, ct, i)) p[r][ct][i] = dp[r][ct][i] = 0;
+      }
+    }
+  }
+}
+
+// p becomes dS, with the products dP kept.
+template <bool EXACT>
+SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fragments& grad, const Hidden& hidden,
+                               unsigned keys, unsigned values, const Lane& lane) {
+  Kept dp;
+  scores(dp, grad, values, lane);
+  if constexpr (EXACT) hide(p, dp, hidden);
+#pragma unroll
+  for (int r = 0; r < K; r++)
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) delta[i / 2] = fmaf(p[r][ct][i], dp[r][ct][i], delta[i / 2]);
+  delta[0] = quad_sum(delta[0]), delta[1] = quad_sum(delta[1]);
+#pragma unroll
+  for (int r = 0; r < K; r++) {
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        p[r][ct][i] *= dp[r][ct][i] - delta[i / 2];
+        if (EXACT && hidden.at(r, ct, i)) p[r][ct][i] = 0;
+        sums.columns[ct][i] += p[r][ct][i];
+      }
+    }
+  }
+#pragma unroll
+  for (int step = 0; step < kSteps; step++) {
+    unsigned a[4];
+    operand_of(a, p, step, lane);
+    add_step<EXACT>(sums, a, keys, step, lane);
+  }
+}
+
+// The same with the products computed twice: for delta, then for dS.
+template <bool EXACT>
+SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, const Fragments& grad, const Hidden& hidden,
+                                unsigned keys, unsigned values, const Lane& lane) {
+#pragma unroll
+  for (int step = 0; step < kSteps; step++) {
+    float dp[2][4];
+    score(dp, grad, values, step, lane);
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+      const SeenTile tile = seen_tile(step, which);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const bool seen = sees(tile, lane) && !(EXACT && hidden.at(tile.place(), tile.column_tile, i));
+        const float more = fmaf(p[tile.place()][tile.column_tile][i], dp[which][i], delta[i / 2]);
+        delta[i / 2] = seen ? more : delta[i / 2];
+      }
+    }
+  }
+  delta[0] = quad_sum(delta[0]), delta[1] = quad_sum(delta[1]);
+#pragma unroll
+  for (int step = 0; step < kSteps; step++) {
+    float dp[2][4];
+    unsigned pairs[2][2], a[4];
+    score(dp, grad, values, step, lane);
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+      const SeenTile tile = seen_tile(step, which);
+      const bool seen = sees(tile, lane);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        dp[which][i] = p[tile.place()][tile.column_tile][i] * (dp[which][i] - delta[i / 2]);
+        if (EXACT && hidden.at(tile.place(), tile.column_tile, i)) dp[which][i] = 0;
+        sums.columns[tile.column_tile][i] += seen ? dp[which][i] : 0.f;
+      }
+      pairs[which][0] = pack<Element>(dp[which][0], dp[which][1]);
+      pairs[which][1] = pack<Element>(dp[which][2], dp[which][3]);
+    }
+    seen_operand(a, pairs, step, lane);
+    add_step<EXACT>(sums, a, keys, step, lane);
+  }
+}
+
+// Writes G of a unit to the warp's memory: row m holds the row offsets' sums, then the column offsets'. Places that no
+// offset has stay zero.
+SASA_DEVICE void write_sums(unsigned to, const Sums& sums, const Lane& lane) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const unsigned row = to + (lane.g + 8 * (i / 2)) * kSumsStride;
+#pragma unroll
+    for (int n = 0; n < kOffsetTiles; n++) {
+      const int place = 8 * n + 2 * lane.t + i % 2;
+      const int offset = place >= lane.y ? place - lane.y : place - lane.y + K;
+      if (place < K) store_shared(row + 2 * offset, from_float<Element>(sums.rows[n][i]));
+    }
+#pragma unroll
+    for (int ct = 0; ct < kColumnTiles; ct++) {
+      const int column = 8 * ct + 2 * lane.t + i % 2, x = lane.x(i / 2);
+      if (column_seen(column, x)) {
+        store_shared(row + kColumnSums + 2 * (column - x), from_float<Element>(sums.columns[ct][i]));
+      }
+    }
+  }
+}
+
+// dq += G . r
+SASA_DEVICE void add_position_gradient(float (&dq)[kHeadPlanes][4], unsigned sums, unsigned tables, const Lane& lane) {
+  const unsigned rows = tables + lane.id % 16 * kChunk;
+  const unsigned columns = tables + kColTable + (kTablePad + lane.id % 16) * kChunk;
+  const unsigned address = sums + lane.id % 16 * kSumsStride + lane.matrix / 2 * 16;
+  unsigned a[kOffsetTiles][4];
+#pragma unroll
+  for (int n = 0; n < kOffsetTiles; n++) load_matrix(a[n], address + 32 * n);
+  if constexpr (D == 8 && kOffsetTiles == 1) {
+    unsigned r[1], c[1];
+    load_matrix_transposed(r, rows), load_matrix_transposed(c, columns);
+    multiply<Element>(dq[0], a[0], r[0], c[0]);
+  } else if constexpr (D == 8) {
+    unsigned r[2], c[2];
+    load_matrix_transposed(r, rows), load_matrix_transposed(c, columns);
+    multiply<Element>(dq[0], a[0], r[0], r[1]);
+    multiply<Element>(dq[0], a[1], c[0], c[1]);
+  } else {
+#pragma unroll
+    for (int n = 0; n < kHeadPlanes / 2; n++) {
+      unsigned r[kOffsetTiles], c[kOffsetTiles];
+      load_matrix_transposed(r, rows + n * kRowTablePlane);
+      load_matrix_transposed(c, columns + n * kColTablePlane);
+      if constexpr (kOffsetTiles == 1) {
+        multiply<Element>(dq[n], a[0][0], a[0][1], r[0]);
+        multiply<Element>(dq[n + kHeadPlanes / 2], a[0][2], a[0][3], c[0]);
+      } else {
+        multiply<Element>(dq[n], a[0], r[0], r[1]);
+        multiply<Element>(dq[n + kHeadPlanes / 2], a[1], c[0], c[1]);
+      }
+    }
+  }
+}
+
+// dr += G^T . q, with the unit's queries still in their slots.
+SASA_DEVICE void add_table_gradient(float (&dr)[kTableSums][4], unsigned sums, unsigned queries, const Lane& lane) {
+  const unsigned address = sums + (lane.row + lane.matrix / 2 * 8) * kSumsStride + lane.matrix % 2 * 16;
+  const unsigned pixels = queries + lane.id % 16 * kChunk;
+  unsigned a[kOffsetTiles][4];
+#pragma unroll
+  for (int n = 0; n < kOffsetTiles; n++) load_matrix_transposed(a[n], address + 32 * n);
+  if constexpr (D == 8) {
+    unsigned q[2];
+    load_matrix_transposed(q, pixels);
+#pragma unroll
+    for (int n = 0; n < kOffsetTiles; n++) multiply<Element>(dr[n], a[n], q[0], q[1]);
+  } else {
+#pragma unroll
+    for (int n = 0; n < kHeadPlanes / 2; n++) {
+      unsigned low[2], high[2];
+      load_matrix_transposed(low, pixels + n * kTilePlane);
+      load_matrix_transposed(high, pixels + (n + kHeadPlanes / 2) * kTilePlane);
+      if constexpr (kOffsetTiles == 1) {
+        float row[4] = {dr[n][0], dr[n][1], 0, 0}, column[4] = {0, 0, dr[n][2], dr[n][3]};
+        multiply<Element>(row, a[0], low[0], low[1]);
+        multiply<Element>(column, a[0], high[0], high[1]);
+        dr[n][0] = row[0], dr[n][1] = row[1], dr[n][2] = column[2], dr[n][3] = column[3];
+      } else {
+        multiply<Element>(dr[n], a[0], low[0], low[1]);
+        multiply<Element>(dr[n + kHeadPlanes / 2], a[1], high[0], high[1]);
+      }
+    }
+  }
+}
+
+// The sums and deltas of a unit's head.
+template <bool EXACT>
+SASA_DEVICE void sum_unit(Sums& sums, float (&delta)[2], const LocalShape& shape, unsigned terms, int unit, int h,
+                          int y0, int x0, const Lane& lane) {
+  const int height = shape.height, width = shape.width;
+  const float factor = static_cast<float>(shape.scale) * kLog2E;
+  const unsigned planes = h * kHeadPlanes * kHaloPlane + seen_origin(unit), slots = h * kHeadPlanes * kTilePlane;
+  const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+  Fragments fragments;
+  Kept p;
+  const Hidden hidden = hidden_from(first.y, first.x, height, width, lane);
+  clear(sums.dq), clear(sums.rows), clear(sums.columns);
+  delta[0] = delta[1] = 0;
+  {
+    Bias bias;
+    load_fragments(fragments, kQueries + slots, unit, lane);
+    position_bias(bias, fragments, kTables + h * kHeadTables, terms, factor, hidden, lane);
+    logits<EXACT>(p, fragments, planes, bias, hidden, factor, lane);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const bool inside = first.y + lane.y < height && first.x + lane.x(i / 2) < width;
+    const float lse = load_shared<float>(kLse + (h * kUnits * 16 + unit * 16 + lane.g + 8 * (i / 2)) * 4) * kLog2E;
+#pragma unroll
+    for (int r = 0; r < K; r++) {
+#pragma unroll
+      for (int ct = 0; ct < kColumnTiles; ct++) p[r][ct][i] = inside ? exp2_approx(p[r][ct][i] - lse) : 0.f;
+    }
+  }
+  load_fragments(fragments, kGrads + slots, unit, lane);
+  if constexpr (kKeepProducts) {
+    gradient_kept<EXACT>(sums, delta, p, fragments, hidden, planes, kValues + planes, lane);
+  } else {
+    gradient_twice<EXACT>(sums, delta, p, fragments, hidden, planes, kValues + planes, lane);
+  }
+}
+
+// One head of a unit. dQ goes to the slots of the output's gradient, delta to its own.
+SASA_DEVICE void queries_unit(float (&dr)[kTableSums][4], const LocalBackward& call, unsigned scratch, int unit, int h,
+                              int y0, int x0, const Lane& lane) {
+  const float scale = static_cast<float>(call.shape.scale);
+  const unsigned slots = h * kHeadPlanes * kTilePlane, floats = (h * kUnits * 16 + unit * 16 + lane.g) * 4;
+  const unsigned offset_sums = scratch + kLayout.terms();
+  Sums sums;
+  float delta[2];
+  sum_unit<false>(sums, delta, call.shape, scratch, unit, h, y0, x0, lane);
+  if (any_not_finite(sums.dq) || any_not_finite(sums.columns)) {
+    sum_unit<true>(sums, delta, call.shape, scratch, unit, h, y0, x0, lane);
+  }
+  if (lane.t == 0) store_shared(kDelta + floats, delta[0]), store_shared(kDelta + floats + 32, delta[1]);
+  if constexpr (kPosition) {
+    __syncwarp();
+    write_sums(offset_sums, sums, lane);
+    __syncwarp();
+    add_position_gradient(sums.dq, offset_sums, kTables + h * kHeadTables, lane);
+    add_table_gradient(dr, offset_sums, kQueries + slots + unit * 16 * kChunk, lane);
+  }
+#pragma unroll
+  for (int n = 0; n < kHeadPlanes; n++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) sums.dq[n][i] *= scale;
+  }
+  __syncwarp();
+  stage_result(kGrads + slots, sums.dq, unit, lane);
+}
+
+// Where the lane's entry i of accumulator n belongs: index into (2, K, D / 2), or -1.
+SASA_DEVICE int table_index(int n, int i, const Lane& lane) {
+  constexpr int kHalf = D / 2;
+  const bool column = kOffsetTiles == 1 ? i >= 2 : n >= kTableSums / 2;
+  const int offset = kOffsetTiles == 1 ? lane.g : lane.g + 8 * (i / 2);
+  int channel = 2 * lane.t + i % 2;
+  if (D == 8) channel -= column ? 4 : 0;
+  if (D != 8) channel += 8 * (n % (kHeadPlanes / 2 > 0 ? kHeadPlanes / 2 : 1));
+  if (offset >= K || channel < 0 || channel >= kHalf) return -1;
+  return ((column ? K : 0) + offset) * kHalf + channel;
+}
+
+// The block's part of the tables' gradients: the warps' sums, added in their order.
+SASA_DEVICE void write_tables(const float (&dr)[kTableSums][4], const LocalBackward& call, const LocalTiling& tiling,
+                              const LocalWork& work, const BlockPlace& place, int warp, const Lane& lane) {
+  constexpr int kEntries = K * D;  // of both tables
+  const unsigned mine = warp % kHeads * kEntries * 4;
+  for (int turn = 0; turn < kWarps / kHeads; turn++) {
+    __syncthreads();
+    if (warp / kHeads != turn) continue;
+#pragma unroll
+    for (int n = 0; n < kTableSums; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int index = table_index(n, i, lane);
+        if (index < 0) continue;
+        const unsigned at = mine + index * 4;
+        store_shared(at, turn == 0 ? dr[n][i] : load_shared<float>(at) + dr[n][i]);
+      }
+    }
+  }
+  __syncthreads();
+  const float scale = static_cast<float>(call.shape.scale);
+  for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
+    const int h = i / kEntries, entry = i % kEntries, column = entry / (kEntries / 2);
+    const int64_t heads = call.shape.heads;
+    const float value = load_shared<float>(i * 4) * scale;
+    if (tiling.chunks == 1) {
+      float* to = static_cast<float*>(column != 0 ? call.grad_col : call.grad_row);
+      const int64_t head = place.image * heads + place.head + h;
+      store_global(to + head * (kEntries / 2) + entry % (kEntries / 2), value);
+    } else {
+      const int64_t part = (place.image * tiling.chunks + place.chunk) * heads + place.head + h;
+      store_global(work.parts + part * kEntries + entry, value);
+    }
+  }
+}
+
+SASA_DEVICE void copy_queries(const LocalBackward& call, const BlockPlace& place, int y0, int x0) {
+  const int height = call.shape.height, width = call.shape.width;
+  if constexpr (kContent) copy_halo(0, call.key, place.image, place.head, y0, x0, height, width);
+  copy_tile(kQueries, call.query, place.image, place.head, y0, x0, height, width);
+  copy_tile(kGrads, call.grad_output, place.image, place.head, y0, x0, height, width);
+  copy_halo(kValues, call.value, place.image, place.head, y0, x0, height, width);
+  commit_copies();
+}
+
+SASA_KERNEL(kThreads) void sasa_local_queries(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling,
+                                              SASA_ARGUMENT LocalWork work) {
+  const BlockPlace place = block_place(tiling);
+  const Lane lane;
+  const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;
+  const unsigned scratch = kScratch + warp * (kLayout.terms() + kLayout.offset_sums());
+  int y0 = place.tile / tiling.tiles_x * kBlockH, x0 = place.tile % tiling.tiles_x * kBlockW;
+  float dr[kTableSums][4];
+  clear(dr);
+  if constexpr (kPosition) {
+    load_tables(kTables, call.rel_row, call.rel_col, place.head);
+    for (int i = lane.id; i < kLayout.offset_sums() / kChunk; i += 32) {
+      store_shared(scratch + kLayout.terms() + i * kChunk, Chunk{});
+    }
+  }
+#pragma unroll 1
+  for (int tile = place.tile; tile < place.last_tile; tile++) {
+    copy_queries(call, place, y0, x0);
+    float* logsumexp = static_cast<float*>(const_cast<void*>(call.logsumexp));
+    move_tile_floats<false>(logsumexp, kLse, call.shape, place, y0, x0);
+    wait_copies<0>();
+    __syncthreads();
+#pragma unroll 1
+    for (int unit = warp / kHeads; unit < kUnits; unit += kWarps / kHeads) {
+      const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+      if (first.y >= height || first.x >= width) continue;
+      queries_unit(dr, call, scratch, unit, warp % kHeads, y0, x0, lane);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int unit = warp; unit < kUnits; unit += kWarps) {
+      write_unit(call.grad_query, kGrads, place.image, place.head, unit, y0, x0, height, width, lane);
+    }
+    move_tile_floats<true>(work.delta, kDelta, call.shape, place, y0, x0);
+    __syncthreads();
+    x0 += kBlockW;
+    if (x0 >= width) x0 = 0, y0 += kBlockH;
+  }
+  if constexpr (kPosition) write_tables(dr, call, tiling, work, place, warp, lane);
+}
+
+}  // namespace sasa

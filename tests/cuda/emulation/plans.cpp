@@ -1,0 +1,15 @@
+// The plans of csrc/cuda, for tests to call.
+#include "local_plan.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+using namespace sasa;
+
+EXPORT const char* sasa_plan_local_forward(const LocalForward* call, size_t shared_limit, Launch* launch,
+                                           LocalTiling* tiling) {
+  return plan_local_forward(*call, shared_limit, *launch, *tiling);
+}
+
+EXPORT const char* sasa_plan_local_backward(const LocalBackward* call, size_t shared_limit, LocalBackwardPlan* plan) {
+  return plan_local_backward(*call, shared_limit, *plan);
+}

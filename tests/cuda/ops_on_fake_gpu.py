@@ -1,0 +1,176 @@
+"""Run by test_ops.py in a process that sees fake GPUs: operators on CUDA tensors, whose kernels run in emulation.
+
+    python ops_on_fake_gpu.py BACKEND CASE        prints the largest relative error of results and gradients, as JSON
+
+torch's own kernels do not run here, so that nothing but allocations, copies and our kernels may touch the tensors.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import threading
+
+import torch
+from torch import Tensor
+
+import sasa.ops
+from cuda import emulator, fake_gpu
+from sasa.ops.block_pooled import block_attention_pooled
+from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
+
+BUILDER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p)
+files: list[ctypes.Array] = []  # their memory is the fake driver's to read
+
+
+@BUILDER
+def build(module: bytes, kernel: bytes) -> int:
+    """The shared object that emulates a kernel of a module of the fake NVRTC: "emulated SOURCE NAME=VALUE..."."""
+    _, source, *defines = module.decode().split()
+    pairs = tuple((name, int(value)) for name, value in (define.split("=") for define in defines))
+    files.append(ctypes.create_string_buffer(emulator.load_kernel(source, kernel.decode(), pairs)._name.encode()))
+    return ctypes.addressof(files[-1])
+
+
+def install_builder() -> None:
+    """The fake driver calls it when a kernel is loaded."""
+    ctypes.CDLL(str(fake_gpu.driver())).fake_cuda_set_builder(build)
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    got, expected = got.detach().cpu().double(), expected.detach().double()
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+def compare(function, tensors: dict[str, Tensor | None], device: str, **differences) -> dict[str, float]:
+    """Errors of the results of `function` on the device, and of the gradients, against float64 on the CPU."""
+    torch.manual_seed(1)
+    wide = {n: None if t is None else t.double().requires_grad_(t.is_floating_point()) for n, t in tensors.items()}
+    there = {n: None if t is None else t.to(device).requires_grad_(t.is_floating_point()) for n, t in tensors.items()}
+    expected, got = function("reference", **wide), function(differences.get("backend", "auto"), **there)
+    errors = {f"result {i}": relative_error(*pair) for i, pair in enumerate(zip(got, expected, strict=True))}
+    if not all(result.requires_grad for result in got):
+        return errors
+    grads = [torch.empty_like(result, device="cpu").normal_() for result in got]
+    names = [n for n, t in wide.items() if t is not None and t.requires_grad]
+    right = torch.autograd.grad(expected, [wide[n] for n in names], [g.double() for g in grads], allow_unused=True)
+    mine = torch.autograd.grad(got, [there[n] for n in names], [g.to(device) for g in grads], allow_unused=True)
+    return errors | {n: relative_error(a, b) for n, a, b in zip(names, mine, right, strict=True) if b is not None}
+
+
+def maps(dtype: torch.dtype, channels: int, height: int, width: int, count: int = 1, channels_last: bool = True):
+    """(2, channels, height, width) maps of noise, of the rounded values that the dtype holds."""
+    torch.manual_seed(0)
+    drawn = [(0.7 * torch.randn(2, channels, height, width)).to(dtype) for _ in range(count)]
+    return [m.to(memory_format=torch.channels_last) for m in drawn] if channels_last else drawn
+
+
+def tables(heads: int, kernel_size: int, half: int) -> list[Tensor]:
+    torch.manual_seed(2)
+    return [0.7 * torch.randn(heads, kernel_size, half) for _ in range(2)]
+
+
+def local(dtype: torch.dtype, device: str, backend: str, head_dim: int, channels_last: bool = True) -> dict[str, float]:
+    query, key, value = maps(dtype, 2 * head_dim, 9, 11, 3, channels_last)
+    rel_row, rel_col = tables(2, 3, head_dim // 2)
+
+    def function(backend, **tensors):
+        options = {"kernel_size": 3, "num_heads": 2, "scale": 0.5}
+        return (sasa.ops.local_attention(**tensors, **options, backend=backend),)
+
+    given = {"query": query, "key": key, "value": value, "rel_row": rel_row, "rel_col": rel_col}
+    return compare(function, given, device, backend=backend)
+
+
+def qkv(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    (stacked,) = maps(dtype, 3 * 32, 9, 11)
+    rel_row, rel_col = tables(2, 3, 8)
+
+    def function(backend, **tensors):
+        return (qkv_attention(**tensors, kernel_size=3, num_heads=2, scale=0.5, backend=backend),)
+
+    return compare(function, {"qkv": stacked, "rel_row": rel_row, "rel_col": rel_col}, device)
+
+
+def inference(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    (stacked,) = maps(dtype, 3 * 32, 9, 11)
+    rel_row, rel_col = tables(2, 3, 8)
+    gain, shift = torch.randn(32), torch.randn(32)
+    options = {"kernel_size": 3, "num_heads": 2, "padding": "zeros", "scale": 0.5, "content": True}
+    with torch.no_grad():
+        arguments = [t.to(device) for t in (stacked, rel_row, rel_col, gain, shift)]
+        got = qkv_attention_inference(*arguments, relu=True, pool=2, **options)
+        arguments = [t.double() for t in (stacked, rel_row, rel_col, gain, shift)]
+        return {"output": relative_error(got, qkv_attention_inference(*arguments, relu=True, pool=2, **options))}
+
+
+def block_tensors(dtype: torch.dtype) -> dict[str, Tensor | None]:
+    (image,) = maps(dtype, 3, 9, 10)
+    torch.manual_seed(3)
+    w_query, w_key = (0.7 * torch.randn(2, 8, 3)).to(dtype)
+    w_value = (0.7 * torch.randn(16, 8, 3)).to(dtype)
+    rel_row, rel_col = tables(2, 7, 2)
+    return {
+        "image": image,
+        "w_query": w_query,
+        "w_key": w_key,
+        "w_value": w_value,
+        "rel_row": rel_row,
+        "rel_col": rel_col,
+    }
+
+
+def block(dtype: torch.dtype, device: str, backend: str) -> dict[str, float]:
+    def function(backend, **tensors):
+        return (sasa.ops.block_attention(**tensors, block_size=4, num_heads=2, backend=backend),)
+
+    return compare(function, block_tensors(dtype), device, backend=backend)
+
+
+def pooled(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    """The reference is the CPU's operator, in float64."""
+    sign = torch.tensor([1.0, -1.0] * 4)
+
+    def function(_, **tensors):
+        image = tensors["image"]
+        return block_attention_pooled(**tensors, sign=sign.to(image.device), block_size=4, num_heads=2)
+
+    return compare(function, block_tensors(dtype), device)
+
+
+def threads(dtype: torch.dtype, _device: str, backend: str) -> dict[str, float]:
+    """Four threads on two GPUs, each on a stream of its own; the largest error of each."""
+    errors: dict[str, float] = {}
+
+    def work(index: int) -> None:
+        device = f"cuda:{index % 2}"
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream()):
+            errors[f"thread {index}"] = max(local(dtype, device, backend, head_dim=16).values())
+
+    running = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert torch.cuda.current_device() == 0
+    return errors
+
+
+CASES = {
+    "local": local,
+    "qkv": qkv,
+    "inference": inference,
+    "block": block,
+    "pooled": pooled,
+    "threads": threads,
+}
+
+
+def main(backend: str, case: str, dtype: str, device: str, **options: int) -> None:
+    install_builder()
+    print(json.dumps(CASES[case](getattr(torch, dtype), device, backend, **options)), flush=True)
+    os._exit(0)  # torch's autograd threads may still let go of tensors, for which Python would end the process
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5], **{name: int(value) for name, value in (word.split("=") for word in sys.argv[5:])})

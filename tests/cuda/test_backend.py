@@ -1,0 +1,61 @@
+"""The back-end "cuda" as Python sees it where there is no GPU: it says why not, and never falls through."""
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+import sasa
+from sasa.analysis import doctor
+from sasa.errors import ArgumentError
+from sasa.ops import native
+from sasa.ops.backends import BACKENDS
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+NAMES = ("local_attention", "local_attention_backward", "block_attention", "block_attention_backward")
+
+
+def call(backend: str, query: torch.Tensor) -> torch.Tensor:
+    return sasa.ops.local_attention(query, query, query, kernel_size=3, num_heads=2, backend=backend)
+
+
+def test_it_says_why_it_cannot_run():
+    reason = BACKENDS["cuda"].why_not()
+    assert reason
+    with pytest.raises(ArgumentError, match="backend 'cuda' cannot run here: ") as error:
+        call("cuda", torch.randn(1, 8, 4, 4))
+    assert reason in str(error.value) or "query is on cpu, and these kernels run on CUDA tensors" in str(error.value)
+
+
+def test_without_the_library_the_sentence_is_the_librarys(monkeypatch):
+    monkeypatch.setattr(native, "_LOADED", False)
+    monkeypatch.setattr(native, "_MISSING", "it was left out")
+    assert BACKENDS["cuda"].why_not() == native.cuda_not_chosen() == "it was left out"
+    assert native.cuda_compiler() is None
+    assert doctor.cuda_kernels().to_lines() == {"compiler": "none: NVRTC was not found"}
+
+
+def test_the_doctor_tells_of_nvrtc_and_the_cache(monkeypatch):
+    found = native.CudaCompiler("13.0", "/lib/libnvrtc.so.13", "/home/u/.cache/sasa", 12)
+    monkeypatch.setattr(native, "cuda_compiler", lambda: found)
+    assert doctor.cuda_kernels().to_lines() == {
+        "compiler": "NVRTC 13.0 (/lib/libnvrtc.so.13)",
+        "compiled": "12 kernels, kept in /home/u/.cache/sasa",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_operators_have_no_other_implementation(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sasa_cuda::{name}", "Meta")  # the fake
+    assert not torch._C._dispatch_has_kernel_for_dispatch_key(f"sasa_cuda::{name}", "CompositeExplicitAutograd")
+    assert not torch._C._dispatch_has_kernel_for_dispatch_key(f"sasa_cuda::{name}", "CPU")
+
+
+def test_its_operators_have_the_fakes_of_the_dispatchers():
+    with FakeTensorMode():
+        query = torch.empty(2, 8, 5, 7, device="cuda")
+        arguments = (query, query, query, None, None, 3, 2, "zeros", 1.0)
+        output, logsumexp = torch.ops.sasa_cuda.local_attention(*arguments)
+        expected = torch.ops.sasa.local_attention(*arguments)
+    assert [(t.shape, t.dtype, t.device) for t in (output, logsumexp)] == [
+        (t.shape, t.dtype, t.device) for t in expected
+    ]
