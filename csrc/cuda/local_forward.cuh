@@ -86,8 +86,60 @@ SASA_DEVICE void sum_unit(float (&o)[kHeadPlanes][4], float (&sum)[4], float (&m
   if constexpr (EXACT) keep_infinity(sum, s, most);
 }
 
-// One head of a unit: its result goes to the unit's slots, its log-sum-exp to `sums`.
-SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned terms, int unit, int h, int y0, int x0,
+// What follows in inference: y -> gain * y + shift of each channel, then ReLU.
+SASA_DEVICE void scale_and_shift(float (&o)[kHeadPlanes][4], const LocalForward& call, int head, const Lane& lane) {
+  using Two = Vector<float, 2>;
+  const Two* gain = reinterpret_cast<const Two*>(static_cast<const float*>(call.gain) + head * D) + lane.t;
+  const Two* shift = reinterpret_cast<const Two*>(static_cast<const float*>(call.shift) + head * D) + lane.t;
+#pragma unroll
+  for (int n = 0; n < kHeadPlanes; n++) {
+    const Two times = call.gain != nullptr ? load_global(gain + 4 * n) : Two{1.f, 1.f};
+    const Two plus = call.shift != nullptr ? load_global(shift + 4 * n) : Two{0.f, 0.f};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float y = fmaf(o[n][i], times.at[i % 2], plus.at[i % 2]);
+      o[n][i] = call.relu && y < 0 ? 0.f : y;
+    }
+  }
+}
+
+// The mean of 2 x 2 pixels, of those there are, in the lanes and entries of even rows and columns. y, x: of the unit.
+SASA_DEVICE void pool_unit(float (&o)[kHeadPlanes][4], int y, int x, int height, int width, const Lane& lane) {
+#pragma unroll
+  for (int n = 0; n < kHeadPlanes; n++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const bool inside = y + lane.y < height && x + lane.x(i / 2) < width;
+      if (!inside) o[n][i] = 0;
+      o[n][i] += shuffle_xor(o[n][i], 4);                     // the row beside it
+      if (kTileW == 4) o[n][i] += shuffle_xor(o[n][i], 16);  // the column beside it
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int even_y = y + lane.y / 2 * 2, even_x = x + lane.x(i / 2) / 2 * 2;
+      if (kTileW == 2 && i < 2) o[n][i] += o[n][i + 2];
+      o[n][i] *= (even_y + 1 < height ? 0.5f : 1.f) * (even_x + 1 < width ? 0.5f : 1.f);
+    }
+  }
+}
+
+// Writes what pool_unit has left to the pooled map.
+SASA_DEVICE void write_pooled(const LocalForward& call, const float (&o)[kHeadPlanes][4], int64_t image, int head, int y,
+                              int x, const Lane& lane) {
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const int row = y + lane.y, column = x + lane.x(h);
+    if (row % 2 != 0 || column % 2 != 0 || row >= call.shape.height || column >= call.shape.width) continue;
+    Element* to = const_cast<Element*>(pixel_of(call.output, image, row / 2, column / 2, head)) + 2 * lane.t;
+#pragma unroll
+    for (int n = 0; n < kHeadPlanes; n++) {
+      store_global(reinterpret_cast<unsigned*>(to + 8 * n), pack<Element>(o[n][2 * h], o[n][2 * h + 1]));
+    }
+  }
+}
+
+// One head of a unit: its result goes to the unit's slots (pooled ones to the map), its log-sum-exp to `sums`.
+SASA_DEVICE void forward_unit(const LocalForward& call, int64_t image, int head, unsigned stage, unsigned terms, int unit, int h, int y0, int x0,
                               const Lane& lane) {
   float o[kHeadPlanes][4], sum[4], most[2];
   sum_unit<false>(o, sum, most, call.shape, stage, terms, unit, h, y0, x0, lane);
@@ -98,8 +150,15 @@ SASA_DEVICE void forward_unit(const LocalForward& call, unsigned stage, unsigned
 #pragma unroll
     for (int i = 0; i < 4; i++) o[n][i] *= inverse[i / 2];
   }
-  __syncwarp();  // all have loaded the queries
-  stage_result(stage + kQueries + h * kHeadPlanes * kTilePlane, o, unit, lane);
+  const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+  if (call.pool == 2) pool_unit(o, first.y, first.x, call.shape.height, call.shape.width, lane);
+  if (call.gain != nullptr || call.shift != nullptr || call.relu) scale_and_shift(o, call, head + h, lane);
+  if (call.pool == 2) {
+    write_pooled(call, o, image, head + h, first.y, first.x, lane);
+  } else {
+    __syncwarp();  // all have loaded the queries
+    stage_result(stage + kQueries + h * kHeadPlanes * kTilePlane, o, unit, lane);
+  }
   if (call.logsumexp != nullptr && lane.t == 0) {
     const unsigned to = kSums + (h * kUnits * 16 + unit * 16 + lane.g) * 4;
     store_shared(to, (most[0] + log2_approx(sum[0])) * kLn2);
@@ -130,8 +189,9 @@ SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, S
       if (first.y >= height || first.x >= width) continue;
 #pragma unroll 1
       for (int h = 0; h < kHeads; h++) {
-        forward_unit(call, stage, kTerms + warp * kLayout.terms(), unit, h, y0, x0, lane);
+        forward_unit(call, place.image, place.head, stage, kTerms + warp * kLayout.terms(), unit, h, y0, x0, lane);
       }
+      if (call.pool == 2) continue;
       __syncwarp();
       write_unit(call.output, stage + kQueries, place.image, place.head, unit, y0, x0, height, width, lane);
     }

@@ -32,9 +32,12 @@ static inline const char* local_refusal(const LocalShape& shape) {
   if (shape.storage != Storage::bfloat16 && shape.storage != Storage::float16) {
     return "tensor cores need bfloat16 or float16";
   }
-  if (shape.window < 3 || shape.window > 11) return "tensor cores serve windows of 3 to 11";
+  if (shape.window < 3 || shape.window > 11 || shape.window % 2 == 0) return "tensor cores serve windows of 3 to 11";
   const int64_t d = shape.head_dim;
-  if (d != 8 && d != 16 && d != 32 && d != 64 && d != 128) return "tensor cores serve heads of 8, 16, 32, 64 or 128 channels";
+  if (d != 8 && d != 16 && d != 32 && d != 64 && d != 128) {
+    return "tensor cores serve heads of 8, 16, 32, 64 or 128 channels";
+  }
+  if (d == 128 && shape.window > 7) return "128 channels and windows above 7 do not fit in registers";
   if (shape.value_dim != d) return "tensor cores need values as wide as the queries";
   if (shape.height > 1 << 24 || shape.width > 1 << 24) return "the map is longer than 2**24 pixels";
   return nullptr;
@@ -107,7 +110,7 @@ static inline const char* local_launch(const LocalShape& shape, bool content, bo
   return nullptr;
 }
 
-// The forward pass: one launch, with parameters (LocalForward, LocalTiling). `shared_limit`: bytes that a block may have.
+// The forward pass, with pooling, gain, shift and ReLU fused: one launch, with parameters (LocalForward, LocalTiling). `shared_limit`: bytes that a block may have.
 static inline const char* plan_local_forward(const LocalForward& call, size_t shared_limit, Launch& launch,
                                              LocalTiling& tiling) {
   const char* refusal = local_refusal(call.shape);
@@ -117,9 +120,7 @@ static inline const char* plan_local_forward(const LocalForward& call, size_t sh
       !has_chunks(call.output, call.shape) || (content && !has_chunks(call.key, call.shape))) {
     return "tensor cores need channels_last maps with rows of whole 16 bytes";
   }
-  if (call.pool != 1 || call.gain != nullptr || call.shift != nullptr || call.relu) {
-    return "not fused";
-  }
+  if (call.pool != 1 && call.pool != 2) return "tensor cores pool 1 x 1 or 2 x 2 pixels";
   refusal = local_launch(call.shape, content, position, LocalKernel::forward, shared_limit, launch, tiling);
   launch.source = "local_forward.cuh", launch.kernel = "sasa_local_forward";
   return refusal;

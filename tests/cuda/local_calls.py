@@ -54,13 +54,14 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def forward(query, key, value, rel_row, rel_col, options: Options, *, output=None, limit=SHARED_LIMIT, counts=None):
+def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, gain=None, shift=None, relu=False,
+            limit=SHARED_LIMIT, counts=None):  # fmt: skip
     """Output and log-sum-exp; both are filled with NaN before. Raises ValueError with the plan's refusal."""
-    output = torch.full_like(query, float("nan")) if output is None else output
+    output = torch.full_like(query[:, :, ::pool, ::pool], float("nan"), memory_format=torch.channels_last)
     logsumexp = torch.full((len(query), options.heads, *query.shape[2:]), float("nan"))
     call = LocalForward(
         shape_of(query, options), Map.of(query), Map.of(key), Map.of(value), address(rel_row), address(rel_col),
-        Map.of(output), logsumexp.data_ptr(), 1, None, None, False,
+        Map.of(output), logsumexp.data_ptr(), pool, address(gain), address(shift), relu,
     )  # fmt: skip
     planned, tiling = Launch(), LocalTiling()
     refusal = plans().sasa_plan_local_forward(
@@ -68,7 +69,7 @@ def forward(query, key, value, rel_row, rel_col, options: Options, *, output=Non
     )
     if refusal:
         raise ValueError(refusal.decode())
-    run(planned, [call, tiling], (query, key, value, rel_row, rel_col), [output, logsumexp], counts)
+    run(planned, [call, tiling], (query, key, value, rel_row, rel_col, gain, shift), [output, logsumexp], counts)
     return output, logsumexp
 
 
