@@ -46,6 +46,8 @@ class Gradient(NamedTuple):
         """A gradient for each argument: None for options, and for inputs that are None or do not need one."""
         *inputs, kept = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
         needed = ctx.needs_input_grad
+        if all(grad is None for grad in grads):
+            return (None,) * len(needed)
         results = self.backward(grads, inputs, kept, ctx.options, needed[0])
         wanted = (grad if need else None for grad, need in zip(results, needed, strict=False))
         return *wanted, *[None] * (self.skipped + len(ctx.options))
