@@ -85,17 +85,44 @@ SASA_DEVICE Hidden hidden_from(int y0, int x0, int height, int width, const Lane
   return hidden;
 }
 
+// Each lane stores two row terms a pixel. Rows of 8 floats put two terms into each bank, which must not be stored at
+// once: a bit for each lane that stores its second term first. Following lane and bank in turn gives them all.
+constexpr unsigned lanes_that_swap() {
+  unsigned known = 0, swaps = 0;
+  for (int start = 0; start < 32; start++) {
+    if ((known >> start & 1) == 0) known |= 1u << start;
+    for (int round = 0; round < 32; round++) {
+      for (int lane = 0; lane < 32; lane++) {
+        if ((known >> lane & 1) == 0) continue;
+        for (int e = 0; e < 2; e++) {
+          const int g = lane / 4, offset = 2 * (lane % 4) + e, other = g ^ 4;
+          if (offset >= K) continue;
+          const int place = (offset + g % kTileH) % K, partner_offset = (place - other % kTileH + K) % K;
+          const int partner = 4 * other + partner_offset / 2;
+          if ((known >> partner & 1) != 0) continue;
+          known |= 1u << partner;
+          swaps |= ((swaps >> lane ^ e ^ partner_offset ^ 1) & 1) << partner;
+        }
+      }
+    }
+  }
+  return swaps;
+}
+
 // Row terms, from fragments by offset to rows by place: place (offset + y) % K, through the warp's own memory.
 SASA_DEVICE void turn_rows(Bias& bias, const float (&c)[kOffsetTiles][4], unsigned terms, float factor,
                            const Lane& lane) {
+  constexpr unsigned kSwaps = K <= 7 ? lanes_that_swap() : 0;
+  const int swap = kSwaps >> lane.id & 1;
   __syncwarp();
 #pragma unroll
   for (int n = 0; n < kOffsetTiles; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const int offset = 8 * n + 2 * lane.t + i % 2;
+      const int h = i / 2, e = (i ^ swap) & 1, offset = 8 * n + 2 * lane.t + e;
+      const float term = e == 0 ? c[n][2 * h] : c[n][2 * h + 1];
       if (offset < K) {
-        store_shared(terms + ((lane.g + 8 * (i / 2)) * kTermsStride + (offset + lane.y) % K) * 4, c[n][i] * factor);
+        store_shared(terms + ((lane.g + 8 * h) * kTermsStride + (offset + lane.y) % K) * 4, term * factor);
       }
     }
   }

@@ -303,50 +303,53 @@ SASA_DEVICE void queries_unit(float (&dr)[kTableSums][4], const LocalBackward& c
   stage_result(kGrads + slots, sums.dq, unit, lane);
 }
 
-// Where the lane's entry i of accumulator n belongs: index into (2, K, D / 2), or -1.
-SASA_DEVICE int table_index(int n, int i, const Lane& lane) {
-  constexpr int kHalf = D / 2;
-  const bool column = kOffsetTiles == 1 ? i >= 2 : n >= kTableSums / 2;
-  const int offset = kOffsetTiles == 1 ? lane.g : lane.g + 8 * (i / 2);
-  int channel = 2 * lane.t + i % 2;
+// Floats from one offset to the next where the warps' sums are added: no bank conflicts.
+constexpr int kTableStride = D <= 16 ? D / 2 : D / 2 + 8;
+
+// Where the lane's entries 2 * h and 2 * h + 1 of accumulator n belong in (2, K, kTableStride), or -1.
+SASA_DEVICE int table_index(int n, int h, const Lane& lane) {
+  const bool column = kOffsetTiles == 1 ? h == 1 : n >= kTableSums / 2;
+  const int offset = kOffsetTiles == 1 ? lane.g : lane.g + 8 * h;
+  int channel = 2 * lane.t;
   if (D == 8) channel -= column ? 4 : 0;
   if (D != 8) channel += 8 * (n % (kHeadPlanes / 2 > 0 ? kHeadPlanes / 2 : 1));
-  if (offset >= K || channel < 0 || channel >= kHalf) return -1;
-  return ((column ? K : 0) + offset) * kHalf + channel;
+  if (offset >= K || channel < 0 || channel >= D / 2) return -1;
+  return ((column ? K : 0) + offset) * kTableStride + channel;
 }
 
 // The block's part of the tables' gradients: the warps' sums, added in their order.
 SASA_DEVICE void write_tables(const float (&dr)[kTableSums][4], const LocalBackward& call, const LocalTiling& tiling,
                               const LocalWork& work, const BlockPlace& place, int warp, const Lane& lane) {
-  constexpr int kEntries = K * D;  // of both tables
-  const unsigned mine = warp % kHeads * kEntries * 4;
+  using Two = Vector<float, 2>;
+  constexpr int kHalf = D / 2, kEntries = K * kHalf, kHeadBytes = 2 * K * kTableStride * 4;
   for (int turn = 0; turn < kWarps / kHeads; turn++) {
     __syncthreads();
     if (warp / kHeads != turn) continue;
 #pragma unroll
     for (int n = 0; n < kTableSums; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int index = table_index(n, i, lane);
+      for (int h = 0; h < 2; h++) {
+        const int index = table_index(n, h, lane);
         if (index < 0) continue;
-        const unsigned at = mine + index * 4;
-        store_shared(at, turn == 0 ? dr[n][i] : load_shared<float>(at) + dr[n][i]);
+        const unsigned at = warp % kHeads * kHeadBytes + index * 4;
+        const Two before = turn == 0 ? Two{0, 0} : load_shared<Two>(at);
+        store_shared(at, Two{before.at[0] + dr[n][2 * h], before.at[1] + dr[n][2 * h + 1]});
       }
     }
   }
   __syncthreads();
   const float scale = static_cast<float>(call.shape.scale);
-  for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
-    const int h = i / kEntries, entry = i % kEntries, column = entry / (kEntries / 2);
-    const int64_t heads = call.shape.heads;
-    const float value = load_shared<float>(i * 4) * scale;
+  const int64_t heads = call.shape.heads;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kHeads * 2 * kEntries; i += kThreads) {
+    const int row = i / kHalf, h = row / (2 * K), column = row / K % 2, entry = i % kEntries;
+    const float value = load_shared<float>((row * kTableStride + i % kHalf) * 4) * scale;
     if (tiling.chunks == 1) {
       float* to = static_cast<float*>(column != 0 ? call.grad_col : call.grad_row);
-      const int64_t head = place.image * heads + place.head + h;
-      store_global(to + head * (kEntries / 2) + entry % (kEntries / 2), value);
+      store_global(to + (place.image * heads + place.head + h) * kEntries + entry, value);
     } else {
       const int64_t part = (place.image * tiling.chunks + place.chunk) * heads + place.head + h;
-      store_global(work.parts + part * kEntries + entry, value);
+      store_global(work.parts + (2 * part + column) * kEntries + entry, value);
     }
   }
 }
