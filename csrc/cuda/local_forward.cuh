@@ -111,7 +111,7 @@ SASA_DEVICE void pool_unit(float (&o)[kHeadPlanes][4], int y, int x, int height,
     for (int i = 0; i < 4; i++) {
       const bool inside = y + lane.y < height && x + lane.x(i / 2) < width;
       if (!inside) o[n][i] = 0;
-      o[n][i] += shuffle_xor(o[n][i], 4);                     // the row beside it
+      o[n][i] += shuffle_xor(o[n][i], 4);                    // the row beside it
       if (kTileW == 4) o[n][i] += shuffle_xor(o[n][i], 16);  // the column beside it
     }
 #pragma unroll
@@ -124,8 +124,8 @@ SASA_DEVICE void pool_unit(float (&o)[kHeadPlanes][4], int y, int x, int height,
 }
 
 // Writes what pool_unit has left to the pooled map.
-SASA_DEVICE void write_pooled(const LocalForward& call, const float (&o)[kHeadPlanes][4], int64_t image, int head, int y,
-                              int x, const Lane& lane) {
+SASA_DEVICE void write_pooled(const LocalForward& call, const float (&o)[kHeadPlanes][4], int64_t image, int head,
+                              int y, int x, const Lane& lane) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const int row = y + lane.y, column = x + lane.x(h);
@@ -139,8 +139,8 @@ SASA_DEVICE void write_pooled(const LocalForward& call, const float (&o)[kHeadPl
 }
 
 // One head of a unit: its result goes to the unit's slots (pooled ones to the map), its log-sum-exp to `sums`.
-SASA_DEVICE void forward_unit(const LocalForward& call, int64_t image, int head, unsigned stage, unsigned terms, int unit, int h, int y0, int x0,
-                              const Lane& lane) {
+SASA_DEVICE void forward_unit(const LocalForward& call, int64_t image, int head, unsigned stage, unsigned terms,
+                              int unit, int h, int y0, int x0, const Lane& lane) {
   float o[kHeadPlanes][4], sum[4], most[2];
   sum_unit<false>(o, sum, most, call.shape, stage, terms, unit, h, y0, x0, lane);
   if (any_not_finite(o)) sum_unit<true>(o, sum, most, call.shape, stage, terms, unit, h, y0, x0, lane);

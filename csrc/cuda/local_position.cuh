@@ -20,7 +20,8 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
     for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
       const int h = i / kEntries, offset = i % kEntries / kHalf, channel = i % kHalf;
       const float exact = load_global(tables[which] + head * kEntries + i);
-      const Element value = from_float<Element>(exact), rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
+      const Element value = from_float<Element>(exact),
+                    rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
       const int column = D == 8 ? which * 4 + channel : channel, plane = which == 0 ? kRowTablePlane : kColTablePlane;
       const unsigned at = to + h * kHeadTables + which * (kColTable + kTablePad * kChunk) + column / 8 * plane +
                           offset * kChunk + column % 8 * 2;

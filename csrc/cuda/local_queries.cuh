@@ -109,8 +109,8 @@ SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fra
 
 // The same with the products computed twice: for delta, then for dS.
 template <bool EXACT>
-SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, const Fragments& grad, const Hidden& hidden,
-                                unsigned keys, unsigned values, const Lane& lane) {
+SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, const Fragments& grad,
+                                const Hidden& hidden, unsigned keys, unsigned values, const Lane& lane) {
 #pragma unroll
   for (int step = 0; step < kSteps; step++) {
     float dp[2][4];
@@ -363,8 +363,9 @@ SASA_DEVICE void copy_queries(const LocalBackward& call, const BlockPlace& place
   commit_copies();
 }
 
-SASA_KERNEL(kThreads) void sasa_local_queries(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling,
-                                              SASA_ARGUMENT LocalWork work) {
+SASA_KERNEL(kThreads)
+void sasa_local_queries(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling,
+                        SASA_ARGUMENT LocalWork work) {
   const BlockPlace place = block_place(tiling);
   const Lane lane;
   const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;
