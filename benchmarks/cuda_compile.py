@@ -2,9 +2,9 @@
 
     python benchmarks/cuda_compile.py [--arch 80 90 100 120] [--window 7] [--head-dim 8 16] [--json FILE]
 
-Variants are those that the plans of csrc/cuda choose for a large channels_last map. Registers, bytes spilled and shared
-memory are a block's; occupancy is warps on a multiprocessor over the most that it holds. The exit status is 1 if anything spills. Needs g++ (for the plans) and
-the package nvidia-cuda-nvrtc, which comes with torch.
+Variants are those that the plans of csrc/cuda choose for a large channels_last map. Registers are a thread's, bytes of
+spill stores too; shared memory is a block's; occupancy is warps on a multiprocessor over the most that it holds. The
+exit status is 1 if anything spills. Needs g++ (for the plans) and the package nvidia-cuda-nvrtc that comes with torch.
 """
 
 import argparse

@@ -1,6 +1,10 @@
 """The emulator itself: it runs kernels right, finds what they must not do, and counts as a profiler would."""
 
 import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +70,30 @@ def test_forward_has_no_bank_conflicts():
     forward(*maps.chunk(3, 1), *tables, options, counts=counts)
     taken = counts.shared_load_wavefronts + counts.shared_store_wavefronts + counts.copy_wavefronts
     assert taken <= 1.1 * (counts.shared_load_ideal + counts.shared_store_ideal + counts.copy_ideal)
+
+
+def compiler_file(name: str) -> str | None:
+    """A file of the compiler's libraries, if it has it."""
+    command = [str(emulator.COMPILER), f"-print-file-name={name}"]
+    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return path if Path(path).is_absolute() else None
+
+
+def test_address_sanitizer_finds_nothing():
+    """All three kernels once more, with every access of theirs checked, those to arrays on the fibers' stacks too."""
+    libraries = [compiler_file(name) for name in ("libasan.so", "libstdc++.so")]
+    if None in libraries:
+        pytest.skip(f"{emulator.COMPILER} has no AddressSanitizer here")
+    here = Path(__file__).parents[2]
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(map(str, libraries)),
+        "ASAN_OPTIONS": "detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0",  # those are torch's
+        "SASA_EMULATE_FLAGS": "-fsanitize=address",
+    }
+    test = "tests/cuda/test_local.py::test_an_odd_number_of_heads"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        cwd=here, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "1 passed" in done.stdout
