@@ -169,7 +169,7 @@ SASA_DEVICE void sum_unit(float (&dk)[kHeadPlanes][4], float (&dv)[kHeadPlanes][
     load_fragments(value, kValues + slots, unit, lane);
   }
   clear(dk), clear(dv);
-#pragma unroll
+#pragma unroll(EXACT ? 1 : kSteps)
   for (int step = 0; step < kSteps; step++) {
     float p[2][4] = {}, ds[2][4];
     unsigned pa[4], da[4];
