@@ -2,9 +2,9 @@
 
     python benchmarks/cuda_count.py [--images 1] [--json FILE]
 
-One image is run and counted, and the counts are given for a batch of 256, in millions: instructions of warps, wavefronts
-of shared memory (with how many there would be without bank conflicts), sectors of 32 bytes of global memory and the part
-of their bytes that is used. Arithmetic is not counted.
+One image is run and counted, and the counts are given for a batch of 256, in millions: instructions of warps,
+wavefronts of shared memory (and over how many there would be without bank conflicts), sectors of 32 bytes of global
+memory and the part of their bytes that is used. Arithmetic is not counted.
 """
 
 import argparse
@@ -39,6 +39,8 @@ def count(size: int, head_dim: int, images: int) -> dict[str, dict[str, int]]:
 
 
 def line(size: int, head_dim: int, kernel: str, c: dict[str, int], images: int) -> str:
+    """A row of the table."""
+
     def millions(n: float) -> str:
         return f"{n * BATCH / images / 1e6:.2f}"
 
@@ -46,7 +48,8 @@ def line(size: int, head_dim: int, kernel: str, c: dict[str, int], images: int) 
     ideal = c["shared_load_ideal"] + c["shared_store_ideal"] + c["copy_ideal"]
     read, written = c["copy_sectors"] + c["global_load_sectors"], c["global_store_sectors"]
     cells = [
-        f"{size} x {size} x {8 * head_dim}", kernel, *(millions(c[n]) for n in ("multiply16", "multiply8", "load_matrix")),
+        f"{size} x {size} x {8 * head_dim}", kernel,
+        *(millions(c[n]) for n in ("multiply16", "multiply8", "load_matrix")),
         millions(c["shared_loads"] - c["load_matrix"]), millions(c["shared_stores"]), millions(c["copies"]),
         millions(c["shuffles"]), millions(wavefronts), f"{wavefronts / ideal:.2f}",
         f"{c['shared_load_wavefronts'] / c['shared_load_ideal']:.2f}",
@@ -58,6 +61,7 @@ def line(size: int, head_dim: int, kernel: str, c: dict[str, int], images: int) 
 
 
 def main() -> None:
+    """Parse the arguments, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--json", type=Path)

@@ -10,8 +10,8 @@
 
 namespace sasa {
 
-// Bytes of shared memory that leave room for several blocks on a multiprocessor.
-constexpr int kSharedAim = 76 * 1024, kSharedAimTwoStages = 50 * 1024;
+// Blocks that should fit on a multiprocessor by their shared memory; registers rarely allow more than four.
+constexpr int kResidentBlocks = 3;
 // Blocks that fill a large GPU a few times over, and the most tiles of one.
 constexpr int64_t kBlocksAim = 1024, kMostTiles = 32;
 
@@ -57,20 +57,21 @@ static inline LocalLayout choose_layout(const LocalShape& shape, bool content, b
   const int window = static_cast<int>(shape.window), d = static_cast<int>(shape.head_dim);
   const int heads = d == 8 && shape.heads % 2 == 0 ? 2 : 1;
   const int tall[4][2] = {{1, 8}, {1, 4}, {1, 2}, {1, 1}}, square[4][2] = {{2, 4}, {2, 2}, {1, 2}, {1, 1}};
-  const int wide = d <= 16 && shape.width > 8 && kernel != LocalKernel::keys ? 0 : 1;
+  const int wide = d <= 16 && shape.width > 8 ? 0 : 1;
+  const int aim = static_cast<int>(shared_limit / kResidentBlocks);
   LocalLayout best{};
   for (int i = wide; i < 4; i++) {
     const int* units = window == 7 ? tall[i] : square[i];
     LocalLayout layout{window, d, heads, units[0], units[1], 1, content, position};
     const int bytes = local_bytes(layout, kernel);
     if (static_cast<size_t>(bytes) > shared_limit) continue;
-    if (best.units_y == 0 || local_bytes(best, kernel) > kSharedAim) best = layout;
-    if (bytes <= kSharedAim) break;
+    if (best.units_y == 0 || local_bytes(best, kernel) > aim) best = layout;
+    if (bytes <= aim) break;
   }
   if (best.units_y != 0 && kernel == LocalKernel::forward) {
     LocalLayout two = best;
     two.stages = 2;
-    if (local_bytes(two, kernel) <= kSharedAimTwoStages) best = two;
+    if (local_bytes(two, kernel) <= aim) best = two;
   }
   return best;
 }
@@ -139,12 +140,13 @@ static inline const char* plan_local_backward(const LocalBackward& call, size_t 
   const char* refusal = local_refusal(shape);
   if (refusal != nullptr) return refusal;
   const bool content = call.key.data != nullptr, position = call.rel_row != nullptr;
-  const Map* maps[7] = {&call.grad_output, &call.query,      &call.value,   &call.grad_query,
-                        &call.grad_value,  &call.key, &call.grad_key};
+  const Map* maps[7] = {&call.grad_output, &call.query, &call.value,   &call.grad_query,
+                        &call.grad_value,  &call.key,   &call.grad_key};
   for (int i = 0; i < (content ? 7 : 5); i++) {
     if (!has_chunks(*maps[i], shape)) return "tensor cores need channels_last maps with rows of whole 16 bytes";
   }
-  refusal = local_launch(shape, content, position, LocalKernel::queries, shared_limit, plan.queries, plan.queries_tiling);
+  refusal =
+      local_launch(shape, content, position, LocalKernel::queries, shared_limit, plan.queries, plan.queries_tiling);
   if (refusal != nullptr) return refusal;
   refusal = local_launch(shape, content, position, LocalKernel::keys, shared_limit, plan.keys, plan.keys_tiling);
   if (refusal != nullptr) return refusal;

@@ -20,7 +20,8 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
     for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
       const int h = i / kEntries, offset = i % kEntries / kHalf, channel = i % kHalf;
       const float exact = load_global(tables[which] + head * kEntries + i);
-      const Element value = from_float<Element>(exact), rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
+      const Element value = from_float<Element>(exact),
+                    rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
       const int column = D == 8 ? which * 4 + channel : channel, plane = which == 0 ? kRowTablePlane : kColTablePlane;
       const unsigned at = to + h * kHeadTables + which * (kColTable + kTablePad * kChunk) + column / 8 * plane +
                           offset * kChunk + column % 8 * 2;
@@ -180,11 +181,18 @@ SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, 
   }
 }
 
-// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`. EXACT: what is hidden is -inf even if
-// the key is NaN.
-template <bool EXACT>
+// A head of a unit: offsets in shared memory of its first key, of the warp's row terms, of the head's tables and of its
+// planes of queries; what its windows do not hold; scale * log2(e).
+struct UnitPlace {
+  unsigned keys, terms, tables, queries;
+  int unit;
+  Hidden hidden;
+  float factor;
+};
+
+// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`.
 SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsigned keys, const Bias& bias,
-                        const Hidden& hidden, float factor, const Lane& lane) {
+                        float factor, const Lane& lane) {
   if constexpr (kContent) scores(s, q, keys, lane);
 #pragma unroll
   for (int r = 0; r < K; r++) {
@@ -194,8 +202,27 @@ SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsi
       for (int i = 0; i < 4; i++) {
         const float term = bias.rows[i / 2][r] + bias.columns[ct][i];
         s[r][ct][i] = kContent ? fmaf(s[r][ct][i], factor, term) : term;
-        if (EXACT && hidden.at(r, ct, i)) s[r][ct][i] = -infinity();
       }
+    }
+  }
+}
+
+// The same of one step, for what is computed EXACTly, in loops that are not unrolled: -inf where nothing is seen, even if
+// the key there is NaN. Row terms are read from where turn_rows has left them.
+SASA_DEVICE void step_logits(float (&s)[2][4], bool (&seen)[2][4], const Fragments& q, unsigned keys, const Bias& bias,
+                             unsigned terms, const Hidden& hidden, float factor, int step, const Lane& lane) {
+  float c[2][4] = {};
+  if constexpr (kContent) score(c, q, keys, step, lane);
+#pragma unroll
+  for (int which = 0; which < 2; which++) {
+    const SeenTile tile = seen_tile(step, which);
+    const int ct = kColumnTiles == 2 ? which : 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      seen[which][i] = sees(tile, lane) && !hidden.at(tile.place(), ct, i);
+      float term = bias.columns[ct][i];
+      if (kPosition) term += load_shared<float>(terms + ((lane.g + i / 2 * 8) * kTermsStride + tile.place()) * 4);
+      s[which][i] = seen[which][i] ? fmaf(c[which][i], factor, term) : -infinity();
     }
   }
 }

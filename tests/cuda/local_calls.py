@@ -9,7 +9,15 @@ from torch import Tensor
 
 from cuda.emulator import FLAGS, HERE, Counts, compile_shared, launch
 from cuda.structs import (
-    STORAGE, Launch, LocalBackward, LocalBackwardPlan, LocalForward, LocalShape, LocalTiling, LocalWork, Map,
+    STORAGE,
+    Launch,
+    LocalBackward,
+    LocalBackwardPlan,
+    LocalForward,
+    LocalShape,
+    LocalTiling,
+    LocalWork,
+    Map,
 )  # fmt: skip
 
 SHARED_LIMIT = 227 * 1024  # of a block: H100, H200
@@ -75,7 +83,7 @@ def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, ga
 
 def backward(grad_output, query, key, value, rel_row, rel_col, logsumexp, options: Options, *, grads=None,
              limit=SHARED_LIMIT, counts: dict[str, Counts] | None = None):  # fmt: skip
-    """Gradients of query, key, value, rel_row and rel_col (None where not given); those of the tables summed over images.
+    """Gradients of query, key, value, rel_row and rel_col (None where not given); of the tables summed over images.
 
     `grads`: maps for the first three, filled with NaN before. `counts`: of each kernel, filled in if given.
     """

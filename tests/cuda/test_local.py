@@ -127,7 +127,7 @@ def test_the_same_bits_every_time():
 
 
 def test_strides_of_slices_and_of_batches():
-    """Gradients written into slices of one map; images that lie further apart than they are large; nothing beside them."""
+    """Gradients go into slices of a map inside a larger one, and nothing beside them is written."""
     options = Options(7, 2, 16)
     tensors, grad = inputs(options, 2, 6, 10, BF16)
     room = torch.full((2, 8, 12, 3 * 32 + 16), 7.0, dtype=BF16)[:, 1:7, 1:11, :96].permute(0, 3, 1, 2)
@@ -169,7 +169,8 @@ def test_a_window_above_7_with_nan():
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
-    ({"window": 13}, "windows of 3 to 11"), ({"window": 9, "head_dim": 128}, "do not fit in registers"), ({"head_dim": 24}, "heads of 8, 16, 32, 64 or 128"),
+  ({"window": 13}, "windows of 3 to 11"), ({"head_dim": 24}, "heads of 8, 16, 32, 64 or 128"),
+    ({"window": 9, "head_dim": 128}, "do not fit in registers"),
 ])  # fmt: skip
 def test_the_plan_refuses_shapes(changes, sentence):
     options = Options(**{"window": 7, "heads": 2, "head_dim": 16, **changes})
