@@ -2,9 +2,9 @@
 
     python benchmarks/cuda_compile.py [--arch 80 90 100 120] [--window 7] [--head-dim 8 16] [--json FILE]
 
-Variants are those that the plans of csrc/cuda choose for a large channels_last map. Registers, bytes spilled and shared
-memory are a block's; occupancy is warps on a multiprocessor over the most that it holds. Needs g++ (for the plans) and
-the package nvidia-cuda-nvrtc, which comes with torch.
+Variants are those that the plans of csrc/cuda choose for a large channels_last map. Registers are a thread's, bytes of
+spill stores too; shared memory is a block's; occupancy is warps on a multiprocessor over the most that it holds. The
+exit status is 1 if anything spills. Needs g++ (for the plans) and the package nvidia-cuda-nvrtc that comes with torch.
 """
 
 import argparse
@@ -23,8 +23,17 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from cuda import local_calls
-from cuda.structs import STORAGE, Launch, LocalBackward, LocalBackwardPlan, LocalForward, LocalShape, LocalTiling, Map
+from cuda import local_calls  # noqa: E402
+from cuda.structs import (  # noqa: E402
+    STORAGE,
+    Launch,
+    LocalBackward,
+    LocalBackwardPlan,
+    LocalForward,
+    LocalShape,
+    LocalTiling,
+    Map,
+)
 
 # Of a multiprocessor: shared memory, the most of a block, warps (CUDA C++ programming guide, compute capabilities).
 LIMITS = {80: (164, 163, 64), 90: (228, 227, 64), 100: (228, 227, 64), 120: (100, 99, 48)}
@@ -48,7 +57,10 @@ class Row:
 
 
 def load_nvrtc() -> ctypes.CDLL:
-    folder = next(d for root in nvidia.__path__ for d in sorted(Path(root).glob("*/lib")) if any(d.glob("libnvrtc.so*")))
+    """The library of the installed package nvidia-cuda-nvrtc."""
+    folder = next(
+        d for root in nvidia.__path__ for d in sorted(Path(root).glob("*/lib")) if any(d.glob("libnvrtc.so*"))
+    )
     ctypes.CDLL(str(next(folder.glob("libnvrtc-builtins.so*"))), mode=ctypes.RTLD_GLOBAL)
     return ctypes.CDLL(str(next(folder.glob("libnvrtc.so*"))))
 
@@ -74,6 +86,7 @@ def compile_kernel(nvrtc: ctypes.CDLL, launch: Launch, arch: int) -> tuple[bytes
 
 
 def fetch(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
+    """The result `what` (ProgramLog, CUBIN) of a compilation."""
     size = ctypes.c_size_t()
     getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
@@ -104,6 +117,7 @@ def launches(window: int, head_dim: int, limit: int) -> dict[str, Launch | str]:
 
 
 def occupancy(launch: Launch, registers: int, arch: int) -> tuple[int, float]:
+    """Warps on a multiprocessor, and over the most that it holds."""
     shared, _, most = LIMITS[arch]
     warps = launch.threads // 32
     by_registers = 65536 // (-(-registers * 32 // 256) * 256) // warps
@@ -113,6 +127,7 @@ def occupancy(launch: Launch, registers: int, arch: int) -> tuple[int, float]:
 
 
 def measure(nvrtc: ctypes.CDLL, kernel: str, launch: Launch, window: int, head_dim: int, arch: int) -> Row:
+    """Compile one kernel."""
     began = time.perf_counter()
     cubin, log = compile_kernel(nvrtc, launch, arch)
     seconds = time.perf_counter() - began
@@ -127,6 +142,7 @@ def measure(nvrtc: ctypes.CDLL, kernel: str, launch: Launch, window: int, head_d
 
 
 def main() -> None:
+    """Parse the arguments, compile, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=sorted(LIMITS), choices=sorted(LIMITS))
     parser.add_argument("--window", type=int, nargs="+", default=[3, 5, 7, 9, 11])

@@ -27,14 +27,14 @@ struct ElementOf<3> {
 using Element = ElementOf<SASA_STORAGE>::type;
 using Compute = ComputeType<Element>::type;
 
-SASA_DEVICE Element to_element(float x) {
-  if constexpr (sizeof(Element) == 8) {
-    return Element{};  // never: sums of float64 are float64
+template <class T>
+SASA_DEVICE Element to_element(T x) {
+  if constexpr (sizeof(T) == 8) {
+    return x;
   } else {
     return from_float<Element>(x);
   }
 }
-SASA_DEVICE double to_element(double x) { return x; }
 
 // Logits are kept in units in which the exponential is cheap: times log2(e) for float.
 template <class T>

@@ -25,7 +25,8 @@ constexpr bool kKeepFragments = D < 128;
 constexpr float kNoQuery = 3e38f;
 
 // Log-sum-exp (times log2(e))  and delta of each pixel of the halo.
-SASA_DEVICE void load_queries(const LocalBackward& call, const LocalWork& work, int64_t image, int head, int y0, int x0) {
+SASA_DEVICE void load_queries(const LocalBackward& call, const LocalWork& work, int64_t image, int head, int y0,
+                              int x0) {
   const int height = call.shape.height, width = call.shape.width;
   const int64_t plane = (image * call.shape.heads + head) * height;
   const float* logsumexp = static_cast<const float*>(call.logsumexp);
@@ -168,7 +169,7 @@ SASA_DEVICE void sum_unit(float (&dk)[kHeadPlanes][4], float (&dv)[kHeadPlanes][
     load_fragments(value, kValues + slots, unit, lane);
   }
   clear(dk), clear(dv);
-#pragma unroll
+#pragma unroll(EXACT ? 1 : kSteps)
   for (int step = 0; step < kSteps; step++) {
     float p[2][4] = {}, ds[2][4];
     unsigned pa[4], da[4];
@@ -212,8 +213,8 @@ SASA_DEVICE void copy_keys(const LocalBackward& call, const BlockPlace& place, i
   commit_copies();
 }
 
-SASA_KERNEL(kThreads) void sasa_local_keys(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling,
-                                           SASA_ARGUMENT LocalWork work) {
+SASA_KERNEL(kThreads)
+void sasa_local_keys(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling, SASA_ARGUMENT LocalWork work) {
   const BlockPlace place = block_place(tiling);
   const Lane lane;
   const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;

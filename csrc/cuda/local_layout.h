@@ -67,9 +67,7 @@ struct LocalLayout {
   constexpr int tile_floats() const { return heads * units() * 16 * 4; }
 
   // Forward: [stage: keys, values, queries] tables, terms of each warp, log-sum-exp.
-  constexpr int forward_stage() const {
-    return planes() * ((content ? 2 : 1) * halo_plane() + tile_plane());
-  }
+  constexpr int forward_stage() const { return planes() * ((content ? 2 : 1) * halo_plane() + tile_plane()); }
   constexpr int forward_bytes() const {
     return stages * forward_stage() + tables() + warps() * terms() + tile_floats();
   }

@@ -10,8 +10,8 @@
 
 namespace sasa {
 
-// Bytes of shared memory that leave room for several blocks on a multiprocessor.
-constexpr int kSharedAim = 76 * 1024, kSharedAimTwoStages = 50 * 1024;
+// Blocks that should fit on a multiprocessor by their shared memory; registers rarely allow more than four.
+constexpr int kResidentBlocks = 3;
 // Blocks that fill a large GPU a few times over, and the most tiles of one.
 constexpr int64_t kBlocksAim = 1024, kMostTiles = 32;
 
@@ -32,9 +32,12 @@ static inline const char* local_refusal(const LocalShape& shape) {
   if (shape.storage != Storage::bfloat16 && shape.storage != Storage::float16) {
     return "tensor cores need bfloat16 or float16";
   }
-  if (shape.window < 3 || shape.window > 11) return "tensor cores serve windows of 3 to 11";
+  if (shape.window < 3 || shape.window > 11 || shape.window % 2 == 0) return "tensor cores serve windows of 3 to 11";
   const int64_t d = shape.head_dim;
-  if (d != 8 && d != 16 && d != 32 && d != 64 && d != 128) return "tensor cores serve heads of 8, 16, 32, 64 or 128 channels";
+  if (d != 8 && d != 16 && d != 32 && d != 64 && d != 128) {
+    return "tensor cores serve heads of 8, 16, 32, 64 or 128 channels";
+  }
+  if (d == 128 && shape.window > 7) return "128 channels and windows above 7 do not fit in registers";
   if (shape.value_dim != d) return "tensor cores need values as wide as the queries";
   if (shape.height > 1 << 24 || shape.width > 1 << 24) return "the map is longer than 2**24 pixels";
   return nullptr;
@@ -54,20 +57,21 @@ static inline LocalLayout choose_layout(const LocalShape& shape, bool content, b
   const int window = static_cast<int>(shape.window), d = static_cast<int>(shape.head_dim);
   const int heads = d == 8 && shape.heads % 2 == 0 ? 2 : 1;
   const int tall[4][2] = {{1, 8}, {1, 4}, {1, 2}, {1, 1}}, square[4][2] = {{2, 4}, {2, 2}, {1, 2}, {1, 1}};
-  const int wide = d <= 16 && shape.width > 8 && kernel != LocalKernel::keys ? 0 : 1;
+  const int wide = d <= 16 && shape.width > 8 ? 0 : 1;
+  const int aim = static_cast<int>(shared_limit / kResidentBlocks);
   LocalLayout best{};
   for (int i = wide; i < 4; i++) {
     const int* units = window == 7 ? tall[i] : square[i];
     LocalLayout layout{window, d, heads, units[0], units[1], 1, content, position};
     const int bytes = local_bytes(layout, kernel);
     if (static_cast<size_t>(bytes) > shared_limit) continue;
-    if (best.units_y == 0 || local_bytes(best, kernel) > kSharedAim) best = layout;
-    if (bytes <= kSharedAim) break;
+    if (best.units_y == 0 || local_bytes(best, kernel) > aim) best = layout;
+    if (bytes <= aim) break;
   }
   if (best.units_y != 0 && kernel == LocalKernel::forward) {
     LocalLayout two = best;
     two.stages = 2;
-    if (local_bytes(two, kernel) <= kSharedAimTwoStages) best = two;
+    if (local_bytes(two, kernel) <= aim) best = two;
   }
   return best;
 }
@@ -107,7 +111,7 @@ static inline const char* local_launch(const LocalShape& shape, bool content, bo
   return nullptr;
 }
 
-// The forward pass: one launch, with parameters (LocalForward, LocalTiling). `shared_limit`: bytes that a block may have.
+// The forward pass, with pooling, gain, shift and ReLU fused: one launch, with parameters (LocalForward, LocalTiling). `shared_limit`: bytes that a block may have.
 static inline const char* plan_local_forward(const LocalForward& call, size_t shared_limit, Launch& launch,
                                              LocalTiling& tiling) {
   const char* refusal = local_refusal(call.shape);
@@ -117,9 +121,7 @@ static inline const char* plan_local_forward(const LocalForward& call, size_t sh
       !has_chunks(call.output, call.shape) || (content && !has_chunks(call.key, call.shape))) {
     return "tensor cores need channels_last maps with rows of whole 16 bytes";
   }
-  if (call.pool != 1 || call.gain != nullptr || call.shift != nullptr || call.relu) {
-    return "not fused";
-  }
+  if (call.pool != 1 && call.pool != 2) return "tensor cores pool 1 x 1 or 2 x 2 pixels";
   refusal = local_launch(call.shape, content, position, LocalKernel::forward, shared_limit, launch, tiling);
   launch.source = "local_forward.cuh", launch.kernel = "sasa_local_forward";
   return refusal;
@@ -138,12 +140,13 @@ static inline const char* plan_local_backward(const LocalBackward& call, size_t 
   const char* refusal = local_refusal(shape);
   if (refusal != nullptr) return refusal;
   const bool content = call.key.data != nullptr, position = call.rel_row != nullptr;
-  const Map* maps[7] = {&call.grad_output, &call.query,      &call.value,   &call.grad_query,
-                        &call.grad_value,  &call.key, &call.grad_key};
+  const Map* maps[7] = {&call.grad_output, &call.query, &call.value,   &call.grad_query,
+                        &call.grad_value,  &call.key,   &call.grad_key};
   for (int i = 0; i < (content ? 7 : 5); i++) {
     if (!has_chunks(*maps[i], shape)) return "tensor cores need channels_last maps with rows of whole 16 bytes";
   }
-  refusal = local_launch(shape, content, position, LocalKernel::queries, shared_limit, plan.queries, plan.queries_tiling);
+  refusal =
+      local_launch(shape, content, position, LocalKernel::queries, shared_limit, plan.queries, plan.queries_tiling);
   if (refusal != nullptr) return refusal;
   refusal = local_launch(shape, content, position, LocalKernel::keys, shared_limit, plan.keys, plan.keys_tiling);
   if (refusal != nullptr) return refusal;

@@ -20,7 +20,8 @@ SASA_DEVICE void load_tables(unsigned to, const void* rel_row, const void* rel_c
     for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
       const int h = i / kEntries, offset = i % kEntries / kHalf, channel = i % kHalf;
       const float exact = load_global(tables[which] + head * kEntries + i);
-      const Element value = from_float<Element>(exact), rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
+      const Element value = from_float<Element>(exact),
+                    rest = from_float<Element>(fabsf(exact) < infinity() ? exact - to_float(value) : 0.f);
       const int column = D == 8 ? which * 4 + channel : channel, plane = which == 0 ? kRowTablePlane : kColTablePlane;
       const unsigned at = to + h * kHeadTables + which * (kColTable + kTablePad * kChunk) + column / 8 * plane +
                           offset * kChunk + column % 8 * 2;
@@ -85,17 +86,44 @@ SASA_DEVICE Hidden hidden_from(int y0, int x0, int height, int width, const Lane
   return hidden;
 }
 
+// Each lane stores two row terms a pixel. Rows of 8 floats put two terms into each bank, which must not be stored at
+// once: a bit for each lane that stores its second term first. Following lane and bank in turn gives them all.
+constexpr unsigned lanes_that_swap() {
+  unsigned known = 0, swaps = 0;
+  for (int start = 0; start < 32; start++) {
+    if ((known >> start & 1) == 0) known |= 1u << start;
+    for (int round = 0; round < 32; round++) {
+      for (int lane = 0; lane < 32; lane++) {
+        if ((known >> lane & 1) == 0) continue;
+        for (int e = 0; e < 2; e++) {
+          const int g = lane / 4, offset = 2 * (lane % 4) + e, other = g ^ 4;
+          if (offset >= K) continue;
+          const int place = (offset + g % kTileH) % K, partner_offset = (place - other % kTileH + K) % K;
+          const int partner = 4 * other + partner_offset / 2;
+          if ((known >> partner & 1) != 0) continue;
+          known |= 1u << partner;
+          swaps |= ((swaps >> lane ^ e ^ partner_offset ^ 1) & 1) << partner;
+        }
+      }
+    }
+  }
+  return swaps;
+}
+
 // Row terms, from fragments by offset to rows by place: place (offset + y) % K, through the warp's own memory.
 SASA_DEVICE void turn_rows(Bias& bias, const float (&c)[kOffsetTiles][4], unsigned terms, float factor,
                            const Lane& lane) {
+  constexpr unsigned kSwaps = K <= 7 ? lanes_that_swap() : 0;
+  const int swap = kSwaps >> lane.id & 1;
   __syncwarp();
 #pragma unroll
   for (int n = 0; n < kOffsetTiles; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const int offset = 8 * n + 2 * lane.t + i % 2;
+      const int h = i / 2, e = (i ^ swap) & 1, offset = 8 * n + 2 * lane.t + e;
+      const float term = e == 0 ? c[n][2 * h] : c[n][2 * h + 1];
       if (offset < K) {
-        store_shared(terms + ((lane.g + 8 * (i / 2)) * kTermsStride + (offset + lane.y) % K) * 4, c[n][i] * factor);
+        store_shared(terms + ((lane.g + 8 * h) * kTermsStride + (offset + lane.y) % K) * 4, term * factor);
       }
     }
   }
@@ -153,11 +181,18 @@ SASA_DEVICE void position_bias(Bias& bias, const Fragments& q, unsigned tables, 
   }
 }
 
-// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`. EXACT: what is hidden is -inf even if
-// the key is NaN.
-template <bool EXACT>
+// A head of a unit: offsets in shared memory of its first key, of the warp's row terms, of the head's tables and of its
+// planes of queries; what its windows do not hold; scale * log2(e).
+struct UnitPlace {
+  unsigned keys, terms, tables, queries;
+  int unit;
+  Hidden hidden;
+  float factor;
+};
+
+// Logits of a unit's 16 queries times log2(e): scale and log2(e) are in `factor`.
 SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsigned keys, const Bias& bias,
-                        const Hidden& hidden, float factor, const Lane& lane) {
+                        float factor, const Lane& lane) {
   if constexpr (kContent) scores(s, q, keys, lane);
 #pragma unroll
   for (int r = 0; r < K; r++) {
@@ -167,8 +202,27 @@ SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsi
       for (int i = 0; i < 4; i++) {
         const float term = bias.rows[i / 2][r] + bias.columns[ct][i];
         s[r][ct][i] = kContent ? fmaf(s[r][ct][i], factor, term) : term;
-        if (EXACT && hidden.at(r, ct, i)) s[r][ct][i] = -infinity();
       }
+    }
+  }
+}
+
+// The same of one step, for what is computed EXACTly, in loops that are not unrolled: -inf where nothing is seen, even if
+// the key there is NaN. Row terms are read from where turn_rows has left them.
+SASA_DEVICE void step_logits(float (&s)[2][4], bool (&seen)[2][4], const Fragments& q, unsigned keys, const Bias& bias,
+                             unsigned terms, const Hidden& hidden, float factor, int step, const Lane& lane) {
+  float c[2][4] = {};
+  if constexpr (kContent) score(c, q, keys, step, lane);
+#pragma unroll
+  for (int which = 0; which < 2; which++) {
+    const SeenTile tile = seen_tile(step, which);
+    const int ct = kColumnTiles == 2 ? which : 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      seen[which][i] = sees(tile, lane) && !hidden.at(tile.place(), ct, i);
+      float term = bias.columns[ct][i];
+      if (kPosition) term += load_shared<float>(terms + ((lane.g + i / 2 * 8) * kTermsStride + tile.place()) * 4);
+      s[which][i] = seen[which][i] ? fmaf(c[which][i], factor, term) : -infinity();
     }
   }
 }

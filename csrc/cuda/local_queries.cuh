@@ -41,45 +41,20 @@ struct Sums {
 };
 
 // dQ += dS . K and the row sums of dS, for a step.
-template <bool EXACT>
 SASA_DEVICE void add_step(Sums& sums, const unsigned (&a)[4], unsigned keys, int step, const Lane& lane) {
-  if constexpr (kContent) add_weighted<EXACT>(sums.dq, a, keys, step, lane);
-  const int first = seen_tile(step, 0).place(), second = seen_tile(step, 1).place();
-  if constexpr (kPosition && EXACT) {  // a sum that is NaN is no other row's
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int place = i < 2 ? first : second;
-      const float sum = quad_sum(low<Element>(a[i]) + high<Element>(a[i]));
-      float& to = sums.rows[place / 8][2 * (i % 2) + place % 2];
-      if (lane.t == place % 8 / 2) to += sum;
-    }
-  } else if constexpr (kPosition) {
+  if constexpr (kContent) add_weighted<false>(sums.dq, a, keys, step, lane);
+  if constexpr (kPosition) {
+    const int first = seen_tile(step, 0).place(), second = seen_tile(step, 1).place();
     multiply<Element>(sums.rows[first / 8], a, lane.g == first % 8 ? ones<Element>() : 0u,
                       lane.g == second % 8 ? ones<Element>() : 0u);
   }
 }
 
-// What is hidden takes no part, even where the log-sum-exp or dP is NaN.
-SASA_DEVICE void hide(Kept& p, Kept& dp, const Hidden& hidden) {
-#pragma unroll
-  for (int r = 0; r < K; r++) {
-#pragma unroll
-    for (int ct = 0; ct < kColumnTiles; ct++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (hidden.at(r, ct, i)) p[r][ct][i] = dp[r][ct][i] = 0;
-      }
-    }
-  }
-}
-
 // p becomes dS, with the products dP kept.
-template <bool EXACT>
-SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fragments& grad, const Hidden& hidden,
-                               unsigned keys, unsigned values, const Lane& lane) {
+SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fragments& grad, unsigned keys,
+                               unsigned values, const Lane& lane) {
   Kept dp;
   scores(dp, grad, values, lane);
-  if constexpr (EXACT) hide(p, dp, hidden);
 #pragma unroll
   for (int r = 0; r < K; r++)
 #pragma unroll
@@ -94,7 +69,6 @@ SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fra
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         p[r][ct][i] *= dp[r][ct][i] - delta[i / 2];
-        if (EXACT && hidden.at(r, ct, i)) p[r][ct][i] = 0;
         sums.columns[ct][i] += p[r][ct][i];
       }
     }
@@ -103,14 +77,13 @@ SASA_DEVICE void gradient_kept(Sums& sums, float (&delta)[2], Kept& p, const Fra
   for (int step = 0; step < kSteps; step++) {
     unsigned a[4];
     operand_of(a, p, step, lane);
-    add_step<EXACT>(sums, a, keys, step, lane);
+    add_step(sums, a, keys, step, lane);
   }
 }
 
 // The same with the products computed twice: for delta, then for dS.
-template <bool EXACT>
-SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, const Fragments& grad, const Hidden& hidden,
-                                unsigned keys, unsigned values, const Lane& lane) {
+SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, const Fragments& grad, unsigned keys,
+                                unsigned values, const Lane& lane) {
 #pragma unroll
   for (int step = 0; step < kSteps; step++) {
     float dp[2][4];
@@ -120,7 +93,7 @@ SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, co
       const SeenTile tile = seen_tile(step, which);
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const bool seen = sees(tile, lane) && !(EXACT && hidden.at(tile.place(), tile.column_tile, i));
+        const bool seen = sees(tile, lane);
         const float more = fmaf(p[tile.place()][tile.column_tile][i], dp[which][i], delta[i / 2]);
         delta[i / 2] = seen ? more : delta[i / 2];
       }
@@ -139,14 +112,13 @@ SASA_DEVICE void gradient_twice(Sums& sums, float (&delta)[2], const Kept& p, co
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         dp[which][i] = p[tile.place()][tile.column_tile][i] * (dp[which][i] - delta[i / 2]);
-        if (EXACT && hidden.at(tile.place(), tile.column_tile, i)) dp[which][i] = 0;
         sums.columns[tile.column_tile][i] += seen ? dp[which][i] : 0.f;
       }
       pairs[which][0] = pack<Element>(dp[which][0], dp[which][1]);
       pairs[which][1] = pack<Element>(dp[which][2], dp[which][3]);
     }
     seen_operand(a, pairs, step, lane);
-    add_step<EXACT>(sums, a, keys, step, lane);
+    add_step(sums, a, keys, step, lane);
   }
 }
 
@@ -237,41 +209,95 @@ SASA_DEVICE void add_table_gradient(float (&dr)[kTableSums][4], unsigned sums, u
   }
 }
 
+// What P is made of: the log-sum-exp of the lane's pixels, times log2(e), and whether they are on the map.
+struct Queries {
+  float logsumexp[2];
+  bool inside[2];
+};
+
 // The sums and deltas of a unit's head.
-template <bool EXACT>
-SASA_DEVICE void sum_unit(Sums& sums, float (&delta)[2], const LocalShape& shape, unsigned terms, int unit, int h,
-                          int y0, int x0, const Lane& lane) {
-  const int height = shape.height, width = shape.width;
-  const float factor = static_cast<float>(shape.scale) * kLog2E;
-  const unsigned planes = h * kHeadPlanes * kHaloPlane + seen_origin(unit), slots = h * kHeadPlanes * kTilePlane;
-  const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+SASA_DEVICE void sum_unit(Sums& sums, float (&delta)[2], const UnitPlace& at, const Queries& queries, unsigned grads,
+                          unsigned values, const Lane& lane) {
   Fragments fragments;
   Kept p;
-  const Hidden hidden = hidden_from(first.y, first.x, height, width, lane);
-  clear(sums.dq), clear(sums.rows), clear(sums.columns);
-  delta[0] = delta[1] = 0;
   {
     Bias bias;
-    load_fragments(fragments, kQueries + slots, unit, lane);
-    position_bias(bias, fragments, kTables + h * kHeadTables, terms, factor, hidden, lane);
-    logits<EXACT>(p, fragments, planes, bias, hidden, factor, lane);
+    load_fragments(fragments, at.queries, at.unit, lane);
+    position_bias(bias, fragments, at.tables, at.terms, at.factor, at.hidden, lane);
+    logits(p, fragments, at.keys, bias, at.factor, lane);
   }
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const bool inside = first.y + lane.y < height && first.x + lane.x(i / 2) < width;
-    const float lse = load_shared<float>(kLse + (h * kUnits * 16 + unit * 16 + lane.g + 8 * (i / 2)) * 4) * kLog2E;
 #pragma unroll
     for (int r = 0; r < K; r++) {
 #pragma unroll
-      for (int ct = 0; ct < kColumnTiles; ct++) p[r][ct][i] = inside ? exp2_approx(p[r][ct][i] - lse) : 0.f;
+      for (int ct = 0; ct < kColumnTiles; ct++) {
+        p[r][ct][i] = queries.inside[i / 2] ? exp2_approx(p[r][ct][i] - queries.logsumexp[i / 2]) : 0.f;
+      }
     }
   }
-  load_fragments(fragments, kGrads + slots, unit, lane);
+  load_fragments(fragments, grads, at.unit, lane);
   if constexpr (kKeepProducts) {
-    gradient_kept<EXACT>(sums, delta, p, fragments, hidden, planes, kValues + planes, lane);
+    gradient_kept(sums, delta, p, fragments, at.keys, values, lane);
   } else {
-    gradient_twice<EXACT>(sums, delta, p, fragments, hidden, planes, kValues + planes, lane);
+    gradient_twice(sums, delta, p, fragments, at.keys, values, lane);
   }
+}
+
+// The same where something is not finite: for delta, then for the sums. What is hidden takes no part, even where the
+// log-sum-exp or dP is NaN, and a row's sum that is NaN is no other row's.
+SASA_DEVICE void sum_unit_exactly(Sums& sums, float (&delta)[2], const UnitPlace& at, const Queries& queries,
+                                  unsigned grads, unsigned values, const Lane& lane) {
+  Fragments query, grad;
+  Bias bias;
+  load_fragments(query, at.queries, at.unit, lane);
+  load_fragments(grad, grads, at.unit, lane);
+  position_bias(bias, query, at.tables, at.terms, at.factor, at.hidden, lane);
+#pragma unroll 1
+  for (int pass = 0; pass < 2; pass++) {
+#pragma unroll 1
+    for (int step = 0; step < kSteps; step++) {
+      float s[2][4], dp[2][4];
+      bool seen[2][4];
+      unsigned pairs[2][2], a[4];
+      step_logits(s, seen, query, at.keys, bias, at.terms, at.hidden, at.factor, step, lane);
+      score(dp, grad, values, step, lane);
+#pragma unroll
+      for (int which = 0; which < 2; which++) {
+        const int ct = kColumnTiles == 2 ? which : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int h = i / 2;
+          const float p = exp2_approx(s[which][i] - queries.logsumexp[h]);
+          const bool counts = seen[which][i] && queries.inside[h];
+          if (pass == 0) delta[h] = counts ? fmaf(p, dp[which][i], delta[h]) : delta[h];
+          dp[which][i] = counts ? p * (dp[which][i] - delta[h]) : 0.f;
+          if (pass == 1) sums.columns[ct][i] += dp[which][i];
+        }
+        pairs[which][0] = pack<Element>(dp[which][0], dp[which][1]);
+        pairs[which][1] = pack<Element>(dp[which][2], dp[which][3]);
+      }
+      if (pass == 0) continue;
+      seen_operand(a, pairs, step, lane);
+      if constexpr (kContent) add_weighted_exactly(sums.dq, a, at.keys, step, lane);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int place = i < 2 ? seen_tile(step, 0).place() : seen_tile(step, 1).place();
+        const float sum = quad_sum(low<Element>(a[i]) + high<Element>(a[i]));
+#pragma unroll
+        for (int n = 0; n < 2 * kOffsetTiles; n++) {
+          float& to = sums.rows[n / 2][i % 2 * 2 + n % 2];
+          to += place == n / 2 * 8 + 2 * lane.t + n % 2 ? sum : 0.f;
+        }
+      }
+    }
+    if (pass == 0) delta[0] = quad_sum(delta[0]), delta[1] = quad_sum(delta[1]);
+  }
+}
+
+SASA_DEVICE void clear(Sums& sums, float (&delta)[2]) {
+  clear(sums.dq), clear(sums.rows), clear(sums.columns);
+  delta[0] = delta[1] = 0;
 }
 
 // One head of a unit. dQ goes to the slots of the output's gradient, delta to its own.
@@ -280,11 +306,25 @@ SASA_DEVICE void queries_unit(float (&dr)[kTableSums][4], const LocalBackward& c
   const float scale = static_cast<float>(call.shape.scale);
   const unsigned slots = h * kHeadPlanes * kTilePlane, floats = (h * kUnits * 16 + unit * 16 + lane.g) * 4;
   const unsigned offset_sums = scratch + kLayout.terms();
+  const int height = call.shape.height, width = call.shape.width;
+  const Pixel first = pixel_of_slot(unit * 16, y0, x0);
+  const unsigned planes = h * kHeadPlanes * kHaloPlane + seen_origin(unit);
+  const UnitPlace at{planes,           scratch, kTables + h * kHeadTables,
+                     kQueries + slots, unit,    hidden_from(first.y, first.x, height, width, lane),
+                     scale * kLog2E};
+  Queries queries;
+#pragma unroll
+  for (int hh = 0; hh < 2; hh++) {
+    queries.logsumexp[hh] = load_shared<float>(kLse + floats + 32 * hh) * kLog2E;
+    queries.inside[hh] = first.y + lane.y < height && first.x + lane.x(hh) < width;
+  }
   Sums sums;
   float delta[2];
-  sum_unit<false>(sums, delta, call.shape, scratch, unit, h, y0, x0, lane);
+  clear(sums, delta);
+  sum_unit(sums, delta, at, queries, kGrads + slots, kValues + planes, lane);
   if (any_not_finite(sums.dq) || any_not_finite(sums.columns)) {
-    sum_unit<true>(sums, delta, call.shape, scratch, unit, h, y0, x0, lane);
+    clear(sums, delta);
+    sum_unit_exactly(sums, delta, at, queries, kGrads + slots, kValues + planes, lane);
   }
   if (lane.t == 0) store_shared(kDelta + floats, delta[0]), store_shared(kDelta + floats + 32, delta[1]);
   if constexpr (kPosition) {
@@ -303,50 +343,53 @@ SASA_DEVICE void queries_unit(float (&dr)[kTableSums][4], const LocalBackward& c
   stage_result(kGrads + slots, sums.dq, unit, lane);
 }
 
-// Where the lane's entry i of accumulator n belongs: index into (2, K, D / 2), or -1.
-SASA_DEVICE int table_index(int n, int i, const Lane& lane) {
-  constexpr int kHalf = D / 2;
-  const bool column = kOffsetTiles == 1 ? i >= 2 : n >= kTableSums / 2;
-  const int offset = kOffsetTiles == 1 ? lane.g : lane.g + 8 * (i / 2);
-  int channel = 2 * lane.t + i % 2;
+// Floats from one offset to the next where the warps' sums are added: no bank conflicts.
+constexpr int kTableStride = D <= 16 ? D / 2 : D / 2 + 8;
+
+// Where the lane's entries 2 * h and 2 * h + 1 of accumulator n belong in (2, K, kTableStride), or -1.
+SASA_DEVICE int table_index(int n, int h, const Lane& lane) {
+  const bool column = kOffsetTiles == 1 ? h == 1 : n >= kTableSums / 2;
+  const int offset = kOffsetTiles == 1 ? lane.g : lane.g + 8 * h;
+  int channel = 2 * lane.t;
   if (D == 8) channel -= column ? 4 : 0;
   if (D != 8) channel += 8 * (n % (kHeadPlanes / 2 > 0 ? kHeadPlanes / 2 : 1));
-  if (offset >= K || channel < 0 || channel >= kHalf) return -1;
-  return ((column ? K : 0) + offset) * kHalf + channel;
+  if (offset >= K || channel < 0 || channel >= D / 2) return -1;
+  return ((column ? K : 0) + offset) * kTableStride + channel;
 }
 
 // The block's part of the tables' gradients: the warps' sums, added in their order.
 SASA_DEVICE void write_tables(const float (&dr)[kTableSums][4], const LocalBackward& call, const LocalTiling& tiling,
                               const LocalWork& work, const BlockPlace& place, int warp, const Lane& lane) {
-  constexpr int kEntries = K * D;  // of both tables
-  const unsigned mine = warp % kHeads * kEntries * 4;
+  using Two = Vector<float, 2>;
+  constexpr int kHalf = D / 2, kEntries = K * kHalf, kHeadBytes = 2 * K * kTableStride * 4;
   for (int turn = 0; turn < kWarps / kHeads; turn++) {
     __syncthreads();
     if (warp / kHeads != turn) continue;
 #pragma unroll
     for (int n = 0; n < kTableSums; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int index = table_index(n, i, lane);
+      for (int h = 0; h < 2; h++) {
+        const int index = table_index(n, h, lane);
         if (index < 0) continue;
-        const unsigned at = mine + index * 4;
-        store_shared(at, turn == 0 ? dr[n][i] : load_shared<float>(at) + dr[n][i]);
+        const unsigned at = warp % kHeads * kHeadBytes + index * 4;
+        const Two before = turn == 0 ? Two{0, 0} : load_shared<Two>(at);
+        store_shared(at, Two{before.at[0] + dr[n][2 * h], before.at[1] + dr[n][2 * h + 1]});
       }
     }
   }
   __syncthreads();
   const float scale = static_cast<float>(call.shape.scale);
-  for (int i = threadIdx.x; i < kHeads * kEntries; i += kThreads) {
-    const int h = i / kEntries, entry = i % kEntries, column = entry / (kEntries / 2);
-    const int64_t heads = call.shape.heads;
-    const float value = load_shared<float>(i * 4) * scale;
+  const int64_t heads = call.shape.heads;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kHeads * 2 * kEntries; i += kThreads) {
+    const int row = i / kHalf, h = row / (2 * K), column = row / K % 2, entry = i % kEntries;
+    const float value = load_shared<float>((row * kTableStride + i % kHalf) * 4) * scale;
     if (tiling.chunks == 1) {
       float* to = static_cast<float*>(column != 0 ? call.grad_col : call.grad_row);
-      const int64_t head = place.image * heads + place.head + h;
-      store_global(to + head * (kEntries / 2) + entry % (kEntries / 2), value);
+      store_global(to + (place.image * heads + place.head + h) * kEntries + entry, value);
     } else {
       const int64_t part = (place.image * tiling.chunks + place.chunk) * heads + place.head + h;
-      store_global(work.parts + part * kEntries + entry, value);
+      store_global(work.parts + (2 * part + column) * kEntries + entry, value);
     }
   }
 }
@@ -360,8 +403,9 @@ SASA_DEVICE void copy_queries(const LocalBackward& call, const BlockPlace& place
   commit_copies();
 }
 
-SASA_KERNEL(kThreads) void sasa_local_queries(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling,
-                                              SASA_ARGUMENT LocalWork work) {
+SASA_KERNEL(kThreads)
+void sasa_local_queries(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling,
+                        SASA_ARGUMENT LocalWork work) {
   const BlockPlace place = block_place(tiling);
   const Lane lane;
   const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;

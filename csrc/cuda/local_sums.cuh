@@ -7,8 +7,8 @@
 namespace sasa {
 
 // Block x: head x % heads of image x / heads.
-SASA_KERNEL(128) void sasa_local_sums(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling,
-                                      SASA_ARGUMENT LocalWork work) {
+SASA_KERNEL(128)
+void sasa_local_sums(SASA_ARGUMENT LocalBackward call, SASA_ARGUMENT LocalTiling tiling, SASA_ARGUMENT LocalWork work) {
   const int64_t heads = call.shape.heads, image = blockIdx.x / heads, head = blockIdx.x % heads;
   const int half = call.shape.window * call.shape.head_dim / 2;
   for (int i = threadIdx.x; i < 2 * half; i += 128) {

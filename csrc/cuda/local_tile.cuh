@@ -22,7 +22,7 @@ using Element = float16;
 #endif
 using Chunk = Vector<unsigned, 4>;  // 8 channels of a pixel
 
-constexpr LocalLayout kLayout{SASA_K,       SASA_D,       SASA_HEADS,        SASA_UNITS_Y,
+constexpr LocalLayout kLayout{SASA_K,       SASA_D,      SASA_HEADS,        SASA_UNITS_Y,
                               SASA_UNITS_X, SASA_STAGES, SASA_CONTENT != 0, SASA_POSITION != 0};
 constexpr bool kContent = SASA_CONTENT != 0, kPosition = SASA_POSITION != 0, kMask = SASA_MASK != 0;
 constexpr int K = SASA_K, R = K / 2, D = SASA_D, kHeads = SASA_HEADS, kHeadPlanes = D / 8, kPlanes = kLayout.planes();
@@ -76,7 +76,8 @@ SASA_DEVICE Pixel pixel_of_slot(int slot, int y0, int x0) {
 }
 
 // Copies the block's heads of the tile's pixels; zeros outside the map.
-SASA_DEVICE void copy_tile(unsigned to, const Map& map, int64_t image, int head, int y0, int x0, int height, int width) {
+SASA_DEVICE void copy_tile(unsigned to, const Map& map, int64_t image, int head, int y0, int x0, int height,
+                           int width) {
   constexpr int kChunks = kUnits * 16 * kPlanes;
 #pragma unroll 1
   for (int i = 0; i < (kChunks + kThreads - 1) / kThreads; i++) {
@@ -89,7 +90,8 @@ SASA_DEVICE void copy_tile(unsigned to, const Map& map, int64_t image, int head,
 }
 
 // Copies the block's heads of the tile and its halo. Threads keep their channels and column and go down the rows.
-SASA_DEVICE void copy_halo(unsigned to, const Map& map, int64_t image, int head, int y0, int x0, int height, int width) {
+SASA_DEVICE void copy_halo(unsigned to, const Map& map, int64_t image, int head, int y0, int x0, int height,
+                           int width) {
   constexpr int kRowChunks = kHaloW * kPlanes;
   constexpr int kRowsAtOnce = kThreads >= kRowChunks ? kThreads / kRowChunks : 1;
 #pragma unroll 1
@@ -135,8 +137,8 @@ static_assert(kColumnTiles == 2 || kRows % 2 == 0, "n-tiles go in pairs");
 
 struct SeenTile {
   int row, column_tile;
-  SASA_DEVICE constexpr int place() const { return row % K; }                // among the K rows that are kept
-  SASA_DEVICE constexpr bool is_first() const { return row < kPaired; }      // of two rows for one place
+  SASA_DEVICE constexpr int place() const { return row % K; }            // among the K rows that are kept
+  SASA_DEVICE constexpr bool is_first() const { return row < kPaired; }  // of two rows for one place
   SASA_DEVICE constexpr bool is_second() const { return row >= K; }
 };
 SASA_DEVICE constexpr SeenTile seen_tile(int step, int which) {
@@ -185,8 +187,7 @@ SASA_DEVICE void score(float (&c)[2][4], const Fragments& a, unsigned planes, in
     multiply<Element>(c[0], a.at[0][0], a.at[0][1], r[0]);
     multiply<Element>(c[1], a.at[0][0], a.at[0][1], r[1]);
   } else {
-    const unsigned address =
-        planes + (lane.matrix & 1) * kHaloPlane + SeenAddress(lane.matrix >> 1, lane.row).at(step);
+    const unsigned address = planes + (lane.matrix & 1) * kHaloPlane + SeenAddress(lane.matrix >> 1, lane.row).at(step);
 #pragma unroll
     for (int s = 0; s < kSteps16; s++) {
       unsigned r[4];
@@ -283,8 +284,7 @@ SASA_DEVICE void add_weighted(float (&sum)[kHeadPlanes][4], const unsigned (&a)[
     load_matrix_transposed(r, planes + SeenAddress(lane.matrix & 1, lane.row).at(step));
     multiply<Element>(sum[0], a, r[0], r[1]);
   } else {
-    const unsigned address =
-        planes + (lane.matrix >> 1) * kHaloPlane + SeenAddress(lane.matrix & 1, lane.row).at(step);
+    const unsigned address = planes + (lane.matrix >> 1) * kHaloPlane + SeenAddress(lane.matrix & 1, lane.row).at(step);
 #pragma unroll
     for (int n = 0; n < kHeadPlanes; n += 2) {
       unsigned r[4];
@@ -314,16 +314,17 @@ SASA_DEVICE void write_unit(const Map& map, unsigned planes, int64_t image, int 
     const Pixel pixel = pixel_of_slot(slot, y0, x0);
     if (pixel.y >= height || pixel.x >= width) continue;
     const Chunk value = load_shared<Chunk>(planes + plane * kTilePlane + slot * kChunk);
-    store_global(reinterpret_cast<Chunk*>(const_cast<Element*>(
-                     pixel_of(map, image, pixel.y, pixel.x, head) + plane * 8)), value);
+    store_global(
+        reinterpret_cast<Chunk*>(const_cast<Element*>(pixel_of(map, image, pixel.y, pixel.x, head) + plane * 8)),
+        value);
   }
 }
 
 // Copies one float for each pixel of the tile and each of the block's heads from or to a (B, N, H, W) array, in the order
 // of the array's rows, so that a warp touches whole runs of pixels. In shared memory: heads, then slots.
 template <bool WRITE>
-SASA_DEVICE void move_tile_floats(float* array, unsigned shared, const LocalShape& shape, const BlockPlace& place, int y0,
-                                  int x0) {
+SASA_DEVICE void move_tile_floats(float* array, unsigned shared, const LocalShape& shape, const BlockPlace& place,
+                                  int y0, int x0) {
   const int height = shape.height, width = shape.width;
 #pragma unroll 1
   for (int i = threadIdx.x; i < kHeads * kUnits * 16; i += kThreads) {

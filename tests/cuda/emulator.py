@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +21,7 @@ HERE = Path(__file__).parent / "emulation"
 BUILD = ROOT / "build" / "emulation"
 COMPILER = os.environ.get("CXX") or next((c for c in ("g++", "clang++") if shutil.which(c)), None)
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
+FLAGS += os.environ.get("SASA_EMULATE_FLAGS", "").split()  # such as -fsanitize=address
 
 
 class Counts(ctypes.Structure):

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from cuda.emulator import FLAGS, HERE, Counts, compile_shared, launch
 from cuda.structs import (
-    STORAGE, Launch, LocalBackward, LocalBackwardPlan, LocalForward, LocalShape, LocalTiling, LocalWork, Map,
+    STORAGE,
+    Launch,
+    LocalBackward,
+    LocalBackwardPlan,
+    LocalForward,
+    LocalShape,
+    LocalTiling,
+    LocalWork,
+    Map,
 )  # fmt: skip
 
 SHARED_LIMIT = 227 * 1024  # of a block: H100, H200
@@ -54,13 +62,14 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def forward(query, key, value, rel_row, rel_col, options: Options, *, output=None, limit=SHARED_LIMIT, counts=None):
+def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, gain=None, shift=None, relu=False,
+            limit=SHARED_LIMIT, counts=None):  # fmt: skip
     """Output and log-sum-exp; both are filled with NaN before. Raises ValueError with the plan's refusal."""
-    output = torch.full_like(query, float("nan")) if output is None else output
+    output = torch.full_like(query[:, :, ::pool, ::pool], float("nan"), memory_format=torch.channels_last)
     logsumexp = torch.full((len(query), options.heads, *query.shape[2:]), float("nan"))
     call = LocalForward(
         shape_of(query, options), Map.of(query), Map.of(key), Map.of(value), address(rel_row), address(rel_col),
-        Map.of(output), logsumexp.data_ptr(), 1, None, None, False,
+        Map.of(output), logsumexp.data_ptr(), pool, address(gain), address(shift), relu,
     )  # fmt: skip
     planned, tiling = Launch(), LocalTiling()
     refusal = plans().sasa_plan_local_forward(
@@ -68,13 +77,13 @@ def forward(query, key, value, rel_row, rel_col, options: Options, *, output=Non
     )
     if refusal:
         raise ValueError(refusal.decode())
-    run(planned, [call, tiling], (query, key, value, rel_row, rel_col), [output, logsumexp], counts)
+    run(planned, [call, tiling], (query, key, value, rel_row, rel_col, gain, shift), [output, logsumexp], counts)
     return output, logsumexp
 
 
 def backward(grad_output, query, key, value, rel_row, rel_col, logsumexp, options: Options, *, grads=None,
              limit=SHARED_LIMIT, counts: dict[str, Counts] | None = None):  # fmt: skip
-    """Gradients of query, key, value, rel_row and rel_col (None where not given); those of the tables summed over images.
+    """Gradients of query, key, value, rel_row and rel_col (None where not given); of the tables summed over images.
 
     `grads`: maps for the first three, filled with NaN before. `counts`: of each kernel, filled in if given.
     """

@@ -138,6 +138,24 @@ def pooled(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
     return compare(function, block_tensors(dtype), device)
 
 
+def stem(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    """The stem of a ResNet in training: float32 weights beside the image's dtype, which needs no gradient."""
+    (image,) = maps(dtype, 3, 9, 10)
+    torch.manual_seed(3)
+    w_query, w_key, w_value = torch.randn(32, 3), torch.randn(32, 3), torch.randn(16, 32, 3)
+    rel_row, rel_col = tables(2, 7, 8)
+    sign = torch.tensor([1.0, -1.0] * 16)
+
+    def function(backend, **weights):
+        pixels = image.double() if backend == "reference" else image.to(device)
+        given = (pixels, *weights.values(), None, sign.to(pixels.device))
+        extreme, _, sums = torch.ops.sasa.block_attention_pooled(*given, 4, 2, 0.3)
+        return extreme, sums
+
+    weights = {"w_query": w_query, "w_key": w_key, "w_value": w_value, "rel_row": rel_row, "rel_col": rel_col}
+    return compare(function, weights, device)
+
+
 def threads(dtype: torch.dtype, _device: str, backend: str) -> dict[str, float]:
     """Four threads on two GPUs, each on a stream of its own; the largest error of each."""
     errors: dict[str, float] = {}
@@ -162,6 +180,7 @@ CASES = {
     "inference": inference,
     "block": block,
     "pooled": pooled,
+    "stem": stem,
     "threads": threads,
 }
 

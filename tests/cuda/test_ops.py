@@ -59,6 +59,15 @@ def test_the_dispatcher_takes_them_where_they_are_chosen(tmp_path, case, dtype):
     assert fake_gpu.launched(tmp_path) != []
 
 
+def test_the_stem_of_a_resnet_runs_on_tensor_cores(tmp_path):
+    found, _ = errors(tmp_path, "auto", "stem", "bfloat16", "cuda:0", SASA_GPU="cuda")
+    assert_small(found, "bfloat16")
+    assert fake_gpu.launched(tmp_path) == [
+        "sasa_block_fold", "sasa_block_tensor_forward", "sasa_sum_parts",
+        "sasa_block_fold_backward", "sasa_block_tensor_backward", "sasa_sum_parts", "sasa_block_unfold",
+    ]  # fmt: skip
+
+
 def test_block_attention_by_name(tmp_path):
     found, _ = errors(tmp_path, "cuda", "block", "float32", "cuda:0")
     assert_small(found, "float32")

@@ -177,11 +177,12 @@ class LocalAttention2d(nn.Module):
             shift: the same, or None for 0.
             relu: whether negative results become 0.
         """
-        # A few pictures at a time where q, k and v are large: they are read while they are still in a cache, and
-        # equal-sized chunks reuse the allocator's memory.
+        # On the CPU a few pictures at a time where q, k and v are large: they are read while they are still in a cache,
+        # and equal-sized chunks reuse the allocator's memory.
         bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()
         pictures = max(1, PROJECTED_BYTES // max(1, bytes_each))
-        parts = [x] if pictures >= x.shape[0] or torch.compiler.is_compiling() else x.split(pictures)
+        whole = pictures >= x.shape[0] or torch.compiler.is_compiling() or x.device.type != "cpu"
+        parts = [x] if whole else x.split(pictures)
         results = [
             qkv_attention_inference(
                 self.project(part),

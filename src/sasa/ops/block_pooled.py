@@ -107,6 +107,10 @@ def _fake(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
 
 def _gradient(grads, inputs, position, options, image_gradient):
     grad_extreme, _, grad_sums = grads
+    if grad_extreme is None:
+        grad_extreme = empty_map(inputs[0], position.shape[1], size=position.shape[2:]).zero_()
+    if grad_sums is None:
+        grad_sums = inputs[0].new_zeros((2, position.shape[1]), dtype=torch.float64)
     return torch.ops.sasa.block_attention_pooled_backward(
         grad_extreme, grad_sums, position, *inputs, *options, image_gradient
     )

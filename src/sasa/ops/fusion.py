@@ -12,10 +12,8 @@ from sasa.ops import native
 
 # Device types with kernels that fuse, and for each the reason why there are none in this process.
 FUSING = {"cpu": native.missing, "cuda": native.cuda_not_chosen}
-# The last has CUDA kernels, but without tensor cores: those of attention alone are faster.
-ONLY_ON_CPU = {"affine_", "norm_relu", "qkv_attention_inference"}
 WITHOUT_GRADIENT = {"affine_", "qkv_attention_inference"}
-POINTWISE = {"affine_", "norm_relu"}  # what a compiler fuses by itself
+POINTWISE = {"affine_", "norm_relu"}  # what a compiler fuses by itself, and no CUDA kernel does
 
 
 def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
@@ -30,9 +28,7 @@ def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
         return False  # a trace shall hold the general form, which serves every later input
     if operator in WITHOUT_GRADIENT and torch.is_grad_enabled():
         return False
-    if operator in POINTWISE and torch.compiler.is_compiling():
-        return False
-    if operator in ONLY_ON_CPU and x.device.type != "cpu":
+    if operator in POINTWISE and (torch.compiler.is_compiling() or x.device.type != "cpu"):
         return False
     missing = FUSING.get(x.device.type)
     return missing is not None and missing() is None and not is_watched(*modules)

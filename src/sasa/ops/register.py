@@ -25,8 +25,9 @@ class Gradient(NamedTuple):
         inputs: number of leading arguments that are kept for the backward pass and get gradients.
         kept: index of the result that is kept with them; no gradient flows into it.
         skipped: number of tensors between inputs and options, which get no gradient and are not kept.
-        backward: (gradients of all results, kept inputs, kept result, options, whether the first input needs a
-            gradient) -> gradients of the inputs, anything where an input is None.
+        backward: (gradients of all results, None for one that nothing was computed from, kept inputs, kept result,
+            options, whether the first input needs a gradient) -> gradients of the inputs, anything where an input is
+            None.
     """
 
     inputs: int
@@ -39,11 +40,14 @@ class Gradient(NamedTuple):
         ctx.save_for_backward(*inputs[: self.inputs], output[self.kept])
         ctx.options = inputs[self.inputs + self.skipped :]
         ctx.mark_non_differentiable(output[self.kept])
+        ctx.set_materialize_grads(False)  # else torch makes a map of zeros for the result that has no gradient
 
     def differentiate(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
         """A gradient for each argument: None for options, and for inputs that are None or do not need one."""
         *inputs, kept = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
         needed = ctx.needs_input_grad
+        if all(grad is None for grad in grads):
+            return (None,) * len(needed)
         results = self.backward(grads, inputs, kept, ctx.options, needed[0])
         wanted = (grad if need else None for grad, need in zip(results, needed, strict=False))
         return *wanted, *[None] * (self.skipped + len(ctx.options))

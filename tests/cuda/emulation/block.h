@@ -28,9 +28,9 @@ struct Operation {
 struct Warp {
   const Operation* operation = nullptr;
   void* brought[kLanes];
-  int lane = 0;            // whose turn it is
-  unsigned interval = 1;   // since the last __syncwarp or __syncthreads
-  unsigned first = 0;      // thread of the block
+  int lane = 0;           // whose turn it is
+  unsigned interval = 1;  // since the last __syncwarp or __syncthreads
+  unsigned first = 0;     // thread of the block
 };
 
 // What is being run. One at a time in a process.
@@ -126,8 +126,9 @@ inline bool run_to_barrier() {
     if (machine.error[0] != 0) return true;
     if (stopped == nullptr) stopped = warp.operation;
     if (stopped != warp.operation) {
-      std::snprintf(machine.error, sizeof machine.error, "warp 0 has come to %s and another warp to %s (block %u, %u, %u)",
-                    stopped->name, warp.operation->name, block_index.x, block_index.y, block_index.z);
+      std::snprintf(machine.error, sizeof machine.error,
+                    "warp 0 has come to %s and another warp to %s (block %u, %u, %u)", stopped->name,
+                    warp.operation->name, block_index.x, block_index.y, block_index.z);
       machine.stale = true;
       return true;
     }
@@ -143,7 +144,8 @@ inline void run_blocks(Dim3 grid, unsigned threads, const std::function<void()>&
                        const std::function<void()>& before_block) {
   machine.error[0] = 0;
   if (threads == 0 || threads % kLanes != 0 || threads > 1024) {
-    std::snprintf(machine.error, sizeof machine.error, "%u threads a block are not a multiple of 32 up to 1024", threads);
+    std::snprintf(machine.error, sizeof machine.error, "%u threads a block are not a multiple of 32 up to 1024",
+                  threads);
     return;
   }
   machine.body = &body;

@@ -12,9 +12,10 @@ namespace emulation {
 
 // All but `blocks` are sums over the warps of a launch.
 struct Counts {
-  uint64_t blocks, multiply16, multiply8, load_matrix, transposes, shuffles, votes, barriers, warp_barriers, exponentials;
+  uint64_t blocks, multiply16, multiply8, load_matrix, transposes, shuffles, votes, barriers, warp_barriers,
+      exponentials;
   // Requests, and the wavefronts that they take: `ideal` without bank conflicts.
-  uint64_t shared_loads, shared_load_wavefronts, shared_load_ideal;      // ldmatrix included
+  uint64_t shared_loads, shared_load_wavefronts, shared_load_ideal;  // ldmatrix included
   uint64_t shared_stores, shared_store_wavefronts, shared_store_ideal;
   uint64_t copies, copy_wavefronts, copy_ideal, copy_sectors, copy_bytes;  // cp.async
   uint64_t global_loads, global_load_sectors, global_load_bytes;
@@ -36,7 +37,8 @@ struct Access {
 };
 inline std::vector<Access> accesses[kLanes];
 
-inline void count_access(Kind kind, uintptr_t address, unsigned bytes, const char* file, int line, uintptr_t source = 0) {
+inline void count_access(Kind kind, uintptr_t address, unsigned bytes, const char* file, int line,
+                         uintptr_t source = 0) {
   auto& mine = accesses[machine.warp->lane];
   unsigned nth = 0;
   for (auto& other : mine) nth += other.line == line && other.file == file && other.kind == kind;

@@ -60,7 +60,7 @@ inline uint16_t round_to_float16(float x) {
   const uint32_t bits = float_to_bits(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
   if (x != x) return 0x7fff;
   if (size >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // 65520 and more
-  if (size < 0x38800000) {                                              // a subnormal: adding 0.5 rounds at its last bit
+  if (size < 0x38800000) {  // a subnormal: adding 0.5 rounds at its last bit
     return static_cast<uint16_t>(sign | (float_to_bits(std::fabs(x) + 0.5f) - 0x3f000000));
   }
   return static_cast<uint16_t>(sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13));

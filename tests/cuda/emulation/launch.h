@@ -13,7 +13,8 @@ const char* launch_kernel(void (*kernel)(Parameters...), void** arguments, Dim3 
   return launch(grid, threads, shared, [&] { kernel(*static_cast<std::remove_cv_t<Parameters>*>(arguments[I])...); });
 }
 template <class... Parameters>
-const char* launch_kernel(void (*kernel)(Parameters...), void** arguments, Dim3 grid, unsigned threads, unsigned shared) {
+const char* launch_kernel(void (*kernel)(Parameters...), void** arguments, Dim3 grid, unsigned threads,
+                          unsigned shared) {
   return launch_kernel(kernel, arguments, grid, threads, shared, std::index_sequence_for<Parameters...>());
 }
 
@@ -22,8 +23,9 @@ const char* launch_kernel(void (*kernel)(Parameters...), void** arguments, Dim3 
 extern "C" {
 
 // buffers: triples (address, bytes, writable). Returns a sentence where it went wrong, else nullptr.
-__attribute__((visibility("default"))) const char* emulate(const unsigned* grid, unsigned threads, unsigned shared, void** arguments, const uintptr_t* buffers,
-                    int buffer_count, emulation::Counts* counts) {
+__attribute__((visibility("default"))) const char* emulate(const unsigned* grid, unsigned threads, unsigned shared,
+                                                           void** arguments, const uintptr_t* buffers, int buffer_count,
+                                                           emulation::Counts* counts) {
   emulation::buffers.clear();
   for (int i = 0; i < buffer_count; i++, buffers += 3) {
     emulation::buffers.push_back({buffers[0], buffers[0] + buffers[1], buffers[2] != 0});

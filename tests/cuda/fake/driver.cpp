@@ -56,7 +56,7 @@ int number(const char* name, int otherwise) {
 
 __attribute__((format(printf, 1, 2))) void record(const char* format, ...) {
   const char* path = std::getenv("FAKE_CUDA_LOG");
-  if (path == nullptr) return;
+  if (path == nullptr || *path == '\0') return;
   char line[512];
   va_list arguments;
   va_start(arguments, format);
