@@ -104,13 +104,19 @@ def launches(window: int, head_dim: int, limit: int) -> dict[str, Launch | str]:
     planned, tiling = Launch(), LocalTiling()
     plans = local_calls.plans()
     refusal = plans.sasa_plan_local_forward(
-        ctypes.byref(forward), ctypes.c_size_t(limit), ctypes.byref(planned), ctypes.byref(tiling)
+        ctypes.byref(forward),
+        ctypes.c_size_t(limit),
+        ctypes.byref(planned),
+        ctypes.byref(tiling),
+        ctypes.c_int64(local_calls.BLOCKS),
     )
     found: dict[str, Launch | str] = {"forward": refusal.decode() if refusal else planned}
     names = "grad_output query key value grad_query grad_key grad_value".split()
     backward = LocalBackward(shape=shape, rel_row=1 << 20, rel_col=1 << 20, **dict.fromkeys(names, maps["query"]))
     plan = LocalBackwardPlan()
-    refusal = plans.sasa_plan_local_backward(ctypes.byref(backward), ctypes.c_size_t(limit), ctypes.byref(plan))
+    refusal = plans.sasa_plan_local_backward(
+        ctypes.byref(backward), ctypes.c_size_t(limit), ctypes.byref(plan), ctypes.c_int64(local_calls.BLOCKS)
+    )
     for name in ("queries", "keys"):
         found[name] = refusal.decode() if refusal else getattr(plan, name)
     return found

@@ -9,6 +9,9 @@
 //   - Warp operations (shuffle, load_matrix, multiply, transpose, any, __syncwarp) are met by all 32 lanes.
 //   - Lane l of a fragment of 8 x 8 elements holds row l / 4, columns 2 * (l % 4) and 2 * (l % 4) + 1.
 //
+//   - NVRTC compiles with -std=c++17 -default-device: helpers without __device__, such as LocalLayout's, are for both.
+//   - A kernel is SASA_KERNEL(threads[, resident blocks]) void name(SASA_ARGUMENT Call call, ...).
+//
 // The primitives, in namespace sasa (T: bfloat16 or float16 where it says "16-bit"):
 //   threadIdx, blockIdx, blockDim, gridDim, __syncthreads(), __syncwarp()
 //   infinity(), quiet_nan(), exp2_approx(x), log2_approx(x), reciprocal_approx(x),

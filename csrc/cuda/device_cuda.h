@@ -2,7 +2,7 @@
 #pragma once
 
 #define SASA_DEVICE __device__ __forceinline__
-#define SASA_KERNEL(threads) extern "C" __global__ __launch_bounds__(threads)
+#define SASA_KERNEL(...) extern "C" __global__ __launch_bounds__(__VA_ARGS__)
 #define SASA_ARGUMENT const __grid_constant__
 
 extern __shared__ __align__(128) char sasa_dynamic_shared[];

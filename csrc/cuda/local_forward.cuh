@@ -195,7 +195,11 @@ SASA_DEVICE void forward_unit(const LocalForward& call, int64_t image, int head,
   }
 }
 
-SASA_KERNEL(kThreads) void sasa_local_forward(SASA_ARGUMENT LocalForward call, SASA_ARGUMENT LocalTiling tiling) {
+// Blocks on a multiprocessor that registers should leave room for: as many as there are without spills.
+constexpr int kResident = K > 7 || D > 32 ? 1 : D == 8 ? 4 : 3;
+
+SASA_KERNEL(kThreads, kResident)
+void sasa_local_forward(SASA_ARGUMENT LocalForward call, SASA_ARGUMENT LocalTiling tiling) {
   BlockPlace place = block_place(tiling);
   const Lane lane;
   const int warp = threadIdx.x / 32, height = call.shape.height, width = call.shape.width;

@@ -76,11 +76,11 @@ static inline LocalLayout choose_layout(const LocalShape& shape, bool content, b
   return best;
 }
 
-// Shares the tiles of each image out: chunks of at most kMostTiles, fewer where there would be too few blocks.
-static inline LocalTiling share_tiles(const LocalShape& shape, const LocalLayout& layout) {
+// Shares the tiles of each image out, for about `blocks` blocks in all: chunks of at most kMostTiles, fewer where there would be too few blocks.
+static inline LocalTiling share_tiles(const LocalShape& shape, const LocalLayout& layout, int64_t blocks) {
   const int64_t tiles_x = ceil_div(shape.width, layout.width()), tiles_y = ceil_div(shape.height, layout.height());
   const int64_t groups = shape.heads / layout.heads, tiles = tiles_x * tiles_y;
-  int64_t of_chunk = tiles * shape.batch * groups / kBlocksAim;
+  int64_t of_chunk = tiles * shape.batch * groups / blocks;
   of_chunk = of_chunk < 1 ? 1 : of_chunk > kMostTiles ? kMostTiles : of_chunk;
   if (of_chunk > tiles) of_chunk = tiles;
   return {static_cast<int>(tiles_x), static_cast<int>(tiles_y), static_cast<int>(groups),
@@ -88,10 +88,10 @@ static inline LocalTiling share_tiles(const LocalShape& shape, const LocalLayout
 }
 
 static inline const char* local_launch(const LocalShape& shape, bool content, bool position, LocalKernel kernel,
-                                       size_t shared_limit, Launch& launch, LocalTiling& tiling) {
+                                       size_t shared_limit, int64_t blocks_aim, Launch& launch, LocalTiling& tiling) {
   const LocalLayout layout = choose_layout(shape, content, position, kernel, shared_limit);
   if (layout.units_y == 0) return "the window and the heads need more shared memory than a block of this GPU can have";
-  tiling = share_tiles(shape, layout);
+  tiling = share_tiles(shape, layout, blocks_aim);
   const int64_t blocks = shape.batch * tiling.head_groups * tiling.chunks;
   if (blocks > 0x7fffffff) return "the launch would have more than 2**31 blocks";
   launch = Launch();
@@ -113,7 +113,7 @@ static inline const char* local_launch(const LocalShape& shape, bool content, bo
 
 // The forward pass, with pooling, gain, shift and ReLU fused: one launch, with parameters (LocalForward, LocalTiling). `shared_limit`: bytes that a block may have.
 static inline const char* plan_local_forward(const LocalForward& call, size_t shared_limit, Launch& launch,
-                                             LocalTiling& tiling) {
+                                             LocalTiling& tiling, int64_t blocks_aim = kBlocksAim) {
   const char* refusal = local_refusal(call.shape);
   if (refusal != nullptr) return refusal;
   const bool content = call.key.data != nullptr, position = call.rel_row != nullptr;
@@ -122,7 +122,7 @@ static inline const char* plan_local_forward(const LocalForward& call, size_t sh
     return "tensor cores need channels_last maps with rows of whole 16 bytes";
   }
   if (call.pool != 1 && call.pool != 2) return "tensor cores pool 1 x 1 or 2 x 2 pixels";
-  refusal = local_launch(call.shape, content, position, LocalKernel::forward, shared_limit, launch, tiling);
+  refusal = local_launch(call.shape, content, position, LocalKernel::forward, shared_limit, blocks_aim, launch, tiling);
   launch.source = "local_forward.cuh", launch.kernel = "sasa_local_forward";
   return refusal;
 }
@@ -135,7 +135,8 @@ struct LocalBackwardPlan {
   size_t delta_bytes, parts_bytes;  // of LocalWork; float32
 };
 
-static inline const char* plan_local_backward(const LocalBackward& call, size_t shared_limit, LocalBackwardPlan& plan) {
+static inline const char* plan_local_backward(const LocalBackward& call, size_t shared_limit, LocalBackwardPlan& plan,
+                                              int64_t blocks_aim = kBlocksAim) {
   const LocalShape& shape = call.shape;
   const char* refusal = local_refusal(shape);
   if (refusal != nullptr) return refusal;
@@ -145,10 +146,11 @@ static inline const char* plan_local_backward(const LocalBackward& call, size_t 
   for (int i = 0; i < (content ? 7 : 5); i++) {
     if (!has_chunks(*maps[i], shape)) return "tensor cores need channels_last maps with rows of whole 16 bytes";
   }
-  refusal =
-      local_launch(shape, content, position, LocalKernel::queries, shared_limit, plan.queries, plan.queries_tiling);
+  refusal = local_launch(shape, content, position, LocalKernel::queries, shared_limit, blocks_aim, plan.queries,
+                         plan.queries_tiling);
   if (refusal != nullptr) return refusal;
-  refusal = local_launch(shape, content, position, LocalKernel::keys, shared_limit, plan.keys, plan.keys_tiling);
+  refusal =
+      local_launch(shape, content, position, LocalKernel::keys, shared_limit, blocks_aim, plan.keys, plan.keys_tiling);
   if (refusal != nullptr) return refusal;
   plan.queries.source = "local_queries.cuh", plan.queries.kernel = "sasa_local_queries";
   plan.keys.source = "local_keys.cuh", plan.keys.kernel = "sasa_local_keys";

@@ -207,7 +207,7 @@ SASA_DEVICE void logits(float (&s)[K][kColumnTiles][4], const Fragments& q, unsi
   }
 }
 
-// The same of one step, for what is computed EXACTly, in loops that are not unrolled: -inf where nothing is seen, even if
+// The same of one step, for what is computed exactly, in loops that are not unrolled: -inf where nothing is seen, even if
 // the key there is NaN. Row terms are read from where turn_rows has left them.
 SASA_DEVICE void step_logits(float (&s)[2][4], bool (&seen)[2][4], const Fragments& q, unsigned keys, const Bias& bias,
                              unsigned terms, const Hidden& hidden, float factor, int step, const Lane& lane) {

@@ -260,8 +260,8 @@ SASA_DEVICE void add_weighted_exactly(float (&sum)[kHeadPlanes][4], const unsign
   }
 }
 
-// Whether any lane's sums are not finite. Then a unit is computed once more, EXACT: NaN and infinity must reach what the
-// equation says, and nothing else.
+// Whether any lane's sums are not finite. Then a unit is computed once more, exactly: NaN and infinity must reach what
+// the equation says, and nothing else.
 template <int N>
 SASA_DEVICE bool any_not_finite(const float (&sum)[N][4]) {
   float zero = 0;

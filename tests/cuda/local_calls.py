@@ -21,6 +21,7 @@ from cuda.structs import (
 )  # fmt: skip
 
 SHARED_LIMIT = 227 * 1024  # of a block: H100, H200
+BLOCKS = 1024  # that a launch should have, as kBlocksAim in local_plan.h
 
 
 @cache
@@ -63,7 +64,7 @@ def address(tensor: Tensor | None) -> int | None:
 
 
 def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, gain=None, shift=None, relu=False,
-            limit=SHARED_LIMIT, counts=None):  # fmt: skip
+            limit=SHARED_LIMIT, blocks=BLOCKS, counts=None):  # fmt: skip
     """Output and log-sum-exp; both are filled with NaN before. Raises ValueError with the plan's refusal."""
     output = torch.full_like(query[:, :, ::pool, ::pool], float("nan"), memory_format=torch.channels_last)
     logsumexp = torch.full((len(query), options.heads, *query.shape[2:]), float("nan"))
@@ -73,7 +74,11 @@ def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, ga
     )  # fmt: skip
     planned, tiling = Launch(), LocalTiling()
     refusal = plans().sasa_plan_local_forward(
-        ctypes.byref(call), ctypes.c_size_t(limit), ctypes.byref(planned), ctypes.byref(tiling)
+        ctypes.byref(call),
+        ctypes.c_size_t(limit),
+        ctypes.byref(planned),
+        ctypes.byref(tiling),
+        ctypes.c_int64(blocks),
     )
     if refusal:
         raise ValueError(refusal.decode())
@@ -82,7 +87,7 @@ def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, ga
 
 
 def backward(grad_output, query, key, value, rel_row, rel_col, logsumexp, options: Options, *, grads=None,
-             limit=SHARED_LIMIT, counts: dict[str, Counts] | None = None):  # fmt: skip
+             limit=SHARED_LIMIT, blocks=BLOCKS, counts: dict[str, Counts] | None = None):  # fmt: skip
     """Gradients of query, key, value, rel_row and rel_col (None where not given); of the tables summed over images.
 
     `grads`: maps for the first three, filled with NaN before. `counts`: of each kernel, filled in if given.
@@ -96,7 +101,9 @@ def backward(grad_output, query, key, value, rel_row, rel_col, logsumexp, option
         address(rel_row), address(rel_col), address(logsumexp), *(Map.of(g) for g in grads), *map(address, tables),
     )  # fmt: skip
     plan = LocalBackwardPlan()
-    refusal = plans().sasa_plan_local_backward(ctypes.byref(call), ctypes.c_size_t(limit), ctypes.byref(plan))
+    refusal = plans().sasa_plan_local_backward(
+        ctypes.byref(call), ctypes.c_size_t(limit), ctypes.byref(plan), ctypes.c_int64(blocks)
+    )
     if refusal:
         raise ValueError(refusal.decode())
     delta, parts = (torch.full((size // 4,), nan) for size in (plan.delta_bytes, plan.parts_bytes))

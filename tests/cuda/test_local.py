@@ -113,9 +113,10 @@ def test_a_gpu_with_less_shared_memory():
     check(Options(7, 1, 128), 1, 9, 5, FP16, limit=99 * 1024)
 
 
-def test_many_tiles_of_a_block_and_parts_of_the_tables():
-    """Enough images and tiles that blocks take several tiles, and still several blocks an image."""
-    check(Options(3, 8, 8), 40, 17, 33, FP16)
+@pytest.mark.parametrize(("window", "head_dim", "blocks"), [(7, 8, 4), (3, 16, 1), (7, 32, 6)])
+def test_several_tiles_of_a_block(window, head_dim, blocks):
+    """Blocks take tiles one after the other while the next one is copied; each image's tables in parts or not."""
+    check(Options(window, 2, head_dim), 2, 17, 27, FP16, blocks=blocks)
 
 
 def test_the_same_bits_every_time():

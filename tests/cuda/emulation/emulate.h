@@ -7,7 +7,7 @@
 #include "memory.h"
 
 #define SASA_DEVICE inline
-#define SASA_KERNEL(threads) inline
+#define SASA_KERNEL(...) inline
 #define SASA_ARGUMENT const
 
 #define threadIdx (emulation::thread_index)

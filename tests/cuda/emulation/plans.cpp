@@ -6,10 +6,11 @@
 using namespace sasa;
 
 EXPORT const char* sasa_plan_local_forward(const LocalForward* call, size_t shared_limit, Launch* launch,
-                                           LocalTiling* tiling) {
-  return plan_local_forward(*call, shared_limit, *launch, *tiling);
+                                           LocalTiling* tiling, int64_t blocks) {
+  return plan_local_forward(*call, shared_limit, *launch, *tiling, blocks);
 }
 
-EXPORT const char* sasa_plan_local_backward(const LocalBackward* call, size_t shared_limit, LocalBackwardPlan* plan) {
-  return plan_local_backward(*call, shared_limit, *plan);
+EXPORT const char* sasa_plan_local_backward(const LocalBackward* call, size_t shared_limit, LocalBackwardPlan* plan,
+                                            int64_t blocks) {
+  return plan_local_backward(*call, shared_limit, *plan, blocks);
 }
