@@ -9,7 +9,6 @@ from cuda.local_calls import address
 from cuda.plain_structs import BlockBackward, BlockForward, BlockPlan, BlockShape, BlockWorkspace, SumParts
 from cuda.plans import plan, run
 from cuda.structs import STORAGE, Map
-from sasa.ops.eager_block import value_channels
 from sasa.ops.precision import compute_dtype, empty_map
 
 NAN = float("nan")
@@ -29,7 +28,7 @@ class BlockInputs:
         *weights, value = rest
         assert content == (weights[1] is not None)
         dtype = compute_dtype(image)
-        channels = value_channels(weights[2], value)
+        channels = weights[2].shape[1] if value is None else value.shape[1]
         batch, image_channels, height, width = image.shape
         shape = BlockShape(
             batch, image_channels, height, width, num_heads, weights[0].shape[0] // num_heads, channels // num_heads,
