@@ -73,6 +73,14 @@ def test_off_is_a_sentence(tmp_path, monkeypatch):
     assert native.load(tmp_path) == "the environment variable SASA_CPU is off"
 
 
+def test_a_gpu_choice_that_is_none_is_told(monkeypatch):
+    monkeypatch.setenv("SASA_GPU", "opencl")
+    with pytest.warns(UserWarning, match='SASA_GPU=opencl is neither "cuda" nor "triton", and chooses nothing'):
+        native.check_gpu_choice()
+    monkeypatch.setenv("SASA_GPU", "triton")
+    native.check_gpu_choice()
+
+
 def test_an_installation_without_a_compiler_leaves_its_reason(tmp_path):
     """setup.py itself, as pip runs it: it succeeds, and what it left is what `native` tells."""
     shutil.copy(ROOT / "setup.py", tmp_path)

@@ -11,6 +11,7 @@ CUDA C++ and the Triton kernels for CUDA tensors.
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,14 @@ def load(folder: Path = FOLDER) -> str | None:
     return torch.ops.sasa.cpu_kernels_error() or None
 
 
+def check_gpu_choice() -> None:
+    """Warn where SASA_GPU names no kernels: it would otherwise be passed over in silence."""
+    wanted = os.environ.get("SASA_GPU", "")
+    if wanted not in ("", "cuda", "triton"):
+        warnings.warn(f'SASA_GPU={wanted} is neither "cuda" nor "triton", and chooses nothing', stacklevel=2)
+
+
+check_gpu_choice()
 _MISSING = load()
 _LOADED = hasattr(torch.ops.sasa, "cpu_kernels")
 
