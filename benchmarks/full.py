@@ -40,9 +40,9 @@ from sasa.analysis.speed.workloads import (
     random_map,
     spatial_convolutions,
 )
+from sasa.files import atomic_write
 from sasa.models import RetinaNet, create_model
 from sasa.models.boxes import losses
-from sasa.models.weights import atomic_write
 from sasa.ops import flops as op_flops
 from sasa.ops import local_attention
 from sasa.ops.arguments import LocalForward, LocalInputs, LocalOptions

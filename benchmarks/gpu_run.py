@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sasa.analysis.speed.report import by_name, cell
-from sasa.models.weights import atomic_write
+from sasa.files import atomic_write
 
 Line = dict[str, Any]
 GRACE = 15.0  # seconds that the row which is measured when the time is over may still take

@@ -11,7 +11,20 @@ import sasa
 
 ROOT = Path(sasa.__file__).parent
 # A folder may import from itself and from what stands before it; so may the files beside the folders.
-ORDER = ["errors", "threads", "ops", "nn", "models", "timm", "analysis", "data", "training", "reproduce", "cli"]
+ORDER = [
+    "errors",
+    "files",
+    "threads",
+    "ops",
+    "nn",
+    "models",
+    "timm",
+    "analysis",
+    "data",
+    "training",
+    "reproduce",
+    "cli",
+]
 # The front door and the command's entry see everything; nobody below may come in through the front door.
 TOP = ["__init__", "__main__"]
 FILES = sorted(ROOT.rglob("*.py"))

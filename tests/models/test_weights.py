@@ -14,8 +14,9 @@ import torch
 
 import sasa
 from sasa.errors import ArgumentError, SasaError
+from sasa.files import atomic_write
 from sasa.models import load_pretrained
-from sasa.models.weights import atomic_write, read_safetensors
+from sasa.models.weights import read_safetensors
 
 SMALL = {"layers": (1, 1, 1, 1), "width": 0.125, "num_heads": 4, "kernel_size": 3, "num_classes": 5}
 PICTURES = torch.linspace(-1, 1, 2 * 3 * 20 * 24).reshape(2, 3, 20, 24)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sasa.errors import SasaError
-from sasa.models.weights import atomic_file
+from sasa.files import atomic_file
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from sasa.errors import SasaError
-from sasa.models.weights import atomic_write
+from sasa.files import atomic_write
 
 
 def print_table(values: dict[str, Any]) -> None:

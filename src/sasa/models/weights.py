@@ -3,18 +3,15 @@
 Pickles are refused: opening one runs what it says.
 """
 
-import contextlib
 import json
-import os
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
 from sasa.errors import ArgumentError, SasaError
+from sasa.files import atomic_write
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -118,28 +115,6 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
                 "weights must be safetensors"
             ) from error
         raise SasaError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Replace the file as one step: a reader, or a power cut, sees the old content or the new, never a part."""
-    with atomic_file(path) as file:
-        file.write(content)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; it takes the place of `path` as one step, when all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    file = temporary.open("xb")
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _safetensors() -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from sasa.errors import DataError, SasaError, UsageError
+from sasa.files import atomic_write
 from sasa.models import create_model
-from sasa.models.weights import atomic_write
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import recipe
 from sasa.reproduce.rows import Row, rows, tables_of

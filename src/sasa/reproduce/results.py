@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sasa.errors import SasaError
-from sasa.models.weights import atomic_write
+from sasa.files import atomic_write
 from sasa.reproduce.measures import DETECTION, column, measure_of
 from sasa.reproduce.paired import Mean, conclusion, mean, paired
 from sasa.reproduce.pictures import scored_on_drawn

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sasa.errors import SasaError
-from sasa.models.weights import atomic_file, atomic_write
+from sasa.files import atomic_file, atomic_write
 from sasa.training.settings import Config
 
 CHECKPOINT_FORMAT = 2

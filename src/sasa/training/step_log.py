@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sasa.models.weights import atomic_write
+from sasa.files import atomic_write
 from sasa.training.run_folder import to_csv
 
 FIELDS: list[str] = ["step", "learning_rate", "loss", "images_per_second"]

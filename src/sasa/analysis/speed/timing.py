@@ -45,7 +45,7 @@ def take_turns(
     rounds: int,
     seconds: float,
     warmups: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every call: in each round every side is called once, in an order that moves on by one a round.
 
@@ -55,8 +55,9 @@ def take_turns(
         seconds: for all calls. No further round begins afterwards, once there were `LEAST_ROUNDS`.
         warmups: calls of each side before, not measured: kernels are chosen and memory is found there. Only the first
             where that takes more than `WARMUP_SHARE` of the time.
-        clock: seconds, whatever they count from.
+        clock: seconds, whatever they count from (default: `time.perf_counter`).
     """
+    clock = clock or time.perf_counter
     began = clock()
     for number in range(warmups):
         if number and clock() - began > WARMUP_SHARE * seconds:
