@@ -21,6 +21,9 @@ TINY = [
     ("data.in_memory", False),
     ("recipe.epochs", 2),
     ("recipe.batch_size", 32),
+    ("recipe.optimizer", "sgd"),
+    ("recipe.learning_rate", 0.05),
+    ("recipe.weight_decay", 5e-4),
     ("run.log_steps", 1),
     ("run.tensorboard", False),
     ("run.accelerator", "cpu"),
@@ -28,7 +31,7 @@ TINY = [
 
 
 def tiny(*changes):
-    """The recipe for the digits, cut down to 8 steps of 32 pictures in an epoch, 2 epochs."""
+    """The recipe for the digits with SGD, cut down to 8 steps of 32 pictures in an epoch, 2 epochs."""
     return resolve("digits", [*TINY, *changes])
 
 
