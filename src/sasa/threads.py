@@ -15,7 +15,7 @@ from pathlib import Path
 
 # Checks of a barrier before a thread sleeps. By default libgomp checks 300,000 times, milliseconds, in which the
 # thread that it waits for may need that very core. 10,000 checks outlast what Python does between two operations, so
-# that an idle machine loses nothing.
+# that an idle machine loses little (benchmarks/README.md).
 SPINS = 10_000
 # A turn of a thread on a core that it shares, in nanoseconds: the least that Linux grants. Its share stays the same,
 # but the threads that wait for it at a barrier do so for this long, and not for the milliseconds of an ordinary turn.
