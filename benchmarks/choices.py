@@ -21,9 +21,9 @@ from torch import nn
 from sasa.models import ResNet
 from sasa.nn import LocalAttention2d
 from sasa.reproduce.plan import Plan
-from sasa.training import classification
+from sasa.tasks.classification import task as classification
+from sasa.tasks.train import train
 from sasa.training.settings import Config, parse_setting
-from sasa.training.train import train
 
 Change = Callable[[nn.Module], None]
 

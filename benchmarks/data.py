@@ -24,13 +24,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sasa.data.batch import Batch
-from sasa.data.in_memory import InMemoryPictures
-from sasa.data.loader import training_loader
+from sasa.data.classification import Source, Subset, open_splits
+from sasa.data.classification.batch import Batch
+from sasa.data.classification.in_memory import InMemoryPictures
+from sasa.data.classification.loader import training_loader
 from sasa.data.sampler import EpochBatches
-from sasa.data.sources import Source, Subset, open_splits
 from sasa.models import create_model
-from sasa.training.config import TrainConfig, resolve
+from sasa.tasks.classification.config import TrainConfig, resolve
 from sasa.training.memory import keep_freed_memory
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "small" / "table4_k5.yaml"

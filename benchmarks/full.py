@@ -22,14 +22,20 @@ import torch
 from gpu_run import first_line, in_words, plain
 from torch import Tensor, nn
 
-from sasa.analysis.speed import GROUPS, Setting, spread, take_turns
-from sasa.analysis.speed.acceptance import KILLED
-from sasa.analysis.speed.ceilings import Ceilings, machine, measure_ceilings
-from sasa.analysis.speed.flex import flex_attention
-from sasa.analysis.speed.report import by_name
-from sasa.analysis.speed.stop import Stop, StopMeasuringError
-from sasa.analysis.speed.timing import Step, ratios, torch_threads
-from sasa.analysis.speed.workloads import (
+from sasa.files import atomic_write
+from sasa.models import RetinaNet, create_model
+from sasa.models.boxes import losses
+from sasa.ops import flops as op_flops
+from sasa.ops import local_attention
+from sasa.ops.arguments import LocalForward, LocalInputs, LocalOptions
+from sasa.speed import GROUPS, Setting, spread, take_turns
+from sasa.speed.acceptance import KILLED
+from sasa.speed.ceilings import Ceilings, machine, measure_ceilings
+from sasa.speed.flex import flex_attention
+from sasa.speed.report import by_name
+from sasa.speed.stop import Stop, StopMeasuringError
+from sasa.speed.timing import Step, ratios, torch_threads
+from sasa.speed.workloads import (
     BASELINE,
     HEADS,
     OURS,
@@ -40,12 +46,6 @@ from sasa.analysis.speed.workloads import (
     random_map,
     spatial_convolutions,
 )
-from sasa.files import atomic_write
-from sasa.models import RetinaNet, create_model
-from sasa.models.boxes import losses
-from sasa.ops import flops as op_flops
-from sasa.ops import local_attention
-from sasa.ops.arguments import LocalForward, LocalInputs, LocalOptions
 
 GROUP_MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: the four groups of ResNet-50 at 224 x 224
 PASSES = {"forward": False, "forward + backward": True}

@@ -14,10 +14,10 @@ from gpu_warm import warm
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sasa.analysis.speed import Setting, spread
-from sasa.analysis.speed.timing import Step, ratios
-from sasa.analysis.speed.workloads import BASELINE, CLASSES, SIDES, network, pictures
 from sasa.models import create_model
+from sasa.speed import Setting, spread
+from sasa.speed.timing import Step, ratios
+from sasa.speed.workloads import BASELINE, CLASSES, SIDES, network, pictures
 
 TRAINING, INFERENCE = "training", "inference"
 

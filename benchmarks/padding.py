@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sasa.analysis.average_precision import average_precision
-from sasa.analysis.speed.report import markdown
 from sasa.data.detection.open import open_detection_split
 from sasa.data.detection.source import DetectionSource
+from sasa.metrics.average_precision import average_precision
 from sasa.models.boxes import Boxes
-from sasa.training.detector import Detector, coco_results, find
+from sasa.speed.report import markdown
+from sasa.tasks.detection.predictor import Detector, coco_results, find
 
 SCORE, OVERLAP = 0.3, 0.5
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sasa.training.detection_config import DetectionConfig
+from sasa.tasks.detection.config import DetectionConfig
 
 WIDTH, HEIGHT = 64, 48
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220)}

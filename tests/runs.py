@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from sasa.data.sources import open_splits
-from sasa.training.config import resolve
+from sasa.data.classification import open_splits
+from sasa.tasks.classification.config import resolve
+from sasa.tasks.train import start
 from sasa.training.reports import Reports
-from sasa.training.run_folder import RunFolder
-from sasa.training.train import start
+from sasa.training.run_directory import RunFolder
 
 TINY = [
     ("model.width", 0.05),

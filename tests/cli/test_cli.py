@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from command import assert_one_sentence, tiny_settings
-from sasa.analysis import speed
-from sasa.analysis.speed.comparison import Group
+from sasa.counting import speed
 from sasa.models import create_model
+from sasa.speed.comparison import Group
 
 
 def test_train_writes_a_run(run_folder):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sasa.data.loader import evaluation_loader, shares, training_loader
+from sasa.data.classification import Subset, open_splits
+from sasa.data.classification.loader import evaluation_loader, shares, training_loader
+from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.data.sampler import EpochBatches, epoch_order, mix
-from sasa.data.sources import Subset, open_splits
-from sasa.data.transforms import Augmentation, Preprocessing
 from sasa.errors import ArgumentError, DataError
 
 GRAY = Preprocessing(16, 1, (0.3,), (0.35,))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sasa.analysis.durations import parse_budget, spoken
+from sasa.durations import parse_budget, spoken
 from sasa.errors import ArgumentError, DataError, SasaError, UsageError
 from sasa.reproduce.budget import Cost, epochs_that_fit
 from sasa.reproduce.measures import measure_of

@@ -14,9 +14,9 @@ from lightning.fabric.plugins import MixedPrecision
 from processes import kill, start_python, wait_until
 from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
 from sasa.errors import DataError
-from sasa.training.run_folder import RunFolder
+from sasa.tasks.train import resume, train
+from sasa.training.run_directory import RunFolder
 from sasa.training.signals import StoppedError, StopRequest
-from sasa.training.train import resume, train
 
 FROM_HERE = [
     ("recipe.epochs", 2),
@@ -116,7 +116,7 @@ def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
 def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
     """float16 scales the loss, and the scale is part of the state. Fabric must be told to do it on a CPU."""
     half = lambda run: Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])  # noqa: E731
-    monkeypatch.setattr("sasa.training.train.make_fabric", half)
+    monkeypatch.setattr("sasa.tasks.train.make_fabric", half)
     config = tiny()
     train(config, tmp_path / "whole")
     run_until(tmp_path / "parts", 11, config)

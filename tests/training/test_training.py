@@ -8,10 +8,10 @@ import pytest
 
 from runs import tiny
 from sasa.errors import DivergedError, SasaError, UsageError
+from sasa.tasks.train import dry_run, start, train
 from sasa.training.optim import parameter_groups, schedule
 from sasa.training.progress import clock
-from sasa.training.run_folder import RunFolder
-from sasa.training.train import dry_run, start, train
+from sasa.training.run_directory import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from sasa.cli.output import replace_text
 from sasa.errors import SasaError, UsageError
 
 if TYPE_CHECKING:
-    from sasa.analysis.speed import Report
-    from sasa.analysis.speed.acceptance import Result
-    from sasa.analysis.speed.rows import Row
-    from sasa.analysis.speed.stop import Stop
+    from sasa.speed import Report
+    from sasa.speed.acceptance import Result
+    from sasa.speed.rows import Row
+    from sasa.speed.stop import Stop
 
 
 @app.command()
@@ -37,8 +37,8 @@ def bench(
     Rows are printed, and files replaced, whenever something was measured: what is there at Ctrl-C, at SIGTERM or at the
     end of the budget is a report.
     """
-    from sasa.analysis.durations import parse_budget
-    from sasa.analysis.speed.stop import Stop
+    from sasa.durations import parse_budget
+    from sasa.speed.stop import Stop
 
     files = [path for path in (markdown, json_file, picture) if path]
     if model and (rows or budget or profile or quick or files):
@@ -49,8 +49,8 @@ def bench(
     with Stop(parse_budget(budget) if budget else None) as stop:
         if model:
             return beside_twin(Path(model), rounds, threads, stop)
-        from sasa.analysis import speed
-        from sasa.training.demo_speed import DEMO_GROUPS
+        from sasa import speed
+        from sasa.speed.demo import DEMO_GROUPS
 
         chosen = speed.choose([part for text in rows or () for part in text.split(",")])
         setting = speed.Setting.make(quick=quick, rounds=rounds, threads=threads)
@@ -67,7 +67,7 @@ def bench(
 
 def beside_twin(path: Path, rounds: int | None, threads: int | None, stop: "Stop") -> None:
     """Time the network of a run beside its twin."""
-    from sasa.training.twin import time_beside_twin
+    from sasa.speed.twin import time_beside_twin
 
     times = time_beside_twin(path, rounds, threads, stop, say)
     typer.echo(times.to_text())
@@ -100,14 +100,14 @@ class Outputs:
     def __init__(
         self, rows: Sequence["Row"], markdown: Path | None, json_file: Path | None, picture: Path | None
     ) -> None:
-        from sasa.analysis.speed.report import GrowingTable
+        from sasa.speed.report import GrowingTable
 
         self.table, self.begun = GrowingTable(rows), False
         self.markdown, self.json_file, self.picture = markdown, json_file, picture
 
     def __call__(self, report: "Report", results: Sequence["Result"]) -> None:
         """Print what is new, and save all."""
-        from sasa.analysis.speed.report import heading, to_text
+        from sasa.speed.report import heading, to_text
 
         if not self.begun:
             typer.echo(f"{heading(report)}\n\n{self.table.head()}")
@@ -119,12 +119,12 @@ class Outputs:
         if self.json_file:
             replace_text(self.json_file, json.dumps(report.to_dict(), indent=2) + "\n")
         if self.picture:
-            from sasa.analysis.pictures import draw_ratios
+            from sasa.draw.charts import draw_ratios
 
             draw_ratios(report.to_dict()["rows"], self.picture, heading(report))
 
     def end(self, report: "Report") -> None:
         """Print what stands below the table."""
-        from sasa.analysis.speed.report import below_the_table
+        from sasa.speed.report import below_the_table
 
         typer.echo("\n" + "\n\n".join(below_the_table(report)))

@@ -11,7 +11,7 @@ from sasa.cli.train import DEVICES, begin, go_on
 from sasa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from sasa.training.detection_scoring import DetectionScored
+    from sasa.tasks.detection.evaluation import DetectionScored
 
 detect = typer.Typer(help="Find things: boxes with classes and scores.", no_args_is_help=True)
 app.add_typer(detect, name="detect")
@@ -43,7 +43,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take two steps, write nothing.")] = False,
 ) -> None:
     """Train a detector on your own boxes."""
-    from sasa.training.detection_config import resolve
+    from sasa.tasks.detection.config import resolve
     from sasa.training.settings import parse_setting
 
     shortcuts = {
@@ -83,8 +83,8 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score a trained detector: COCO's mean average precision, over sizes of boxes and of each class."""
-    from sasa.training.detection_scoring import score_detector
-    from sasa.training.detector import Detector
+    from sasa.tasks.detection.evaluation import score_detector
+    from sasa.tasks.detection.predictor import Detector
 
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
@@ -128,9 +128,9 @@ def predict(
     """Find boxes in pictures: a line for each picture, and on request JSON and drawings."""
     from sasa.cli.drawing import BoxFolder
     from sasa.cli.inputs import find_pictures
-    from sasa.data.pictures import read_picture
+    from sasa.data.images import read_picture
     from sasa.models.boxes import Selection
-    from sasa.training.detector import Detector
+    from sasa.tasks.detection.predictor import Detector
 
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))

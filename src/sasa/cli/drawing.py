@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sasa.analysis.annotate import annotate, reduce
-from sasa.analysis.box_pictures import draw_boxes
-from sasa.analysis.pictures import draw_predictions
+from sasa.draw.annotate import annotate, reduce
+from sasa.draw.boxes import draw_boxes
+from sasa.draw.charts import draw_predictions
 from sasa.errors import SasaError, UsageError
-from sasa.training.detector import Detected
-from sasa.training.predictor import Prediction, Predictor
+from sasa.tasks.classification.predictor import Prediction, Predictor
+from sasa.tasks.detection.predictor import Detected
 
 MOST_IN_GRID = 64
 

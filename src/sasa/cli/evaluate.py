@@ -9,7 +9,7 @@ from sasa.cli.app import BadImageOption, DeviceOption, ModelOption, app, one_of
 from sasa.cli.output import as_share, check_folder_of, print_columns, print_table, shorten, write_json
 
 if TYPE_CHECKING:
-    from sasa.training.scoring import Scored
+    from sasa.tasks.classification.evaluation import Scored
 
 FEW = 20  # classes whose table is printed without being asked for
 
@@ -33,8 +33,8 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score a trained network on held-out pictures: loss, top-1, top-5, recall and precision of each class."""
-    from sasa.training.predictor import Predictor
-    from sasa.training.scoring import score_network
+    from sasa.tasks.classification.evaluation import score_network
+    from sasa.tasks.classification.predictor import Predictor
 
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
@@ -51,7 +51,7 @@ def evaluate(
     if json_file:
         write_json(json_file, scored.to_dict())
     if confusion:
-        from sasa.analysis.confusion import draw_confusion
+        from sasa.draw.confusion import draw_confusion
 
         draw_confusion(scored.score.confusion, scored.labels, confusion)
         typer.echo(f"\ndrawn: {confusion}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from sasa.data.pictures import SUFFIXES, is_picture
+from sasa.data.images import SUFFIXES, is_picture
 from sasa.errors import ArgumentError, DataError
 
 

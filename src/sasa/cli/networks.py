@@ -19,7 +19,7 @@ def flops(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count parameters, FLOPS (the paper's two conventions) and GMACs of a network."""
-    from sasa.analysis.count import count
+    from sasa.counting.count import count
     from sasa.models import RetinaNet, create_model
     from sasa.training.settings import parse_setting
 
@@ -43,7 +43,7 @@ def paper(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The paper's tables beside what is counted from the built networks, and its claims checked."""
-    from sasa.analysis import paper as analysis
+    from sasa.counting import paper_tables as analysis
 
     chosen, claims = analysis.tables(tables), analysis.claims(tables)
     values = {"tables": [table.to_dict() for table in chosen], "claims": [claim.to_dict() for claim in claims]}

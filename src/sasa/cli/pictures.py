@@ -12,7 +12,7 @@ from sasa.cli.output import check_folder_of, print_columns, shorten, write_json
 from sasa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from sasa.training.predictor import Predictor
+    from sasa.tasks.classification.predictor import Predictor
 
 LONGEST_LABEL = 24  # letters in the table; JSON has the whole names
 
@@ -35,7 +35,7 @@ def predict(
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
     check_folder_of(json_file)
     from sasa.cli.inputs import find_pictures
-    from sasa.training.predictor import Predictor
+    from sasa.tasks.classification.predictor import Predictor
 
     predictor = Predictor.load(model, device)
     paths, skipped = find_pictures(pictures), []
@@ -115,7 +115,7 @@ def attend(
 ) -> None:
     """Draw where a layer's heads look from chosen pixels of a picture, or where many layers look from one pixel."""
     from sasa.cli.inputs import parse_pixel
-    from sasa.training.predictor import Predictor
+    from sasa.tasks.classification.predictor import Predictor
 
     one_of("--device", device, ("auto", "cpu", "cuda"))
     pixels, names = [parse_pixel(text) for text in pixel or []], layer or []

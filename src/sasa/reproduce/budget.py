@@ -4,14 +4,14 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from sasa.analysis.durations import spoken
+from sasa.durations import spoken
 from sasa.errors import UsageError
-from sasa.training.classification import open_training_data
-from sasa.training.config import TrainConfig
-from sasa.training.dry_run import time_steps
+from sasa.tasks.classification.config import TrainConfig
+from sasa.tasks.classification.task import open_training_data
+from sasa.tasks.dry_run import time_steps
+from sasa.tasks.registry import config_of
+from sasa.tasks.train import start
 from sasa.training.settings import Config
-from sasa.training.tasks import config_of
-from sasa.training.train import start
 
 STEPS = 6  # measured; the first one is left out
 SCORING = 0.4  # of a training step: a forward pass is a third of it, and some more for reading

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from sasa.analysis.paper import MILLION, Row, tables
+from sasa.counting.paper_tables import MILLION, Row, tables
 from sasa.reproduce.documents import SLURM, as_comments
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import COCO, recipe
 from sasa.reproduce.rows import NAMES
-from sasa.training.generated import KNOWN_SETS
+from sasa.tasks.stand_in import KNOWN_SETS
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sasa.analysis.pictures import new_figure, save_figure
+from sasa.draw.charts import new_figure, save_figure
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import Result
 from sasa.reproduce.rows import FIGURE

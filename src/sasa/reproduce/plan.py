@@ -14,8 +14,8 @@ from sasa.models import create_model
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import recipe
 from sasa.reproduce.rows import Row, rows, tables_of
+from sasa.tasks.registry import config_of
 from sasa.training.settings import Config
-from sasa.training.tasks import config_of
 
 PLAN = "plan.json"
 # What may differ between a run and its plan: where it ran, not what it computed.

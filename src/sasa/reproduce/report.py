@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from sasa.analysis.count import count
+from sasa.counting.count import count
 from sasa.models import create_model
 from sasa.reproduce.figure import DRAWN, draw
-from sasa.reproduce.pictures import check_pictures
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import results, to_markdown, write, write_csv
 from sasa.reproduce.rows import FIGURE, Row
 from sasa.reproduce.runs import Run
-from sasa.training.config import TrainConfig
-from sasa.training.generated import KNOWN_SETS
+from sasa.reproduce.same_images import check_pictures
+from sasa.tasks.classification.config import TrainConfig
+from sasa.tasks.stand_in import KNOWN_SETS
 
 CLASSES = {"digits": 10, **{name: known.classes for name, known in KNOWN_SETS.items()}}
 

@@ -9,11 +9,11 @@ from sasa.errors import SasaError
 from sasa.files import atomic_write
 from sasa.reproduce.measures import DETECTION, column, measure_of
 from sasa.reproduce.paired import Mean, conclusion, mean, paired
-from sasa.reproduce.pictures import scored_on_drawn
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import NETWORKS, Row, title
 from sasa.reproduce.runs import DIVERGED, DONE, Run
-from sasa.training.run_folder import to_csv
+from sasa.reproduce.same_images import scored_on_drawn
+from sasa.training.run_directory import to_csv
 
 VALIDATION_TABLES = ("3", "5")  # the paper's accuracies there are on a part of the training set
 HEADINGS = (

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sasa.analysis.paper_cells import CELLS, TITLES, Cells
+from sasa.counting.paper_cells import CELLS, TITLES, Cells
 from sasa.errors import UsageError
 from sasa.models.variants import VARIANTS
 from sasa.reproduce.measures import BOXES, DETECTION

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from sasa.analysis.durations import parse_budget, spoken
+from sasa.durations import parse_budget, spoken
 from sasa.errors import DataError, DivergedError, UsageError
 from sasa.reproduce.budget import epochs_that_fit, measure
-from sasa.reproduce.pictures import check_pictures
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan
 from sasa.reproduce.rows import Row
 from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, runs_of
+from sasa.reproduce.same_images import check_pictures
 from sasa.reproduce.stops import Stops
+from sasa.tasks.train import resume, train
 from sasa.training.processes import started
 from sasa.training.settings import Config, flatten
 from sasa.training.signals import StoppedError
-from sasa.training.train import resume, train
 
 Say = Callable[[str], None]
 

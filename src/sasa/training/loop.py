@@ -18,7 +18,7 @@ from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of
 from sasa.training.optim import make_optimizer, schedule
 from sasa.training.processes import any_of_all, names_of_all
 from sasa.training.reports import Reports
-from sasa.training.run_folder import RunFolder
+from sasa.training.run_directory import RunFolder
 from sasa.training.settings import Config
 from sasa.training.signals import StoppedError, StopRequest
 from sasa.training.task import Scored, Task

@@ -214,7 +214,7 @@ class Config:
 
 
 def _recipes(folder: str) -> Any:
-    return resources.files("sasa.training") / folder
+    return resources.files("sasa.tasks") / folder
 
 
 def same_type(key: str, value: Any, like: Any) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from sasa.data.classification.names import printable
 from sasa.data.detection.annotations import Problem
 from sasa.data.detection.cleaning import Objects, clean
 from sasa.data.detection.coco_json import box_of, is_id, load
 from sasa.data.detection.source import PictureFiles, check_inside, check_there, upright_size
-from sasa.data.sources.names import printable
 from sasa.errors import DataError
 
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sasa.data.sources.names import printable
+from sasa.data.classification.names import printable
 from sasa.errors import DataError
 
 PARTS = ("images", "annotations", "categories")

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from sasa.data.classification.names import printable
+from sasa.data.classification.splits import files_in
 from sasa.data.detection.coco import CocoSource
 from sasa.data.detection.source import DetectionSource
 from sasa.data.detection.voc import ANNOTATIONS, LISTS, VocSource, read_list, training_list
-from sasa.data.sources.names import printable
-from sasa.data.sources.splits import files_in
 from sasa.errors import DataError
 
 # A split's opener takes the classes to number by, or None.

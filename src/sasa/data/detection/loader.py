@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sasa.data.batch import check_on_bad_image
+from sasa.data.classification.batch import check_on_bad_image
+from sasa.data.classification.loader import read, shares
 from sasa.data.detection.annotations import Targets
 from sasa.data.detection.batch import DetectionBatch, pad_batch
 from sasa.data.detection.source import DetectionSource
 from sasa.data.detection.transforms import DetectionAugmentation, DetectionPreprocessing
-from sasa.data.loader import read, shares
 from sasa.data.sampler import EpochBatches
 from sasa.errors import DataError
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sasa.data.classification.names import printable
 from sasa.data.detection.layouts import SPLITS, Openers, coco_splits, json_file, roboflow_splits, voc_splits
 from sasa.data.detection.other_formats import what_lies_in
 from sasa.data.detection.source import DetectionSource, DetectionSubset
-from sasa.data.sources.names import printable
 from sasa.errors import ArgumentError, DataError
 
 LOOKED_FOR = (

@@ -4,9 +4,9 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from sasa.data.pictures import is_picture
-from sasa.data.sources.names import printable
-from sasa.data.sources.splits import files_in, sub_folders
+from sasa.data.classification.names import printable
+from sasa.data.classification.splits import files_in, sub_folders
+from sasa.data.images import is_picture
 
 # Bytes of a JSON file that are looked at: LabelMe's files hold the picture itself, so its keys may be far in.
 MOST_JSON = 16 * 2**20

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sasa.data.classification.names import NameTable, printable
 from sasa.data.detection.annotations import Problem, Targets, TargetTable
-from sasa.data.pictures import read_picture
-from sasa.data.sources.names import NameTable, printable
+from sasa.data.images import read_picture
 from sasa.errors import DataError
 
 # EXIF's tag of how the camera was held, and its values with which the picture is turned by a quarter.

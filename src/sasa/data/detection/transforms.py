@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sasa.data.chance import seeded_numbers
 from sasa.data.detection.annotations import Targets
+from sasa.data.random_numbers import seeded_numbers
 from sasa.data.sampler import mix
 from sasa.errors import ArgumentError
 

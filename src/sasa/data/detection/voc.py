@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from sasa.data.classification.names import printable
 from sasa.data.detection.annotations import Problem
 from sasa.data.detection.cleaning import Objects, clean
 from sasa.data.detection.source import PictureFiles, check_inside, upright_size
 from sasa.data.detection.voc_xml import Record, read_record
-from sasa.data.pictures import SUFFIXES
-from sasa.data.sources.names import printable
+from sasa.data.images import SUFFIXES
 from sasa.errors import DataError
 
 ANNOTATIONS, PICTURES, LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
