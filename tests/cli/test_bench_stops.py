@@ -16,7 +16,7 @@ PATIENCE = 300  # seconds until a process that hangs is a failure
 # The command, with a first group that is quick and a second one that does not end.
 TABLE = f"""
 import sys, time
-from sasa.counting import speed
+from sasa import speed
 from sasa.speed.comparison import Group, Measured
 
 def quick(setting):

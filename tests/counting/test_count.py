@@ -58,7 +58,7 @@ def test_one_stem(values):
     attention = 2 * 2 * pixels * 3 * d + 2 * 2 * pixels * keys * d  # q and k; q.k and a.v
     one_matrix = {"convolution": 2 * pixels * 16 * 3 * d}.get(values, 2 * pixels * 3 * d)
     per_pixel = 2 * pixels * 5 * (3 * d + d) if values == "mixture" else one_matrix  # as the paper counts
-    mixing = 2 * keys * (head_dim * 5 + 5 * d * 3) * (values == "mixture")  # once a picture: (emb . nu), p W
+    mixing = 2 * keys * (head_dim * 5 + 5 * d * 3) * (values == "mixture")  # once an image: (emb . nu), p W
     factorised = 2 * pixels * 4 * d  # 4 rows and 4 columns, half of the channels each
     assert count.flops == attention + one_matrix + factorised + mixing
     assert count.flops_simple == attention + per_pixel + 2 * pixels * keys * d
@@ -112,7 +112,7 @@ def test_back_end_dtype_and_mode_change_nothing():
 
 
 def test_nothing_is_allocated():
-    side = 200_000  # a picture of 480 GB
+    side = 200_000  # an image of 480 GB
     assert sasa.count(nn.Conv2d(3, 64, 7, bias=False), side).macs == (side - 6) ** 2 * 64 * 147
 
 

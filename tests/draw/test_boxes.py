@@ -1,4 +1,4 @@
-"""Boxes drawn on pictures: where the colours are, and where they are not."""
+"""Boxes drawn on images: where the colours are, and where they are not."""
 
 import itertools
 import math
@@ -11,16 +11,16 @@ from PIL import Image
 from sasa.draw.boxes import Found, colour_of, draw_boxes, draw_detection_curves, draw_detections_grid
 from sasa.errors import ArgumentError, SasaError
 
-CLASSES = ["cat", "dog", "a class with a name that is far too long to be written on one line of any picture", "Ωmega"]
+CLASSES = ["cat", "dog", "a class with a name that is far too long to be written on one line of any image", "Ωmega"]
 GRAY = (90, 90, 90)
 
 
 def draw(size, boxes, labels, scores=None, classes=CLASSES):
-    """(H, W, 3) pixels of a gray picture with the boxes."""
-    picture = Image.new("RGB", size, GRAY)
-    drawn = draw_boxes(picture, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels, scores, classes)
+    """(H, W, 3) pixels of a gray image with the boxes."""
+    image = Image.new("RGB", size, GRAY)
+    drawn = draw_boxes(image, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels, scores, classes)
     assert drawn.size == size
-    assert picture.getcolors() == [(size[0] * size[1], GRAY)], "the picture given stays as it is"
+    assert image.getcolors() == [(size[0] * size[1], GRAY)], "the image given stays as it is"
     return np.asarray(drawn)
 
 
@@ -79,7 +79,7 @@ def test_any_size(size, scores):
     assert changed(pixels)[:, -1].any()
 
 
-def test_the_line_grows_with_the_picture_but_not_beyond_the_box():
+def test_the_line_grows_with_the_image_but_not_beyond_the_box():
     marks = changed(draw((2400, 2400), [[500, 1000, 1500, 2000]], ["cat"]))
     assert marks[1500, 500:1500].sum() == 20, "two lines of 10 pixels"
     thin = changed(draw((2400, 2400), [[1000, 1000, 1004, 2000]], ["cat"]))[1001:]
@@ -102,11 +102,11 @@ def test_a_box_without_an_area_is_a_line():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_no_boxes_and_other_kinds_of_pictures(mode):
-    picture = Image.new(mode, (30, 20))
-    drawn = draw_boxes(picture, torch.zeros(0, 4), [], None, CLASSES)
-    assert (drawn.mode, drawn.size, picture.mode) == ("RGB", (30, 20), mode)
-    assert drawn.tobytes() == picture.convert("RGB").tobytes()
+def test_no_boxes_and_other_kinds_of_images(mode):
+    image = Image.new(mode, (30, 20))
+    drawn = draw_boxes(image, torch.zeros(0, 4), [], None, CLASSES)
+    assert (drawn.mode, drawn.size, image.mode) == ("RGB", (30, 20), mode)
+    assert drawn.tobytes() == image.convert("RGB").tobytes()
 
 
 def test_colours_of_classes():
@@ -131,14 +131,14 @@ def test_what_does_not_fit(boxes, labels, scores, sentence):
         draw_boxes(Image.new("RGB", (9, 9)), boxes, labels, scores, CLASSES)
 
 
-@pytest.mark.parametrize(("pictures", "shown"), [(1, 1), (8, 8), (11, 8)])
-def test_a_grid(tmp_path, pictures, shown):
+@pytest.mark.parametrize(("images", "shown"), [(1, 1), (8, 8), (11, 8)])
+def test_a_grid(tmp_path, images, shown):
     size = (64, 48)
     truth = Found(torch.tensor([[10.0, 10, 40, 30]]), ["cat"])
     nothing = Found(torch.zeros(0, 4), [], [])
     path = tmp_path / "new" / "detections.png"
-    given = [Image.new("RGB", size, GRAY)] * pictures
-    draw_detections_grid(given, [nothing] * pictures, [truth] * pictures, CLASSES, path)
+    given = [Image.new("RGB", size, GRAY)] * images
+    draw_detections_grid(given, [nothing] * images, [truth] * images, CLASSES, path)
     with Image.open(path) as drawn:
         pixels = np.asarray(drawn.convert("RGB")).astype(int)
     marks = np.abs(pixels - colour_of("cat", CLASSES)).max(-1) < 12
@@ -148,7 +148,7 @@ def test_a_grid(tmp_path, pictures, shown):
     assert [each.name for each in path.parent.iterdir()] == ["detections.png"]
 
 
-def test_a_grid_of_odd_pictures(tmp_path):
+def test_a_grid_of_odd_images(tmp_path):
     given = [Image.new("L", size) for size in ((1, 40), (900, 3), (2000, 1000))]
     some = [Found(torch.tensor([[0.0, 0, 1, 1]]), ["Ωmega"], [0.3])] * 3
     draw_detections_grid(given, some, some, CLASSES, tmp_path / "grid.png")
@@ -157,7 +157,7 @@ def test_a_grid_of_odd_pictures(tmp_path):
 
 
 def test_a_grid_of_nothing(tmp_path):
-    with pytest.raises(ArgumentError, match="there are 0 pictures, it takes at least 1"):
+    with pytest.raises(ArgumentError, match="there are 0 images, it takes at least 1"):
         draw_detections_grid([], [], [], CLASSES, tmp_path / "grid.png")
 
 

@@ -19,14 +19,14 @@ pytest.importorskip("faster_coco_eval")
 FIGURES = ("map", "map50", "map75", "small", "medium", "large")
 
 
-def document(boxes, names=("cat",), pictures=1):
-    """COCO's ground truth from (picture, class, box) or (picture, class, box, more)."""
+def document(boxes, names=("cat",), images=1):
+    """COCO's ground truth from (image, class, box) or (image, class, box, more)."""
     return {
-        "images": [{"id": place} for place in range(pictures)],
+        "images": [{"id": place} for place in range(images)],
         "categories": [{"id": place, "name": name} for place, name in enumerate(names)],
         "annotations": [
-            {"id": number, "image_id": picture, "category_id": category, "bbox": box, **(more[0] if more else {})}
-            for number, (picture, category, box, *more) in enumerate(boxes)
+            {"id": number, "image_id": image, "category_id": category, "bbox": box, **(more[0] if more else {})}
+            for number, (image, category, box, *more) in enumerate(boxes)
         ],
     }
 
@@ -36,19 +36,19 @@ def results(*found) -> list[dict[str, Any]]:
 
 
 def random_documents(seed):
-    """Crowds, boxes without area, empty pictures, gaps between ids, classes never seen, missed or only guessed."""
+    """Crowds, boxes without area, empty images, gaps between ids, classes never seen, missed or only guessed."""
     draw = np.random.default_rng(seed)
-    pictures = draw.choice(1000, draw.integers(1, 12), replace=False).tolist()
+    images = draw.choice(1000, draw.integers(1, 12), replace=False).tolist()
     classes = (1 + draw.choice(90, draw.integers(2, 7), replace=False)).tolist()
     truth, found = [], []
-    for picture in pictures[1:] or pictures:
+    for image in images[1:] or images:
         for _ in range(draw.integers(0, 8)):
             box = [*draw.uniform(0, 200, 2), *np.exp(draw.uniform(1, 5.5, 2))]
             box[2] *= draw.random() > 0.05  # some without an area
             category = int(draw.choice(classes[1:]))
             truth.append(
                 {
-                    "image_id": picture,
+                    "image_id": image,
                     "category_id": category,
                     "bbox": [round(float(side), 2) for side in box],
                     "area": float(box[2] * box[3] * draw.uniform(0.5, 1)),
@@ -58,16 +58,16 @@ def random_documents(seed):
             for _ in range(draw.integers(0, 4)):
                 moved = np.abs(np.asarray(box) * draw.uniform(0.85, 1.15, 4))
                 guess = category if draw.random() < 0.8 else int(draw.choice(classes))
-                found += results((picture, guess, moved.tolist(), round(float(draw.random()), 1)))  # many ties
-    truth.append({**box_of(pictures[0], classes[1]), "iscrowd": 0})
+                found += results((image, guess, moved.tolist(), round(float(draw.random()), 1)))  # many ties
+    truth.append({**box_of(images[0], classes[1]), "iscrowd": 0})
     for number, each in enumerate(truth, start=1):
         each["id"] = number
     names = [{"id": place, "name": f"class {place}"} for place in classes]
-    return {"images": [{"id": each} for each in pictures], "categories": names, "annotations": truth}, found
+    return {"images": [{"id": each} for each in images], "categories": names, "annotations": truth}, found
 
 
-def box_of(picture, category):
-    return {"image_id": picture, "category_id": category, "bbox": [5.0, 6.0, 40.0, 50.0], "area": 2000.0}
+def box_of(image, category):
+    return {"image_id": image, "category_id": category, "bbox": [5.0, 6.0, 40.0, 50.0], "area": 2000.0}
 
 
 def by_pycocotools(truth, found):
@@ -107,8 +107,8 @@ def test_the_same_as_pycocotools(seed):
     assert average_precision(*json.loads(json.dumps([truth, found]))).to_dict() == score.to_dict()
 
 
-def test_more_than_a_hundred_in_a_picture():
-    """The hundred best count, of each picture and class."""
+def test_more_than_a_hundred_in_a_image():
+    """The hundred best count, of each image and class."""
     truth = document([(0, 0, [0, 0, 10, 10]), (0, 1, [0, 0, 10, 10], {"area": 90})], ("cat", "dog"))
     truth["annotations"] = [each | {"area": 90, "iscrowd": 0, "id": each["id"] + 1} for each in truth["annotations"]]
     wrong = [(0, category, [500, 500, 9, 9], 0.9) for category, count in ((0, 99), (1, 100)) for _ in range(count)]
@@ -125,7 +125,7 @@ def test_by_hand():
     Up to the threshold 0.8 precision is 1 for the 51 recalls 0 .. 0.5 and 2/3 for the other 50; the two thresholds
     0.85 .. 0.95 leave 1/3 for the recalls 0 .. 0.5 alone.
     """
-    truth = document([(0, 0, [0, 0, 10, 10]), (1, 0, [50, 50, 100, 100])], ("cat", "dog"), pictures=2)
+    truth = document([(0, 0, [0, 0, 10, 10]), (1, 0, [50, 50, 100, 100])], ("cat", "dog"), images=2)
     found = results((0, 0, [0, 0, 10, 8], 0.9), (0, 0, [200, 200, 9, 9], 0.8), (1, 0, [50, 50, 100, 100], 0.7))
     low, high = (51 + 50 * 2 / 3) / 101, 51 / 3 / 101
     score = average_precision(truth, found)
@@ -134,12 +134,12 @@ def test_by_hand():
     assert score.map == pytest.approx((7 * low + 3 * high) / 10)
     assert score.per_class["cat"] == pytest.approx((score.map, score.map50))
     assert all(map(math.isnan, (*score.per_class["dog"], score.medium)))
-    assert (score.boxes, score.pictures, score.detections) == ({"cat": 2, "dog": 0}, 2, 3)
+    assert (score.boxes, score.images, score.detections) == ({"cat": 2, "dog": 0}, 2, 3)
 
 
 def test_perfect_and_none():
     boxes = [(0, 0, [0, 0, 10, 10]), (0, 1, [1, 1, 50, 50]), (2, 1, [3, 3, 200, 200]), (2, 1, [0, 0, 10, 20])]
-    truth = document(boxes, ("cat", "dog", "owl"), pictures=3)
+    truth = document(boxes, ("cat", "dog", "owl"), images=3)
     score = average_precision(truth, results(*((*each, 0.5) for each in boxes)))
     assert [getattr(score, name) for name in FIGURES] == pytest.approx([1] * 6)
     assert score.row() == {"held_out_map": 1, "held_out_map50": 1, "held_out_map75": 1}
@@ -191,19 +191,19 @@ def test_annotations_that_are_no_boxes_are_left_out():
 @pytest.mark.parametrize("boxes", [[], [(0, 0, [0, 0, 9, 9], {"iscrowd": 1})], [(0, 0, [])]])
 @pytest.mark.parametrize("found", [[], [(0, 0, [0, 0, 9, 9], 1)]])
 def test_nothing_to_score_against(boxes, found):
-    with pytest.raises(DataError, match="the ground truth of 2 pictures has no boxes to score against"):
-        average_precision(document(boxes, pictures=2), results(*found))
+    with pytest.raises(DataError, match="the ground truth of 2 images has no boxes to score against"):
+        average_precision(document(boxes, images=2), results(*found))
 
 
 def test_an_empty_document():
-    with pytest.raises(DataError, match="the ground truth of 0 pictures has no boxes to score against"):
+    with pytest.raises(DataError, match="the ground truth of 0 images has no boxes to score against"):
         average_precision({"images": [], "annotations": [], "categories": []}, [])
 
 
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        ((7, 0, [0, 0, 1, 1], 1), "a detection is of picture 7, which the ground truth does not have"),
+        ((7, 0, [0, 0, 1, 1], 1), "a detection is of image 7, which the ground truth does not have"),
         ((0, 0, [0, 0, 1, math.inf], 1), r"has the box \[0, 0, 1, inf\] and the score 1: it takes four finite numbers"),
         ((0, 0, [0, 0, -1, 1], 1), "none of them a negative width or height"),
         ((0, 0, [0, 0, 1, 1], math.nan), "the score nan"),

@@ -1,4 +1,4 @@
-"""Figures of classes from a confusion matrix, and its picture."""
+"""Figures of classes from a confusion matrix, and its image."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_a_matrix_of_another_size():
 
 
 @pytest.mark.parametrize("classes", [1, 2, 21, 31, 100])
-def test_a_picture_of_it(tmp_path, classes):
+def test_a_image_of_it(tmp_path, classes):
     matrix = torch.randint(0, 2000, (classes, classes))
     matrix[0] = 0
     path = tmp_path / "new" / "confusion.png"
@@ -45,10 +45,10 @@ def test_a_picture_of_it(tmp_path, classes):
 
 
 @pytest.mark.parametrize(("size", "shown"), [((4000, 50), (1024, 13)), ((8, 8), (240, 240)), ((600, 300), (600, 300))])
-def test_annotated_pictures(size, shown):
-    picture = Image.new("L", size, 200)
-    drawn = annotate(picture, ["a name that is far too long for one line of the band " * 4, "Ωmega"], [0.9, 0.1])
-    assert picture.size == size
+def test_annotated_images(size, shown):
+    image = Image.new("L", size, 200)
+    drawn = annotate(image, ["a name that is far too long for one line of the band " * 4, "Ωmega"], [0.9, 0.1])
+    assert image.size == size
     assert drawn.width == max(240, shown[0])
     assert drawn.height > shown[1] + 2 * 20
     assert drawn.getpixel((shown[0] // 2, shown[1] // 2)) == (200, 200, 200)

@@ -1,4 +1,4 @@
-"""Every config: read, built and stepped, on the digits in place of its own pictures.
+"""Every config: read, built and stepped, on the digits in place of its own images.
 
 Those that the generator writes are built at their full size in tests/reproduce/test_documents.py.
 """
@@ -16,7 +16,7 @@ DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rg
 CONFIGS = [name for name in DOCUMENTS if not name.startswith(("configs/coco/", "configs/bccd/"))]
 HEADER = ("Question:", "Hardware:", "Command:", "Measured:")
 ON_DIGITS = [("data.source", "digits"), ("data.limit", 64), ("recipe.batch_size", 8), ("run.accelerator", "cpu")]
-# Full networks on full pictures would take an hour here; what differs between configs stays as it is.
+# Full networks on full images would take an hour here; what differs between configs stays as it is.
 REDUCED = [*ON_DIGITS, ("recipe.accumulate", 1), ("data.image_size", 16), ("data.workers", 0), ("model.width", 0.25)]
 
 

@@ -383,7 +383,7 @@ def test_a_stage_stands_beside_its_floor():
     ]  # fmt: skip
 
 
-def test_a_picture_of_a_report(report, tmp_path):
+def test_a_image_of_a_report(report, tmp_path):
     draw_ratios(report.to_dict()["rows"], tmp_path / "new" / "ratios.png", "title")
     assert (tmp_path / "new" / "ratios.png").read_bytes().startswith(b"\x89PNG")
     draw_ratios([], tmp_path / "none.png", "nothing measured")

@@ -34,9 +34,9 @@ def test_a_twin_sees_maps_of_the_same_sizes(name, options):
     other = twin(ours)
     assert not any(isinstance(module, LocalAttention2d | AttentionStem) for module in other.modules())
     assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in other.modules()) >= 4
-    picture = torch.randn(2, 1, 17, 16)
+    image = torch.randn(2, 1, 17, 16)
     with torch.no_grad():
-        maps = [n.eval().forward_intermediates(picture, intermediates_only=True) for n in (ours, other)]
+        maps = [n.eval().forward_intermediates(image, intermediates_only=True) for n in (ours, other)]
     assert [m.shape for m in maps[0]] == [m.shape for m in maps[1]]
 
 
@@ -61,12 +61,12 @@ def test_batches_are_real_and_whole():
     config = TrainConfig.read("digits")
     config.run.accelerator = "cpu"
     batches = first_batches(make_task(config, make_fabric(config.run)), config)
-    assert [tuple(batch.pictures.shape) for batch in batches] == [(64, 1, 16, 16)] * twins.BATCHES
-    assert all(b.pictures.is_contiguous(memory_format=torch.channels_last) for b in batches)
+    assert [tuple(batch.images.shape) for batch in batches] == [(64, 1, 16, 16)] * twins.BATCHES
+    assert all(b.images.is_contiguous(memory_format=torch.channels_last) for b in batches)
     assert len({int(label) for batch in batches for label in batch.labels}) == 10
 
 
-def test_a_batch_with_pictures_that_could_not_be_read_is_left_out():
+def test_a_batch_with_images_that_could_not_be_read_is_left_out():
     class Task:
         def batches(self, step):
             return iter([Batch(torch.zeros(n, 1, 2, 2), torch.zeros(n), torch.arange(n), []) for n in (3, 4, 0, 4)])

@@ -40,7 +40,7 @@ def test_yaml_round_trip(tmp_path):
     assert config.data.mean == [1.0, 2.0, 3.0]
 
 
-def test_own_pictures_start_from_the_general_defaults_and_digits_from_their_recipe():
+def test_own_images_start_from_the_general_defaults_and_digits_from_their_recipe():
     assert resolve(None, [("data.source", "photos")]).data.image_size == 224
     assert resolve(None, []).data.image_size == 16
 

@@ -203,14 +203,14 @@ def test_two_processes_are_one_that_accumulates(data, finished, tmp_path):
             assert x[name] == pytest.approx(y[name], abs=1e-4), name
 
 
-def test_each_picture_is_scored_once_whatever_the_batches(finished, data):
-    """The held-out score of 4 pictures is the same in batches of 4, and of 1 as 4 parts have."""
+def test_each_image_is_scored_once_whatever_the_batches(finished, data):
+    """The held-out score of 4 images is the same in batches of 4, and of 1 as 4 parts have."""
     scores = []
     for accumulate in (1, 4):
         trainer = start(tiny(data, *LEARNS, ("recipe.accumulate", accumulate)))
         trainer.load_state(torch.load(finished[0] / "checkpoint.pt", weights_only=True))
         scores.append(trainer.task.score(trainer.model))
-    assert scores[0].pictures == scores[1].pictures == 4
+    assert scores[0].images == scores[1].images == 4
     assert scores[0].map50 == pytest.approx(scores[1].map50, abs=1e-4)
 
 
@@ -270,8 +270,8 @@ def test_the_other_kind_of_config_is_a_sentence():
 ONE = ("model.norm", "group")  # batch norm needs more than one value of a channel
 
 
-def test_empty_pictures_and_crowds_are_parts_of_steps(own, tmp_path):
-    """The first picture has no box, the second a crowd: alone in a batch each, and all parts finite."""
+def test_empty_images_and_crowds_are_parts_of_steps(own, tmp_path):
+    """The first image has no box, the second a crowd: alone in a batch each, and all parts finite."""
     trainer = start(tiny(own, ("recipe.batch_size", 1), ONE))
     counts = [len(trainer.task.train.targets(index)) for index in range(16)]
     assert counts[0] == 0
@@ -283,7 +283,7 @@ def test_empty_pictures_and_crowds_are_parts_of_steps(own, tmp_path):
     assert all(p.isfinite().all() for p in trainer.task.network.parameters())
 
 
-def test_a_step_of_pictures_without_boxes_alone(own):
+def test_a_step_of_images_without_boxes_alone(own):
     """The classes' loss pushes down, and the boxes' is zero."""
 
     def without(document):
@@ -300,10 +300,10 @@ def test_a_step_of_pictures_without_boxes_alone(own):
     assert trainer.totals.count == 16
 
 
-def test_pictures_that_cannot_be_read(own, tmp_path):
+def test_images_that_cannot_be_read(own, tmp_path):
     bad = own / "train" / "003.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"003\.png (cannot be read|is not a picture)"):
+    with pytest.raises(DataError, match=r"003\.png (cannot be read|is not an image)"):
         train(tiny(own), tmp_path / "error")
     # a batch of one: some step has nothing to learn from
     changes = [("data.on_bad_image", "skip"), ("recipe.batch_size", 1), ("recipe.epochs", 1), ONE]
@@ -337,9 +337,9 @@ def test_many_problems_are_told_in_short(own, capsys):
     assert error.endswith("annotations: and 4 more problems: the finished run has all in problems.txt\n")
 
 
-def test_held_out_pictures_without_boxes_are_told_before_training(own):
+def test_held_out_images_without_boxes_are_told_before_training(own):
     change(own, "val", lambda document: [a.update(iscrowd=1) for a in document["annotations"]])
-    with pytest.raises(DataError, match=r"none of the 4 held-out pictures has a box \(crowds do not count\)"):
+    with pytest.raises(DataError, match=r"none of the 4 held-out images has a box \(crowds do not count\)"):
         start(tiny(own))
 
 
@@ -351,9 +351,9 @@ def test_a_set_without_a_validation_split_is_drawn(data):
     assert trainer.train_step(trainer.task.batches(0)) > 0
 
 
-def test_divergence_names_the_pictures(data, tmp_path):
+def test_divergence_names_the_images(data, tmp_path):
     config = tiny(data, ("recipe.learning_rate", 1e30), ("recipe.warmup_epochs", 0.0), ("run.checkpoint_steps", 1))
-    with pytest.raises(DivergedError, match=r"not finite after step 1 .* on the pictures .*\.png") as diverged:
+    with pytest.raises(DivergedError, match=r"not finite after step 1 .* on the images .*\.png") as diverged:
         train(config, tmp_path / "run")
     assert diverged.value.exit_status == 4
     assert len(json.loads((tmp_path / "run" / "diverged.json").read_text())["pictures"]) == 4

@@ -1,4 +1,4 @@
-"""A dry run without the data: generated pictures stand in for those of a known set, and only for those."""
+"""A dry run without the data: generated images stand in for those of a known set, and only for those."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from sasa.errors import DataError
 from sasa.tasks.classification.config import resolve
 from sasa.tasks.detection.config import resolve as resolve_detection
-from sasa.tasks.stand_in import KNOWN_SETS, GeneratedPictures, stand_in
+from sasa.tasks.stand_in import KNOWN_SETS, GeneratedImages, stand_in
 from sasa.tasks.train import dry_run
 
 ROOT = Path(__file__).parents[2]
@@ -22,11 +22,11 @@ def test_a_config_of_imagenet_runs_dry_without_imagenet(tmp_path, monkeypatch):
         [("data.image_size", 64), ("data.workers", 0), ("model.width", 0.25), ("run.accelerator", "cpu")],
     )
     report = dry_run(config)
-    assert report["pictures"].startswith("GENERATED: there is no 'imagenet' here; 2 steps of one part of 8 pictures")
+    assert report["pictures"].startswith("GENERATED: there is no 'imagenet' here; 2 steps of one part of 8 images")
     assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (1000, 1_281_167, 50_000)
     assert report["steps"] == 130 * (1_281_167 // 4096)
     assert report["estimated_hours"] == pytest.approx(report["seconds_per_step"] * report["steps"] / 3600, abs=0.02)
-    assert report["seconds_per_step"] > 1  # of 4,096 pictures, not of 8
+    assert report["seconds_per_step"] > 1  # of 4,096 images, not of 8
     assert not list(tmp_path.iterdir())
 
 
@@ -34,7 +34,7 @@ def test_a_config_of_coco_runs_dry_without_coco(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     changes = [("data.image_size", 96), ("data.workers", 0), ("model.width", 0.1), ("run.accelerator", "cpu")]
     report = dry_run(resolve_detection(COCO, [*changes, ("run.precision", "32-true")]))
-    assert report["pictures"].startswith("GENERATED: there is no 'coco' here; 2 steps of one part of 2 pictures")
+    assert report["pictures"].startswith("GENERATED: there is no 'coco' here; 2 steps of one part of 2 images")
     assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (80, 118_287, 5_000)
     assert report["steps"] == 150 * (118_287 // 64)
     assert not list(tmp_path.iterdir())
@@ -57,8 +57,8 @@ def test_only_the_bare_name_of_a_known_set_is_stood_in_for(tmp_path, monkeypatch
         dry_run(resolve(CONFIG, [("data.source", "photos"), ("run.accelerator", "cpu")]))
 
 
-def test_generated_pictures_are_a_source():
-    source = GeneratedPictures(10, 25, 8)
+def test_generated_images_are_a_source():
+    source = GeneratedImages(10, 25, 8)
     assert len(source) == 25
     assert source.labels[:12] == [*range(10), 0, 1]
     assert source.read(24).size == (8, 8)

@@ -134,7 +134,7 @@ def test_a_row_that_a_crash_cut_short_is_dropped(tmp_path):
 
 def test_out_of_memory_is_a_sentence_with_a_way_out():
     recipe = tiny().recipe
-    sentence = r"out of memory in a step of 32 pictures: try --set recipe.accumulate=2"
+    sentence = r"out of memory in a step of 32 images: try --set recipe.accumulate=2"
     cuda, cpu = torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory")
     for error in (cuda, cpu, MemoryError()):
         with pytest.raises(SasaError, match=sentence), explained(recipe):

@@ -1,4 +1,4 @@
-"""Many processes: the same weights as one that accumulates, every picture scored once, one writer."""
+"""Many processes: the same weights as one that accumulates, every image scored once, one writer."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from sasa.errors import UsageError
 from sasa.tasks.train import train
 from sasa.training.processes import make_fabric, started
 
-# 20 steps of 32 pictures. Group norm is not needed: batch norm sees the same halves either way.
+# 20 steps of 32 images. Group norm is not needed: batch norm sees the same halves either way.
 TWENTY = [("recipe.epochs", 5), ("data.limit", 128), ("recipe.mixup", 0.2), ("run.checkpoint_steps", 7)]
 HELD = Path(__file__).parent / "held_command.py"
 

@@ -125,7 +125,7 @@ def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
-def test_pictures_left_out_are_remembered(tmp_path):
+def test_images_left_out_are_remembered(tmp_path):
     source = write_digits(tmp_path / "data", "folder", 200)
     bad = sorted(source.rglob("*.png"))[::40]
     for path in bad:
@@ -138,7 +138,7 @@ def test_pictures_left_out_are_remembered(tmp_path):
     run_until(tmp_path / "parts", 7, config)
     assert resume(tmp_path / "parts")["skipped_pictures"] == len(bad)
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
-    with pytest.raises(DataError, match=r"\.png cannot be read|\.png is not a picture"):
+    with pytest.raises(DataError, match=r"\.png cannot be read|\.png is not an image"):
         train(tiny(*changes, ("data.on_bad_image", "error")), tmp_path / "error")
 
 

@@ -30,7 +30,7 @@ def bench(
     model: Annotated[str | None, typer.Option(help="A run: time its network and the convolutional twin.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Keep the report here as well.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers here.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the ratios here (PNG).")] = None,
+    image: Annotated[Path | None, typer.Option("--picture", help="Draw the ratios here (PNG).")] = None,
 ) -> None:
     """Time attention beside the convolution it replaces: the acceptance table, or the network of a run.
 
@@ -40,7 +40,7 @@ def bench(
     from sasa.durations import parse_budget
     from sasa.speed.stop import Stop
 
-    files = [path for path in (markdown, json_file, picture) if path]
+    files = [path for path in (markdown, json_file, image) if path]
     if model and (rows or budget or profile or quick or files):
         raise UsageError("--model times the network of a run; it goes with --rounds and --threads only")
     for path in files:
@@ -54,7 +54,7 @@ def bench(
 
         chosen = speed.choose([part for text in rows or () for part in text.split(",")])
         setting = speed.Setting.make(quick=quick, rounds=rounds, threads=threads)
-        keep = Outputs(chosen, markdown, json_file, picture)
+        keep = Outputs(chosen, markdown, json_file, image)
         groups = {**speed.GROUPS, **DEMO_GROUPS}
         report = speed.run(chosen, setting, groups, profile=profile, quick=quick, stop=stop, say=say, keep=keep)
     keep.end(report)
@@ -98,12 +98,12 @@ class Outputs:
     """Prints the rows as they come, and replaces the files with the report so far."""
 
     def __init__(
-        self, rows: Sequence["Row"], markdown: Path | None, json_file: Path | None, picture: Path | None
+        self, rows: Sequence["Row"], markdown: Path | None, json_file: Path | None, image: Path | None
     ) -> None:
         from sasa.speed.report import GrowingTable
 
         self.table, self.begun = GrowingTable(rows), False
-        self.markdown, self.json_file, self.picture = markdown, json_file, picture
+        self.markdown, self.json_file, self.image = markdown, json_file, image
 
     def __call__(self, report: "Report", results: Sequence["Result"]) -> None:
         """Print what is new, and save all."""
@@ -118,10 +118,10 @@ class Outputs:
             replace_text(self.markdown, to_text(report) + "\n")
         if self.json_file:
             replace_text(self.json_file, json.dumps(report.to_dict(), indent=2) + "\n")
-        if self.picture:
+        if self.image:
             from sasa.draw.charts import draw_ratios
 
-            draw_ratios(report.to_dict()["rows"], self.picture, heading(report))
+            draw_ratios(report.to_dict()["rows"], self.image, heading(report))
 
     def end(self, report: "Report") -> None:
         """Print what stands below the table."""

@@ -18,9 +18,9 @@ FEW = 20  # classes whose table is printed without being asked for
 def evaluate(
     model: ModelOption,
     data: Annotated[str | None, typer.Option(help="Held-out part of this data (default: the run's own).")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the network together.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network together.")] = 64,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read pictures (default: as the run had).")
+        int | None, typer.Option(min=0, help="Processes that read images (default: as the run had).")
     ] = None,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
@@ -32,7 +32,7 @@ def evaluate(
         bool, typer.Option("--per-class", help=f"Print recall and precision of each class, even of more than {FEW}.")
     ] = False,
 ) -> None:
-    """Score a trained network on held-out pictures: loss, top-1, top-5, recall and precision of each class."""
+    """Score a trained network on held-out images: loss, top-1, top-5, recall and precision of each class."""
     from sasa.tasks.classification.evaluation import score_network
     from sasa.tasks.classification.predictor import Predictor
 
@@ -58,10 +58,8 @@ def evaluate(
 
 
 def print_classes(scored: "Scored") -> None:
-    """A line a class; a dash where it had no pictures, or was never the answer."""
-    rows = [
-        [shorten(c.label, 40), str(c.pictures), as_share(c.recall), as_share(c.precision)] for c in scored.classes()
-    ]
+    """A line a class; a dash where it had no images, or was never the answer."""
+    rows = [[shorten(c.label, 40), str(c.images), as_share(c.recall), as_share(c.precision)] for c in scored.classes()]
     typer.echo()
     print_columns(["class", "pictures", "recall", "precision"], rows)
 
@@ -71,6 +69,6 @@ def print_confused(scored: "Scored") -> None:
     pairs = scored.confused()
     if not pairs:
         return
-    rows = [[shorten(p.truth, 40), shorten(p.answer, 40), str(p.pictures), as_share(p.share)] for p in pairs]
+    rows = [[shorten(p.truth, 40), shorten(p.answer, 40), str(p.images), as_share(p.share)] for p in pairs]
     typer.echo()
-    print_columns(["true class", "taken for", "pictures", "of its pictures"], rows)
+    print_columns(["true class", "taken for", "pictures", "of its images"], rows)

@@ -13,7 +13,7 @@ from sasa.cli.output import print_table
 def flops(
     name: Annotated[str, typer.Argument(help="Name of a network, or folder of a saved one, or hf:OWNER/NAME.")],
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the picture, in pixels (default: 224; of a detector 640).")
+        int | None, typer.Option(min=1, help="Side of the image, in pixels (default: 224; of a detector 640).")
     ] = None,
     option: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. width=0.5")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -22,15 +22,15 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="'digits', or a folder or file of any format in docs/training.md.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures of a step.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step.")] = None,
     device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read pictures.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     in_memory: Annotated[
-        bool | None, typer.Option("--in-memory/--no-in-memory", help="Decode all pictures once, and keep them.")
+        bool | None, typer.Option("--in-memory/--no-in-memory", help="Decode all images once, and keep them.")
     ] = None,
     on_bad_image: Annotated[
-        str | None, typer.Option(metavar="error|skip", help="A picture that cannot be read: stop, or leave it out.")
+        str | None, typer.Option(metavar="error|skip", help="An image that cannot be read: stop, or leave it out.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL-N).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,

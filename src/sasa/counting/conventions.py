@@ -76,7 +76,7 @@ def _block_calibrated(call: BlockForward) -> int:
 def mixture_extra_flops(image: Tensor, out_channels: int, num_mixtures: int) -> int:
     """What the paper's values cost beyond one matrix a pixel: the M products of Eq. 8 and their mixture, Section 3.2.
 
-    2 * M * (C * d + d) a pixel for C channels of the picture, less the 2 * C * d that the op's formula counts.
+    2 * M * (C * d + d) a pixel for C channels of the image, less the 2 * C * d that the op's formula counts.
     """
     return 2 * pixels(image) * out_channels * (num_mixtures * (image.shape[1] + 1) - image.shape[1])
 

@@ -23,7 +23,7 @@ InputSize = int | tuple[int, int] | tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network, or a module of it, costs for one picture.
+    """What a network, or a module of it, costs for one image.
 
     Args:
         parameters: numbers to learn; shared ones count once.
@@ -45,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Count(Cost):
-    """The cost of a whole network for one picture of `input_size` (C, H, W).
+    """The cost of a whole network for one image of `input_size` (C, H, W).
 
     `by_module` has the cost of every module that ran, by its name in the network ("layer1.0.spatial").
     """
@@ -55,11 +55,11 @@ class Count(Cost):
 
 
 def count(model: nn.Module, input_size: InputSize) -> Count:
-    """Parameters and FLOPS of a network for one picture, in evaluation mode; the model itself is left as it is.
+    """Parameters and FLOPS of a network for one image, in evaluation mode; the model itself is left as it is.
 
     Args:
-        model: any module that takes one batch of pictures (1, C, H, W), on any device.
-        input_size: side of a square picture, (H, W), or (C, H, W), in pixels. C where it is not given is what the
+        model: any module that takes one batch of images (1, C, H, W), on any device.
+        input_size: side of a square image, (H, W), or (C, H, W), in pixels. C where it is not given is what the
             first module with `in_channels` takes, or 3.
 
     Returns:
@@ -73,7 +73,7 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
     >>> f"{cost.parameters / 1e6:.1f} M, {cost.flops_calibrated / 1e9:.1f} B"
     '18.0 M, 7.2 B'
     """
-    size = picture_size(model, input_size)
+    size = image_size(model, input_size)
     model = on_meta(model)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     true, simple, calibrated = (FlopCounterMode(display=False, custom_mapping=m) for m in ({}, SIMPLE, CALIBRATED))
@@ -95,7 +95,7 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
     return Count(total.parameters, total.flops, total.flops_simple, total.flops_calibrated, size, by_module)
 
 
-def picture_size(model: nn.Module, input_size: InputSize) -> tuple[int, int, int]:
+def image_size(model: nn.Module, input_size: InputSize) -> tuple[int, int, int]:
     """(C, H, W) from what `count` takes."""
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(size) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in size):
@@ -152,10 +152,10 @@ class _Stems:
         self.flops[name] += mode.get_total_flops()
         stem.mixed_values = lambda: mixed
 
-    def _charge(self, name: str, stem: AttentionStem, pictures: tuple[Tensor], output: Tensor) -> None:
-        (picture,) = pictures
-        values = mixture_extra_flops(picture, stem.out_channels, stem.num_mixtures) if stem.values == "mixture" else 0
-        relu = stem.activation * (pixels(picture) * stem.out_channels - output.numel())
+    def _charge(self, name: str, stem: AttentionStem, images: tuple[Tensor], output: Tensor) -> None:
+        (image,) = images
+        values = mixture_extra_flops(image, stem.out_channels, stem.num_mixtures) if stem.values == "mixture" else 0
+        relu = stem.activation * (pixels(image) * stem.out_channels - output.numel())
         self.simple[name] += values
         self.calibrated[name] += values + relu
 

@@ -34,7 +34,7 @@ class Cells:
 
 CONVSTEM, FULL = "sasa_resnet50_convstem", "sasa_resnet50"
 
-SIDES = {"2": 640}  # pixels of a picture's side whose FLOPS the table has
+SIDES = {"2": 640}  # pixels of an image's side whose FLOPS the table has
 SIDE = 224  # of the other tables
 
 TITLES = {

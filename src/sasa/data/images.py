@@ -1,4 +1,4 @@
-"""A picture file as a person would see it: RGB (or gray), upright, 8 bits."""
+"""An image file as a person would see it: RGB (or gray), upright, 8 bits."""
 
 import io
 from pathlib import Path
@@ -11,15 +11,15 @@ from sasa.errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 
 
-def is_picture(path: Path) -> bool:
-    """Whether the name ends as picture files do; hidden files are not pictures."""
+def is_image(path: Path) -> bool:
+    """Whether the name ends as image files do; hidden files are not images."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_picture(source: Path | bytes, name: str | None = None, channels: int = 3) -> Image.Image:
-    """Decode a picture whole, turn it upright, and bring it to RGB (channels=3) or gray (channels=1).
+def read_image(source: Path | bytes, name: str | None = None, channels: int = 3) -> Image.Image:
+    """Decode an image whole, turn it upright, and bring it to RGB (channels=3) or gray (channels=1).
 
-    16-bit pictures are scaled to 8, transparent ones laid on white, animations give their first frame.
+    16-bit images are scaled to 8, transparent ones laid on white, animations give their first frame.
 
     Args:
         source: a path, or the bytes of a file.
@@ -27,48 +27,48 @@ def read_picture(source: Path | bytes, name: str | None = None, channels: int = 
         channels: 3 or 1.
 
     Raises:
-        DataError: it cannot be read, or is no picture; names it.
+        DataError: it cannot be read, or is no image; names it.
     """
-    name = name or str(source if isinstance(source, Path) else "the picture")
+    name = name or str(source if isinstance(source, Path) else "the image")
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
         if not content:
-            raise DataError(f"{name} is empty: a picture of 0 bytes")
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-            _turn_upright(picture)
-            return to_8_bit(picture).convert("L" if channels == 1 else "RGB")
+            raise DataError(f"{name} is empty: an image of 0 bytes")
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            _turn_upright(image)
+            return to_8_bit(image).convert("L" if channels == 1 else "RGB")
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{name} is not a picture that can be read") from error
+        raise DataError(f"{name} is not an image that can be read") from error
     except Exception as error:  # damaged files make decoders fail in every way there is
         raise DataError(f"{name} cannot be read: {_sentence(error)}") from error
 
 
-def _turn_upright(picture: Image.Image) -> None:
-    """By the camera's note; where that is damaged, the picture is left as it was stored, as viewers do."""
+def _turn_upright(image: Image.Image) -> None:
+    """By the camera's note; where that is damaged, the image is left as it was stored, as viewers do."""
     try:
-        ImageOps.exif_transpose(picture, in_place=True)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:
         return
 
 
-def to_8_bit(picture: Image.Image) -> Image.Image:
+def to_8_bit(image: Image.Image) -> Image.Image:
     """16-bit and floating modes scaled to 8 bits, transparency laid on white; other modes as they are."""
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-    if picture.mode == "I":
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-    if picture.mode == "F":
-        return Image.fromarray(_float_to_8_bit(np.asarray(picture)))
-    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode == "I":
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        return Image.fromarray(_float_to_8_bit(np.asarray(image)))
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow takes all JPEGs of four inks to be inverted; only those that Adobe marks are.
-        return ImageChops.invert(picture)
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
+        return ImageChops.invert(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return picture
+    return image
 
 
 def _float_to_8_bit(values: np.ndarray) -> np.ndarray:

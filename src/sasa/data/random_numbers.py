@@ -19,7 +19,7 @@ def seeded_numbers(seed: int, python_and_numpy: bool = False) -> Iterator[None]:
         seed: 0 to 2^63 - 1, as `mix` makes them.
         python_and_numpy: the same for the global numbers of `random` and `numpy.random`, which takes 20 times longer.
     """
-    # torch.random.fork_rng and torch.manual_seed would see to all devices, and take 100 microseconds a picture.
+    # torch.random.fork_rng and torch.manual_seed would see to all devices, and take 100 microseconds an image.
     generator = torch.default_generator
     before = generator.get_state()
     generator.manual_seed(seed)

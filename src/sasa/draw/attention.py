@@ -1,4 +1,4 @@
-"""Attention over a picture, drawn: one layer head by head for some pixels, or many layers for one pixel.
+"""Attention over an image, drawn: one layer head by head for some pixels, or many layers for one pixel.
 
 Shapes: N heads, K the kernel size, H x W the layer's map.
 """
@@ -36,17 +36,17 @@ class LayerView:
 
 
 def draw_attention(
-    picture: Any,
+    image: Any,
     weights_NKKHW: Tensor,
     pixels: Sequence[tuple[int, int]],
     path: Path,
     title: str,
     heads: Sequence[int] | None = None,
 ) -> None:
-    """A row for each chosen pixel: the picture with pixel and window marked, then what each head looks at.
+    """A row for each chosen pixel: the image with pixel and window marked, then what each head looks at.
 
     Args:
-        picture: the square PIL picture that the network saw.
+        image: the square PIL image that the network saw.
         weights_NKKHW: of one layer (`layer_weights`).
         pixels: places (row, column) on the layer's map.
         path: the PNG.
@@ -58,20 +58,20 @@ def draw_attention(
     figure = new_figure(1.6 * (len(shown) + 1) + 0.3, 1.75 * len(pixels) + 0.5)
     grid = figure.subplots(len(pixels), len(shown) + 1, squeeze=False)
     for line, (row, column) in zip(grid, pixels, strict=True):
-        _draw_place(line[0], picture, (row, column), kernel_size, (height, width))
+        _draw_place(line[0], image, (row, column), kernel_size, (height, width))
         line[0].set_ylabel(f"pixel {row}, {column}", fontsize=8)
         for axes, head in zip(line[1:], shown, strict=True):
             window = weights_NKKHW[head - 1, :, :, row, column]
-            _draw_window(axes, picture, window, (row, column), (height, width), f"head {head}")
+            _draw_window(axes, image, window, (row, column), (height, width), f"head {head}")
     figure.suptitle(f"{title}\nsquares: the pixel, and its window", fontsize=9)
     save_figure(figure, path)
 
 
-def draw_layers(picture: Any, views: Sequence[LayerView], path: Path, title: str) -> None:
-    """A row for each layer: the picture with pixel and window marked, then what the layer looks at from there.
+def draw_layers(image: Any, views: Sequence[LayerView], path: Path, title: str) -> None:
+    """A row for each layer: the image with pixel and window marked, then what the layer looks at from there.
 
     Args:
-        picture: the square PIL picture that the network saw.
+        image: the square PIL image that the network saw.
         views: one a layer, each with the same number of windows.
         path: the PNG.
         title: of the whole figure.
@@ -87,26 +87,26 @@ def draw_layers(picture: Any, views: Sequence[LayerView], path: Path, title: str
             axes.axis("off")
         for line, view in zip(grid, views[block * rows : (block + 1) * rows], strict=False):
             kernel_size = view.windows[0][1].shape[0]
-            _draw_place(line[0], picture, view.pixel, kernel_size, view.size)
+            _draw_place(line[0], image, view.pixel, kernel_size, view.size)
             line[0].set_ylabel(view.name, fontsize=8)
             line[0].set_title("{} x {} map, pixel {}, {}".format(*view.size, *view.pixel), fontsize=7)
             for axes, (name, window) in zip(line[1:], view.windows, strict=True):
-                _draw_window(axes, picture, window, view.pixel, view.size, name)
+                _draw_window(axes, image, window, view.pixel, view.size, name)
     figure.suptitle(f"{title}\nsquares: the pixel, and its window", fontsize=9)
     save_figure(figure, path)
 
 
-def _draw_place(axes: Any, picture: Any, pixel: tuple[int, int], kernel_size: int, size: tuple[int, int]) -> None:
-    """The picture with the pixel and its window outlined."""
-    axes.imshow(np.asarray(picture), cmap="gray", extent=_extent(size), vmin=0, vmax=255)
+def _draw_place(axes: Any, image: Any, pixel: tuple[int, int], kernel_size: int, size: tuple[int, int]) -> None:
+    """The image with the pixel and its window outlined."""
+    axes.imshow(np.asarray(image), cmap="gray", extent=_extent(size), vmin=0, vmax=255)
     _mark(axes, pixel, kernel_size, size)
 
 
 def _draw_window(
-    axes: Any, picture: Any, window_KK: Tensor, pixel: tuple[int, int], size: tuple[int, int], name: str
+    axes: Any, image: Any, window_KK: Tensor, pixel: tuple[int, int], size: tuple[int, int], name: str
 ) -> None:
-    """The weights of one window, laid over the picture in gray."""
-    gray = np.asarray(picture.convert("L")).astype(float)
+    """The weights of one window, laid over the image in gray."""
+    gray = np.asarray(image.convert("L")).astype(float)
     placed, beyond = place_window(window_KK, *pixel, *size)
     axes.imshow(gray, cmap="gray", extent=_extent(size), vmin=gray.min() - 80, vmax=gray.max() + 80)
     heat = placed.numpy() / max(float(placed.max()), 1e-9)
@@ -117,7 +117,7 @@ def _draw_window(
 
 
 def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Pixel n of the map covers [n - 0.5, n + 0.5] on its axis; the picture is stretched over the same extent."""
+    """Pixel n of the map covers [n - 0.5, n + 0.5] on its axis; the image is stretched over the same extent."""
     return -0.5, size[1] - 0.5, size[0] - 0.5, -0.5
 
 

@@ -1,4 +1,4 @@
-"""Where a network looks: its attention layers, and the weights of one of them for one picture, as numbers.
+"""Where a network looks: its attention layers, and the weights of one of them for one image, as numbers.
 
 Shapes: N heads, K the kernel size, H x W the layer's map.
 """
@@ -37,7 +37,7 @@ def choose_layer(model: nn.Module, name: str | None) -> str:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """An attention layer as it meets a picture: the size of its map, side of its window, number of heads."""
+    """An attention layer as it meets an image: the size of its map, side of its window, number of heads."""
 
     name: str
     height: int
@@ -47,7 +47,7 @@ class LayerInfo:
 
 
 def describe_layers(model: nn.Module, image: Tensor) -> list[LayerInfo]:
-    """All attention layers in order, with the sizes that their maps have for a picture (C, height, width)."""
+    """All attention layers in order, with the sizes that their maps have for an image (C, height, width)."""
     layers = attention_layers(model)
     return [
         LayerInfo(name, map_.shape[2], map_.shape[3], layers[name].kernel_size, layers[name].num_heads)
@@ -69,7 +69,7 @@ def check_heads(heads: Sequence[int], layer: str, count: int) -> None:
 
 @torch.no_grad()
 def layer_inputs(model: nn.Module, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """What goes into the layers, (1, C, H, W) each, when the model in eval mode sees a picture (C, height, width)."""
+    """What goes into the layers, (1, C, H, W) each, when the model in eval mode sees an image (C, height, width)."""
     known, inputs = attention_layers(model), {}
     names: dict[nn.Module, str] = {known[name]: name for name in layers}
 
@@ -88,7 +88,7 @@ def layer_inputs(model: nn.Module, image: Tensor, layers: Sequence[str]) -> dict
 
 
 def layer_weights(model: nn.Module, image: Tensor, layer: str) -> Tensor:
-    """softmax_ab of Eq. 3 in one layer, (N, K, K, H, W), for one picture (C, height, width) in eval mode.
+    """softmax_ab of Eq. 3 in one layer, (N, K, K, H, W), for one image (C, height, width) in eval mode.
 
     Entry [n, u, v, i, j] is what pixel (i, j) of the map takes from (i + u - K // 2, j + v - K // 2).
     """
@@ -105,7 +105,7 @@ def layer_windows(
         model: in any mode; it is run in eval mode.
         image: (C, height, width).
         layers: names.
-        place: of the pixel, down and across, as fractions 0 to 1 of the picture's sides.
+        place: of the pixel, down and across, as fractions 0 to 1 of the image's sides.
     """
     found = {}
     known = attention_layers(model)
@@ -127,10 +127,10 @@ def place_window(weights_KK: Tensor, row: int, column: int, height: int, width: 
 
 
 def busiest_pixels(image: Tensor, height: int, width: int, count: int, apart: int) -> list[tuple[int, int]]:
-    """Places (row, column) of an H x W map over the liveliest parts of the picture, at least `apart` from each other.
+    """Places (row, column) of an H x W map over the liveliest parts of the image, at least `apart` from each other.
 
     Args:
-        image: (C, picture height, picture width).
+        image: (C, image height, image width).
     """
     gray = image.mean(0, keepdim=True)[None]
     mean = nn.functional.adaptive_avg_pool2d(gray, (height, width))

@@ -1,7 +1,7 @@
-"""Pictures with the boxes of detected things, beside the true ones, and the learning curves of detection.
+"""Images with the boxes of detected things, beside the true ones, and the learning curves of detection.
 
 torchvision.utils.draw_bounding_boxes is not used: its letters have one size without a font file, and labels of boxes at
-the border leave the picture.
+the border leave the image.
 """
 
 import math
@@ -19,15 +19,15 @@ from sasa.errors import ArgumentError
 # Okabe and Ito's, which people with any of the usual colour vision tell apart; their black is left out.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 SHADES = (0.0, 0.45, -0.4)  # of these colours from the eighth class on: towards white, towards black
-MOST_PICTURES = 8
+MOST_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Found:
-    """The boxes of one picture.
+    """The boxes of one image.
 
     Args:
-        boxes: (N, 4): left, top, right, bottom in pixels of the picture.
+        boxes: (N, 4): left, top, right, bottom in pixels of the image.
         labels: the name of the class of each.
         scores: 0 to 1 of each, or None where the boxes are the truth.
     """
@@ -38,15 +38,15 @@ class Found:
 
 
 def draw_boxes(
-    picture: Any, boxes: Tensor, labels: Sequence[str], scores: Sequence[float] | None, classes: Sequence[str]
+    image: Any, boxes: Tensor, labels: Sequence[str], scores: Sequence[float] | None, classes: Sequence[str]
 ) -> Any:
-    """A new RGB picture of the same size: the boxes with their labels, the best scored on top.
+    """A new RGB image of the same size: the boxes with their labels, the best scored on top.
 
-    A box is clipped to the picture; one that lies outside, or is not of finite numbers, is not drawn. Labels are
+    A box is clipped to the image; one that lies outside, or is not of finite numbers, is not drawn. Labels are
     shortened to the room there is, and left out where there is none.
 
     Args:
-        picture: a PIL picture of any size.
+        image: a PIL image of any size.
         boxes: (N, 4): left, top, right, bottom in pixels.
         labels: N names of classes.
         scores: N numbers 0 to 1, written in percent, or None.
@@ -58,7 +58,7 @@ def draw_boxes(
     from PIL import ImageDraw
 
     _check(boxes, labels, scores, classes)
-    drawn = picture.convert("RGB")  # a copy, also where it is RGB
+    drawn = image.convert("RGB")  # a copy, also where it is RGB
     pen, line = ImageDraw.Draw(drawn), max(1, round(min(drawn.size) / 240))
     font = font_of(max(10, round(min(drawn.size) / 32)))
     order = sorted(range(len(labels)), key=lambda place: scores[place]) if scores is not None else range(len(labels))
@@ -96,7 +96,7 @@ def _check(boxes: Tensor, labels: Sequence[str], scores: Sequence[float] | None,
 
 
 def _clip(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The outermost pixels of the box in the picture, right and bottom included; None for a box with none."""
+    """The outermost pixels of the box in the image, right and bottom included; None for a box with none."""
     if not all(map(math.isfinite, box)):
         return None
     across, down = _span(box[0], box[2], size[0]), _span(box[1], box[3], size[1])
@@ -120,7 +120,7 @@ def _draw_label(
     score: str,
     colour: tuple[int, int, int],
 ) -> None:
-    """On a strip of the box's colour: above the box where the picture has room, else along its upper edge inside."""
+    """On a strip of the box's colour: above the box where the image has room, else along its upper edge inside."""
     margin = max(1, font.size // 6)
     height = font.size + 2 * margin
     room = min(size[0], 16 * font.size) - 2 * margin
@@ -137,42 +137,42 @@ def _draw_label(
 
 
 def draw_detections_grid(
-    pictures: Sequence[Any], found: Sequence[Found], truth: Sequence[Found], classes: Sequence[str], path: Path
+    images: Sequence[Any], found: Sequence[Found], truth: Sequence[Found], classes: Sequence[str], path: Path
 ) -> None:
-    """The first eight pictures below each other, each twice: left with the true boxes, right with those found.
+    """The first eight images below each other, each twice: left with the true boxes, right with those found.
 
     Args:
-        pictures: PIL pictures, at least one.
+        images: PIL images, at least one.
         found: what the network says of each.
         truth: what it should say of each.
         classes: all names of classes, in the order that decides on their colours.
         path: the PNG.
     """
-    if not pictures:
-        raise ArgumentError("there are 0 pictures, it takes at least 1")
-    rows = list(zip(pictures, truth, found, strict=True))[:MOST_PICTURES]
-    heights = [min(max(picture.height / picture.width, 0.1), 3) for picture, _, _ in rows]  # in widths
+    if not images:
+        raise ArgumentError("there are 0 images, it takes at least 1")
+    rows = list(zip(images, truth, found, strict=True))[:MOST_IMAGES]
+    heights = [min(max(image.height / image.width, 0.1), 3) for image, _, _ in rows]  # in widths
     figure = new_figure(10, 0.4 + 5 * sum(heights))
     grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
-    for line, (picture, *sides) in zip(grid, rows, strict=True):
+    for line, (image, *sides) in zip(grid, rows, strict=True):
         for axes, side in zip(line, sides, strict=True):
-            axes.imshow(_magnified(picture, side, classes))
+            axes.imshow(_magnified(image, side, classes))
             axes.axis("off")
     for axes, heading in zip(grid[0], ("truth", "found"), strict=True):
         axes.set_title(heading)
     save_figure(figure, path)
 
 
-def _magnified(picture: Any, side: Found, classes: Sequence[str]) -> Any:
-    """The picture with its boxes; a small one is magnified first, for letters have a least size."""
-    shown = reduce(picture.convert("RGB"))
-    across, down = shown.width / picture.width, shown.height / picture.height
+def _magnified(image: Any, side: Found, classes: Sequence[str]) -> Any:
+    """The image with its boxes; a small one is magnified first, for letters have a least size."""
+    shown = reduce(image.convert("RGB"))
+    across, down = shown.width / image.width, shown.height / image.height
     boxes = side.boxes * side.boxes.new_tensor([across, down, across, down])
     return draw_boxes(shown, boxes, side.labels, side.scores, classes)
 
 
 def draw_detection_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Training loss, with its parts where they are there, and average precision of the held-out pictures over epochs.
+    """Training loss, with its parts where they are there, and average precision of the held-out images over epochs.
 
     Args:
         rows: as metrics.csv has them; an epoch without one of the figures is left out of that curve.

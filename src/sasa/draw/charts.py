@@ -1,4 +1,4 @@
-"""Pictures drawn with matplotlib: learning curves, a grid of predictions, ratios; and what all figures share."""
+"""Images drawn with matplotlib: learning curves, a grid of predictions, ratios; and what all figures share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss and accuracy over epochs, of training and held-out pictures.
+    """Loss and accuracy over epochs, of training and held-out images.
 
     Args:
         rows: as metrics.csv has them.
@@ -51,25 +51,25 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_predictions(
-    pictures: Sequence[Any], guesses: Sequence[str], shares: Sequence[float], truths: Sequence[str] | None, path: Path
+    images: Sequence[Any], guesses: Sequence[str], shares: Sequence[float], truths: Sequence[str] | None, path: Path
 ) -> None:
-    """A grid of pictures with what the network says: green where it is right, red with the truth where not.
+    """A grid of images with what the network says: green where it is right, red with the truth where not.
 
     Args:
-        pictures: PIL pictures.
+        images: PIL images.
         guesses: a class name each.
         shares: the softmax of the guess, 0 to 1.
         truths: a class name each, or None where nobody knows.
         path: the PNG.
     """
-    columns = min(8, max(1, len(pictures)))
-    rows = -(-len(pictures) // columns)
+    columns = min(8, max(1, len(images)))
+    rows = -(-len(images) // columns)
     figure = new_figure(1.5 * columns, 1.75 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
-    for index, (axes, picture, guess, share) in enumerate(zip(grid, pictures, guesses, shares, strict=False)):
-        axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
+    for index, (axes, image, guess, share) in enumerate(zip(grid, images, guesses, shares, strict=False)):
+        axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
         truth = truths[index] if truths else guess
         title = f"{guess} {share:.0%}" if guess == truth else f"{guess} {share:.0%}, is {truth}"
         colour = "black" if truths is None else RIGHT if guess == truth else WRONG

@@ -14,7 +14,7 @@ LONGEST_NAME = 24  # letters
 
 
 def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
-    """The matrix as a PNG, coloured by the share of the true class; rows without pictures are gray.
+    """The matrix as a PNG, coloured by the share of the true class; rows without images are gray.
 
     Up to 30 classes are named and up to 20 have their counts in the cells; of more, each tenth (or so) is numbered.
     """
@@ -33,9 +33,9 @@ def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
     _ticks(axes, labels, side / classes)
     if classes <= MOST_COUNTED:
         _write_counts(axes, counts, shares)
-    right, pictures = int(counts.trace()), int(counts.sum())
+    right, images = int(counts.trace()), int(counts.sum())
     axes.set(xlabel="answer of the network", ylabel="true class")
-    axes.set_title(f"{right:,} of {pictures:,} pictures right ({right / max(1, pictures):.1%})", fontsize=10)
+    axes.set_title(f"{right:,} of {images:,} images right ({right / max(1, images):.1%})", fontsize=10)
     save_figure(figure, path)
 
 
@@ -46,7 +46,7 @@ def _colours():
 
 
 def _norm():
-    """Shares on the scale of their square roots: one picture in a hundred, gone astray, is still to be seen."""
+    """Shares on the scale of their square roots: one image in a hundred, gone astray, is still to be seen."""
     from matplotlib.colors import PowerNorm
 
     return PowerNorm(0.5, 0, 1)

@@ -15,7 +15,7 @@ from sasa.errors import DataError, SasaError
 
 AT_75 = 5  # place of 0.75 among the ten thresholds 0.5, 0.55, .. 0.95
 
-Places = dict[Hashable, int]  # the library's number, 1 and up, of a picture or class by its id
+Places = dict[Hashable, int]  # the library's number, 1 and up, of an image or class by its id
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class AveragePrecision:
         large: of those beyond.
         per_class: (map, map50) by the name of the class.
         boxes: by the name of the class, those to be found: crowds, which need not be, do not count.
-        pictures: how many were scored.
+        images: how many were scored.
         detections: how many there were in all of them.
     """
 
@@ -43,7 +43,7 @@ class AveragePrecision:
     large: float
     per_class: dict[str, tuple[float, float]]
     boxes: dict[str, int]
-    pictures: int
+    images: int
     detections: int
 
     @property
@@ -59,46 +59,47 @@ class AveragePrecision:
     def to_dict(self) -> dict[str, Any]:
         """All of it for JSON, which knows no nan: None stands there."""
         known = {name: _or_none(value) for name, value in asdict(self).items()}
+        known["pictures"] = known.pop("images")  # the key that these files have always had
         return known | {"per_class": {name: [_or_none(f) for f in pair] for name, pair in self.per_class.items()}}
 
 
 def average_precision(ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> AveragePrecision:
-    """Score the detections as COCO does, with at most the 100 best of a picture and class.
+    """Score the detections as COCO does, with at most the 100 best of an image and class.
 
-    Neither argument is changed. Ids of pictures and classes may be integers or strings. As COCO does, boxes of a
+    Neither argument is changed. Ids of images and classes may be integers or strings. As COCO does, boxes of a
     class that `categories` lacks are left out, and crowds are neither found nor missed.
 
     Args:
         ground_truth: a COCO document. An annotation without `area` has that of its box; those without a box of four
-            finite numbers, and of pictures that are not in `images`, are left out.
+            finite numbers, and of images that are not in `images`, are left out.
         detections: COCO's results: image_id, category_id, bbox and score of each; may be empty.
 
     Raises:
-        DataError: there is no box to score against, or a detection is of an unknown picture, or not of finite numbers.
+        DataError: there is no box to score against, or a detection is of an unknown image, or not of finite numbers.
     """
-    pictures, classes = _places(ground_truth["images"]), _places(ground_truth["categories"])
-    _check_detections(detections, pictures)
+    images, classes = _places(ground_truth["images"]), _places(ground_truth["categories"])
+    _check_detections(detections, images)
     truth = [
-        _annotation(each, number, pictures, classes)
+        _annotation(each, number, images, classes)
         for number, each in enumerate(ground_truth["annotations"], start=1)
-        if each.get("image_id") in pictures and each.get("category_id") in classes and _is_box(each.get("bbox"))
+        if each.get("image_id") in images and each.get("category_id") in classes and _is_box(each.get("bbox"))
     ]
     found = [
-        _detection(each, number, pictures, classes)
+        _detection(each, number, images, classes)
         for number, each in enumerate(detections, start=1)
         if each["category_id"] in classes
     ]
-    precision_TRKA = _evaluate(truth, found, len(pictures), len(classes))
+    precision_TRKA = _evaluate(truth, found, len(images), len(classes))
     if not (precision_TRKA[..., 0] > -1).any():
-        raise DataError(f"the ground truth of {len(pictures)} pictures has no boxes to score against")
+        raise DataError(f"the ground truth of {len(images)} images has no boxes to score against")
     names = {classes[each["id"]]: str(each.get("name", each["id"])) for each in ground_truth["categories"]}
     counted = Counter(each["category_id"] for each in truth if not each["iscrowd"])
     boxes = {name: counted[place] for place, name in names.items()}
-    return _summary(precision_TRKA, [names[place] for place in sorted(names)], boxes, len(pictures), len(detections))
+    return _summary(precision_TRKA, [names[place] for place in sorted(names)], boxes, len(images), len(detections))
 
 
 def _summary(
-    precision_TRKA: np.ndarray, names: list[str], boxes: dict[str, int], pictures: int, detections: int
+    precision_TRKA: np.ndarray, names: list[str], boxes: dict[str, int], images: int, detections: int
 ) -> AveragePrecision:
     """The means over those classes, and sizes, that the ground truth has boxes of."""
     all_TRK, *sizes = np.moveaxis(precision_TRKA, -1, 0)
@@ -113,19 +114,19 @@ def _summary(
         large=large,
         per_class=per_class,
         boxes=boxes,
-        pictures=pictures,
+        images=images,
         detections=detections,
     )
 
 
-def _evaluate(truth: list[dict[str, Any]], found: list[dict[str, Any]], pictures: int, classes: int) -> np.ndarray:
+def _evaluate(truth: list[dict[str, Any]], found: list[dict[str, Any]], images: int, classes: int) -> np.ndarray:
     """Precision (T, R, K, A): T overlaps, R recalls 0 to 1, K classes, A sizes (all, small, medium, large).
 
     It is -1 where a class has no box of the size.
     """
     COCO, COCOeval = _library()
     frame = {
-        "images": [{"id": place} for place in range(1, pictures + 1)],
+        "images": [{"id": place} for place in range(1, images + 1)],
         "categories": [{"id": place} for place in range(1, classes + 1)],
     }
     sides = (COCO(frame | {"annotations": side}, print_function=_silent) for side in (truth, found))
@@ -157,13 +158,13 @@ def _places(entries: list[dict[str, Any]]) -> Places:
     return {key: place for place, key in enumerate(ordered, start=1)}
 
 
-def _annotation(each: dict[str, Any], number: int, pictures: Places, classes: Places) -> dict[str, Any]:
+def _annotation(each: dict[str, Any], number: int, images: Places, classes: Places) -> dict[str, Any]:
     """What the library reads of an annotation. Its own id is not kept: 0, and one given twice, would be misread."""
     box = [float(side) for side in each["bbox"]]
     area = each.get("area")
     return {
         "id": number,
-        "image_id": pictures[each["image_id"]],
+        "image_id": images[each["image_id"]],
         "category_id": classes[each["category_id"]],
         "bbox": box,
         "area": float(area) if area is not None and _are_finite([area]) else box[2] * box[3],
@@ -171,18 +172,18 @@ def _annotation(each: dict[str, Any], number: int, pictures: Places, classes: Pl
     }
 
 
-def _detection(each: dict[str, Any], number: int, pictures: Places, classes: Places) -> dict[str, Any]:
+def _detection(each: dict[str, Any], number: int, images: Places, classes: Places) -> dict[str, Any]:
     known = {"image_id": each["image_id"], "category_id": each["category_id"], "bbox": each["bbox"]}
-    return _annotation(known, number, pictures, classes) | {"score": float(each["score"])}
+    return _annotation(known, number, images, classes) | {"score": float(each["score"])}
 
 
-def _check_detections(detections: list[dict[str, Any]], pictures: Places) -> None:
+def _check_detections(detections: list[dict[str, Any]], images: Places) -> None:
     for each in detections:
-        if each["image_id"] not in pictures:
-            raise DataError(f"a detection is of picture {each['image_id']!r}, which the ground truth does not have")
+        if each["image_id"] not in images:
+            raise DataError(f"a detection is of image {each['image_id']!r}, which the ground truth does not have")
         if not _is_box(each["bbox"]) or not _are_finite([each["score"]]):
             raise DataError(
-                f"a detection in picture {each['image_id']!r} has the box {each['bbox']} and the score "
+                f"a detection in image {each['image_id']!r} has the box {each['bbox']} and the score "
                 f"{each['score']}: it takes four finite numbers, none of them a negative width or height, and a score"
             )
 

@@ -12,18 +12,18 @@ from sasa.errors import ArgumentError
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class. What cannot be told, for want of pictures or of answers, is None.
+    """One class. What cannot be told, for want of images or of answers, is None.
 
     Args:
         label: its name.
-        pictures: how many there were of it.
-        answers: how many pictures the network took for it.
-        recall: share of its pictures that were recognised: the accuracy of the class.
+        images: how many there were of it.
+        answers: how many images the network took for it.
+        recall: share of its images that were recognised: the accuracy of the class.
         precision: share of the answers that were right.
     """
 
     label: str
-    pictures: int
+    images: int
     answers: int
     recall: float | None
     precision: float | None
@@ -31,11 +31,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`pictures` of class `truth` were taken for `answer`: `share` of the pictures of that class."""
+    """`images` of class `truth` were taken for `answer`: `share` of the images of that class."""
 
     truth: str
     answer: str
-    pictures: int
+    images: int
     share: float
 
 
@@ -50,17 +50,17 @@ def per_class(confusion: Tensor, labels: list[str]) -> list[ClassScore]:
 
 
 def most_confused(confusion: Tensor, labels: list[str], count: int) -> list[Confusion]:
-    """At most `count` pairs of classes that were taken for each other, those with the most pictures first."""
+    """At most `count` pairs of classes that were taken for each other, those with the most images first."""
     check_labels(confusion, labels)
     wrong = confusion.clone()
     wrong.fill_diagonal_(0)
     values, places = wrong.flatten().sort(descending=True, stable=True)
     totals = confusion.sum(1).tolist()
     found = []
-    for pictures, place in zip(values[:count].tolist(), places[:count].tolist(), strict=True):
+    for images, place in zip(values[:count].tolist(), places[:count].tolist(), strict=True):
         truth, answer = divmod(place, len(labels))
-        if pictures:
-            found.append(Confusion(labels[truth], labels[answer], pictures, pictures / totals[truth]))
+        if images:
+            found.append(Confusion(labels[truth], labels[answer], images, images / totals[truth]))
     return found
 
 

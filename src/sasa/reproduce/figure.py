@@ -18,7 +18,7 @@ def draw(plan: Plan, found: Sequence[Result], flops: dict[str, int], path: Path)
     Args:
         plan: whose table it is.
         found: its rows.
-        flops: of a picture, by the name of the row.
+        flops: of an image, by the name of the row.
         path: the PNG.
     """
     done = [result for result in found if result.mean]

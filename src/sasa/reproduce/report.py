@@ -12,7 +12,7 @@ from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import results, to_markdown, write, write_csv
 from sasa.reproduce.rows import FIGURE, Row
 from sasa.reproduce.runs import Run
-from sasa.reproduce.same_images import check_pictures
+from sasa.reproduce.same_images import check_images
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.stand_in import KNOWN_SETS
 
@@ -25,7 +25,7 @@ def write_report(plan: Plan, runs: Sequence[Run], output: Path, command: str) ->
     Raises:
         SasaError: runs on different data; a file that cannot be written.
     """
-    check_pictures(plan, runs)
+    check_images(plan, runs)
     text = to_markdown(plan, runs, command)
     write_csv(plan, runs, output / "results.csv")
     write(output / "table.md", text)
@@ -36,7 +36,7 @@ def write_report(plan: Plan, runs: Sequence[Run], output: Path, command: str) ->
 
 
 def flops(row: Row, plan: Plan) -> int:
-    """Of one picture of the data set, 2 for each multiply-add; with the settings of the plan."""
+    """Of one image of the data set, 2 for each multiply-add; with the settings of the plan."""
     config = plan.config(row, 0, plan.dataset)
     assert isinstance(config, TrainConfig)  # the figure is of classification
     options = {"num_classes": CLASSES[plan.dataset], **config.model, "in_chans": config.data.channels}

@@ -121,7 +121,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     """Sentences that a number must not be quoted without."""
     done = [run for run in runs if run.state == DONE]
     epochs = sorted({run.summary()["epochs"] for run in done})
-    pictures = sorted({run.summary()["held_out_pictures"] for run in done})
+    images = sorted({run.summary()["held_out_pictures"] for run in done})
     where = sorted({_machine(run.environment()) for run in done})
     split = "a validation split" if plan.table in VALIDATION_TABLES else "the test set"
     theirs = PAPER_SETS.get(plan.table, f"ImageNet, {split}")
@@ -130,7 +130,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     if plan.validation:
         use = "what is chosen by this number wants another, without --validation"
     sentences = [
-        f"Ours: {plan.dataset}, on {', '.join(map(str, pictures)) or 'no'} pictures: {_scored(plan, runs)}. With the "
+        f"Ours: {plan.dataset}, on {', '.join(map(str, images)) or 'no'} images: {_scored(plan, runs)}. With the "
         f"weights of the end of each run: {use}.",
         f"Our networks: {NETWORKS[plan.dataset, plan.scale]}",
         f"Paper: {theirs}.",
@@ -145,8 +145,8 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
 
 
 def _scored(plan: Plan, runs: Sequence[Run]) -> str:
-    own = "the validation pictures" if plan.table == DETECTION else "the test or validation pictures"
-    drawn = "a part of the training pictures that was held out, drawn anew for each seed"
+    own = "the validation images" if plan.table == DETECTION else "the test or validation images"
+    drawn = "a part of the training images that was held out, drawn anew for each seed"
     found = scored_on_drawn(runs)
     if plan.validation or found == {True}:
         return drawn

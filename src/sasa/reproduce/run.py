@@ -13,7 +13,7 @@ from sasa.reproduce.budget import epochs_that_fit, measure
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan
 from sasa.reproduce.rows import Row
 from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, runs_of
-from sasa.reproduce.same_images import check_pictures
+from sasa.reproduce.same_images import check_images
 from sasa.reproduce.stops import Stops
 from sasa.tasks.train import resume, train
 from sasa.training.processes import started
@@ -105,7 +105,7 @@ def check_done(plan: Plan, runs: Sequence[Run], data: str) -> None:
     for run in runs:
         if run.state == DONE:
             run.check(plan.config(run.row, run.seed, data))
-    check_pictures(plan, runs)
+    check_images(plan, runs)
 
 
 def run_one(run: Run, config: Config) -> None:
@@ -134,4 +134,4 @@ def check_place(data: str) -> None:
             "make the table of them with --collect"
         )
     if data != "digits" and "{" not in data and not Path(data).expanduser().exists():
-        raise DataError(f"there is no {data!r} here: say with --data where the pictures are")
+        raise DataError(f"there is no {data!r} here: say with --data where the images are")

@@ -1,4 +1,4 @@
-"""Whether the runs of a table saw the same pictures: what they say of themselves, wherever --data was."""
+"""Whether the runs of a table saw the same images: what they say of themselves, wherever --data was."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from sasa.reproduce.plan import Plan
 from sasa.reproduce.runs import DONE, Run
 
 COMPARED = {  # keys of summary.json
-    "training_pictures": "training pictures",
-    "held_out_pictures": "held-out pictures",
+    "training_pictures": "training images",
+    "held_out_pictures": "held-out images",
 }
-DRAWN = "held_out_drawn"  # whether what was scored is a part of the training pictures
+DRAWN = "held_out_drawn"  # whether what was scored is a part of the training images
 
 
-def check_pictures(plan: Plan, runs: Sequence[Run]) -> None:
+def check_images(plan: Plan, runs: Sequence[Run]) -> None:
     """Refuse to put runs on different data into one table.
 
     Raises:
@@ -35,12 +35,12 @@ def check_pictures(plan: Plan, runs: Sequence[Run]) -> None:
     if drawn == {True, False} or (plan.validation and drawn == {False}):
         own = next(run for run, summary in done if summary.get(DRAWN) is False)
         raise SasaError(
-            f"{own.path} was scored on the data's own held-out pictures, not on a part of the training pictures as "
+            f"{own.path} was scored on the data's own held-out images, not on a part of the training images as "
             f"{'--validation says' if plan.validation else 'the others were'}: they do not belong in one table"
         )
 
 
 def scored_on_drawn(runs: Sequence[Run]) -> set[bool]:
-    """What the runs that are done say: scored on a drawn part of the training pictures, or on the data's own."""
+    """What the runs that are done say: scored on a drawn part of the training images, or on the data's own."""
     summaries = [run.summary() for run in runs if run.state == DONE]
     return {summary[DRAWN] for summary in summaries if DRAWN in summary}

@@ -21,7 +21,7 @@ from sasa.speed.workloads import (
     inference_step,
     network,
     operator_steps,
-    pictures,
+    random_images,
     spatial_convolutions,
     training_step,
 )
@@ -47,26 +47,26 @@ def networks(setting: Setting, change: Change | None = None) -> dict[str, nn.Mod
 
 def inference(setting: Setting) -> Measured:
     """Forward passes of the networks, eager, float32."""
-    images, _ = pictures(setting)
+    images, _ = random_images(setting)
     return timed({side: inference_step(model, images) for side, model in networks(setting).items()}, setting)
 
 
 def training(setting: Setting) -> Measured:
     """Training steps of the networks, eager, float32."""
-    batch = pictures(setting)
+    batch = random_images(setting)
     return timed({side: training_step(model, *batch) for side, model in networks(setting).items()}, setting)
 
 
 def compiled_inference(setting: Setting) -> Measured:
     """Forward passes through torch.compile."""
-    images, _ = pictures(setting)
+    images, _ = random_images(setting)
     models = networks(setting, torch.compile)  # pyright: ignore[reportArgumentType]
     return _compiled({side: inference_step(model, images) for side, model in models.items()}, setting)
 
 
 def compiled_training(setting: Setting) -> Measured:
     """Training steps through torch.compile: the network is compiled, the loss is not."""
-    batch = pictures(setting)
+    batch = random_images(setting)
     models = networks(setting, torch.compile)  # pyright: ignore[reportArgumentType]
     return _compiled({side: training_step(model, *batch) for side, model in models.items()}, setting)
 
@@ -84,21 +84,21 @@ def _compiled(steps: dict[str, Step], setting: Setting) -> Measured:
 
 def folded(setting: Setting) -> Measured:
     """Forward passes with batch norm folded into convolutions by `optimize_for_inference`, on all sides."""
-    images, _ = pictures(setting)
+    images, _ = random_images(setting)
     models = networks(setting, optimize_for_inference)
     return timed({side: inference_step(model, images) for side, model in models.items()}, setting)
 
 
 def batch_1(setting: Setting) -> Measured:
-    """Forward passes of one picture."""
+    """Forward passes of one image."""
     return inference(replace(setting, batch=1, rounds=2 * setting.rounds))  # short calls scatter more
 
 
 def bfloat16(setting: Setting) -> Measured:
-    """Forward passes of networks and pictures in bfloat16."""
+    """Forward passes of networks and images in bfloat16."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # torch's own loops would take minutes for one call
         raise NotMeasuredError("oneDNN has no bfloat16 for this CPU")
-    images = pictures(setting)[0].to(torch.bfloat16)
+    images = random_images(setting)[0].to(torch.bfloat16)
     models = networks(setting, lambda model: model.to(torch.bfloat16))
     return timed({side: inference_step(model, images) for side, model in models.items()}, setting)
 

@@ -19,7 +19,7 @@ from sasa.errors import SasaError
 from sasa.ops.native import instruction_set
 from sasa.speed.setting import Setting
 from sasa.speed.timing import Step
-from sasa.speed.workloads import network, pictures, training_step
+from sasa.speed.workloads import network, random_images, training_step
 
 ENTRY = "from sasa.speed.isolated import main; main()"
 
@@ -77,7 +77,7 @@ def training_memory(setting: Setting, side: str) -> int:
 
     The first step of the process: what an allocator keeps from an earlier one would hide a part.
     """
-    step = training_step(network(side, setting), *pictures(setting))
+    step = training_step(network(side, setting), *random_images(setting))
     return peak_growth(step)
 
 

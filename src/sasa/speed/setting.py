@@ -15,8 +15,8 @@ class Setting:
     """Sizes and patience of a run. The defaults are those of the acceptance table.
 
     Args:
-        batch: pictures of a call.
-        side: of the square pictures, in pixels.
+        batch: images of a call.
+        side: of the square images, in pixels.
         layers: blocks in each group of the ResNets, ours and the baseline's alike.
         rounds: times that each side of a comparison takes its turn, at most.
         seconds: that an important comparison may take (`Group.patience`): slow machines take fewer rounds, but no

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from sasa.speed.setting import Setting
 from sasa.speed.timing import Step, spread
-from sasa.speed.workloads import SIDES, network, pictures, training_step
+from sasa.speed.workloads import SIDES, network, random_images, training_step
 
 ROUNDS = 3
 # The first word that the name of an operation holds decides; sasa's own operations come first.
@@ -43,7 +43,7 @@ BY_NAME = (
 
 @dataclass
 class Stage:
-    """What one stage of a network takes, for one picture: milliseconds, FLOPS, bytes, calls in the whole step."""
+    """What one stage of a network takes, for one image: milliseconds, FLOPS, bytes, calls in the whole step."""
 
     name: str
     milliseconds: float = 0.0
@@ -107,7 +107,7 @@ def _bytes(values: Any) -> int:
 
 
 def stages_of(step: Step, images: int, rounds: int = ROUNDS) -> list[Stage]:
-    """The stages of a step over so many pictures, for one picture: medians over rounds, the slowest first."""
+    """The stages of a step over so many images, for one image: medians over rounds, the slowest first."""
     step()
     seen: list[dict[str, Stage]] = []
     for _ in range(rounds):
@@ -129,7 +129,7 @@ def stages_of(step: Step, images: int, rounds: int = ROUNDS) -> list[Stage]:
 
 def profiles(setting: Setting, sides: Iterable[str] = SIDES) -> list[Profile]:
     """Inference and training step of every side, eager, float32."""
-    images, labels = pictures(setting)
+    images, labels = random_images(setting)
     found = []
     for side in sides:
         model = network(side, setting).eval()

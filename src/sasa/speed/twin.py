@@ -29,14 +29,14 @@ from sasa.training.settings import Config
 from sasa.training.task import Task
 
 ROUNDS, SECONDS = 20, 8.0  # for each of the two passes
-BATCHES = 4  # of real pictures, gone through in turn
+BATCHES = 4  # of real images, gone through in turn
 OURS, TWIN = "this network", "convolutional twin"
 TRAINING, INFERENCE = PASSES = ("training step", "inference")
 
 
 @dataclass(frozen=True)
 class TwinTimes:
-    """Milliseconds a picture of both networks, and their ratio by round, for the training step and for inference."""
+    """Milliseconds an image of both networks, and their ratio by round, for the training step and for inference."""
 
     model: str
     batch: int
@@ -75,7 +75,7 @@ class TwinTimes:
 
     def to_text(self) -> str:
         """A table, one line for each pass."""
-        lines = [["ms a picture", OURS, TWIN, "ratio", "quartiles", "rounds"]]
+        lines = [["ms an image", OURS, TWIN, "ratio", "quartiles", "rounds"]]
         for passed, times in self.times.items():
             found = self.ratio(passed)
             medians = [f"{spread(times[side]).median:.3f}" for side in (OURS, TWIN)]
@@ -115,7 +115,7 @@ class Pair:
         return {OURS: self.ours, TWIN: self.twin}
 
     def time(self, passed: str, rounds: int, seconds: float) -> dict[str, list[float]]:
-        """Milliseconds a picture of both sides, round by round, in a training step or in inference."""
+        """Milliseconds an image of both sides, round by round, in a training step or in inference."""
         steps = {side: self._step(passed, network) for side, network in self.networks.items()}
         size = len(self.batches[0])
         times = take_turns(steps, rounds, seconds)
@@ -170,7 +170,7 @@ def _config_of(path: Path) -> Config:
     config = with_own_weights(read_config(path / "config.yaml"))
     config.run.accelerator, config.run.precision, config.data.workers = "cpu", "32-true", 0
     if isinstance(config, TrainConfig):
-        config.data.in_memory = False  # a few batches are wanted, not all pictures
+        config.data.in_memory = False  # a few batches are wanted, not all images
     summary = path / "summary.json"
     processes = json.loads(summary.read_text()).get("processes", 1) if summary.is_file() else 1
     config.recipe.batch_size //= processes
@@ -181,7 +181,7 @@ def twin(network: ResNet | RetinaNet) -> ResNet | RetinaNet:
     """The same network with a 3 x 3 convolution wherever it has attention, freshly initialised.
 
     In blocks, pyramid and heads by its config. The attention stem becomes the paper's convolutional one where both
-    reduce the picture four times, and else a 3 x 3 convolution, batch norm, ReLU and a max pool over the stem's blocks,
+    reduce the image four times, and else a 3 x 3 convolution, batch norm, ReLU and a max pool over the stem's blocks,
     so that both networks see maps of the same sizes.
 
     Raises:
@@ -238,6 +238,6 @@ def inference_step(network: nn.Module, batches: list[Any]) -> Step:
 
     def step() -> None:
         with torch.inference_mode():
-            network(next(following).pictures)
+            network(next(following).images)
 
     return step

@@ -47,7 +47,7 @@ def torchvision() -> Any:
     return torchvision
 
 
-def pictures(setting: Setting) -> tuple[Tensor, Tensor]:
+def random_images(setting: Setting) -> tuple[Tensor, Tensor]:
     """(B, 3, side, side) of noise, channels_last, and B labels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(setting.batch, 3, setting.side, setting.side, generator=generator)

@@ -1,4 +1,4 @@
-"""A few steps that leave nothing behind: what a step costs, also where the pictures of a known set are not at hand."""
+"""A few steps that leave nothing behind: what a step costs, also where the images of a known set are not at hand."""
 
 import dataclasses
 import time
@@ -14,12 +14,12 @@ from sasa.training.processes import make_fabric
 from sasa.training.settings import Config
 from sasa.training.task import Task
 
-# Pictures: without a GPU, a part of a step for 8 GPUs would fill the memory.
+# Images: without a GPU, a part of a step for 8 GPUs would fill the memory.
 CPU_PART = {"classification": 8, "detection": 2}
 
 
 def time_steps(trainer: Trainer, steps: int) -> list[float]:
-    """Take the first steps of a run in memory; seconds of each, waiting for pictures included."""
+    """Take the first steps of a run in memory; seconds of each, waiting for images included."""
     task, accumulate = trainer.task, trainer.config.recipe.accumulate
     parts, seconds = task.batches(0), []
     trainer.model.train()
@@ -64,14 +64,14 @@ def on_generated(config: Config, known: KnownSet, steps: int) -> dict[str, Any]:
     part = whole.part if fabric.device.type == "cuda" else min(whole.part, CPU_PART[config.TASK])
     recipe = dataclasses.replace(config.recipe, batch_size=part * fabric.world_size, accumulate=1)
     small = dataclasses.replace(config, recipe=recipe)
-    if hasattr(config.data, "in_memory"):  # every picture of the set would have to be there before the first step
+    if hasattr(config.data, "in_memory"):  # every image of the set would have to be there before the first step
         small.data = dataclasses.replace(config.data, in_memory=False)
     task = make_task(small, fabric, generated(config, known))
     seconds = time_steps(Trainer.start(small, fabric, task), steps)[-1]
     scale = whole.batch_size / (part * fabric.world_size)
     each = f" in each of {fabric.world_size} processes" if fabric.world_size > 1 else ""
     said = (
-        f"GENERATED: there is no {config.data.source!r} here; {steps} steps of one part of {part} pictures{each}, "
+        f"GENERATED: there is no {config.data.source!r} here; {steps} steps of one part of {part} images{each}, "
         f"whose memory it is; the time is scaled to a step of {whole.batch_size}, without reading and decoding files"
     )
     return {"pictures": said, **report(task, seconds * scale, whole.steps)}

@@ -11,12 +11,12 @@ from sasa.training.settings import Config
 from sasa.training.task import Task
 
 
-def make_task(config: Config, fabric: Any, pictures: tuple[Any, Any] | None = None) -> Task:
-    """What the config wants to be learned; of its own data, or of `pictures` to train on and to score."""
+def make_task(config: Config, fabric: Any, images: tuple[Any, Any] | None = None) -> Task:
+    """What the config wants to be learned; of its own data, or of `images` to train on and to score."""
     if isinstance(config, DetectionConfig):
-        return Detection(config, fabric, pictures)
+        return Detection(config, fabric, images)
     assert isinstance(config, TrainConfig)
-    return Classification(config, fabric, pictures)
+    return Classification(config, fabric, images)
 
 
 def config_of(values: dict[str, Any]) -> Config:

@@ -1,6 +1,6 @@
-"""Pictures that stand in for those of a known data set where it is not at hand: for the cost of a step, not to learn.
+"""Images that stand in for those of a known data set where it is not at hand: for the cost of a step, not to learn.
 
-A config that names "imagenet", "cifar10" or "coco" where no such folder is gets as many pictures as the set has. Any
+A config that names "imagenet", "cifar10" or "coco" where no such folder is gets as many images as the set has. Any
 other path that is not there stays an error: it is more likely a typing mistake.
 """
 
@@ -19,12 +19,12 @@ from sasa.data.detection.source import DetectionSource
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.training.settings import Config
 
-BOXES_EACH = 7  # of a picture: COCO's have 7.3
+BOXES_EACH = 7  # of an image: COCO's have 7.3
 
 
 @dataclass(frozen=True)
 class KnownSet:
-    """What is known of a data set without having it: classes, pictures to train on, pictures to score."""
+    """What is known of a data set without having it: classes, images to train on, images to score."""
 
     classes: int
     training: int
@@ -39,15 +39,15 @@ KNOWN_SETS = {
 
 
 def stand_in(config: Config) -> KnownSet | None:
-    """The set whose pictures have to be generated, because the config has its bare name and nothing is there."""
+    """The set whose images have to be generated, because the config has its bare name and nothing is there."""
     source = config.data.source
     known = None if Path(source).exists() else KNOWN_SETS.get(source)
     return known if isinstance(config, DetectionConfig) == (source == "coco") else None
 
 
 def generated(config: Config, known: KnownSet) -> tuple[Any, Any]:
-    """Pictures to train on and to score, of the size that the network of the config sees."""
-    kind = GeneratedBoxes if isinstance(config, DetectionConfig) else GeneratedPictures
+    """Images to train on and to score, of the size that the network of the config sees."""
+    kind = GeneratedBoxes if isinstance(config, DetectionConfig) else GeneratedImages
     side = config.data.image_size
     return kind(known.classes, known.training, side), kind(known.classes, known.held_out, side)
 
@@ -63,7 +63,7 @@ def _pixels(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-class GeneratedPictures(Source):
+class GeneratedImages(Source):
     """Square noise with labels in turn."""
 
     def __init__(self, classes: int, count: int, side: int) -> None:
@@ -77,7 +77,7 @@ class GeneratedPictures(Source):
 
     def name(self, index: int) -> str:
         """For messages."""
-        return f"generated picture {index}"
+        return f"generated image {index}"
 
 
 class GeneratedBoxes(DetectionSource):
@@ -97,7 +97,7 @@ class GeneratedBoxes(DetectionSource):
 
     def name(self, index: int) -> str:
         """For messages."""
-        return f"generated picture {index}"
+        return f"generated image {index}"
 
     file_name = name
 

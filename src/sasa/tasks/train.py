@@ -1,4 +1,4 @@
-"""A whole training run: from a config to a folder with weights, numbers and pictures."""
+"""A whole training run: from a config to a folder with weights, numbers and images."""
 
 import json
 import sys
@@ -73,7 +73,7 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
 def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
     """Build everything, take a few steps, write nothing; what a step costs.
 
-    Without the data of a known set it takes them on generated pictures, and says so.
+    Without the data of a known set it takes them on generated images, and says so.
     """
     if known := stand_in(config):
         return on_generated(config, known, steps)
@@ -108,7 +108,7 @@ def _run(trainer: Trainer, folder: RunFolder) -> dict[str, Any] | None:
 
 
 def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) -> dict[str, Any]:
-    """What summary.json says: the score on the held-out pictures, cost, size."""
+    """What summary.json says: the score on the held-out images, cost, size."""
     task = trainer.task
     return {
         "model": trainer.config.model,

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from sasa.data.classification import Source, in_memory, open_splits
 from sasa.data.classification.batched_augmentation import draw_boxes, taps
-from sasa.data.classification.in_memory import InMemoryPictures
+from sasa.data.classification.in_memory import InMemoryImages
 from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.data.random_numbers import uniform
 from sasa.errors import ArgumentError, DataError
@@ -27,7 +27,7 @@ AUGMENTATIONS = [
 
 
 class Made(Source):
-    """Pictures of random pixels, of the given sizes (width, height); some cannot be read."""
+    """Images of random pixels, of the given sizes (width, height); some cannot be read."""
 
     def __init__(self, sizes, broken=()):
         self.classes, self.labels, self.sizes, self.broken = (
@@ -51,30 +51,30 @@ class Made(Source):
 
 
 def kept(source, preprocessing, augmentation, seed=5, **options):
-    return InMemoryPictures(source, preprocessing, augmentation, seed, "cpu", **options)
+    return InMemoryImages(source, preprocessing, augmentation, seed, "cpu", **options)
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda a: a.crop)
 @pytest.mark.parametrize("preprocessing", [GRAY, Preprocessing(24, crop_fraction=0.9)], ids=["gray", "rgb"])
-def test_a_picture_is_the_same_in_every_batch(augmentation, preprocessing):
-    pictures = kept(Made([(29, 27)] * 70), preprocessing, augmentation)
+def test_a_image_is_the_same_in_every_batch(augmentation, preprocessing):
+    images = kept(Made([(29, 27)] * 70), preprocessing, augmentation)
     keys = [(i % 3, i) for i in range(64)]
-    whole = pictures.training_batch(keys)
-    assert whole.pictures.shape == (64, preprocessing.channels, *[preprocessing.image_size] * 2)
-    assert whole.pictures.dtype == torch.float32
-    assert whole.pictures.is_contiguous(memory_format=torch.channels_last)
-    assert pictures.evaluation_batch([0, 1]).pictures.is_contiguous(memory_format=torch.channels_last)
+    whole = images.training_batch(keys)
+    assert whole.images.shape == (64, preprocessing.channels, *[preprocessing.image_size] * 2)
+    assert whole.images.dtype == torch.float32
+    assert whole.images.is_contiguous(memory_format=torch.channels_last)
+    assert images.evaluation_batch([0, 1]).images.is_contiguous(memory_format=torch.channels_last)
     assert whole.labels.tolist() == [i % 2 for i in range(64)]
     assert whole.indices.tolist() == list(range(64))
     for i in range(0, 64, 7):
-        assert torch.equal(pictures.training_batch([keys[i]]).pictures[0], whole.pictures[i])
+        assert torch.equal(images.training_batch([keys[i]]).images[0], whole.images[i])
     odd = [keys[i] for i in (63, 5, 40, 5, 0)]
     torch.manual_seed(9)
-    assert torch.equal(pictures.training_batch(odd).pictures, whole.pictures[[63, 5, 40, 5, 0]])
+    assert torch.equal(images.training_batch(odd).images, whole.images[[63, 5, 40, 5, 0]])
     if augmentation.crop != "none":
-        assert not torch.equal(pictures.training_batch([(7, 0)]).pictures[0], whole.pictures[0])
+        assert not torch.equal(images.training_batch([(7, 0)]).images[0], whole.images[0])
         other = kept(Made([(29, 27)] * 70), preprocessing, augmentation, seed=6)
-        assert not torch.equal(other.training_batch(keys).pictures, whole.pictures)
+        assert not torch.equal(other.training_batch(keys).images, whole.images)
 
 
 @pytest.mark.parametrize("sizes", [[(24, 24)] * 5, [(40, 31)] * 5, MIXED_SIZES])
@@ -84,9 +84,9 @@ def test_evaluation_is_that_of_the_loader_bit_for_bit(sizes, fraction):
     expected = torch.stack([preprocessing.evaluation(source.read(i)) for i in range(5)])
     for augmentation in (None, Augmentation("pad"), Augmentation("none")):
         batch = kept(source, preprocessing, augmentation).evaluation_batch(range(5))
-        assert torch.equal(batch.pictures, expected)
+        assert torch.equal(batch.images, expected)
     resized = kept(source, preprocessing, Augmentation("resized"))
-    got = resized.evaluation_batch([4, 0, 1, 2, 3]).pictures[[1, 2, 3, 4, 0]]
+    got = resized.evaluation_batch([4, 0, 1, 2, 3]).images[[1, 2, 3, 4, 0]]
     if min(resized.stored_size) == preprocessing.resized_side:
         assert torch.equal(got, expected)
     else:
@@ -95,8 +95,8 @@ def test_evaluation_is_that_of_the_loader_bit_for_bit(sizes, fraction):
 
 def test_pad_crops_are_exact_and_uniform():
     preprocessing = Preprocessing(8, 1, (0.5,), (0.5,))
-    pictures = kept(Made([(8, 8)]), preprocessing, Augmentation("pad", 2))
-    padded = F.pad(torch.from_numpy(np.array(pictures.source.read(0, 1))), (2, 2, 2, 2))
+    images = kept(Made([(8, 8)]), preprocessing, Augmentation("pad", 2))
+    padded = F.pad(torch.from_numpy(np.array(images.source.read(0, 1))), (2, 2, 2, 2))
     found = Counter()
     candidates = {}
     for top in range(5):
@@ -105,7 +105,7 @@ def test_pad_crops_are_exact_and_uniform():
                 part = padded[top : top + 8, left : left + 8]
                 tensor = preprocessing.to_tensor(Image.fromarray(part.numpy()))
                 candidates[(tensor.flip(2) if flipped else tensor).numpy().tobytes()] = top, left, flipped
-    for tensor in pictures.training_batch([(epoch, 0) for epoch in range(5000)]).pictures:
+    for tensor in images.training_batch([(epoch, 0) for epoch in range(5000)]).images:
         found[candidates[tensor.contiguous().numpy().tobytes()]] += 1
     assert len(found) == 50
     assert max(abs(count - 100) for count in found.values()) < 45
@@ -124,11 +124,11 @@ def test_resized_crops_are_those_of_torch_with_antialias():
 
 
 def test_a_whole_resized_crop_is_a_resize():
-    pictures = kept(Made([(20, 20)] * 4), GRAY, Augmentation("resized", crop_scale=1.0))
-    plain = torch.cat([GRAY.evaluation(pictures.source.read(i, 1)) for i in range(4)])
+    images = kept(Made([(20, 20)] * 4), GRAY, Augmentation("resized", crop_scale=1.0))
+    plain = torch.cat([GRAY.evaluation(images.source.read(i, 1)) for i in range(4)])
     seen = 0
     for epoch in range(40):  # an aspect other than 1 does not fit, and few draws come that near to it
-        maps = pictures.training_batch([(epoch, i) for i in range(4)]).pictures[:, 0]
+        maps = images.training_batch([(epoch, i) for i in range(4)]).images[:, 0]
         for tensor, expected in zip(maps, plain, strict=True):
             seen += any((tensor - way).abs().max() < 1.5 / 255 / 0.35 for way in (expected, expected.flip(1)))
     assert seen > 80
@@ -169,13 +169,13 @@ def test_a_crop_that_never_fits_is_the_largest_in_the_middle(size):
 
 
 def test_shares_of_flips_and_erasures():
-    pictures = kept(Made([(16, 16)]), GRAY, Augmentation("none"))
-    plain = pictures.evaluation_batch([0]).pictures[0]
+    images = kept(Made([(16, 16)]), GRAY, Augmentation("none"))
+    plain = images.evaluation_batch([0]).images[0]
     keys = [(epoch, 0) for epoch in range(2000)]
-    flips = [not torch.equal(tensor, plain) for tensor in pictures.training_batch(keys).pictures]
+    flips = [not torch.equal(tensor, plain) for tensor in images.training_batch(keys).images]
     assert abs(sum(flips) - 1000) < 112
     erasing = kept(Made([(16, 16)]), GRAY, Augmentation("none", flip=False, erasing=0.3))
-    changed = [tensor for tensor in erasing.training_batch(keys).pictures if not torch.equal(tensor, plain)]
+    changed = [tensor for tensor in erasing.training_batch(keys).images if not torch.equal(tensor, plain)]
     assert abs(len(changed) - 600) < 103
     shares = [float((tensor == 0).float().mean()) for tensor in changed]
     assert abs(np.mean(shares) - 0.175) < 0.02
@@ -193,28 +193,28 @@ def test_what_is_stored_depends_on_crop_and_sizes():
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda a: a.crop)
-def test_bad_pictures_are_left_out_and_listed(augmentation):
+def test_bad_images_are_left_out_and_listed(augmentation):
     source = Made([(16, 16)] * 6, broken=(0, 4))
     with pytest.raises(DataError, match="made 0 is torn"):
         kept(source, GRAY, augmentation)
-    pictures = kept(source, GRAY, augmentation, on_bad_image="skip")
-    assert pictures.bad == [0, 4]
-    batch = pictures.training_batch([(0, 4), (0, 1), (0, 0), (0, 3)])
+    images = kept(source, GRAY, augmentation, on_bad_image="skip")
+    assert images.bad == [0, 4]
+    batch = images.training_batch([(0, 4), (0, 1), (0, 0), (0, 3)])
     assert (batch.indices.tolist(), batch.labels.tolist(), batch.skipped) == ([1, 3], [1, 1], [4, 0])
     clean = kept(Made([(16, 16)] * 6), GRAY, augmentation)
-    assert torch.equal(batch.pictures, clean.training_batch([(0, 1), (0, 3)]).pictures)
-    batch = pictures.evaluation_batch([0, 1, 2])
-    assert (batch.indices.tolist(), batch.skipped, len(batch.pictures)) == ([1, 2], [0], 2)
-    for empty in (pictures.training_batch([(0, 4)]), pictures.evaluation_batch([4])):
-        assert (empty.pictures.shape, len(empty), empty.skipped) == ((0, 1, 16, 16), 0, [4])
-    with pytest.raises(DataError, match="none of the 2 pictures can be read, made 0 being the first"):
+    assert torch.equal(batch.images, clean.training_batch([(0, 1), (0, 3)]).images)
+    batch = images.evaluation_batch([0, 1, 2])
+    assert (batch.indices.tolist(), batch.skipped, len(batch.images)) == ([1, 2], [0], 2)
+    for empty in (images.training_batch([(0, 4)]), images.evaluation_batch([4])):
+        assert (empty.images.shape, len(empty), empty.skipped) == ((0, 1, 16, 16), 0, [4])
+    with pytest.raises(DataError, match="none of the 2 images can be read, made 0 being the first"):
         kept(Made([(16, 16)] * 2, broken=(0, 1)), GRAY, augmentation, on_bad_image="skip")
 
 
 def test_a_set_too_large_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(in_memory, "available_memory", lambda device: 10_000)
     source = Made([(16, 16)] * 40)
-    sentence = r"data\.in_memory needs 1\.02e-05 GB for 40 pictures of 16 x 16 pixels, more than 80 % of the 1e-05 GB"
+    sentence = r"data\.in_memory needs 1\.02e-05 GB for 40 images of 16 x 16 pixels, more than 80 % of the 1e-05 GB"
     for augmentation in AUGMENTATIONS:
         with pytest.raises(ArgumentError, match=sentence):
             kept(source, GRAY, augmentation)
@@ -238,11 +238,11 @@ def test_what_it_cannot_do_is_a_sentence():
 
 def test_the_digits():
     train, held_out = open_splits("digits", 0.2, 0)
-    pictures = kept(train, GRAY, Augmentation("resized", crop_scale=0.6))
-    batch = pictures.training_batch([(0, i) for i in range(100)])
+    images = kept(train, GRAY, Augmentation("resized", crop_scale=0.6))
+    batch = images.training_batch([(0, i) for i in range(100)])
     assert batch.labels.tolist() == list(train.labels)[:100]
     expected = torch.stack([GRAY.evaluation(held_out.read(i, 1)) for i in range(50)])
-    assert torch.equal(kept(held_out, GRAY, None).evaluation_batch(range(50)).pictures, expected)
+    assert torch.equal(kept(held_out, GRAY, None).evaluation_batch(range(50)).images, expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -250,5 +250,5 @@ def test_the_digits():
 def test_a_gpu_makes_the_same_batches(augmentation):
     source, keys = Made([(29, 27)] * 20), [(2, i) for i in range(20)]
     here = kept(source, GRAY, augmentation).training_batch(keys)
-    there = InMemoryPictures(source, GRAY, augmentation, 5, "cuda").training_batch(keys)
-    torch.testing.assert_close(there.pictures.cpu(), here.pictures, atol=1e-5, rtol=1e-5)
+    there = InMemoryImages(source, GRAY, augmentation, 5, "cuda").training_batch(keys)
+    torch.testing.assert_close(there.images.cpu(), here.images, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: shares of pictures and labels agree, and chance comes from the seed alone."""
+"""Mixup and cutmix: shares of images and labels agree, and chance comes from the seed alone."""
 
 import pytest
 import torch
@@ -19,8 +19,8 @@ def batch(count=6, classes=5):
 def test_targets_are_shares(mixup, cutmix, smoothing):
     mixing = Mixing(mixup, cutmix, 5, smoothing)
     for seed in range(20):
-        pictures, targets = mixing(*batch(), seed)
-        assert pictures.shape == (6, 3, 8, 10)
+        images, targets = mixing(*batch(), seed)
+        assert images.shape == (6, 3, 8, 10)
         assert targets.shape == (6, 5)
         assert targets.dtype == torch.float32
         torch.testing.assert_close(targets.sum(1), torch.ones(6))
@@ -28,31 +28,31 @@ def test_targets_are_shares(mixup, cutmix, smoothing):
 
 
 def test_without_mixing_the_loss_is_that_of_label_smoothing():
-    pictures, labels = batch()
+    images, labels = batch()
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     for smoothing in (0.0, 0.1, 1.0):
-        same, targets = Mixing(0.0, 0.0, 5, smoothing)(pictures, labels, 3)
-        assert same is pictures
+        same, targets = Mixing(0.0, 0.0, 5, smoothing)(images, labels, 3)
+        assert same is images
         expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         assert abs(F.cross_entropy(logits, targets) - expected) < 1e-6
 
 
 def test_mixup_adds_in_the_shares_of_the_targets():
-    pictures, labels = batch()
+    images, labels = batch()
     for seed in range(10):
-        mixed, targets = Mixing(0.8, 0.0, 6, 0.0)(pictures, labels := torch.arange(6), seed)
+        mixed, targets = Mixing(0.8, 0.0, 6, 0.0)(images, labels := torch.arange(6), seed)
         share = targets[0, labels[0]]
         assert 0 <= share <= 1
-        torch.testing.assert_close(mixed, share * pictures + (1 - share) * pictures.roll(1, 0))
+        torch.testing.assert_close(mixed, share * images + (1 - share) * images.roll(1, 0))
 
 
 def test_cutmix_pastes_a_rectangle_of_the_share_of_the_targets():
-    pictures, labels = batch(6)[0], torch.arange(6)
+    images, labels = batch(6)[0], torch.arange(6)
     shares = set()
     for seed in range(20):
-        mixed, targets = Mixing(0.0, 1.0, 6, 0.0)(pictures, labels, seed)
-        pasted = (mixed == pictures.roll(1, 0)).all(1)
-        assert torch.equal(mixed, torch.where(pasted[:, None], pictures.roll(1, 0), pictures))
+        mixed, targets = Mixing(0.0, 1.0, 6, 0.0)(images, labels, seed)
+        pasted = (mixed == images.roll(1, 0)).all(1)
+        assert torch.equal(mixed, torch.where(pasted[:, None], images.roll(1, 0), images))
         rows, columns = pasted[0].any(1).sum(), pasted[0].any(0).sum()
         assert pasted[0].sum() == rows * columns
         torch.testing.assert_close(1 - targets[0, 0], pasted[0].float().mean())
@@ -61,26 +61,26 @@ def test_cutmix_pastes_a_rectangle_of_the_share_of_the_targets():
 
 
 def test_mixing_is_a_function_of_its_arguments():
-    mixing, (pictures, labels) = Mixing(0.8, 1.0, 5, 0.1), batch()
-    before = pictures.clone()
+    mixing, (images, labels) = Mixing(0.8, 1.0, 5, 0.1), batch()
+    before = images.clone()
     torch.manual_seed(1)
-    first = mixing(pictures, labels, mix(0, 1))
+    first = mixing(images, labels, mix(0, 1))
     torch.manual_seed(2)
     expected = torch.rand(3)
     torch.manual_seed(2)
-    again = Mixing(0.8, 1.0, 5, 0.1)(pictures, labels, mix(0, 1))
+    again = Mixing(0.8, 1.0, 5, 0.1)(images, labels, mix(0, 1))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert torch.equal(pictures, before)
-    assert not torch.equal(first[0], mixing(pictures, labels, mix(0, 2))[0])
+    assert torch.equal(images, before)
+    assert not torch.equal(first[0], mixing(images, labels, mix(0, 2))[0])
 
 
 def test_both_take_turns_and_lambda_is_beta():
-    pictures, labels = torch.zeros(2, 1, 4, 4), torch.tensor([0, 1])
-    pictures[1] = 1
+    images, labels = torch.zeros(2, 1, 4, 4), torch.tensor([0, 1])
+    images[1] = 1
     pasted, lambdas = 0, []
     for step in range(600):
-        mixed, targets = Mixing(0.4, 1.0, 2, 0.0)(pictures, labels, mix(step))
+        mixed, targets = Mixing(0.4, 1.0, 2, 0.0)(images, labels, mix(step))
         if set(mixed.unique().tolist()) <= {0.0, 1.0}:
             pasted += 1
         else:
@@ -92,10 +92,10 @@ def test_both_take_turns_and_lambda_is_beta():
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0)])
-def test_one_picture_is_mixed_with_itself(mixup, cutmix):
-    pictures, labels = batch(1)
-    mixed, targets = Mixing(mixup, cutmix, 5, 0.0)(pictures, labels, 5)
-    torch.testing.assert_close(mixed, pictures)
+def test_one_image_is_mixed_with_itself(mixup, cutmix):
+    images, labels = batch(1)
+    mixed, targets = Mixing(mixup, cutmix, 5, 0.0)(images, labels, 5)
+    torch.testing.assert_close(mixed, images)
     torch.testing.assert_close(targets, F.one_hot(labels, 5).float())
 
 

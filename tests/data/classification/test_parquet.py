@@ -1,4 +1,4 @@
-"""Hugging Face's parquet files: in memory and by row groups, and pictures that lie beside the file."""
+"""Hugging Face's parquet files: in memory and by row groups, and images that lie beside the file."""
 
 import io
 import json
@@ -28,8 +28,8 @@ def png_bytes(colour, size=8):
 
 def write_parquet(path, labels, names=None, image="img", label="label"):
 
-    pictures = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
-    table = pa.table({image: pictures, label: labels})
+    encoded = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
+    table = pa.table({image: encoded, label: labels})
     if names:
         features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
@@ -64,15 +64,15 @@ def noisy_png(number):
     return buffer.getvalue()
 
 
-def number_of(picture):
-    red, green, blue = picture.getpixel((0, 0))
+def number_of(decoded):
+    red, green, blue = decoded.getpixel((0, 0))
     assert blue == 7
     return red + 256 * green
 
 
 def write_many(path, count=300, repeat=False, binary=False, **options):
-    pictures = [noisy_png(n % 3 if repeat else n) for n in range(count)]
-    column = pictures if binary else [{"bytes": picture, "path": f"{n}.png"} for n, picture in enumerate(pictures)]
+    encoded = [noisy_png(n % 3 if repeat else n) for n in range(count)]
+    column = encoded if binary else [{"bytes": one, "path": f"{n}.png"} for n, one in enumerate(encoded)]
     table = pa.table({"image": column, "label": [n % 4 for n in range(count)]})
     pq.write_table(table, path, **{"row_group_size": 100, "data_page_size": 1500, "write_batch_size": 10, **options})
 
@@ -155,8 +155,8 @@ def test_row_groups_larger_than_pyarrow_reads(tmp_path, monkeypatch):
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(tmp_path, loads):
-    pictures = [png_bytes((n, 0, 0)).ljust(2000, b"\0") for n in range(10)]
-    pq.write_table(pa.table({"image": pictures, "label": [0] * 10}), tmp_path / "x.parquet", row_group_size=1)
+    images = [png_bytes((n, 0, 0)).ljust(2000, b"\0") for n in range(10)]
+    pq.write_table(pa.table({"image": images, "label": [0] * 10}), tmp_path / "x.parquet", row_group_size=1)
     source = ImageParquet([tmp_path / "x.parquet"], held=0)
     kept = source._row_groups._kept = 2100
     for index in (0, 1, 2, 0, 3, 0, 1, 4, 5):  # 0 is asked for again before 3 comes, so 1 goes
@@ -194,7 +194,7 @@ def test_several_files_are_one_source_and_are_named(tmp_path, held):
 
 
 class Numbers(Dataset):
-    """(number of the picture, row groups that this process keeps, whether it began with none)."""
+    """(number of the image, row groups that this process keeps, whether it began with none)."""
 
     def __init__(self, source):
         self.source = source
@@ -251,13 +251,13 @@ def test_layouts(tmp_path, names):
 
 
 def write_pathed(folder, *names):
-    pictures = [{"bytes": None, "path": name} for name in names]
-    pictures.append({"bytes": png_bytes((9, 9, 9)), "path": "/etc/passwd"})
-    pq.write_table(pa.table({"image": pictures, "label": [0] * len(pictures)}), folder / "x.parquet")
+    images = [{"bytes": None, "path": name} for name in names]
+    images.append({"bytes": png_bytes((9, 9, 9)), "path": "/etc/passwd"})
+    pq.write_table(pa.table({"image": images, "label": [0] * len(images)}), folder / "x.parquet")
 
 
 @pytest.mark.parametrize("held", [1 << 30, 0])
-def test_pictures_beside_the_file(tmp_path, held):
+def test_images_beside_the_file(tmp_path, held):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(png_bytes((1, 2, 3)))
     write_pathed(tmp_path, "images/a.png", "images/none.png", None)
@@ -300,7 +300,7 @@ def table_of(count, **others):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"label": pa.array([-1, -1])}, "has pictures with the label -1: they have no label"),
+        ({"label": pa.array([-1, -1])}, "has images with the label -1: they have no label"),
         ({"label": pa.array([0, 10**12])}, "has the label 1000000000000, and labels outside 0 to"),
         ({"label": pa.array([0, None])}, r"x\.parquet row 1 has no label"),
         ({"label": pa.array(["cat", "dog"])}, "column 'label' must hold integers; it holds string"),
@@ -317,15 +317,15 @@ def test_odd_columns(tmp_path, columns, sentence):
 
 def test_no_rows_and_other_classes(tmp_path):
     write_parquet(tmp_path / "empty.parquet", [])
-    with pytest.raises(DataError, match=r"must hold \{bytes, path\}|holds no pictures"):
+    with pytest.raises(DataError, match=r"must hold \{bytes, path\}|holds no images"):
         ImageParquet([tmp_path / "empty.parquet"])
     write_parquet(tmp_path / "a.parquet", [0, 1], ["x", "y"])
-    with pytest.raises(DataError, match="has other classes than the training pictures"):
+    with pytest.raises(DataError, match="has other classes than the training images"):
         ImageParquet([tmp_path / "a.parquet"], ["x", "z"])
 
 
 def test_damage_anywhere_is_a_sentence(tmp_path):
-    """A byte turned over in the middle of the pages: either a picture is refused, or nothing depended on it."""
+    """A byte turned over in the middle of the pages: either an image is refused, or nothing depended on it."""
     path = tmp_path / "x.parquet"
     write_many(path, 60)
     content = path.read_bytes()
@@ -351,8 +351,8 @@ def test_a_file_cut_off_after_it_was_opened(tmp_path):
         source.read(299)
 
 
-def test_a_bad_picture_is_named_with_its_row(tmp_path):
+def test_a_bad_image_is_named_with_its_row(tmp_path):
     table = pa.table({"image": [{"bytes": b"text", "path": None}] * 3, "label": [0, 1, 1]})
     pq.write_table(table, tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x\.parquet row 2 is not a picture"):
+    with pytest.raises(DataError, match=r"x\.parquet row 2 is not an image"):
         ImageParquet([tmp_path / "x.parquet"]).read(2)

@@ -209,13 +209,13 @@ def test_pickled_labels_are_never_opened(tmp_path, suffix):
         ([], r"a\.tar holds no samples: expected members such as"),
         ([("README", b"x")], "holds no samples"),
         ([("1.png", b"x"), ("2.cls", b"0")], "sample '1' has no label: expected a member ending in .cls or .json"),
-        ([("1.cls", b"0"), ("2.png", b"x")], "sample '1' has no picture: expected a member ending in .jpg"),
-        ([("1.png", b"x"), ("1.jpg", b"x"), ("1.cls", b"0")], r"sample '1' has two pictures, 1\.png and 1\.jpg"),
+        ([("1.cls", b"0"), ("2.png", b"x")], "sample '1' has no image: expected a member ending in .jpg"),
+        ([("1.png", b"x"), ("1.jpg", b"x"), ("1.cls", b"0")], r"sample '1' has two images, 1\.png and 1\.jpg"),
         ([("1.png", b"x"), ("1.cls", b"cat")], "has the label 'cat'; expected an integer"),
         ([("1.png", b"x"), ("1.cls", b"")], "has the label ''; expected an integer"),
         ([("1.png", b"x"), ("1.cls", b"9" * 5000)], "has the label '99999999999999999999'; expected an integer"),
         ([("1.png", b"x"), ("1.cls", b"9" * 18)], "has the label 999999999999999999, and labels outside 0 to 999999"),
-        ([("1.png", b"x"), ("1.cls", b"-1")], "has pictures with the label -1"),
+        ([("1.png", b"x"), ("1.cls", b"-1")], "has images with the label -1"),
         ([("1.png", b"x"), ("1.cls", b"0" * 2_000_000)], "has a label of 2000000 bytes; expected 1048576 at most"),
         ([("1.png", b"x"), ("1.json", b"{")], "has a .json member that is no JSON"),
         ([("1.png", b"x"), ("1.json", b"[" * 100_000)], "has a .json member that is no JSON"),
@@ -274,7 +274,7 @@ def test_damage_and_what_is_no_tar(tmp_path):
     write_tar(path, samples(range(3)), format=tarfile.PAX_FORMAT)
     with tarfile.open(path, "w:gz") as tar:
         add(tar, "1.png", np.random.default_rng(0).bytes(2000))
-    with pytest.raises(DataError, match=r"a\.tar is compressed: pictures are read by their place"):
+    with pytest.raises(DataError, match=r"a\.tar is compressed: images are read by their place"):
         TarShards([path])
     path.rename(tmp_path / "a.tar.gz")
     with pytest.raises(DataError, match=r"a\.tar\.gz is compressed: unpack it"):
@@ -318,10 +318,10 @@ def test_a_chain_of_long_names_without_end(tmp_path):
         TarShards([tmp_path / "a.tar"])
 
 
-def test_a_bad_picture_is_named_and_the_rest_is_read(tmp_path):
+def test_a_bad_image_is_named_and_the_rest_is_read(tmp_path):
     write_tar(tmp_path / "a.tar", [("1.png", b"text"), ("1.cls", b"0"), *samples([2])])
     source = TarShards([tmp_path / "a.tar"])
-    with pytest.raises(DataError, match=r"a\.tar sample '1' is not a picture"):
+    with pytest.raises(DataError, match=r"a\.tar sample '1' is not an image"):
         source.read(0)
     assert source.read(1).getpixel((0, 0)) == (2, 0, 0)
     os.truncate(tmp_path / "a.tar", 1024)
@@ -365,8 +365,8 @@ def test_what_webdataset_writes(tmp_path):
     webdataset = pytest.importorskip("webdataset")
     with webdataset.TarWriter(str(tmp_path / "train-0.tar")) as writer:
         for number in range(4):
-            picture = Image.new("RGB", (8, 8), (number, 0, 0))
-            writer.write({"__key__": f"a/{number:06d}", "png": picture, "cls": number % 2, "json": {"label": 9}})
+            image = Image.new("RGB", (8, 8), (number, 0, 0))
+            writer.write({"__key__": f"a/{number:06d}", "png": image, "cls": number % 2, "json": {"label": 9}})
     source = TarShards([tmp_path / "train-0.tar"])
     assert list(source.labels) == [0, 1, 0, 1]
     assert reds(source) == [0, 1, 2, 3]

@@ -12,7 +12,7 @@ from sasa.data.classification import Digits, Pixels, Subset, open_splits, split
 from sasa.errors import DataError
 
 
-def save_picture(path, colour=(200, 30, 30), size=(20, 12)):
+def save_image(path, colour=(200, 30, 30), size=(20, 12)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
 
@@ -27,8 +27,8 @@ def write_parquet(path, labels, names=None, image="img", label="label"):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pictures = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
-    table = pa.table({image: pictures, label: labels})
+    images = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
+    table = pa.table({image: images, label: labels})
     if names:
         features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
@@ -52,16 +52,16 @@ def test_digits_have_ten_classes_and_split_the_same_way_every_time():
     ("make", "sentence"),
     [
         (lambda p: None, "is empty"),
-        (lambda p: (p / "a").mkdir(), "holds no pictures: expected a folder for each class"),
-        (lambda p: (p / "a.txt").write_text("x"), "holds no pictures"),
-        (lambda p: (save_picture(p / "a" / "1.png"), (p / "b").mkdir()), "b holds no pictures .1 of 2 classes empty"),
+        (lambda p: (p / "a").mkdir(), "holds no images: expected a folder for each class"),
+        (lambda p: (p / "a.txt").write_text("x"), "holds no images"),
+        (lambda p: (save_image(p / "a" / "1.png"), (p / "b").mkdir()), "b holds no images .1 of 2 classes empty"),
         (lambda p: (p / "x.parquet").write_bytes(b"PAR1"), "x.parquet is not a whole parquet file"),
         (
             lambda p: write_parquet(p / "x.parquet", [0, 1], image="photo"),
             "columns photo, label; expected one of image",
         ),
         (lambda p: write_parquet(p / "x.parquet", [0, -2]), "has the label -2, and labels outside 0 to"),
-        (lambda p: save_picture(p / "a" / "1.png"), "1 pictures are too few"),
+        (lambda p: save_image(p / "a" / "1.png"), "1 images are too few"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_path(tmp_path, make, sentence):
@@ -86,8 +86,8 @@ def test_two_kinds_of_data_in_a_folder(tmp_path):
 
 @pytest.mark.parametrize("folder", ["cat", "train/cat"])
 def test_an_archive_beside_what_it_held(tmp_path, folder):
-    save_picture(tmp_path / folder / "1.png")
-    save_picture(tmp_path / folder / "2.png")
+    save_image(tmp_path / folder / "1.png")
+    save_image(tmp_path / folder / "2.png")
     (tmp_path / "download.tar.gz").write_bytes(b"x")
     assert sum(len(source) for source in open_splits(str(tmp_path), 0.5, 0)) == 2
     with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w"):

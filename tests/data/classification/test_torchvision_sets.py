@@ -91,7 +91,7 @@ def test_cifar_10(tmp_path, writer, inner):
     expected = pixels(4, 2)[1].reshape(3, 32, 32).transpose(1, 2, 0)
     np.testing.assert_array_equal(np.asarray(train.read(9)), expected)
     assert train.read(9, channels=1).mode == "L"
-    assert test.name(3) == f"{folder} test picture 3"
+    assert test.name(3) == f"{folder} test image 3"
 
 
 def write_cifar100(root):
@@ -225,16 +225,16 @@ def test_arrays_by_columns_and_numbers_of_numpy(tmp_path, protocol):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"labels": [0]}, r"must hold 'data' as uint8 of shape \(pictures, 3072\); it has none"),
+        ({"labels": [0]}, r"must hold 'data' as uint8 of shape \(images, 3072\); it has none"),
         ({"data": pixels(2, 0)[:, :5], "labels": [0, 1]}, r".*it has uint8 of shape \(2, 5\)"),
         ({"data": pixels(2, 0).astype(np.int64), "labels": [0, 1]}, r".*it has int64 of shape \(2, 3072\)"),
         ({"data": pixels(2, 0)}, "must hold 'labels' as a list of integers"),
         ({"data": pixels(2, 0), "labels": ["a", "b"]}, "must hold 'labels' as a list of integers"),
         ({"data": pixels(2, 0), "labels": [0, 10]}, "has the label 10; expected 0 to 9"),
         ({"data": pixels(2, 0), "labels": [0, -1]}, "has the label -1; expected 0 to 9"),
-        ({"data": pixels(2, 0), "labels": [0]}, "has 2 pictures and 1 labels"),
-        ({"data": pixels(0, 0), "labels": []}, "has 0 pictures and 0 labels"),
-        ({"data": pixels(2, 0), "labels": [0, 1]}, r"has 2 pictures; batches\.meta says 4"),
+        ({"data": pixels(2, 0), "labels": [0]}, "has 2 images and 1 labels"),
+        ({"data": pixels(0, 0), "labels": []}, "has 0 images and 0 labels"),
+        ({"data": pixels(2, 0), "labels": [0, 1]}, r"has 2 images; batches\.meta says 4"),
     ],
 )
 def test_odd_batches(tmp_path, content, sentence):
@@ -322,7 +322,7 @@ HEAD = bytes([0, 0, 8, 3])
         ),
         ("train-images-idx3-ubyte", HEAD + struct.pack(">3I", 1, 2, 2) + bytes(5), "must hold 4 bytes .* more than 4"),
         ("train-images-idx3-ubyte", HEAD + b"\xff" * 12, "asks for .* bytes of memory; expected 4294967296 at most"),
-        ("train-labels-idx1-ubyte", idx(np.arange(5, dtype=np.uint8)), "has 6 pictures, and train-labels.* 5 labels"),
+        ("train-labels-idx1-ubyte", idx(np.arange(5, dtype=np.uint8)), "has 6 images, and train-labels.* 5 labels"),
         ("t10k-labels-idx1-ubyte", idx(np.full(3, 10, np.uint8)), "has the label 10; expected 0 to 9"),
         ("t10k-labels-idx1-ubyte", None, "t10k-labels-idx1-ubyte is missing, and so is"),
     ],

@@ -19,7 +19,7 @@ RGB, GRAY = Preprocessing(16), Preprocessing(16, 1, (0.3,), (0.35,))
 POLICIES = "rand-m9-mstd0.5-inc1 rand-m9-n14-p1.0-mmax20-tweights original-mstd0.5 v0r 3a augmix-m5-w4-b1".split()
 
 
-def picture(mode="RGB", size=(20, 17), seed=0):
+def image(mode="RGB", size=(20, 17), seed=0):
     shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
 
@@ -40,7 +40,7 @@ def seed_all_global_numbers():
 @pytest.mark.parametrize("policy", ["", *POLICIES])
 def test_a_pipeline_is_a_function_of_seed_epoch_and_index(policy, preprocessing):
     pipeline = Augmentation(auto_augment=policy, erasing=0.5).pipeline(preprocessing)
-    source = picture("RGB" if preprocessing.channels == 3 else "L")
+    source = image("RGB" if preprocessing.channels == 3 else "L")
     first = [seeded(pipeline, source, 1, 2, index) for index in range(30)]
     random.seed(3)
     np.random.seed(3)
@@ -57,7 +57,7 @@ def test_a_pipeline_can_be_sent_to_a_worker(policy):
     pipeline = Augmentation("pad", auto_augment=policy, erasing=0.5).pipeline(RGB)
     sent = pickle.loads(pickle.dumps(pipeline))
     for index in range(5):
-        assert torch.equal(seeded(sent, picture(), 0, 0, index), seeded(pipeline, picture(), 0, 0, index))
+        assert torch.equal(seeded(sent, image(), 0, 0, index), seeded(pipeline, image(), 0, 0, index))
 
 
 def test_timm_is_imported_by_those_who_use_a_policy():
@@ -78,7 +78,7 @@ def test_the_global_random_numbers_go_on_as_if_nothing_had_been_drawn(policy):
     expected = all_global_numbers()
     seed_all_global_numbers()
     for index in range(5):
-        seeded(pipeline, picture(), 0, 0, index)
+        seeded(pipeline, image(), 0, 0, index)
     assert all_global_numbers() == expected
 
 
@@ -88,7 +88,7 @@ def test_global_random_numbers_come_back_after_an_error():
     seed_all_global_numbers()
     pipeline = Pipeline([lambda _: all_global_numbers(), RGB.to_tensor], python_and_numpy=True)
     with pytest.raises(TypeError):
-        seeded(pipeline, picture(), 0, 0, 0)
+        seeded(pipeline, image(), 0, 0, 0)
     assert all_global_numbers() == expected
 
 
@@ -121,10 +121,10 @@ def test_crop_scale_bounds_the_area_seen():
         assert float(row[-1] - row[0]) * 40 / 39 >= 200 * (0.5 * 3 / 4) ** 0.5 - 4
 
 
-def test_erasing_leaves_the_mean_in_its_share_of_the_pictures():
+def test_erasing_leaves_the_mean_in_its_share_of_the_images():
     pipeline = Augmentation("none", flip=False, erasing=0.25).pipeline(RGB)
-    plain = RGB.evaluation(picture())
-    changed = [seeded(pipeline, picture(), 0, 0, index) for index in range(400)]
+    plain = RGB.evaluation(image())
+    changed = [seeded(pipeline, image(), 0, 0, index) for index in range(400)]
     erased = [tensor for tensor in changed if not torch.equal(tensor, plain)]
     assert 70 < len(erased) < 130
     assert all((tensor[tensor != plain] == 0).all() for tensor in erased)
@@ -135,7 +135,7 @@ def test_policies_see_gray_as_gray():
     policy = pipeline.steps[1]
     for index in range(20):
         with seeded_numbers(index, python_and_numpy=True):
-            as_gray = policy(picture("L"))
+            as_gray = policy(image("L"))
         assert as_gray.mode == "L"
         assert as_gray.size == (20, 17)
 
@@ -145,7 +145,7 @@ def test_no_policy_takes_all_bits_from_a_pixel(policy):
     # timm asks Pillow to keep 0 bits at the ends of the scale, which newer Pillows refuse.
     pipeline = Augmentation("none", auto_augment=policy).pipeline(RGB)
     for index in range(40):
-        seeded(pipeline, picture(), 0, 0, index)
+        seeded(pipeline, image(), 0, 0, index)
 
 
 @pytest.mark.parametrize(

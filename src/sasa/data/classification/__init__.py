@@ -1,4 +1,4 @@
-"""Where pictures and labels come from. A source is opened by one string: "digits", a folder, a file or a pattern."""
+"""Where images and labels come from. A source is opened by one string: "digits", a folder, a file or a pattern."""
 
 from sasa.data.classification.digits import Digits
 from sasa.data.classification.folders import ClassFolders

@@ -1,4 +1,4 @@
-"""timm's policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name: strictly read, and for gray pictures too."""
+"""timm's policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name: strictly read, and for gray images too."""
 
 import re
 from typing import Any
@@ -45,7 +45,7 @@ def check_policy(name: str) -> None:
 
 
 class Policy:
-    """A policy of timm for RGB and gray pictures of 8 bits. It draws from `random` and from `numpy.random`.
+    """A policy of timm for RGB and gray images of 8 bits. It draws from `random` and from `numpy.random`.
 
     Args:
         name: such as "rand-m9-mstd0.5-inc1".
@@ -77,12 +77,12 @@ class Policy:
             if operation.name.startswith("Posterize"):
                 operation.aug_fn = _posterize
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """Another picture of the same size and mode."""
-        if picture.mode == "RGB":
-            return self.transform(picture)
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Another image of the same size and mode."""
+        if image.mode == "RGB":
+            return self.transform(image)
         # What moves pixels takes a fill of three channels and fails on one; gray to RGB and back loses nothing.
-        return self.transform(picture.convert("RGB")).convert(picture.mode)
+        return self.transform(image.convert("RGB")).convert(image.mode)
 
 
 def _operations(transform: Any) -> list[Any]:
@@ -91,6 +91,6 @@ def _operations(transform: Any) -> list[Any]:
     return [operation for pair in pairs for operation in pair] if pairs else transform.ops
 
 
-def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     """The highest bits of each pixel, at least one: timm may ask for none, which newer Pillows refuse."""
-    return picture if bits >= 8 else ImageOps.posterize(picture, max(1, bits))
+    return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

@@ -1,10 +1,10 @@
-"""`Augmentation` for a whole batch of stored pictures at once, on any device: crop, flip, normalise, erase.
+"""`Augmentation` for a whole batch of stored images at once, on any device: crop, flip, normalise, erase.
 
-What is drawn, and where each pixel of a crop comes from, is worked out on the CPU from few numbers for a picture
+What is drawn, and where each pixel of a crop comes from, is worked out on the CPU from few numbers for an image
 (numpy); pixels are gathered on the device. Every operation on pixels is elementwise and every sum has a fixed number
-of terms in a fixed order, so a picture comes out the same, bit for bit, in whatever batch it is.
+of terms in a fixed order, so an image comes out the same, bit for bit, in whatever batch it is.
 
-Letters of shapes: B pictures, H x W as stored, C channels, S = image_size, K taps of the interpolation.
+Letters of shapes: B images, H x W as stored, C channels, S = image_size, K taps of the interpolation.
 """
 
 import math
@@ -26,7 +26,7 @@ _ERASING_SCALE, _ERASING_RATIO = (0.02, 0.33), (0.3, 3.3)
 
 @dataclass(frozen=True)
 class Boxes:
-    """A rectangle in each of B pictures, in pixels; all fields (B,), int64. Height 0: none."""
+    """A rectangle in each of B images, in pixels; all fields (B,), int64. Height 0: none."""
 
     top: np.ndarray
     left: np.ndarray
@@ -41,11 +41,11 @@ def draw_boxes(
 
     Args:
         chance_BD: (B, 22) in [0, 1): area and aspect of ten tries, then top and left.
-        size: H, W of the pictures.
+        size: H, W of the images.
         scale: smallest and largest share of the area.
         ratio: smallest and largest aspect. It is width over height if `whole`, else height over width, which makes
             no difference but by the rounding of the limits (as in torchvision).
-        whole: True: a rectangle may span the picture, and after ten tries that do not fit it is the largest centred
+        whole: True: a rectangle may span the image, and after ten tries that do not fit it is the largest centred
             one within `ratio`. False: it must be smaller on both sides, and after ten tries there is none.
     """
     height, width = size
@@ -69,7 +69,7 @@ def _between(chance: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _largest_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """The largest rectangle in a picture whose width over height is within `ratio`."""
+    """The largest rectangle in an image whose width over height is within `ratio`."""
     if width / height < ratio[0]:
         return round(width / ratio[0]), width
     if width / height > ratio[1]:
@@ -101,13 +101,13 @@ def taps(start: np.ndarray, length: np.ndarray, out: int, count: int) -> tuple[n
 
 
 class BatchAugmentation:
-    """What `Augmentation` does, for stored pictures of one size.
+    """What `Augmentation` does, for stored images of one size.
 
     Args:
         augmentation: without auto_augment.
         preprocessing: size, mean and std.
-        size: H, W of the stored pictures; image_size twice, unless the crop is "resized".
-        seed: with it, (epoch, index) decides all that is done to a picture.
+        size: H, W of the stored images; image_size twice, unless the crop is "resized".
+        seed: with it, (epoch, index) decides all that is done to an image.
     """
 
     def __init__(self, augmentation: Augmentation, preprocessing: Preprocessing, size: tuple[int, int], seed: int):
@@ -118,7 +118,7 @@ class BatchAugmentation:
 
         Args:
             pixels_BHWC: uint8, on the device.
-            keys: (epoch, index) of each picture.
+            keys: (epoch, index) of each image.
         """
         chance_BD = uniform(self.seed, keys, 5 * _TRIES)  # flip, whether to erase, 22 for the crop, 22 to erase
         flipped = self.augmentation.flip & (chance_BD[:, 0] < 0.5)
@@ -158,7 +158,7 @@ class BatchAugmentation:
         return maps
 
     def _rectangles(self, chance_BD: np.ndarray, erased: np.ndarray, device: torch.device) -> Tensor:
-        """(B, 1, S, S), true where a picture is erased."""
+        """(B, 1, S, S), true where an image is erased."""
         side = self.preprocessing.image_size
         box = draw_boxes(chance_BD, (side, side), _ERASING_SCALE, _ERASING_RATIO, whole=False)
         pixel = np.arange(side)
@@ -179,7 +179,7 @@ def normalise(pixels_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _cut(pixels_BHWC: Tensor, rows_BS: np.ndarray, columns_BS: np.ndarray) -> Tensor:
-    """(B, S, S, C): the given rows and columns of each picture."""
+    """(B, S, S, C): the given rows and columns of each image."""
     count, height, width, channels = pixels_BHWC.shape
     place = rows_BS[:, :, None] * width + columns_BS[:, None, :]
     place += (np.arange(count) * (height * width))[:, None, None]

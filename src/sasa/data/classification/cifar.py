@@ -48,7 +48,7 @@ def open_cifar(folder: Path, layout: Layout) -> tuple[Pixels, Pixels]:
     count = meta.get("num_cases_per_batch") if layout.classes == 10 else None
     train = [_batch(folder / name, layout, count) for name in layout.train]
     test = [_batch(folder / name, layout, count) for name in layout.test]
-    return _source(train, classes, f"{folder} train picture"), _source(test, classes, f"{folder} test picture")
+    return _source(train, classes, f"{folder} train image"), _source(test, classes, f"{folder} test image")
 
 
 Batch = tuple[np.ndarray, list[int]]
@@ -76,7 +76,7 @@ def _batch(path: Path, layout: Layout, count: object) -> Batch:
     data, labels = found.get("data"), found.get(layout.label)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         said = f"{data.dtype} of shape {data.shape}" if isinstance(data, np.ndarray) else "none"
-        raise DataError(f"{path} must hold 'data' as uint8 of shape (pictures, 3072); it has {said}")
+        raise DataError(f"{path} must hold 'data' as uint8 of shape (images, 3072); it has {said}")
     labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{path} must hold {layout.label!r} as a list of integers")
@@ -84,8 +84,8 @@ def _batch(path: Path, layout: Layout, count: object) -> Batch:
     if wrong is not None:
         raise DataError(f"{path} has the label {wrong}; expected 0 to {layout.classes - 1}")
     if not len(labels) == len(data) > 0:
-        raise DataError(f"{path} has {len(data)} pictures and {len(labels)} labels")
+        raise DataError(f"{path} has {len(data)} images and {len(labels)} labels")
     if isinstance(count, int) and count != len(data):
-        raise DataError(f"{path} has {len(data)} pictures; {layout.meta} says {count}")
+        raise DataError(f"{path} has {len(data)} images; {layout.meta} says {count}")
     # A row is all red, then all green, then all blue pixels.
     return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels

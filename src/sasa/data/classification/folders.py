@@ -1,4 +1,4 @@
-"""A folder of pictures for each class: ImageNet's layout."""
+"""A folder of images for each class: ImageNet's layout."""
 
 import os
 from pathlib import Path
@@ -7,18 +7,18 @@ from PIL import Image
 
 from sasa.data.classification.names import NameTable, printable
 from sasa.data.classification.source import Source
-from sasa.data.images import SUFFIXES, read_picture
+from sasa.data.images import SUFFIXES, read_image
 from sasa.errors import DataError
 
 
-class NoPicturesError(DataError):
-    """There are no class folders with pictures."""
+class NoImagesError(DataError):
+    """There are no class folders with images."""
 
 
 class ClassFolders(Source):
-    """A folder with one folder of pictures for each class, which may have folders of its own.
+    """A folder with one folder of images for each class, which may have folders of its own.
 
-    Class folders may be symbolic links; names that begin with a dot are passed over. Pictures are ordered by class,
+    Class folders may be symbolic links; names that begin with a dot are passed over. Images are ordered by class,
     then by name.
 
     Args:
@@ -26,7 +26,7 @@ class ClassFolders(Source):
         classes: the classes to number by; by default the names of the folders, sorted. Then none may be empty.
 
     Raises:
-        DataError: no pictures, a class without any, one that is not in `classes`, a link that leads nowhere.
+        DataError: no images, a class without any, one that is not in `classes`, a link that leads nowhere.
     """
 
     def __init__(self, root: Path, classes: list[str] | None = None) -> None:
@@ -35,25 +35,25 @@ class ClassFolders(Source):
         numbers = {name: number for number, name in enumerate(self.classes)}
         for name in folders:
             if printable(name) not in numbers:
-                raise DataError(f"{root} has a class {printable(name)!r} that the training pictures lack")
+                raise DataError(f"{root} has a class {printable(name)!r} that the training images lack")
         self._root = str(root)
         names, self.labels = _scan(self._root, folders, [numbers[printable(name)] for name in folders])
         if not self.labels:
-            raise NoPicturesError(
-                f"{root} holds no pictures: expected a folder for each class with files ending in {', '.join(SUFFIXES)}"
+            raise NoImagesError(
+                f"{root} holds no images: expected a folder for each class with files ending in {', '.join(SUFFIXES)}"
             )
         empty = sorted(set(range(len(folders))) - set(self.labels)) if classes is None else []
         if empty:
             path = printable(root / folders[empty[0]])
-            raise DataError(f"{path} holds no pictures ({len(empty)} of {len(folders)} classes empty)")
+            raise DataError(f"{path} holds no images ({len(empty)} of {len(folders)} classes empty)")
         self._names = NameTable(names)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """The picture of file `index`."""
-        return read_picture(self.path(index), self.name(index), channels)
+        """The image of file `index`."""
+        return read_image(self.path(index), self.name(index), channels)
 
     def path(self, index: int) -> Path:
-        """Where picture `index` lies."""
+        """Where image `index` lies."""
         return Path(self._root, self._names[index])
 
     def name(self, index: int) -> str:
@@ -62,17 +62,17 @@ class ClassFolders(Source):
 
 
 def _scan(root: str, folders: list[str], numbers: list[int]) -> tuple[list[str], list[int]]:
-    """(paths below `root`, labels) of the pictures in the class folders."""
+    """(paths below `root`, labels) of the images in the class folders."""
     names, labels = [], []
     for folder, number in zip(folders, numbers, strict=True):
-        found = sorted(_pictures_below(f"{root}/{folder}", folder))
+        found = sorted(_images_below(f"{root}/{folder}", folder))
         names += found
         labels += [number] * len(found)
     return names, labels
 
 
-def _pictures_below(folder: str, relative: str) -> list[str]:
-    """Paths of the pictures in a folder and its sub-folders, each beginning with `relative`.
+def _images_below(folder: str, relative: str) -> list[str]:
+    """Paths of the images in a folder and its sub-folders, each beginning with `relative`.
 
     Written with strings: a million pathlib objects take a minute to make.
     """
@@ -83,12 +83,12 @@ def _pictures_below(folder: str, relative: str) -> list[str]:
                 continue
             name = f"{relative}/{entry.name}"
             if entry.name.lower().endswith(SUFFIXES):
-                # A link to nothing is a picture that got lost, not a file to pass over.
+                # A link to nothing is an image that got lost, not a file to pass over.
                 if entry.is_file():
                     found.append(name)
                 elif entry.is_symlink() and not entry.is_dir():
                     raise DataError(f"{printable(entry.path)} is a link that leads to no file")
             # Links to folders are followed for classes only: further down they may lead round in a circle.
             if entry.is_dir(follow_symlinks=False):
-                found += _pictures_below(entry.path, name)
+                found += _images_below(entry.path, name)
     return found

@@ -17,7 +17,7 @@ LARGEST = 1 << 32  # bytes of pixels: a few kilobytes of gzip can ask for more t
 
 
 def holds_idx(folder: Path) -> bool:
-    """Whether a folder holds MNIST's training pictures, packed or not."""
+    """Whether a folder holds MNIST's training images, packed or not."""
     return any(_path(folder, "train-images-idx3-ubyte"))
 
 
@@ -36,10 +36,10 @@ def _pixels(folder: Path, part: str, classes: list[str]) -> Pixels:
     images, images_path = _read(folder, f"{part}-images-idx3-ubyte", 3)
     labels, labels_path = _read(folder, f"{part}-labels-idx1-ubyte", 1)
     if not len(images) == len(labels) > 0:
-        raise DataError(f"{images_path} has {len(images)} pictures, and {labels_path.name} {len(labels)} labels")
+        raise DataError(f"{images_path} has {len(images)} images, and {labels_path.name} {len(labels)} labels")
     if labels.max() >= len(classes):
         raise DataError(f"{labels_path} has the label {labels.max()}; expected 0 to {len(classes) - 1}")
-    return Pixels(images, labels.tolist(), classes, f"{folder} {part} picture")
+    return Pixels(images, labels.tolist(), classes, f"{folder} {part} image")
 
 
 def _path(folder: Path, name: str) -> list[Path]:

@@ -1,12 +1,12 @@
 """A set that fits into memory: decoded once, kept as bytes on the device, augmented in batches there.
 
-So that training on small pictures is bound by the network, without worker processes. What differs from the loader:
+So that training on small images is bound by the network, without worker processes. What differs from the loader:
 
 - Augmentation is drawn from other random numbers (the same distributions, see
   `sasa.data.classification.batched_augmentation`), and a resized
   crop is not rounded to 8 bits.
-- With crop "pad" or "none" the stored picture is `Preprocessing.square`, as the loader crops that too.
-- With crop "resized" pictures are stored as they are if all have one size, of at most four times the pixels that
+- With crop "pad" or "none" the stored image is `Preprocessing.square`, as the loader crops that too.
+- With crop "resized" images are stored as they are if all have one size, of at most four times the pixels that
   evaluation resizes to. Else a square in the middle of each is stored, of the side that evaluation resizes to: what
   lies outside it is never seen, and a small crop is enlarged from fewer pixels than the loader has.
 """
@@ -29,24 +29,24 @@ from sasa.errors import ArgumentError, DataError
 _SHARE = 0.8  # of the memory; the rest is for the network and its maps
 
 
-class InMemoryPictures:
-    """All pictures of a source, decoded in order when this is made.
+class InMemoryImages:
+    """All images of a source, decoded in order when this is made.
 
     Args:
-        source: of the pictures; one for training and another for held-out pictures.
-        preprocessing: what every picture goes through.
+        source: of the images; one for training and another for held-out images.
+        preprocessing: what every image goes through.
         augmentation: what training does; None if there will be no `training_batch`.
         seed: of the augmentation.
-        device: where pictures are kept and batches are made.
-        on_bad_image: "error" raises the source's DataError; "skip" lists the picture in `bad`.
+        device: where images are kept and batches are made.
+        on_bad_image: "error" raises the source's DataError; "skip" lists the image in `bad`.
 
     Attributes:
         bad: places in the source that could not be read.
 
     Raises:
-        ArgumentError: auto_augment, which works on single pictures; or, before anything but the first picture is
+        ArgumentError: auto_augment, which works on single images; or, before anything but the first image is
             decoded, a set larger than 80 % of the memory that is left on the device.
-        DataError: a picture cannot be read (with "error"), or none can.
+        DataError: an image cannot be read (with "error"), or none can.
     """
 
     bad: list[int]
@@ -73,41 +73,41 @@ class InMemoryPictures:
         if not (resized and self._decode_as_they_are()):
             self._decode(*((_middle, preprocessing.resized_side) if resized else (_square, preprocessing.image_size)))
         if len(self.bad) == len(source):
-            raise DataError(f"none of the {len(source)} pictures can be read, {source.name(0)} being the first")
+            raise DataError(f"none of the {len(source)} images can be read, {source.name(0)} being the first")
         self._is_bad = frozenset(self.bad)
         self._augment = augmentation and BatchAugmentation(augmentation, preprocessing, self.stored_size, seed)
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Height and width of the pictures in memory, in pixels."""
+        """Height and width of the images in memory, in pixels."""
         return self._pixels.shape[1], self._pixels.shape[2]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def training_batch(self, keys: list[tuple[int, int]]) -> Batch:
-        """Augmented pictures. Each is a function of the seed and its key, whatever else is in the batch.
+        """Augmented images. Each is a function of the seed and its key, whatever else is in the batch.
 
         Args:
-            keys: (epoch, index in the source) of each picture, as `EpochBatches` yields them.
+            keys: (epoch, index in the source) of each image, as `EpochBatches` yields them.
 
         Returns:
-            Pictures that could be read, and their labels, on the device; indices on the CPU.
+            Images that could be read, and their labels, on the device; indices on the CPU.
 
         Raises:
             ArgumentError: made without augmentation.
         """
         if self._augment is None:
-            raise ArgumentError("these pictures were kept for evaluation (augmentation None), not for training")
+            raise ArgumentError("these images were kept for evaluation (augmentation None), not for training")
         keys, skipped = [key for key in keys if key[1] not in self._is_bad], [i for _, i in keys if i in self._is_bad]
         indices = torch.tensor([index for _, index in keys], dtype=torch.int64)
         there = indices.to(self.device)
         return Batch(self._augment(self._pixels[there], keys), self._labels[there], indices, skipped)
 
     def evaluation_batch(self, indices: Sequence[int]) -> Batch:
-        """Pictures as `Preprocessing.evaluation` makes them, on the same terms as `training_batch`.
+        """Images as `Preprocessing.evaluation` makes them, on the same terms as `training_batch`.
 
-        They are equal bit for bit, but where the stored pictures are as they were and need resizing (crop "resized"):
+        They are equal bit for bit, but where the stored images are as they were and need resizing (crop "resized"):
         then a pixel may differ by 1 of 255, as Pillow and torch round differently.
         """
         good, skipped = [i for i in indices if i not in self._is_bad], [i for i in indices if i in self._is_bad]
@@ -130,28 +130,28 @@ class InMemoryPictures:
         return T.center_crop(maps, [size, size]).permute(0, 2, 3, 1)
 
     def _decode_as_they_are(self) -> bool:
-        """Keep pictures at their own size; False, and none kept, if sizes differ or are too large."""
-        first = next((picture for i in range(len(self)) if (picture := self._read(i))), None)
+        """Keep images at their own size; False, and none kept, if sizes differ or are too large."""
+        first = next((image for i in range(len(self)) if (image := self._read(i))), None)
         if first is None or first.width * first.height > (2 * self.preprocessing.resized_side) ** 2:
             return False
         return self._decode(_unchanged, first.height, first.width)
 
     def _decode(self, change: Callable[..., Image.Image], height: int, width: int = 0) -> bool:
-        """Fill `_pixels` (N, height, width or height, C) and `bad`; False at a picture of another size."""
+        """Fill `_pixels` (N, height, width or height, C) and `bad`; False at an image of another size."""
         width = width or height
         shape = len(self), height, width, self.preprocessing.channels
         self._pixels = torch.empty(0)  # what an earlier try left
         check_memory(shape, self.device)
         self.bad, self._pixels = [], torch.zeros(shape, dtype=torch.uint8, device=self.device)
         for index in range(len(self)):
-            picture = self._read(index)
-            if picture is None:
+            image = self._read(index)
+            if image is None:
                 self.bad.append(index)
                 continue
-            picture = change(picture, self.preprocessing)
-            if picture.size != (width, height):
+            image = change(image, self.preprocessing)
+            if image.size != (width, height):
                 return False
-            self._pixels[index] = torch.from_numpy(np.array(picture).reshape(shape[1:]))
+            self._pixels[index] = torch.from_numpy(np.array(image).reshape(shape[1:]))
         return True
 
     def _read(self, index: int) -> Image.Image | None:
@@ -163,22 +163,22 @@ class InMemoryPictures:
             return None
 
 
-def _unchanged(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    return picture
+def _unchanged(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    return image
 
 
-def _square(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    return preprocessing.square(picture)
+def _square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    return preprocessing.square(image)
 
 
-def _middle(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _middle(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The square of side `resized_side` in which `square` lies exactly in the middle."""
     side, size = preprocessing.resized_side, preprocessing.image_size
-    picture = preprocessing.resize(picture)
+    image = preprocessing.resize(image)
     # Cutting the middle of the middle may be a pixel off the middle of the whole: round() as center_crop does it.
     margin = round((side - size) / 2)
-    left, top = (round((length - size) / 2) - margin for length in picture.size)
-    return picture.crop((left, top, left + side, top + side))
+    left, top = (round((length - size) / 2) - margin for length in image.size)
+    return image.crop((left, top, left + side, top + side))
 
 
 def check_memory(shape: tuple[int, ...], device: torch.device) -> None:
@@ -190,7 +190,7 @@ def check_memory(shape: tuple[int, ...], device: torch.device) -> None:
     needed, there = float(np.prod(shape, dtype=np.float64)), available_memory(device)
     if needed > _SHARE * there:
         raise ArgumentError(
-            f"data.in_memory needs {needed / 1e9:.3g} GB for {shape[0]} pictures of {shape[1]} x {shape[2]} pixels, "
+            f"data.in_memory needs {needed / 1e9:.3g} GB for {shape[0]} images of {shape[1]} x {shape[2]} pixels, "
             f"more than 80 % of the {there / 1e9:.3g} GB that are left on {device}; leave it out"
         )
 

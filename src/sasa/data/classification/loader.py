@@ -30,10 +30,10 @@ def training_loader(
     """Augmented batches from the sampler's first to its last: the same whatever process or worker reads them.
 
     Raises:
-        DataError: while iterating, a picture that cannot be read, unless `on_bad_image` is "skip".
+        DataError: while iterating, an image that cannot be read, unless `on_bad_image` is "skip".
     """
     transform = partial(_augmented, augmentation.pipeline(preprocessing), seed)
-    return read(_Pictures(source, preprocessing, transform, on_bad_image), batches, workers)
+    return read(_Images(source, preprocessing, transform, on_bad_image), batches, workers)
 
 
 def evaluation_loader(
@@ -45,17 +45,17 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Batches without augmentation; over all processes every picture comes once.
+    """Batches without augmentation; over all processes every image comes once.
 
     Raises:
-        DataError: while iterating, a picture that cannot be read, unless `on_bad_image` is "skip".
+        DataError: while iterating, an image that cannot be read, unless `on_bad_image` is "skip".
     """
-    pictures = _Pictures(source, preprocessing, partial(_plain, preprocessing), on_bad_image)
-    return read(pictures, shares(source, batch_size, rank, world_size), workers)
+    images = _Images(source, preprocessing, partial(_plain, preprocessing), on_bad_image)
+    return read(images, shares(source, batch_size, rank, world_size), workers)
 
 
 def shares(source: Source, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
-    """This process's part of all pictures, a list for each batch, as the sampler yields them (epoch 0).
+    """This process's part of all images, a list for each batch, as the sampler yields them (epoch 0).
 
     Neighbours stay together, so that a process reads its own files.
     """
@@ -64,15 +64,15 @@ def shares(source: Source, batch_size: int, rank: int = 0, world_size: int = 1) 
     return [[(0, i) for i in range(at, min(at + batch_size, end))] for at in range(first, end, batch_size)]
 
 
-def _augmented(pipeline: Any, seed: int, picture: Image.Image, epoch: int, index: int) -> Tensor:
-    return seeded(pipeline, picture, seed, epoch, index)
+def _augmented(pipeline: Any, seed: int, image: Image.Image, epoch: int, index: int) -> Tensor:
+    return seeded(pipeline, image, seed, epoch, index)
 
 
-def _plain(preprocessing: Preprocessing, picture: Image.Image, _epoch: int, _index: int) -> Tensor:
-    return preprocessing.evaluation(picture)
+def _plain(preprocessing: Preprocessing, image: Image.Image, _epoch: int, _index: int) -> Tensor:
+    return preprocessing.evaluation(image)
 
 
-class _Pictures(Dataset):
+class _Images(Dataset):
     """[(epoch, index), ...] -> Batch, or the text of a `DataError`: raised in a worker it would lose its shape."""
 
     def __init__(
@@ -91,24 +91,24 @@ class _Pictures(Dataset):
         tensors, indices, skipped = [torch.empty(0, self.preprocessing.channels, size, size)], [], []
         for epoch, index in keys:
             try:
-                picture = self.source.read(index, self.preprocessing.channels)
+                image = self.source.read(index, self.preprocessing.channels)
             except DataError as error:
                 if not self.skip:
                     return str(error)
                 skipped.append(index)
                 continue
-            tensors.append(self.transform(picture, epoch, index)[None])
+            tensors.append(self.transform(image, epoch, index)[None])
             indices.append(index)
         labels = torch.tensor([self.source.labels[index] for index in indices], dtype=torch.int64)
         return Batch(torch.cat(tensors), labels, torch.tensor(indices, dtype=torch.int64), skipped)
 
 
-def read(pictures: Dataset, batches: Iterable[list[tuple[int, int]]], workers: int) -> Iterator[Batch]:
-    """What `pictures` gives for each list of keys, read ahead by `workers` processes."""
+def read(images: Dataset, batches: Iterable[list[tuple[int, int]]], workers: int) -> Iterator[Batch]:
+    """What `images` gives for each list of keys, read ahead by `workers` processes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as was asked for
         loader = DataLoader(
-            pictures,
+            images,
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -125,7 +125,7 @@ def read(pictures: Dataset, batches: Iterable[list[tuple[int, int]]], workers: i
         if "DataLoader worker" not in str(error):
             raise
         raise SasaError(
-            f"a process that reads pictures ended: {str(error).splitlines()[0]} Out of memory, perhaps: "
+            f"a process that reads images ended: {str(error).splitlines()[0]} Out of memory, perhaps: "
             "try fewer data.workers, or 0"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: pictures of a batch mixed with one another in the training step, and their labels with them."""
+"""Mixup and cutmix: images of a batch mixed with one another in the training step, and their labels with them."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from sasa.errors import ArgumentError
 
 
 class Mixing:
-    """Each picture mixed with the one before it in the batch, which is in random order.
+    """Each image mixed with the one before it in the batch, which is in random order.
 
-    Mixup (Zhang et al. 2018) adds pictures in shares lambda and 1 - lambda; cutmix (Yun et al. 2019) pastes a
+    Mixup (Zhang et al. 2018) adds images in shares lambda and 1 - lambda; cutmix (Yun et al. 2019) pastes a
     rectangle of the other in, of a share of about 1 - lambda. Lambda is drawn once a batch from Beta(alpha, alpha),
     and labels are mixed in the same shares. Done by torchvision's transforms of the same names.
 
@@ -38,11 +38,11 @@ class Mixing:
         kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
         self.transforms: list[Any] = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
-    def __call__(self, pictures: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Mixed pictures and their targets: a function of the arguments; global random numbers stay as they are.
+    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Mixed images and their targets: a function of the arguments; global random numbers stay as they are.
 
         Args:
-            pictures: (B, C, H, W), floating; not changed in place.
+            images: (B, C, H, W), floating; not changed in place.
             labels: (B,), int64, on the same device.
             seed: 0 to 2^63 - 1.
 
@@ -51,10 +51,10 @@ class Mixing:
         """
         targets = self.targets(labels)
         if not self.transforms:
-            return pictures, targets
+            return images, targets
         with seeded_numbers(seed):
             transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
-            return transform(pictures, targets)
+            return transform(images, targets)
 
     def targets(self, labels: Tensor) -> Tensor:
         """(B, K) float32: what `F.cross_entropy` makes of labels (B,) and its label_smoothing."""

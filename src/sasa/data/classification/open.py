@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sasa.data.classification.cifar import LAYOUTS, layout_of, open_cifar
 from sasa.data.classification.digits import Digits
-from sasa.data.classification.folders import ClassFolders, NoPicturesError
+from sasa.data.classification.folders import ClassFolders, NoImagesError
 from sasa.data.classification.idx import holds_idx, open_idx
 from sasa.data.classification.names import printable
 from sasa.data.classification.parquet import ImageParquet
@@ -23,7 +23,7 @@ from sasa.data.classification.splits import (
     split_folder,
     sub_folders,
 )
-from sasa.data.images import is_picture
+from sasa.data.images import is_image
 from sasa.errors import DataError
 
 # (training, held-out or None where the data has no such split)
@@ -36,7 +36,7 @@ LOOKED_FOR = (
 
 
 def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
-    """The training pictures and the held-out pictures of a data set.
+    """The training images and the held-out images of a data set.
 
     Args:
         data: "digits"; or a folder: of class folders, of parquet files as Hugging Face publishes them, of WebDataset's
@@ -116,9 +116,9 @@ def _torchvision_sets(root: Path) -> dict[str, Callable[[], Splits]]:
 
 
 def _has_classes(root: Path) -> bool:
-    """Whether there is a picture in one of the first class folders: archives often lie beside what they held."""
+    """Whether there is an image in one of the first class folders: archives often lie beside what they held."""
     folders = sub_folders(split_folder(root, TRAIN_NAMES) or root)
-    return any(is_picture(path) for folder in folders[:3] for path in islice(folder.iterdir(), 100))
+    return any(is_image(path) for folder in folders[:3] for path in islice(folder.iterdir(), 100))
 
 
 def _open_class_folders(root: Path) -> Splits:
@@ -127,7 +127,7 @@ def _open_class_folders(root: Path) -> Splits:
     train, other = split_folder(root, TRAIN_NAMES), split_folder(root, HELD_OUT_NAMES)
     try:
         source = ClassFolders(train or root)
-    except NoPicturesError as error:
+    except NoImagesError as error:
         if packed := [p for suffix in (".tar.gz", ".tgz", ".zip") for p in files_in(root, suffix)]:
             raise DataError(
                 f"{printable(packed[0])} is compressed: unpack it; shards must be plain .tar files"

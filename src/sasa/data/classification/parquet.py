@@ -13,7 +13,7 @@ from PIL import Image
 from sasa.data.classification.names import printable
 from sasa.data.classification.parquet_rows import RowGroups, opened
 from sasa.data.classification.source import Source, check_labels
-from sasa.data.images import read_picture
+from sasa.data.images import read_image
 from sasa.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "fine_label")
 HELD = 1 << 30  # bytes
-LARGEST = (1 << 31) - 1  # bytes of pictures in a row group: arrow counts them with 32 bits
+LARGEST = (1 << 31) - 1  # bytes of images in a row group: arrow counts them with 32 bits
 
 
 class ImageParquet(Source):
-    """Rows of parquet files: pictures as {bytes, path} or as bytes, labels as integers.
+    """Rows of parquet files: images as {bytes, path} or as bytes, labels as integers.
 
-    Only the labels are read whole. Pictures of up to `held` bytes in all are held in memory, encoded as they are in
+    Only the labels are read whole. Images of up to `held` bytes in all are held in memory, encoded as they are in
     the files; forked workers share them. Of larger sets, row groups are read as they are asked for, and each process
-    keeps the last 512 MiB of them and two more: enough for the window of pictures that training mixes, up to 130 kB
-    a picture, so that an epoch reads a row group once in each worker, or twice where it lies in two windows. In an
-    order without groups each picture may cost the reading of a row group. `groups` are the row groups, or None for
-    pictures in memory.
+    keeps the last 512 MiB of them and two more: enough for the window of images that training mixes, up to 130 kB
+    an image, so that an epoch reads a row group once in each worker, or twice where it lies in two windows. In an
+    order without groups each image may cost the reading of a row group. `groups` are the row groups, or None for
+    images in memory.
 
     Row groups are kept whole. Where each file is a single one of, say, 500 MB, as some writers make it, a process
     needs 1.5 GB, so write such a set again with a smaller `row_group_size`.
 
-    A picture whose bytes are null is read from its path beside the parquet file, never from outside of its folder.
+    An image whose bytes are null is read from its path beside the parquet file, never from outside of its folder.
 
     Args:
-        paths: the files; pictures are ordered as they are in them.
+        paths: the files; images are ordered as they are in them.
         classes: names to number by, where the file has none of its own.
         held: bytes.
 
@@ -69,16 +69,16 @@ class ImageParquet(Source):
                 size += sum(_sizes(path, file, image))
         self._starts = list(accumulate(rows, initial=0))
         if not self.labels:
-            raise DataError(f"{printable(paths[0])} holds no pictures")
+            raise DataError(f"{printable(paths[0])} holds no images")
         if classes is not None and own_classes not in (None, classes):
-            raise DataError(f"{printable(paths[0])} has other classes than the training pictures")
+            raise DataError(f"{printable(paths[0])} has other classes than the training images")
         self.classes = check_labels(printable(paths[0]), self.labels, own_classes or classes)
         self._row_groups = RowGroups([part[:2] for part in self._parts], column, hold=size <= held)
         if size > held:
             self.groups = [group for group, count in enumerate(rows) for _ in range(count)]
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """The picture of row `index`."""
+        """The image of row `index`."""
         group = bisect_right(self._starts, index) - 1
         value = self._row_groups[group][index - self._starts[group]]
         try:
@@ -89,8 +89,8 @@ class ImageParquet(Source):
         if content is None and path is None:
             raise DataError(f"{self.name(index)} has neither bytes nor a path")
         if content is None:
-            return read_picture(self._beside(index, str(path)), channels=channels)
-        return read_picture(content, self.name(index), channels)
+            return read_image(self._beside(index, str(path)), channels=channels)
+        return read_image(content, self.name(index), channels)
 
     def _beside(self, index: int, path: str) -> Path:
         """The file that a row names, if it lies within the parquet file's folder whatever links there are."""
@@ -148,14 +148,14 @@ def _labels(path: Path, file: pq.ParquetFile, label: str) -> list[int]:
 
 
 def _sizes(path: Path, file: pq.ParquetFile, image: str) -> list[int]:
-    """Bytes of the pictures in each row group, unpacked."""
+    """Bytes of the images in each row group, unpacked."""
     metadata, found = file.metadata, []
     for group in range(metadata.num_row_groups):
         columns = (metadata.row_group(group).column(n) for n in range(metadata.num_columns))
         found.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == image))
     if max(found, default=0) > LARGEST:
         raise DataError(
-            f"{printable(path)} has a row group of {max(found)} bytes of pictures; expected {LARGEST} at most: "
+            f"{printable(path)} has a row group of {max(found)} bytes of images; expected {LARGEST} at most: "
             "write it again with a smaller row_group_size"
         )
     return found

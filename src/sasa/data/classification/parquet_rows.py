@@ -39,11 +39,11 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 class RowGroups:
-    """A column of pictures, by row groups: all held in memory, or the last ones that were asked for.
+    """A column of images, by row groups: all held in memory, or the last ones that were asked for.
 
     What is held is shared with forked processes. Else each process keeps its own: up to `kept` bytes and two row
     groups more, those in which a window of the sampler begins and ends. A file is open only while a row group of it
-    is read. Pickled, the pictures are left behind.
+    is read. Pickled, the images are left behind.
     """
 
     def __init__(self, parts: list[Part], column: str, hold: bool, kept: int = KEPT) -> None:

@@ -1,4 +1,4 @@
-"""WebDataset: pictures and labels in tar files, read by their place without unpacking anything."""
+"""WebDataset: images and labels in tar files, read by their place without unpacking anything."""
 
 import json
 import re
@@ -14,10 +14,10 @@ from sasa.data.classification.handles import Handles
 from sasa.data.classification.names import NameTable, printable
 from sasa.data.classification.source import Source, check_labels
 from sasa.data.classification.tar_index import scan
-from sasa.data.images import SUFFIXES, read_picture
+from sasa.data.images import SUFFIXES, read_image
 from sasa.errors import DataError
 
-PICTURES = tuple(suffix[1:] for suffix in SUFFIXES)
+IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json member
 MOST_SHARDS = 100_000  # of a pattern
@@ -28,17 +28,17 @@ MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 class TarShards(Source):
     """Tar files whose members with the same key (`a/0017.jpg`, `a/0017.cls`) make a sample.
 
-    A sample has one picture, and its label as text in .cls, or as "label" or "cls" of the object in .json; other
+    A sample has one image, and its label as text in .cls, or as "label" or "cls" of the object in .json; other
     members are passed over. Opening reads the headers of all files once, about 45,000 a second: a minute for the 2.6
     million of ImageNet, where the disk is as fast. About 20 bytes and the key of each sample are kept; reading a
-    picture then is one read at its place, so any order is possible. `groups` are the files.
+    image then is one read at its place, so any order is possible. `groups` are the files.
 
     Args:
-        paths: the tar files; pictures are ordered as they are in them.
+        paths: the tar files; images are ordered as they are in them.
         classes: names to number by; by default the lines of classes.txt beside the files, or numbers.
 
     Raises:
-        DataError: a file that is damaged, cut off or empty, a sample without picture or label; names both.
+        DataError: a file that is damaged, cut off or empty, a sample without image or label; names both.
     """
 
     def __init__(self, paths: list[Path], classes: list[str] | None = None) -> None:
@@ -57,10 +57,10 @@ class TarShards(Source):
         self.classes = check_labels(printable(paths[0].parent), labels, classes or _class_names(paths[0].parent))
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """The picture of sample `index`."""
+        """The image of sample `index`."""
         shard, offset, size = self._places[index].tolist()
         content = self._handles.read(self.paths[shard], offset, size)
-        return read_picture(content, self.name(index), channels)
+        return read_image(content, self.name(index), channels)
 
     def name(self, index: int) -> str:
         """The tar file and the sample's key."""
@@ -68,24 +68,24 @@ class TarShards(Source):
 
 
 def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int], int]]:
-    """(key, (offset, size) of the picture, label) of each sample of a tar file."""
+    """(key, (offset, size) of the image, label) of each sample of a tar file."""
     for key, members in groupby(_keyed(path), key=lambda keyed: keyed[0]):
         where = f"{printable(path)} sample {printable(key)!r}"
-        picture, label = None, None
+        image, label = None, None
         for _, suffix, member in members:
-            if suffix in PICTURES:
-                if picture:
-                    raise DataError(f"{where} has two pictures, {printable(picture.name)} and {printable(member.name)}")
-                picture = member
+            if suffix in IMAGES:
+                if image:
+                    raise DataError(f"{where} has two images, {printable(image.name)} and {printable(member.name)}")
+                image = member
             elif suffix == "cls" or (suffix == "json" and not isinstance(label, int)):
                 label = _label(where, suffix, member, path, handles)
             elif suffix in PICKLES and label is None:
                 label = f"has its label in a pickle (.{suffix}), which could run code: expected .cls or .json"
-        if picture is None:
-            raise DataError(f"{where} has no picture: expected a member ending in {', '.join(SUFFIXES)}")
+        if image is None:
+            raise DataError(f"{where} has no image: expected a member ending in {', '.join(SUFFIXES)}")
         if not isinstance(label, int):
             raise DataError(f"{where} {label or 'has no label: expected a member ending in .cls or .json'}")
-        yield key, (picture.offset_data, picture.size), label
+        yield key, (image.offset_data, image.size), label
 
 
 def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:

@@ -1,4 +1,4 @@
-"""What a source is: labels at once, pictures one at a time, in any order and from any process."""
+"""What a source is: labels at once, images one at a time, in any order and from any process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ MOST_CLASSES = 1_000_000
 
 
 class Source(ABC):
-    """Pictures with labels. `labels[i]` is an index into `classes`.
+    """Images with labels. `labels[i]` is an index into `classes`.
 
-    `groups[i]`, where it is not None, is the number of the file (or part of a file) that holds picture i: pictures of
+    `groups[i]`, where it is not None, is the number of the file (or part of a file) that holds image i: images of
     the same group are read fastest one after the other. Sources can be pickled and copied into other processes; each
     process opens its own files.
     """
@@ -29,15 +29,15 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Picture `index`, upright, 8 bits, RGB (channels=3) or gray (channels=1)."""
+        """Image `index`, upright, 8 bits, RGB (channels=3) or gray (channels=1)."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What a person would call picture `index`: for messages."""
+        """What a person would call image `index`: for messages."""
 
 
 class Subset(Source):
-    """Some pictures of a source, in the given order."""
+    """Some images of a source, in the given order."""
 
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
         self.source = source
@@ -48,7 +48,7 @@ class Subset(Source):
         self.groups = None if groups is None else [groups[index] for index in self.indices]
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Picture `index` of the subset."""
+        """Image `index` of the subset."""
         return self.source.read(self.indices[index], channels)
 
     def name(self, index: int) -> str:
@@ -57,20 +57,20 @@ class Subset(Source):
 
 
 class Pixels(Source):
-    """Small pictures held in memory as they are, not encoded.
+    """Small images held in memory as they are, not encoded.
 
     Args:
         pixels: N x H x W (gray) or N x H x W x 3 (RGB), uint8.
         labels: N indices into `classes`.
         classes: their names.
-        title: a picture is called "{title} {index}".
+        title: an image is called "{title} {index}".
     """
 
     def __init__(self, pixels: np.ndarray, labels: Sequence[int], classes: list[str], title: str) -> None:
         self._pixels, self.labels, self.classes, self._title = pixels, labels, classes, title
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Picture `index`, H x W."""
+        """Image `index`, H x W."""
         return Image.fromarray(self._pixels[index]).convert("L" if channels == 1 else "RGB")
 
     def name(self, index: int) -> str:
@@ -86,7 +86,7 @@ def check_labels(where: object, labels: Sequence[int], classes: list[str] | None
     """
     smallest, largest = min(labels), max(labels)
     if smallest == -1:
-        raise DataError(f"{where} has pictures with the label -1: they have no label, and cannot be trained or scored")
+        raise DataError(f"{where} has images with the label -1: they have no label, and cannot be trained or scored")
     last = len(classes) - 1 if classes is not None else MOST_CLASSES - 1
     if smallest < 0 or largest > last:
         wrong = smallest if smallest < 0 else largest

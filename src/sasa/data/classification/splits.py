@@ -1,4 +1,4 @@
-"""Training and held-out pictures: by the names that data sets give them, or drawn."""
+"""Training and held-out images: by the names that data sets give them, or drawn."""
 
 import re
 from pathlib import Path
@@ -59,7 +59,7 @@ def _split_word(name: str) -> str | None:
 
 
 def split(source: Source, held_out: float, seed: int) -> tuple[Source, Source]:
-    """Hold out a fraction of the pictures, class by class; the same for the same seed."""
+    """Hold out a fraction of the images, class by class; the same for the same seed."""
     generator = np.random.default_rng(seed)
     labels = np.asarray(source.labels)
     # One stable sort instead of a search for each class, which takes minutes where there are many.
@@ -71,5 +71,5 @@ def split(source: Source, held_out: float, seed: int) -> tuple[Source, Source]:
         other += members[:count].tolist()
         train += members[count:].tolist()
     if not train or not other:
-        raise DataError(f"{len(source)} pictures are too few to hold out a fraction of {held_out}")
+        raise DataError(f"{len(source)} images are too few to hold out a fraction of {held_out}")
     return Subset(source, sorted(train)), Subset(source, sorted(other))

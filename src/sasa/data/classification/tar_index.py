@@ -26,7 +26,7 @@ def scan(path: Path) -> Iterator[tarfile.TarInfo]:
     """
     try:
         if _block(path, 0).startswith(b"\x1f\x8b"):
-            raise DataError(f"{printable(path)} is compressed: pictures are read by their place, from a plain tar file")
+            raise DataError(f"{printable(path)} is compressed: images are read by their place, from a plain tar file")
         with tarfile.open(path, "r:") as tar:
             for member in iter(tar.next, None):
                 _check(path, member)

@@ -1,4 +1,4 @@
-"""From a picture to a tensor: augmentation for training (a function of seed, epoch and index), none for evaluation."""
+"""From an image to a tensor: augmentation for training (a function of seed, epoch and index), none for evaluation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ CROPS = ("resized", "pad", "none")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What every picture goes through, in training and ever after; kept beside the weights.
+    """What every image goes through, in training and ever after; kept beside the weights.
 
     Args:
         image_size: side of the square that the network sees, in pixels.
@@ -38,44 +38,44 @@ class Preprocessing:
         if not 0 < self.crop_fraction <= 1:
             raise ArgumentError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
 
-    def to_tensor(self, picture: Image.Image) -> Tensor:
-        """(channels, height, width), normalised, at the picture's own size."""
+    def to_tensor(self, image: Image.Image) -> Tensor:
+        """(channels, height, width), normalised, at the image's own size."""
         T = _functional()
-        return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), self.mean, self.std)
+        return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
 
-    def evaluation(self, picture: Image.Image) -> Tensor:
+    def evaluation(self, image: Image.Image) -> Tensor:
         """(channels, image_size, image_size): shorter side resized, centre cut out, normalised."""
-        return self.to_tensor(self.square(picture))
+        return self.to_tensor(self.square(image))
 
     @property
     def resized_side(self) -> int:
-        """Pixels of the shorter side of a picture from which `square` cuts the centre."""
+        """Pixels of the shorter side of an image from which `square` cuts the centre."""
         return round(self.image_size / self.crop_fraction)
 
-    def resize(self, picture: Image.Image) -> Image.Image:
-        """The picture with a shorter side of `resized_side`."""
-        if min(picture.size) == self.resized_side:
-            return picture
-        return _functional().resize(picture, [self.resized_side], antialias=True)
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The image with a shorter side of `resized_side`."""
+        if min(image.size) == self.resized_side:
+            return image
+        return _functional().resize(image, [self.resized_side], antialias=True)
 
-    def square(self, picture: Image.Image) -> Image.Image:
-        """What the network is shown of a picture in evaluation."""
-        return _functional().center_crop(self.resize(picture), [self.image_size, self.image_size])
+    def square(self, image: Image.Image) -> Image.Image:
+        """What the network is shown of an image in evaluation."""
+        return _functional().center_crop(self.resize(image), [self.image_size, self.image_size])
 
     def place(self, row: int, column: int, height: int, width: int) -> tuple[float, float]:
-        """Where pixel (row, column) of a height x width picture lies in `square`, as fractions 0 to 1 of its side.
+        """Where pixel (row, column) of a height x width image lies in `square`, as fractions 0 to 1 of its side.
 
         Raises:
-            ArgumentError: outside the picture, or cut off by the centre crop.
+            ArgumentError: outside the image, or cut off by the centre crop.
         """
         if not (0 <= row < height and 0 <= column < width):
-            raise ArgumentError(f"pixel {row},{column} is outside the picture of {height} x {width}")
+            raise ArgumentError(f"pixel {row},{column} is outside the image of {height} x {width}")
         scale = self.resized_side / min(height, width)
         y = 0.5 + ((row + 0.5) - height / 2) * scale / self.image_size
         x = 0.5 + ((column + 0.5) - width / 2) * scale / self.image_size
         if not (0 <= y < 1 and 0 <= x < 1):
             raise ArgumentError(
-                f"pixel {row},{column} of the {height} x {width} picture is not in the square at its centre that the "
+                f"pixel {row},{column} of the {height} x {width} image is not in the square at its centre that the "
                 "network sees"
             )
         return y, x
@@ -83,17 +83,17 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to a picture, in this order.
+    """What training does to an image, in this order.
 
     Args:
-        crop: "resized" (a random part of the picture, `crop_scale` to 1 of its area, resized), "pad" (the picture
+        crop: "resized" (a random part of the image, `crop_scale` to 1 of its area, resized), "pad" (the image
             padded by `crop_padding` black pixels and cut out at random) or "none".
         crop_padding: pixels, for "pad".
-        crop_scale: smallest part of the picture's area, above 0 up to 1, for "resized".
-        flip: left and right swapped for every other picture.
+        crop_scale: smallest part of the image's area, above 0 up to 1, for "resized".
+        flip: left and right swapped for every other image.
         auto_augment: "" or a policy by timm's name, such as "rand-m9-mstd0.5-inc1", "original", "3a" (without the
             colour jitter that timm's own scripts add to it) or "augmix-m3". Needs timm, whose import takes seconds.
-        erasing: share, 0 to 1, of the pictures from which a rectangle of 2 to 33 % of the area is erased. It is set
+        erasing: share, 0 to 1, of the images from which a rectangle of 2 to 33 % of the area is erased. It is set
             to 0 after normalisation, which is the mean colour.
 
     Raises:
@@ -120,7 +120,7 @@ class Augmentation:
             check_policy(self.auto_augment)
 
     def pipeline(self, preprocessing: Preprocessing) -> "Pipeline":
-        """The steps from a picture to the network's input, for `seeded`."""
+        """The steps from an image to the network's input, for `seeded`."""
         from torchvision.transforms import v2
 
         steps = self._crop(preprocessing)
@@ -144,7 +144,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps from a picture to a tensor.
+    """Steps from an image to a tensor.
 
     Args:
         steps: called one after the other; they draw from torch's global numbers of the CPU.
@@ -154,21 +154,21 @@ class Pipeline:
     steps: list[Any]
     python_and_numpy: bool = False
 
-    def __call__(self, picture: Any) -> Tensor:
+    def __call__(self, image: Any) -> Tensor:
         """(channels, image_size, image_size), with whatever the global random numbers are."""
         for step in self.steps:
-            picture = step(picture)
-        return picture
+            image = step(image)
+        return image
 
 
-def seeded(pipeline: Pipeline, picture: Image.Image, seed: int, epoch: int, index: int) -> Tensor:
+def seeded(pipeline: Pipeline, image: Image.Image, seed: int, epoch: int, index: int) -> Tensor:
     """The pipeline's result as a pure function of (seed, epoch, index): other random numbers stay untouched."""
     with seeded_numbers(mix(seed, epoch, index), pipeline.python_and_numpy):
-        return pipeline(picture)
+        return pipeline(image)
 
 
 def _functional() -> Any:
-    """torchvision's functions of pictures and tensors; their annotations name tensors only."""
+    """torchvision's functions of images and tensors; their annotations name tensors only."""
     from torchvision.transforms.v2 import functional
 
     return functional

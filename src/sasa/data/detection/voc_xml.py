@@ -1,4 +1,4 @@
-"""One XML file of Pascal VOC: the size of a picture and what was drawn in it."""
+"""One XML file of Pascal VOC: the size of an image and what was drawn in it."""
 
 import math
 

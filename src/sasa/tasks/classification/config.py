@@ -16,20 +16,20 @@ class DataConfig:
         source: "digits"; a folder of class folders, of parquet files, of WebDataset shards, or as torchvision lays
             out CIFAR and MNIST; a parquet file.
         held_out: the fraction held out where the data has no split of its own.
-        limit: train on the first so many pictures of a seeded order, 0 for all.
+        limit: train on the first so many images of a seeded order, 0 for all.
         image_size: side of the square that the network sees, in pixels.
         channels: 3 (RGB) or 1 (gray).
         mean, std: of each channel, pixels being 0 to 1.
         crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction, and cuts the centre out.
         crop: "resized", "pad" or "none" (see `Augmentation`).
         crop_padding: pixels, for crop "pad".
-        crop_scale: smallest part of the picture's area, for crop "resized".
+        crop_scale: smallest part of the image's area, for crop "resized".
         flip: whether training swaps left and right at random.
         auto_augment: "" for none, or a policy by timm's name such as "rand-m9-mstd0.5-inc1" (RandAugment).
-        erasing: share of the training pictures from which a rectangle is erased.
-        in_memory: decode all pictures once and augment them in batches on the device.
-        on_bad_image: what to do with a picture that cannot be read: "error", or "skip" (left out, counted, listed).
-        workers: processes that read pictures; 0 reads them in the training process.
+        erasing: share of the training images from which a rectangle is erased.
+        in_memory: decode all images once and augment them in batches on the device.
+        on_bad_image: what to do with an image that cannot be read: "error", or "skip" (left out, counted, listed).
+        workers: processes that read images; 0 reads them in the training process.
     """
 
     source: str = "digits"
@@ -65,7 +65,7 @@ class ClassificationRecipe(RecipeConfig):
 
     Args:
         label_smoothing: share of the target spread over all classes.
-        mixup, cutmix: parameter of the beta distribution that mixes pairs of pictures, 0 for none.
+        mixup, cutmix: parameter of the beta distribution that mixes pairs of images, 0 for none.
     """
 
     label_smoothing: float = 0.1
@@ -95,7 +95,7 @@ class TrainConfig(Config):
 def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> TrainConfig:
     """The config of a file or recipe with changes applied in order.
 
-    Without either, or with the data "digits" alone, it is the recipe for the digits; pictures of one's own start
+    Without either, or with the data "digits" alone, it is the recipe for the digits; images of one's own start
     from the defaults of the classes above.
     """
     data = dict(changes).get("data.source", "digits")

@@ -1,4 +1,4 @@
-"""`sasa eval`: a trained network on held-out pictures."""
+"""`sasa eval`: a trained network on held-out images."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -22,10 +22,10 @@ class Scored:
     """A network's score with the names that belong to it.
 
     Args:
-        score: over all pictures that could be read.
+        score: over all images that could be read.
         labels: names of the classes.
-        skipped: names of the pictures that could not be read.
-        seconds: reading the pictures included.
+        skipped: names of the images that could not be read.
+        seconds: reading the images included.
     """
 
     score: Score
@@ -59,10 +59,15 @@ class Scored:
             **self.summary(),
             "skipped": self.skipped,
             "labels": self.labels,
-            "classes": [asdict(row) for row in self.classes()],
-            "most_confused": [asdict(pair) for pair in self.confused()],
+            "classes": [_recorded(row) for row in self.classes()],
+            "most_confused": [_recorded(pair) for pair in self.confused()],
             "confusion": self.score.confusion.tolist(),
         }
+
+
+def _recorded(row: ClassScore | Confusion) -> dict[str, Any]:
+    """The row as JSON holds it, where the number of images has always been called "pictures"."""
+    return {"pictures" if name == "images" else name: value for name, value in asdict(row).items()}
 
 
 def score_network(
@@ -79,13 +84,13 @@ def score_network(
         predictor: the network.
         name: the directory that it came from, or hf:OWNER/NAME.
         data: as `open_splits` takes it; by default that of the run.
-        batch_size: pictures that go through the network together.
-        workers: processes that read pictures; by default as many as the run had, or none.
+        batch_size: images that go through the network together.
+        workers: processes that read images; by default as many as the run had, or none.
         on_bad_image: "error" or "skip".
 
     Raises:
         SasaError: no data named, and the directory is no run.
-        DataError: the data has other classes than the network; a picture, or with "skip" every one, cannot be read.
+        DataError: the data has other classes than the network; an image, or with "skip" every one, cannot be read.
     """
     config = _config_of(locate(name))
     if data is None and config is None:
@@ -102,7 +107,7 @@ def score_network(
     batches = evaluation_loader(source, predictor.preprocessing, batch_size, workers, on_bad_image)
     score = evaluate(predictor.network, batches, len(predictor.labels), predictor.device)
     if not score.count:
-        raise DataError(f"none of the {len(source)} held-out pictures can be read")
+        raise DataError(f"none of the {len(source)} held-out images can be read")
     skipped = [source.name(index) for index in score.skipped]
     return Scored(score, predictor.labels, skipped, time.monotonic() - began)
 
@@ -113,6 +118,6 @@ def _config_of(directory: Path) -> TrainConfig | None:
 
 
 def _held_out(data: str | None, config: TrainConfig | None) -> Source:
-    """Drawn as the run drew it, so that no picture that it learned from is among them."""
+    """Drawn as the run drew it, so that no image that it learned from is among them."""
     config = config or TrainConfig()
     return open_splits(data or config.data.source, config.data.held_out, config.run.seed)[1]

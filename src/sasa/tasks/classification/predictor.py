@@ -1,4 +1,4 @@
-"""A trained network with what belongs to it: class names and preprocessing. Predicts pictures and shows attention."""
+"""A trained network with what belongs to it: class names and preprocessing. Predicts images and shows attention."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from PIL import Image
 
 from sasa.data.classification.transforms import Preprocessing
 from sasa.data.detection.transforms import DetectionPreprocessing
-from sasa.data.images import read_picture
+from sasa.data.images import read_image
 from sasa.draw.attention import LayerView, draw_attention, draw_layers
 from sasa.draw.attention_maps import (
     LayerInfo,
@@ -29,12 +29,12 @@ from sasa.models import ResNet
 from sasa.models.create import load_pretrained
 from sasa.models.hub import locate, on_hub
 
-BATCH = 32  # pictures that go through the network together
+BATCH = 32  # images that go through the network together
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one picture: class names and their softmax, best first."""
+    """What the network says of one image: class names and their softmax, best first."""
 
     name: str
     labels: list[str]
@@ -64,42 +64,42 @@ class Predictor:
         network, labels, preprocessing = load_trained(name, ResNet, other, preprocessing_from)
         return cls(network.to(place), labels, preprocessing)
 
-    def predict(self, pictures: Iterable[tuple[str, Image.Image]], top: int = 5) -> list[Prediction]:
-        """The `top` best classes of each (name, picture)."""
-        return [prediction for prediction, _ in self.stream(pictures, top)]
+    def predict(self, images: Iterable[tuple[str, Image.Image]], top: int = 5) -> list[Prediction]:
+        """The `top` best classes of each (name, image)."""
+        return [prediction for prediction, _ in self.stream(images, top)]
 
     def stream(
         self,
-        pictures: Iterable[tuple[str, Image.Image]],
+        images: Iterable[tuple[str, Image.Image]],
         top: int = 5,
-        keep: Callable[[Image.Image], Any] = lambda picture: None,
+        keep: Callable[[Image.Image], Any] = lambda image: None,
     ) -> Iterator[tuple[Prediction, Any]]:
-        """The `top` best classes of each (name, picture), in batches, as they come: no more than one is held whole.
+        """The `top` best classes of each (name, image), in batches, as they come: no more than one is held whole.
 
         Args:
-            pictures: read one by one, when their turn comes.
+            images: read one by one, when their turn comes.
             top: classes of each.
-            keep: what to keep of a picture until it is handed back beside its prediction, such as a small copy.
+            keep: what to keep of an image until it is handed back beside its prediction, such as a small copy.
         """
-        ready = ((name, self.preprocessing.evaluation(picture), keep(picture)) for name, picture in pictures)
+        ready = ((name, self.preprocessing.evaluation(image), keep(image)) for name, image in images)
         while batch := list(islice(ready, BATCH)):
             names, tensors, kept = zip(*batch, strict=True)
             yield from zip(self._answers(names, torch.stack(tensors), top), kept, strict=True)
 
     @torch.no_grad()
-    def _answers(self, names: Sequence[str], pictures_BCHW: torch.Tensor, top: int) -> list[Prediction]:
-        logits = self.network(pictures_BCHW.to(self.device)).float()
+    def _answers(self, names: Sequence[str], images_BCHW: torch.Tensor, top: int) -> list[Prediction]:
+        logits = self.network(images_BCHW.to(self.device)).float()
         shares, places = logits.softmax(1).topk(min(top, len(self.labels)))
         rows = zip(names, places.tolist(), shares.tolist(), strict=True)
         return [Prediction(name, [self.labels[place] for place in best], values) for name, best, values in rows]
 
     def read(self, path: Path) -> Image.Image:
-        """A picture file in the network's channels."""
-        return read_picture(path, channels=self.preprocessing.channels)
+        """An image file in the network's channels."""
+        return read_image(path, channels=self.preprocessing.channels)
 
     def draw_attention(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         path: Path,
         layer: str | None = None,
         pixels: list[tuple[int, int]] | None = None,
@@ -108,16 +108,16 @@ class Predictor:
         """Draw what the heads of one layer look at; the layer's name.
 
         Args:
-            picture: of any size.
+            image: of any size.
             path: the PNG to write.
             layer: a name, see `choose_layer`.
-            pixels: (row, column) of the picture; by default the three liveliest places.
+            pixels: (row, column) of the image; by default the three liveliest places.
             heads: which, counted from 1; by default all.
         """
         name = choose_layer(self.network, layer)
         check_heads(heads, name, attention_layers(self.network)[name].num_heads)
-        tensor = self.preprocessing.evaluation(picture)
-        places = [self._place(picture, pixel) for pixel in pixels or []]
+        tensor = self.preprocessing.evaluation(image)
+        places = [self._place(image, pixel) for pixel in pixels or []]
         weights = layer_weights(self.network, tensor.to(self.device), name).cpu()
         kernel_size, height, width = weights.shape[2:]
         if places:
@@ -127,12 +127,12 @@ class Predictor:
         title = f"{name}: attention of {len(heads) or len(weights)} heads over a {height} x {width} map"
         if len(heads) == 1 or len(weights) == 1:
             title = title.replace("heads", "head")
-        draw_attention(self.preprocessing.square(picture), weights, on_map, path, title, heads)
+        draw_attention(self.preprocessing.square(image), weights, on_map, path, title, heads)
         return name
 
     def draw_layers(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         path: Path,
         layers: Sequence[str] = (),
         pixel: tuple[int, int] | None = None,
@@ -141,34 +141,34 @@ class Predictor:
         """Draw what many layers look at from one pixel, a row for each; their names.
 
         Args:
-            picture: of any size.
+            image: of any size.
             path: the PNG to write.
             layers: names, see `choose_layer`; by default all.
-            pixel: (row, column) of the picture; by default the liveliest place.
+            pixel: (row, column) of the image; by default the liveliest place.
             heads: which, counted from 1; by default the mean over all.
         """
         known = attention_layers(self.network)
         names = [choose_layer(self.network, layer) for layer in layers or list(known) or [None]]
         for name in names:
             check_heads(heads, name, known[name].num_heads)
-        tensor = self.preprocessing.evaluation(picture).to(self.device)
-        place = self._place(picture, pixel) if pixel else self._liveliest(tensor)
+        tensor = self.preprocessing.evaluation(image).to(self.device)
+        place = self._place(image, pixel) if pixel else self._liveliest(tensor)
         views = []
         for name, (weights, on_map, size) in layer_windows(self.network, tensor, names, place).items():
             mean = [("mean of heads" if len(weights) > 1 else "head 1", weights.mean(0).cpu())]
             windows = [(f"head {head}", weights[head - 1].cpu()) for head in heads] or mean
             views.append(LayerView(name.removesuffix(".spatial"), windows, on_map, size))
-        draw_layers(self.preprocessing.square(picture), views, path, "attention from one pixel, layer by layer")
+        draw_layers(self.preprocessing.square(image), views, path, "attention from one pixel, layer by layer")
         return names
 
     def layers(self) -> list[LayerInfo]:
-        """The attention layers, with the sizes that their maps have for the pictures of this network."""
+        """The attention layers, with the sizes that their maps have for the images of this network."""
         size = self.preprocessing.image_size
         blank = torch.zeros(self.preprocessing.channels, size, size, device=self.device)
         return describe_layers(self.network, blank)
 
-    def _place(self, picture: Image.Image, pixel: tuple[int, int]) -> tuple[float, float]:
-        return self.preprocessing.place(*pixel, picture.height, picture.width)
+    def _place(self, image: Image.Image, pixel: tuple[int, int]) -> tuple[float, float]:
+        return self.preprocessing.place(*pixel, image.height, image.width)
 
     def _liveliest(self, tensor: torch.Tensor) -> tuple[float, float]:
         """Down and across, 0 to 1: the middle of the liveliest of some hundred parts."""

@@ -1,4 +1,4 @@
-"""Accuracy and loss of a network over held-out pictures."""
+"""Accuracy and loss of a network over held-out images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ from sasa.data.classification.batch import Batch
 
 @dataclass(frozen=True)
 class Score:
-    """What a network makes of held-out pictures.
+    """What a network makes of held-out images.
 
     Args:
         loss: mean cross-entropy.
-        top1, top5: share of pictures whose class is the first answer, or among the first five.
-        count: pictures.
+        top1, top5: share of images whose class is the first answer, or among the first five.
+        count: images.
         confusion: (classes, classes), int64, on the CPU: how often class `row` was given the answer `column`.
-        skipped: places in the source of pictures that could not be read.
+        skipped: places in the source of images that could not be read.
     """
 
     loss: float
@@ -53,22 +53,22 @@ def evaluate(
 
     Args:
         model: (B, channels, H, W) -> (B, num_classes).
-        batches: of held-out pictures; with many processes the part of this one.
+        batches: of held-out images; with many processes the part of this one.
         num_classes: what the model tells apart.
         device: where the model is.
-        channels_last: the pictures' layout.
+        channels_last: the images' layout.
         sum_over_processes: the sum of a tensor over all processes, where there are many.
     """
     training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)  # loss, right first answers, right ones among five, pictures
+    sums = torch.zeros(4, dtype=torch.float64)  # loss, right first answers, right ones among five, images
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64)
     skipped: list[int] = []
     for batch in batches:
         skipped += batch.skipped
         if len(batch):
             batch = batch.to(device, channels_last)
-            sums += _sums(model(batch.pictures).float(), batch.labels, confusion)
+            sums += _sums(model(batch.images).float(), batch.labels, confusion)
     model.train(training)
     if sum_over_processes:
         sums, confusion = sum_over_processes(sums), sum_over_processes(confusion)
@@ -78,7 +78,7 @@ def evaluate(
 
 
 def _sums(logits: Tensor, labels: Tensor, confusion: Tensor) -> Any:
-    """[loss, right, right among five, pictures] of a batch, on the CPU; counts it in the flat `confusion`."""
+    """[loss, right, right among five, images] of a batch, on the CPU; counts it in the flat `confusion`."""
     answers = logits.topk(min(5, logits.shape[1])).indices
     right = answers == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")

@@ -1,4 +1,4 @@
-"""The task of classification: labelled pictures, cross-entropy, accuracy."""
+"""The task of classification: labelled images, cross-entropy, accuracy."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sasa.data.classification import Source, Subset, open_splits
 from sasa.data.classification.batch import Batch, check_on_bad_image
-from sasa.data.classification.in_memory import InMemoryPictures
+from sasa.data.classification.in_memory import InMemoryImages
 from sasa.data.classification.loader import evaluation_loader, shares, training_loader
 from sasa.data.classification.mixing import Mixing
 from sasa.data.classification.transforms import Augmentation
@@ -26,7 +26,7 @@ from sasa.tasks.classification.predictor import Predictor, preprocessing_to
 from sasa.tasks.classification.score import Score, evaluate
 from sasa.training.task import order_of
 
-SHOWN = 32  # pictures in the grid of predictions
+SHOWN = 32  # images in the grid of predictions
 
 
 class Classification:
@@ -35,15 +35,15 @@ class Classification:
     Args:
         config: of the run.
         fabric: Lightning Fabric, launched.
-        pictures: to train on and to score, in place of the config's own.
+        images: to train on and to score, in place of the config's own.
 
     Raises:
         DataError, ArgumentError: what is wrong with the data or the network's options.
     """
 
-    def __init__(self, config: TrainConfig, fabric: Any, pictures: tuple[Source, Source] | None = None) -> None:
+    def __init__(self, config: TrainConfig, fabric: Any, images: tuple[Source, Source] | None = None) -> None:
         self.config, self.fabric = config, fabric
-        self.train, self.held_out = pictures or open_training_data(config)
+        self.train, self.held_out = images or open_training_data(config)
         self.network = make_network(config, len(self.train.classes))
         recipe = config.recipe
         self.mixing = (
@@ -54,7 +54,7 @@ class Classification:
         order = self._order(0)
         self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
         self.skipped: set[str] = set()
-        self._memory: dict[int, InMemoryPictures] = {}
+        self._memory: dict[int, InMemoryImages] = {}
         check_on_bad_image(config.data.on_bad_image)
         augmentation = config.data.augmentation()  # now, so that a mistake in it is told before anything is written
         if config.data.in_memory:
@@ -73,11 +73,11 @@ class Classification:
             self.train, data.preprocessing(), augmentation, seed, order, data.workers, data.on_bad_image
         )
 
-    def _in_memory(self, source: Source, augmentation: Augmentation | None) -> InMemoryPictures:
-        """The pictures of a source, decoded once and kept for all epochs."""
+    def _in_memory(self, source: Source, augmentation: Augmentation | None) -> InMemoryImages:
+        """The images of a source, decoded once and kept for all epochs."""
         if id(source) not in self._memory:
             data, run = self.config.data, self.config.run
-            self._memory[id(source)] = InMemoryPictures(
+            self._memory[id(source)] = InMemoryImages(
                 source, data.preprocessing(), augmentation, run.seed, self.fabric.device, data.on_bad_image
             )
         return self._memory[id(source)]
@@ -89,25 +89,25 @@ class Classification:
             return self._nothing(model), {"top1": 0}
         batch = batch.to(self.fabric.device, self.config.run.channels_last)
         if self.mixing:
-            pictures, targets = self.mixing(batch.pictures, batch.labels, seed)
-            logits = model(pictures).float()
+            images, targets = self.mixing(batch.images, batch.labels, seed)
+            logits = model(images).float()
             loss = F.cross_entropy(logits, targets)
         else:
-            logits = model(batch.pictures).float()
+            logits = model(batch.images).float()
             loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.recipe.label_smoothing)
         return loss, {"top1": (logits.argmax(1) == batch.labels).sum().item()}
 
     def _nothing(self, model: nn.Module) -> Tensor:
-        """A loss without gradient, for a part whose pictures could all not be read: other processes wait for us."""
+        """A loss without gradient, for a part whose images could all not be read: other processes wait for us."""
         data = self.config.data
         return 0 * model(torch.zeros(2, data.channels, data.image_size, data.image_size).to(self.fabric.device)).sum()
 
     def names(self, batch: Batch) -> list[str]:
-        """What a person would call the pictures of a batch."""
+        """What a person would call the images of a batch."""
         return [self.train.name(index) for index in batch.indices.tolist()]
 
     def score(self, model: nn.Module) -> Score:
-        """The network on the held-out pictures, each once over all processes."""
+        """The network on the held-out images, each once over all processes."""
         fabric = self.fabric
         score = evaluate(
             model,
@@ -119,7 +119,7 @@ class Classification:
         )
         self.skipped.update(self.held_out.name(index) for index in score.skipped)
         if not score.count:
-            raise SasaError("none of the held-out pictures could be read")
+            raise SasaError("none of the held-out images could be read")
         return score
 
     def _held_out_batches(self) -> Iterator[Batch]:
@@ -161,7 +161,7 @@ class Classification:
         }
 
     def draw(self, score: Score, rows: list[dict[str, Any]], folder: Path) -> None:
-        """Curves, the confusion matrix, a grid of held-out pictures with predictions, and attention over one."""
+        """Curves, the confusion matrix, a grid of held-out images with predictions, and attention over one."""
         draw_curves(rows, folder / "curves.png")
         draw_confusion(score.confusion, self.train.classes, folder / "confusion.png")
         predictor = Predictor(self.network, self.train.classes, self.config.data.preprocessing())
@@ -171,22 +171,22 @@ class Classification:
 
 
 def draw_held_out(predictor: Predictor, source: Source, shown: list[int], folder: Path) -> None:
-    """predictions.png of some pictures of a source, and attention.png of the first."""
-    pictures = [source.read(index, predictor.preprocessing.channels) for index in shown]
-    predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, pictures, strict=True)], top=1)
+    """predictions.png of some images of a source, and attention.png of the first."""
+    images = [source.read(index, predictor.preprocessing.channels) for index in shown]
+    predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, images, strict=True)], top=1)
     draw_predictions(
-        [predictor.preprocessing.square(picture) for picture in pictures],
+        [predictor.preprocessing.square(image) for image in images],
         [prediction.labels[0] for prediction in predictions],
         [prediction.shares[0] for prediction in predictions],
         [source.classes[source.labels[index]] for index in shown],
         folder / "predictions.png",
     )
     if attention_layers(predictor.network):
-        predictor.draw_attention(pictures[0], folder / "attention.png")
+        predictor.draw_attention(images[0], folder / "attention.png")
 
 
 def open_training_data(config: TrainConfig) -> tuple[Source, Source]:
-    """Training and held-out pictures; with data.limit, the first so many of a seeded order."""
+    """Training and held-out images; with data.limit, the first so many of a seeded order."""
     data, seed = config.data, config.run.seed
     train, held_out = open_splits(data.source, data.held_out, seed)
     if data.limit and data.limit < len(train):

@@ -15,14 +15,14 @@ class DetectionData:
     Args:
         source: a folder with COCO's or Roboflow's JSON or Pascal VOC's XML, or a JSON file of COCO's.
         held_out: the fraction held out where the data has no validation split of its own.
-        image_size: pixels into whose square a picture is fitted: its longer side.
+        image_size: pixels into whose square an image is fitted: its longer side.
         mean, std: of each channel, pixels being 0 to 1.
-        jitter_min, jitter_max: training fits a picture into image_size times a factor between these, and cuts a part
+        jitter_min, jitter_max: training fits an image into image_size times a factor between these, and cuts a part
             of at most image_size x image_size out of it.
-        flip, vertical_flip: whether training mirrors pictures at random.
+        flip, vertical_flip: whether training mirrors images at random.
         colour: how much training changes brightness, contrast and saturation, 0 to 1.
-        on_bad_image: what to do with a picture that cannot be read: "error", or "skip" (left out, counted, listed).
-        workers: processes that read pictures; 0 reads them in the training process.
+        on_bad_image: what to do with an image that cannot be read: "error", or "skip" (left out, counted, listed).
+        workers: processes that read images; 0 reads them in the training process.
     """
 
     source: str = "coco"

@@ -1,4 +1,4 @@
-"""`sasa detect eval`: a trained detector on the pictures of a split."""
+"""`sasa detect eval`: a trained detector on the images of a split."""
 
 import time
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class DetectionScored:
     """A detector's score.
 
     Args:
-        score: over all pictures that could be read.
+        score: over all images that could be read.
         results: what was found, as COCO has results.
-        skipped: names of the pictures that could not be read: what is in them counts as not found.
+        skipped: names of the images that could not be read: what is in them counts as not found.
         problems: what is wrong with the annotations, a sentence each.
-        seconds: reading the pictures included.
+        seconds: reading the images included.
     """
 
     score: AveragePrecision
@@ -68,13 +68,13 @@ def score_detector(
         name: the directory that it came from, or hf:OWNER/NAME.
         data: as `open_detection_split` takes it; by default that of the run.
         split: "train", "val" or "test".
-        batch_size: pictures that go through the network together.
-        workers: processes that read pictures; by default as many as the run had, or none.
+        batch_size: images that go through the network together.
+        workers: processes that read images; by default as many as the run had, or none.
         on_bad_image: "error" or "skip".
 
     Raises:
         SasaError: no data named, and the directory is no run.
-        DataError: the data has other classes than the network; a picture, or with "skip" every one, cannot be read.
+        DataError: the data has other classes than the network; an image, or with "skip" every one, cannot be read.
     """
     path = locate(name) / "config.yaml"
     config = DetectionConfig.read(str(path)) if path.is_file() else None
@@ -90,7 +90,7 @@ def score_detector(
     batches = evaluation_batches(source, detector.preprocessing, batch_size, workers, on_bad_image)
     results, skipped = find_all(detector.network, batches, source, detector.device, detector.network.config)
     if len(skipped) == len(source):
-        raise DataError(f"none of the {len(source)} pictures can be read")
+        raise DataError(f"none of the {len(source)} images can be read")
     names = [source.name(index) for index in skipped]
     problems = [str(problem) for problem in source.problems]
     score = average_precision(source.coco(), results)

@@ -1,4 +1,4 @@
-"""A trained detector with what belongs to it: class names and preprocessing. Finds boxes in pictures."""
+"""A trained detector with what belongs to it: class names and preprocessing. Finds boxes in images."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from sasa.models.boxes import SCORED, Boxes, Selection, select
 from sasa.models.retinanet_config import RetinaNetConfig
 from sasa.tasks.classification.predictor import choose_device, load_trained
 
-BATCH = 8  # pictures that go through the network together
+BATCH = 8  # images that go through the network together
 
 
 @dataclass(frozen=True)
 class Detected:
-    """The boxes found in one picture, best first, in its own pixels."""
+    """The boxes found in one image, best first, in its own pixels."""
 
     name: str
     boxes: list[tuple[float, float, float, float]]
@@ -62,13 +62,13 @@ class Detector:
         network, labels, preprocessing = load_trained(name, RetinaNet, other, preprocessing_from)
         return cls(network.to(place), labels, preprocessing)
 
-    def detect(self, pictures: Iterable[tuple[str, Image.Image]], selection: Selection) -> Iterator[Detected]:
-        """Boxes of named RGB pictures of any sizes; pictures of similar shape are best given one after the other."""
-        stream = iter(pictures)
+    def detect(self, images: Iterable[tuple[str, Image.Image]], selection: Selection) -> Iterator[Detected]:
+        """Boxes of named RGB images of any sizes; images of similar shape are best given one after the other."""
+        stream = iter(images)
         while named := list(islice(stream, BATCH)):
-            tensors = [self.preprocessing.evaluation(picture) for _, picture in named]
+            tensors = [self.preprocessing.evaluation(image) for _, image in named]
             sizes = [(t.shape[1], t.shape[2]) for t in tensors]
-            originals = [(picture.height, picture.width) for _, picture in named]
+            originals = [(image.height, image.width) for _, image in named]
             found = find(
                 self.network, pad_batch(tensors).to(self.device), sizes, originals, self.network.config, selection
             )
@@ -84,25 +84,25 @@ class Detector:
 @torch.no_grad()
 def find(
     model: nn.Module,
-    pictures: Tensor,
+    images: Tensor,
     sizes: list[tuple[int, int]],
     originals: list[tuple[int, int]],
     config: RetinaNetConfig,
     selection: Selection = SCORED,
 ) -> list[Boxes]:
-    """Boxes in the pixels of the original pictures, on the CPU.
+    """Boxes in the pixels of the original images, on the CPU.
 
     Args:
         model: (B, 3, H, W) -> `Outputs`, in eval mode.
-        pictures: (B, 3, H, W), padded.
-        sizes: (height, width) of each picture inside its padding.
-        originals: (height, width) of each picture as it was.
+        images: (B, 3, H, W), padded.
+        sizes: (height, width) of each image inside its padding.
+        originals: (height, width) of each image as it was.
         config: of the detector.
         selection: what is kept.
     """
     result = []
     for boxes, (h, w), (height, width) in zip(
-        select(config, model(pictures), sizes, selection), sizes, originals, strict=True
+        select(config, model(images), sizes, selection), sizes, originals, strict=True
     ):
         scale = torch.tensor([width / w, height / h] * 2)
         result.append(Boxes(boxes.boxes.cpu() * scale, boxes.labels.cpu(), boxes.scores.cpu()))
@@ -117,7 +117,7 @@ def find_all(
     config: RetinaNetConfig,
     channels_last: bool = False,
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """COCO's results for the pictures of a source, and the places of those that could not be read.
+    """COCO's results for the images of a source, and the places of those that could not be read.
 
     The model is put into eval mode and back.
     """
@@ -128,7 +128,7 @@ def find_all(
         skipped += batch.skipped
         if len(batch):
             batch = batch.to(device, channels_last)
-            found = find(model, batch.pictures, batch.sizes, batch.originals, config)
+            found = find(model, batch.images, batch.sizes, batch.originals, config)
             for index, boxes in zip(batch.indices.tolist(), found, strict=True):
                 results += coco_results(boxes, source.image_id(index), source.category_ids)
     model.train(training)
@@ -136,7 +136,7 @@ def find_all(
 
 
 def coco_results(found: Boxes, image_id: int | str, category_ids: list[int]) -> list[dict[str, Any]]:
-    """The boxes of a picture as COCO has results: bbox is (x, y, width, height)."""
+    """The boxes of an image as COCO has results: bbox is (x, y, width, height)."""
     return [
         {"image_id": image_id, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
         for (x1, y1, x2, y2), label, score in zip(

@@ -1,4 +1,4 @@
-"""The task of detection: pictures with boxes, focal loss and box loss, mean average precision."""
+"""The task of detection: images with boxes, focal loss and box loss, mean average precision."""
 
 import sys
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from sasa.training.processes import gathered
 from sasa.training.run_directory import RunFolder
 from sasa.training.task import order_of
 
-SHOWN = 8  # pictures in the grid of what was found
+SHOWN = 8  # images in the grid of what was found
 TOLD = 5  # problems in the annotations that are printed; all of them are in problems.txt
 SURE = Selection(score=0.3)  # boxes that are drawn
 
@@ -40,20 +40,20 @@ class Detection:
     Args:
         config: of the run.
         fabric: Lightning Fabric, launched.
-        pictures: to train on and to score, in place of the config's own.
+        images: to train on and to score, in place of the config's own.
 
     Raises:
         DataError, ArgumentError: what is wrong with the data or the network's options.
     """
 
     def __init__(
-        self, config: DetectionConfig, fabric: Any, pictures: tuple[DetectionSource, DetectionSource] | None = None
+        self, config: DetectionConfig, fabric: Any, images: tuple[DetectionSource, DetectionSource] | None = None
     ) -> None:
         self.config, self.fabric, data = config, fabric, config.data
         check_on_bad_image(data.on_bad_image)
         data.preprocessing()  # these two now, so that a mistake in them is told before anything is written
         data.augmentation()
-        self.train, self.held_out = pictures or open_detection_splits(data.source, data.held_out, config.run.seed)
+        self.train, self.held_out = images or open_detection_splits(data.source, data.held_out, config.run.seed)
         check_boxes(config.data.source, self.train, "training")
         check_boxes(config.data.source, self.held_out, "held-out")
         self.network = make_detector(config, len(self.train.classes))
@@ -87,22 +87,22 @@ class Detection:
         boxes = [targets.boxes[~targets.crowd] for targets in batch.targets]
         labels = [targets.labels[~targets.crowd] for targets in batch.targets]
         crowds = [targets.boxes[targets.crowd] for targets in batch.targets]
-        parts = losses(self.network.config, model(batch.pictures), boxes, labels, crowds)
+        parts = losses(self.network.config, model(batch.images), boxes, labels, crowds)
         sums = {name: value.item() * len(batch) for name, value in parts._asdict().items()}
         return parts.classification + self.config.recipe.box_weight * parts.box, sums
 
     def _nothing(self, model: nn.Module) -> Tensor:
-        """A loss without gradient, for a part whose pictures could all not be read: other processes wait for us."""
+        """A loss without gradient, for a part whose images could all not be read: other processes wait for us."""
         side = self.config.data.image_size
         outputs = model(torch.zeros(2, 3, side, side).to(self.fabric.device))
         return 0 * (outputs.logits.sum() + outputs.deltas.sum())
 
     def names(self, batch: DetectionBatch) -> list[str]:
-        """What a person would call the pictures of a batch."""
+        """What a person would call the images of a batch."""
         return [self.train.name(index) for index in batch.indices.tolist()]
 
     def score(self, model: nn.Module) -> AveragePrecision:
-        """Mean average precision on the held-out pictures, each seen once over all processes."""
+        """Mean average precision on the held-out images, each seen once over all processes."""
         data, fabric, recipe = self.config.data, self.fabric, self.config.recipe
         batches = evaluation_batches(
             self.held_out,
@@ -119,7 +119,7 @@ class Detection:
         self.skipped.update(self.held_out.name(index) for index in skipped)
         if sum(gathered(fabric, len(skipped))) == len(self.held_out):
             raise DataError(
-                f"none of the {len(self.held_out)} held-out pictures can be read: {self.held_out.name(0)}, ..."
+                f"none of the {len(self.held_out)} held-out images can be read: {self.held_out.name(0)}, ..."
             )
         return average_precision(self.held_out.coco(), [found for part in gathered(fabric, results) for found in part])
 
@@ -133,7 +133,7 @@ class Detection:
         best = max(rows, key=lambda row: (row["held_out_map"], row["held_out_map50"]))
         return {
             **score.row(),
-            "held_out_pictures": score.pictures,
+            "held_out_pictures": score.images,
             "held_out_drawn": isinstance(self.held_out, DetectionSubset),
             "best_map": best["held_out_map"],
             "best_map50": best["held_out_map50"],
@@ -142,18 +142,18 @@ class Detection:
         }
 
     def draw(self, score: AveragePrecision, rows: list[dict[str, Any]], folder: Path) -> None:
-        """Curves, and a grid of held-out pictures with their boxes and those that were found; problems.txt."""
+        """Curves, and a grid of held-out images with their boxes and those that were found; problems.txt."""
         if self.problems:
             RunFolder(folder).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
         draw_detection_curves(rows, folder / "curves.png")
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
         shown = [index for index in order if self.held_out.name(index) not in self.skipped][:SHOWN]
         detector = Detector(self.network, self.train.classes, self.config.data.preprocessing())
-        pictures = [self.held_out.read(index) for index in shown]
-        named = [(self.held_out.name(index), picture) for index, picture in zip(shown, pictures, strict=True)]
+        images = [self.held_out.read(index) for index in shown]
+        named = [(self.held_out.name(index), image) for index, image in zip(shown, images, strict=True)]
         found = [Found(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, SURE)]
         draw_detections_grid(
-            pictures, found, [self._truth(index) for index in shown], self.train.classes, folder / "detections.png"
+            images, found, [self._truth(index) for index in shown], self.train.classes, folder / "detections.png"
         )
 
     def _truth(self, index: int) -> Found:
@@ -165,10 +165,10 @@ def check_boxes(data: str, source: DetectionSource, what: str) -> None:
     """See to it that there is something to learn, or to score against: now, not after an epoch.
 
     Raises:
-        DataError: no picture has a box, crowds apart.
+        DataError: no image has a box, crowds apart.
     """
     if not any((~source.targets(index).crowd).any() for index in range(len(source))):
-        raise DataError(f"{data}: none of the {len(source)} {what} pictures has a box (crowds do not count)")
+        raise DataError(f"{data}: none of the {len(source)} {what} images has a box (crowds do not count)")
 
 
 def told(problems: list[str]) -> str:
@@ -190,7 +190,7 @@ def make_detector(config: DetectionConfig, num_classes: int) -> RetinaNet:
     if options.get("num_classes", num_classes) != num_classes:
         raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
     if options.get("in_chans", 3) != 3:
-        raise UsageError(f"model.in_chans is {options['in_chans']}, but detection reads pictures in 3 colours")
+        raise UsageError(f"model.in_chans is {options['in_chans']}, but detection reads images in 3 colours")
     name = str(config.model["name"])
     no_detector = UsageError(f"{name} is no detector: detectors are called retinanet_..., see sasa models")
     if name in VARIANTS:  # before its options are looked at: a classifier knows few of them
