@@ -27,7 +27,7 @@ def test_eval_repeats_the_summary(sasa, run_folder):
     assert status == 0
     assert out.split("\n")[0].split() == ["held", "out", "top1", str(summary["held_out_top1"])]
     table = out.split("\n\n")[1].splitlines()
-    assert table[0].split() == ["class", "pictures", "recall", "precision"]
+    assert table[0].split() == ["class", "images", "recall", "precision"]
     assert [line.split()[0] for line in table[1:]] == [str(n) for n in range(10)]
 
 

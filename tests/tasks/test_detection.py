@@ -21,7 +21,7 @@ from sasa.tasks.train import dry_run, resume, start, train
 from sasa.training.run_directory import RunFolder
 from sasa.training.signals import StoppedError
 
-HELD = Path(__file__).parent / "held_command.py"
+HELD = Path(__file__).parents[1] / "held_command.py"
 FIGURES = ["held_out_map", "held_out_map50", "held_out_map75"]
 
 

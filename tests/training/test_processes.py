@@ -15,7 +15,7 @@ from sasa.training.processes import make_fabric, started
 
 # 20 steps of 32 images. Group norm is not needed: batch norm sees the same halves either way.
 TWENTY = [("recipe.epochs", 5), ("data.limit", 128), ("recipe.mixup", 0.2), ("run.checkpoint_steps", 7)]
-HELD = Path(__file__).parent / "held_command.py"
+HELD = Path(__file__).parents[1] / "held_command.py"
 
 
 def distance(a, b):

@@ -25,7 +25,7 @@ FROM_HERE = [
     ("data.limit", 0),
     ("recipe.mixup", 0.2),  # random numbers of the step itself
 ]
-HELD = Path(__file__).parent / "held_command.py"
+HELD = Path(__file__).parents[1] / "held_command.py"
 
 
 def steps_logged(path):
