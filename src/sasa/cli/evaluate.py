@@ -61,7 +61,7 @@ def print_classes(scored: "Scored") -> None:
     """A line a class; a dash where it had no images, or was never the answer."""
     rows = [[shorten(c.label, 40), str(c.images), as_share(c.recall), as_share(c.precision)] for c in scored.classes()]
     typer.echo()
-    print_columns(["class", "pictures", "recall", "precision"], rows)
+    print_columns(["class", "images", "recall", "precision"], rows)
 
 
 def print_confused(scored: "Scored") -> None:
@@ -71,4 +71,4 @@ def print_confused(scored: "Scored") -> None:
         return
     rows = [[shorten(p.truth, 40), shorten(p.answer, 40), str(p.images), as_share(p.share)] for p in pairs]
     typer.echo()
-    print_columns(["true class", "taken for", "pictures", "of its images"], rows)
+    print_columns(["true class", "taken for", "images", "of its images"], rows)
