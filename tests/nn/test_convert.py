@@ -12,7 +12,7 @@ from torch import nn
 import sasa
 from convolutions import attentions, conv, spatial
 from sasa import LocalAttention2d
-from sasa.nn.convert import Conversion, Kept, Replacement
+from sasa.nn.conversion import Conversion, Kept, Replacement
 
 # The layer
 

@@ -11,7 +11,7 @@ import sasa
 from convolutions import conv, spatial
 from sasa import LocalAttention2d
 from sasa.errors import ArgumentError
-from sasa.nn.convert import Kept
+from sasa.nn.conversion import Kept
 
 # Which
 

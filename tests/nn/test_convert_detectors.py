@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import detection
 
 import sasa
-from sasa.nn.convert import FittedAttention2d
+from sasa.nn.fitted import FittedAttention2d
 
 OPTIONS = {"weights": None, "weights_backbone": None, "num_classes": 4}
 SMALL = {"min_size": 64, "max_size": 96}

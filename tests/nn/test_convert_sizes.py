@@ -15,7 +15,7 @@ import sasa
 from convolutions import attentions, spatial
 from sasa import LocalAttention2d
 from sasa.errors import ArgumentError
-from sasa.nn.convert import FittedAttention2d
+from sasa.nn.fitted import FittedAttention2d
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")

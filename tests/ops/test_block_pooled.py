@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 import fused
 from helpers import NEEDS_KERNELS, TOLERANCE, WITHOUT_KERNELS, assert_close, block_inputs, double, normal
+from operators import block_attention_pooled
 from sasa.ops.arguments import BlockInputs, BlockOptions, PooledBackward, PooledForward
-from sasa.ops.block_pooled import block_attention_pooled
 
 plain = importlib.import_module("sasa.ops.block_pooled")
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -123,8 +123,7 @@ def test_either_result_may_be_differentiated_alone(result):
     shape = SHAPES[1]
     tensors, sign = make(shape)
     leaves = [None if t is None else t.requires_grad_() for t in tensors]
-    image, *weights, value = leaves
-    got = block_attention_pooled(image, *weights, sign, value=value, **options_of(shape))[result]
+    got = block_attention_pooled(*leaves, sign, **options_of(shape))[result]
     want = fused.block_attention_pooled(*leaves, sign, **options_of(shape))[2 * result]
     grad = normal(*got.shape, seed=3)
     given = [t for t in leaves if t is not None]
@@ -133,8 +132,8 @@ def test_either_result_may_be_differentiated_alone(result):
 
 
 @pytest.mark.parametrize("values", ["weights", "map"])
-def test_a_image_that_wants_no_gradient(values):
-    """As in training: the weights' gradients do not depend on whether the image's is wanted."""
+def test_an_image_that_needs_no_gradient(values):
+    """As in training: the weights' gradients do not depend on whether the image's is computed."""
     shape = SHAPES[1]
     tensors, sign = make(shape, values=values)
     want = kernels(tensors, sign, options_of(shape))[1]
@@ -163,7 +162,7 @@ def test_it_is_what_batch_norm_and_max_pool_want():
     shape = SHAPES[7]
     tensors, gain = make(shape)
     image, *weights, value = tensors
-    extreme, sums = block_attention_pooled(image, *weights, gain, value=value, **options_of(shape))
+    extreme, sums = block_attention_pooled(*tensors, gain, **options_of(shape))
     y = fused.block_attention(
         image, *weights[:3], *weights[3:], value=value, **options_of(shape), backend="reference"
     )  # fmt: skip
@@ -178,11 +177,11 @@ def test_it_is_what_batch_norm_and_max_pool_want():
 def test_autocast_rounds_image_and_weights():
     shape = SHAPES[0]
     (image, *weights, value), sign = make(shape, dtype=torch.float32)
-    options = {**options_of(shape), "value": value}
+    options = options_of(shape)
     with torch.autocast("cpu", torch.bfloat16):
-        got, sums = block_attention_pooled(image, *weights, sign, **options)
+        got, sums = block_attention_pooled(image, *weights, value, sign, **options)
     half = [None if w is None else w.bfloat16() for w in weights[:3]]
-    want, all_sums = block_attention_pooled(image.bfloat16(), *half, *weights[3:], sign, **options)
+    want, all_sums = block_attention_pooled(image.bfloat16(), *half, *weights[3:], value, sign, **options)
     assert got.dtype == torch.bfloat16
     assert torch.equal(got, want)
     assert torch.equal(sums, all_sums)
@@ -211,37 +210,29 @@ def test_opcheck(terms, values, dtype, layout):
         torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("values", ["weights", "map"])
-def test_gradcheck(values):
+def test_gradcheck_and_gradgradcheck(values, check):
     shape = (1, 2, 2, 2, 1, 3, 2, 2)
     tensors, sign = make(shape, values=values)
     given = [t.requires_grad_() for t in tensors if t is not None]
 
     def function(*some):
         rest = iter(some)
-        image, *weights, value = [None if t is None else next(rest) for t in tensors]
-        return block_attention_pooled(image, *weights, sign, value=value, **options_of(shape))
+        every = [None if t is None else next(rest) for t in tensors]
+        return block_attention_pooled(*every, sign, **options_of(shape))
 
-    assert torch.autograd.gradcheck(function, given)
-
-
-def test_there_is_no_second_derivative():
-    (image, *weights, value), sign = make(SHAPES[0])
-    image.requires_grad_()
-    extreme, _ = block_attention_pooled(image, *weights, sign, value=value, **options_of(SHAPES[0]))
-    (first,) = torch.autograd.grad(extreme.square().sum(), image, create_graph=True)
-    with pytest.raises(NotImplementedError, match="block_attention_pooled has no second derivative"):
-        first.sum().backward()
+    assert check(function, given)
 
 
 @NEEDS_KERNELS
 def test_the_kernels_check_what_they_read():
-    (image, *weights, value), sign = make(SHAPES[0], dtype=torch.float32)
+    tensors, sign = make(SHAPES[0], dtype=torch.float32)
     options = options_of(SHAPES[0])
     with pytest.raises(RuntimeError, match="sign does not fit the other arguments in device or shape"):
-        block_attention_pooled(image, *weights, sign[:3], value=value, **options)
+        block_attention_pooled(*tensors, sign[:3], **options)
     with pytest.raises(RuntimeError, match="w_value does not fit"):
-        block_attention_pooled(image, *weights, sign, value=value, **{**options, "block_size": 3})
+        block_attention_pooled(*tensors, sign, **{**options, "block_size": 3})
 
 
 @BOTH
@@ -258,7 +249,9 @@ def test_a_nan_is_not_lost(run):
 def test_a_block_of_more_than_a_byte_of_positions_is_refused():
     image, w = torch.randn(1, 1, 17, 17), torch.randn(2, 1)
     with pytest.raises(ValueError, match=r"block_size \(17\) must be at most 16"):
-        block_attention_pooled(image, w, w, w.expand(289, 2, 1), None, None, torch.ones(2), block_size=17, num_heads=1)
+        block_attention_pooled(
+            image, w, w, w.expand(289, 2, 1), None, None, None, torch.ones(2), block_size=17, num_heads=1, scale=1.0
+        )
 
 
 @pytest.mark.parametrize("used", ["extreme", "sums"])

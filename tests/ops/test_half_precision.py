@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import NEEDS_KERNELS, normal
-from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
+from operators import qkv_attention, qkv_attention_inference
 
 pytestmark = NEEDS_KERNELS
 # A window of one pixel: attention is the value itself.

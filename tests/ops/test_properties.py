@@ -14,6 +14,7 @@ from helpers import (
     skip_unless_it_runs,
 )
 from sasa.ops import block_attention, local_attention, reference
+from sasa.ops.arguments import LocalOptions
 
 PADDING = pytest.mark.parametrize("padding", ["zeros", "mask"])
 HEADS, HEAD_DIM, KERNEL = 3, 4, 3
@@ -131,9 +132,7 @@ def test_weights_sum_to_one(attend):
 @PADDING
 def test_reference_weights_sum_to_one(padding):
     query, key, _, *rel = local_inputs(*SHAPE)
-    weights = reference.attention_weights(
-        query, key, *rel, kernel_size=KERNEL, num_heads=HEADS, padding=padding, scale=1.0
-    )
+    weights = reference.attention_weights(query, key, *rel, LocalOptions(KERNEL, HEADS, padding, 1.0))
     assert weights.shape == (2, HEADS, KERNEL, KERNEL, 8, 7)
     assert (weights >= 0).all()
     assert_close(weights.sum((2, 3)), torch.ones(2, HEADS, 8, 7))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers import NEEDS_KERNELS, block_inputs, local_inputs, normal, output_and_gradients
+from operators import qkv_attention, qkv_attention_inference
 from processes import run_python
 from sasa.ops import block_attention, local_attention
-from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 pytestmark = NEEDS_KERNELS
 

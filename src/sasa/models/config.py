@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sasa.errors import ArgumentError
-from sasa.nn.position import check_position
+from sasa.nn.position import find_position
 from sasa.nn.stem import VALUES
 from sasa.ops.checks import check_kernel_size, check_padding
 
@@ -78,7 +78,7 @@ class ResNetConfig:
         self._check_numbers()
         check_kernel_size(self.kernel_size)
         check_padding(self.padding)
-        check_position(self.position, self.content)
+        find_position(self.position, self.content)
 
     def _check_numbers(self) -> None:
         """Types too: the values may come from a config.json that somebody edited."""
