@@ -36,8 +36,8 @@ KERNELS += ["-Wno-unknown-warning-option"]  # clang knows only one of them
 # Compiles, caches and launches the CUDA kernels; opens CUDA at run time, so that no build needs it.
 CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver", "cuda_plans"]
 # The files that include torch's headers.
-TORCH = ["register", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about", "threads"]
-TORCH += ["run", "cuda_calls", "cuda_stream"]
+TORCH = ["register", "schemas", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about"]
+TORCH += ["threads", "run", "cuda_calls", "cuda_stream"]
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),

@@ -1,4 +1,4 @@
-// Registers the kernels under the operators whose schemas, fakes and gradients are defined in Python, in src/sasa/ops.
+// Registers the kernels under the operators of schemas.cpp. Their fakes and gradients are in Python, in src/sasa/ops.
 // What runs is in op_*.cpp: they check shapes, allocate results, and hand raw pointers to the kernels.
 //
 // The CUDA kernels have operators of their own as well, in the namespace sasa_cuda, for the back-end "cuda" asked for by

@@ -14,6 +14,7 @@ ROOT = Path(sasa.__file__).parent
 ORDER = [
     "errors",
     "files",
+    "imports",
     "durations",
     "machine",
     "threads",

@@ -186,7 +186,7 @@ def test_a_network_on_the_hub(sasa, run_folder, images, monkeypatch):
     assert status == 0
     assert out.count(".png") == 3
     sent = []
-    monkeypatch.setattr("sasa.models.hub.upload", lambda *words: sent.append(words) or "https://address")
+    monkeypatch.setattr("sasa.models.hub.upload", lambda *words, **_: sent.append(words) or "https://address")
     status, out, _ = sasa("push", run_folder, "owner/digits", "--private")
     assert (status, sent) == (0, [(run_folder, "owner/digits", True)])
     assert "published: https://address" in out

@@ -10,7 +10,7 @@ from torch import nn
 import sasa
 from sasa.errors import ArgumentError
 from sasa.models import FeaturePyramid, ResNetConfig
-from sasa.models.resnet import Bottleneck
+from sasa.models.blocks import Bottleneck
 from sasa.models.retinanet_config import DETECTORS
 from sasa.models.variants import VARIANTS
 

@@ -112,6 +112,11 @@ class LocalAttention2d(nn.Module):
         """The position encoding that `position` names."""
         return POSITIONS[self.position]
 
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """Names of the parameters that are embeddings, which weight decay should spare."""
+        return self.encoding.tables
+
     def reset_parameters(self) -> None:
         """Initialise: W_V keeps the variance of its input; W_Q, W_K and r give logits of order one for any head width.
 

@@ -129,6 +129,11 @@ class AttentionStem(nn.Module):
         """The position encoding that `position` names."""
         return POSITIONS[self.position]
 
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """Names of the parameters that are embeddings, which weight decay should spare."""
+        return (*self.encoding.tables, *(("emb_row", "emb_col", "nu") if self.values == "mixture" else ()))
+
     def reset_parameters(self) -> None:
         """Initialise for logits of order one and mixtures that differ between positions; see docs/choices.md."""
         head_dim = self.out_channels // self.num_heads

@@ -13,13 +13,13 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from sasa.ops import native  # noqa: F401 - loaded first: its library defines the schemas
 from sasa.ops.gradients import CustomGradient, Gradient, SecondGradient
 
 Arguments = type[Any]  # a named tuple
 Implementation = Callable[[Any], Any]  # the op's arguments -> its results
+FLOP_FORMULAS: dict[Any, Callable[..., int]] = {}
 
 
 def register(
@@ -62,8 +62,15 @@ def register(
     elif gradient is not None:
         torch.library.register_autograd(qualified, gradient.differentiate, setup_context=gradient.setup_context)
     if flops is not None:
-        formula = flop_formula(arguments, flops)
-        register_flop_formula(getattr(torch.ops.sasa, name), get_raw=True)(formula)
+        FLOP_FORMULAS[getattr(torch.ops.sasa, name)] = flop_formula(arguments, flops)
+
+
+def register_flop_formulas() -> None:
+    """Register the formulas of all ops with torch's FlopCounterMode."""
+    from torch.utils.flop_counter import register_flop_formula
+
+    for op, formula in FLOP_FORMULAS.items():
+        register_flop_formula(op, get_raw=True)(formula)
 
 
 def register_twin(namespace: str, name: str) -> None:
