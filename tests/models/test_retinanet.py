@@ -197,10 +197,10 @@ def test_shortcuts_of_the_heads():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kernal_size": 3}, "'kernal_size' is no option of a detector; did you mean 'kernel_size'"),
-        ({"anchor": 9}, "'anchor' is no option of a detector; did you mean 'anchors'"),
-        ({"zzz": 3}, "'zzz' is no option of a detector$"),
-        ({"backbone": 3}, "'backbone' is no option of a detector$"),
+        ({"kernal_size": 3}, "'kernal_size' is not an option of a detector; did you mean 'kernel_size'"),
+        ({"anchor": 9}, "'anchor' is not an option of a detector; did you mean 'anchors'"),
+        ({"zzz": 3}, "'zzz' is not an option of a detector$"),
+        ({"backbone": 3}, "'backbone' is not an option of a detector$"),
         ({"pyramid": "covn"}, "pyramid must be conv or attention, got 'covn'"),
         ({"heads": ["conv"]}, r"heads must be conv or attention, got \['conv'\]"),
         ({"norm": "layer"}, "norm must be batch or group, got 'layer'"),

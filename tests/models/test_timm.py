@@ -296,7 +296,7 @@ def test_there_are_no_pretrained_weights():
 
 
 def test_options_that_do_not_fit_are_sentences():
-    with pytest.raises(ArgumentError, match="'output_stride' is no option of a network"):
+    with pytest.raises(ArgumentError, match="'output_stride' is not an option of a network"):
         small(output_stride=8)
     with pytest.raises(ArgumentError, match=r"global_pool must be \"avg\".*got 'max'"):
         small(global_pool="max")

@@ -76,11 +76,11 @@ LOCAL_ERRORS = [
     ({"key": torch.ones(2, 8, 5, 6)}, "key (torch.float32) must have the dtype of query (torch.float64)"),
     ({"value": torch.ones(2, 8, 5, 6)}, "value (torch.float32) must have the dtype of query (torch.float64)"),
     ({"value": normal(2, 8, 5, 6, device="meta")}, "value (meta) must be on the device of query (cpu)"),
-    ({"key": None}, "key is None: give a key, or leave q.k out with content=False"),
-    ({"content": False}, "content=False leaves q.k out: key must then be None"),
+    ({"key": None}, "key is None with content=True: give a key, or leave q.k out with content=False"),
+    ({"content": False}, "key is given with content=False, which leaves q.k out: key must be None"),
     (
         {"content": False, "key": None, "rel_row": None, "rel_col": None},
-        "content=False needs relative embeddings: without both, there is no logit at all",
+        "content=False needs relative embeddings: without q.k and q.r there are no logits",
     ),
     ({"rel_row": None}, "rel_row and rel_col go together: give both or neither"),
     ({"rel_col": None}, "rel_row and rel_col go together: give both or neither"),
@@ -123,8 +123,8 @@ def block(**changes):
     return block_attention(**{**arguments, **changes})
 
 
-GIVE_VALUES_ONCE = "give the values once: w_value (a matrix for each position) or value (a map)"
-KEY_WITH_CONTENT = "w_key goes with content=True: give both, or leave q.k out with None and content=False"
+GIVE_VALUES_ONCE = "give either w_value (a matrix for each position) or value (a map), and not both"
+KEY_WITH_CONTENT = "give both or neither"
 BLOCK_ERRORS = [
     ({"block_size": 0}, "block_size must be a positive integer, got 0"),
     ({"block_size": 2.0}, "block_size must be a positive integer, got 2.0"),
@@ -139,7 +139,7 @@ BLOCK_ERRORS = [
     ({"content": False}, KEY_WITH_CONTENT),
     (
         {"content": False, "w_key": None, "rel_row": None, "rel_col": None},
-        "content=False needs relative embeddings: without both, there is no logit at all",
+        "content=False needs relative embeddings: without q.k and q.r there are no logits",
     ),
     ({"w_query": normal(8, 4)}, "w_query (8, 4) must be (out channels, image channels) = (8, 3)"),
     ({"w_query": normal(8, 3, 1)}, "w_query (8, 3, 1) must be (out channels, image channels) = (8, 3)"),
