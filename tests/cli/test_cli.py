@@ -102,7 +102,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--model", "sasa_resnet51"], 1, ["'sasa_resnet51' is neither", "near: sasa_resnet50"]),
         (["--model", "retinanet_resnet26"], 2, ["retinanet_resnet26 is a detector, which `sasa detect train` trains"]),
         (["--set", "model.kernel_size=4"], 1, ["kernel_size (4) must be odd", "use 3 or 5"]),
-        (["--set", "model.heads=4"], 1, ["'heads' is no option", "'num_heads'"]),
+        (["--set", "model.heads=4"], 1, ["'heads' is not an option", "'num_heads'"]),
         (["--set", "recipe.epoch=4"], 2, ["'recipe.epoch' is no setting", "recipe.epochs"]),
         (["--set", "data.auto_augment=rand-foo"], 1, ["auto_augment 'rand-foo'"]),
         (["--set", "data.auto_augment=rand-m9"], 1, ["cannot do data.auto_augment 'rand-m9'"]),

@@ -113,7 +113,7 @@ def test_written_files_are_as_open_as_others(saved):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"num_classes": 7}, "holds a network with num_classes=5, not 7; load it as it is and call reset_classifier"),
+        ({"num_classes": 7}, "holds a network with num_classes=5, not 7; load it without the option and call"),
         ({"width": 1.0}, "holds a network with width=0.125, not 1.0$"),
         ({"groups": "cccc"}, "holds a network with groups=aaaa, not cccc"),
         ({"kernal_size": 3}, "'kernal_size' is not an option of a network; did you mean 'kernel_size'"),

@@ -113,7 +113,7 @@ class Failing(nn.Conv2d):
 
 
 def test_subclasses_that_are_no_convolutions_are_refused():
-    sentence = "0 is a Doubling that maps a side of 6 to shape (1, 8, 12, 12), of 7 to (1, 8, 14, 14): no padding"
+    sentence = "0 is a Doubling that maps a side of 6 to shape (1, 8, 12, 12), of 7 to (1, 8, 14, 14): Doubling"
     with pytest.raises(ArgumentError, match=re.escape(sentence)):
         sasa.convert(nn.Sequential(Doubling(4, 8, 3, padding=1)))
     with pytest.raises(ArgumentError, match=r"0 is a Failing whose forward fails on meta tensors \(needs a mask\)"):

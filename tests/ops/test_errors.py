@@ -44,7 +44,7 @@ LOCAL_ERRORS = [
     ({"padding": True}, 'padding must be "zeros" or "mask", got True'),
     (
         {"padding": 1},
-        "padding (1) is not a number of pixels here: attention keeps the size of its map by itself; leave it out, "
+        "padding (1) is not a number of pixels here: attention always keeps the size of its map; leave padding out, "
         'or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)',
     ),
     ({"num_heads": 0}, "num_heads must be a positive integer, got 0"),
@@ -124,7 +124,6 @@ def block(**changes):
 
 
 GIVE_VALUES_ONCE = "give either w_value (a matrix for each position) or value (a map), and not both"
-KEY_WITH_CONTENT = "give both or neither"
 BLOCK_ERRORS = [
     ({"block_size": 0}, "block_size must be a positive integer, got 0"),
     ({"block_size": 2.0}, "block_size must be a positive integer, got 2.0"),
@@ -135,8 +134,8 @@ BLOCK_ERRORS = [
     ({"w_query": torch.ones(8, 3)}, "w_query (torch.float32) must have the dtype of image (torch.float64)"),
     ({"w_value": torch.ones(4, 12, 3)}, "w_value (torch.float32) must have the dtype of image (torch.float64)"),
     ({"w_key": normal(8, 3, device="meta")}, "w_key (meta) must be on the device of image (cpu)"),
-    ({"w_key": None}, KEY_WITH_CONTENT),
-    ({"content": False}, KEY_WITH_CONTENT),
+    ({"w_key": None}, "w_key is None and content is True: give both or neither"),
+    ({"content": False}, "w_key is given and content is False: give both or neither"),
     (
         {"content": False, "w_key": None, "rel_row": None, "rel_col": None},
         "content=False needs relative embeddings: without q.k and q.r there are no logits",
@@ -192,7 +191,7 @@ def test_checks_take_the_name_of_what_they_check():
     with says("out_channels (10) must be divisible by num_heads (4)"):
         check_heads(10, 4, "out_channels", relative=False)
     with says(
-        "padding ((3, 3)) is not a number of pixels here: attention keeps the size of its map by itself; leave it "
+        "padding ((3, 3)) is not a number of pixels here: attention always keeps the size of its map; leave padding "
         'out, or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
     ):
         check_padding((3, 3))

@@ -75,7 +75,7 @@ def test_off_is_a_sentence(tmp_path, monkeypatch):
 
 def test_a_gpu_choice_that_is_none_is_told(monkeypatch):
     monkeypatch.setenv("SASA_GPU", "opencl")
-    with pytest.warns(UserWarning, match='SASA_GPU=opencl is neither "cuda" nor "triton", and chooses nothing'):
+    with pytest.warns(UserWarning, match='SASA_GPU=opencl is neither "cuda" nor "triton", and has no effect'):
         native.check_gpu_choice()
     monkeypatch.setenv("SASA_GPU", "triton")
     native.check_gpu_choice()
