@@ -35,6 +35,19 @@ def assert_agrees(got: list, want: list, dtype: torch.dtype, grad_output: torch.
             assert_close(one, judge, TOLERANCE[dtype], otherwise=size, name=name)
 
 
+def assert_agrees_with_reference(operator, tensors: list, grad_output: torch.Tensor, backend: str, **options) -> list:
+    """Output and gradients of `local_attention` or `block` by a back-end, compared with the reference in float64.
+
+    The tolerance is that of the gradient's dtype, or of float32 for float64 tensors beside float32 ones.
+    """
+    got = output_and_gradients(operator, tensors, grad_output, **options, backend=backend)
+    want = output_and_gradients(operator, double(tensors), grad_output.double(), **options, backend="reference")
+    narrow = any(t is not None and t.dtype == torch.float32 for t in tensors) and grad_output.dtype == torch.float64
+    names = LOCAL_NAMES if operator is local_attention else BLOCK_NAMES
+    assert_agrees(got, want, torch.float32 if narrow else grad_output.dtype, grad_output, names)
+    return got
+
+
 def sliced(t: torch.Tensor) -> torch.Tensor:
     """The same numbers in the middle of a larger map of NaN: a read beyond the map is seen."""
     batch, channels, height, width = t.shape
@@ -91,6 +104,16 @@ def local_judge(shape, padding, terms, dtype, scale=1.0):
 
 # ------------------------------------------------------------------------------------------------ block_attention
 
+# Blocks whole and partial, one pixel high or wide, larger than the image, of one pixel.
+BLOCK_SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_size
+    (2, 3, 2, 4, 4, 8, 12, 4),
+    (1, 3, 4, 2, 3, 7, 11, 4),
+    (2, 5, 1, 4, 2, 1, 9, 3),
+    (2, 3, 3, 2, 5, 9, 1, 2),
+    (3, 3, 2, 4, 2, 3, 2, 7),
+    (1, 4, 2, 4, 4, 1, 1, 4),
+    (2, 3, 2, 4, 4, 5, 3, 1),
+]
 BLOCK_NAMES = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
 
 

@@ -22,6 +22,7 @@ from judges import (
     LAYOUTS,
     LOCAL_NAMES,
     assert_agrees,
+    assert_agrees_with_reference,
     local_grad_output,
     local_judge,
     local_options,
@@ -100,9 +101,7 @@ def test_local_attention_layouts(backend, device, layout, which):
     skip_unless_it_runs(backend, tensors[0])
     grad = LAYOUTS[layout](local_grad_output(shape, torch.float32))
     options = local_options(shape, "zeros", "both")
-    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
-    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
-    assert_agrees(got, want, torch.float32, grad, LOCAL_NAMES)
+    got = assert_agrees_with_reference(local_attention, tensors, grad, backend, **options)
     last = torch.channels_last if "channels_last" in layout and 0 in which else torch.contiguous_format
     assert got[0].is_contiguous(memory_format=last), "the output's layout follows query"
 
@@ -138,9 +137,7 @@ def test_local_attention_of_expanded_embeddings_and_an_expanded_gradient(backend
     skip_unless_it_runs(backend, tensors[0])
     grad = torch.ones((), dtype=dtype).expand(1, 8, 5, 6)
     options = local_options(shape, "zeros", "both")
-    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
-    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
-    assert_agrees(got, want, dtype, grad, LOCAL_NAMES)
+    assert_agrees_with_reference(local_attention, tensors, grad, backend, **options)
 
 
 @pytest.mark.parametrize("terms", ["both", "content", "relative"])
@@ -240,6 +237,4 @@ def test_local_attention_of_any_shape(
     skip_unless_it_runs(backend, tensors[0])
     grad = local_grad_output(shape, dtype)
     options = local_options(shape, padding, terms)
-    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
-    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
-    assert_agrees(got, want, dtype, grad, LOCAL_NAMES)
+    assert_agrees_with_reference(local_attention, tensors, grad, backend, **options)

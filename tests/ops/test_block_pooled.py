@@ -8,21 +8,14 @@ import torch.nn.functional as F
 
 import fused
 from helpers import NEEDS_KERNELS, TOLERANCE, WITHOUT_KERNELS, assert_close, block_inputs, double, normal
+from judges import BLOCK_NAMES, BLOCK_SHAPES, DTYPES
 from operators import block_attention_pooled
 from sasa.ops.arguments import BlockInputs, BlockOptions, PooledBackward, PooledForward
 
 plain = importlib.import_module("sasa.ops.block_pooled")
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
-NAMES = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
-SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_size
-    (2, 3, 2, 4, 4, 8, 12, 4),
-    (1, 3, 4, 2, 3, 7, 11, 4),
-    (2, 5, 1, 4, 2, 1, 9, 3),
-    (2, 3, 3, 2, 5, 9, 1, 2),
-    (3, 3, 2, 4, 2, 3, 2, 7),
-    (1, 4, 2, 4, 4, 1, 1, 4),
-    (2, 3, 2, 4, 4, 5, 3, 1),
+SHAPES = [
+    *BLOCK_SHAPES,
     (1, 3, 2, 2, 8, 37, 45, 4),  # more than one strip, more than one tile
     (1, 4, 3, 4, 1, 4, 40, 2),
     (1, 2, 1, 2, 1, 5, 18, 16),  # the largest block whose positions fit into a byte
@@ -102,7 +95,7 @@ def test_it_is_attention_then_the_extremes_and_the_sums(run, shape, terms, value
     size = grad_extreme.double().norm().item() + grad_sums.norm().item()
     assert_close(sums, all_sums, tolerance, name="sums")
     torch.autograd.backward([there, all_sums], [grad_extreme.double(), grad_sums])
-    for name, tensor, grad, leaf in zip(NAMES, tensors, grads, leaves, strict=True):
+    for name, tensor, grad, leaf in zip(BLOCK_NAMES, tensors, grads, leaves, strict=True):
         if tensor is not None:
             assert (grad.dtype, grad.stride()) == (dtype, tensor.stride())
             assert_close(grad, leaf.grad, tolerance, otherwise=size, name=name)

@@ -17,12 +17,12 @@ from helpers import (
     normal,
     output_and_gradients,
 )
+from judges import DTYPES
 from operators import qkv_attention, qkv_attention_inference
 from sasa.ops.arguments import Epilogue, QkvBackward, QkvForward, QkvInference, QkvInputs, QkvOptions
 
 plain = importlib.import_module("sasa.ops.qkv_attention")
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 NAMES = ("output", "qkv", "rel_row", "rel_col")
 SHAPES = [  # batch, heads, head_dim, height, width, kernel_size
     (2, 2, 4, 7, 5, 3),
