@@ -302,7 +302,7 @@ def test_the_public_name():
 # ---------------------------------------------------------------------------------------------------------- errors
 
 NOT_PIXELS = (
-    "is not a number of pixels here: attention keeps the size of its map by itself; leave it out, or choose "
+    "is not a number of pixels here: attention always keeps the size of its map; leave padding out, or choose "
     '"zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
 )
 

@@ -57,8 +57,7 @@ def _affine(call: Affine) -> None:
 
 
 register(
-    "affine_",
-    "(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
+    "affine_(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
     Affine,
     plain=_affine,
     fake=lambda call: None,

@@ -158,9 +158,8 @@ def _composed_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
 
 
 register(
-    "block_attention",
-    "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
+    "block_attention(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
+    "rel_col, Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
     BlockForward,
     plain=_plain,
     cuda=_cuda,
@@ -169,10 +168,9 @@ register(
     flops=flops.block_attention,
 )
 register(
-    "block_attention_backward",
-    "(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, "
-    "Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, "
-    "float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "block_attention_backward(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, "
+    "Tensor? rel_row, Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, float scale, "
+    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     BlockBackward,
     plain=eager_block.backward,
     cuda=_cuda_backward,

@@ -107,10 +107,9 @@ def _gradient(grads, inputs, position, options, image_gradient):
 
 
 register(
-    "block_attention_pooled",
-    "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor? value, Tensor sign, int block_size, int num_heads, float scale) "
-    "-> (Tensor extreme, Tensor position, Tensor sums)",
+    "block_attention_pooled(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
+    "rel_col, Tensor? value, Tensor sign, int block_size, int num_heads, float scale) -> (Tensor extreme, Tensor "
+    "position, Tensor sums)",
     PooledForward,
     plain=_forward,
     fake=_fake,
@@ -118,10 +117,9 @@ register(
     flops=flops.block_attention_pooled,
 )
 register(
-    "block_attention_pooled_backward",
-    "(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor w_query, Tensor? w_key, "
-    "Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int num_heads, float scale, "
-    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "block_attention_pooled_backward(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor "
+    "w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int "
+    "num_heads, float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     PooledBackward,
     plain=_backward,
     fake=fake_backward,

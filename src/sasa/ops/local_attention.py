@@ -144,9 +144,8 @@ def _composed_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
 
 
 register(
-    "local_attention",
-    "(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
-    "int kernel_size, int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
+    "local_attention(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, int kernel_size, "
+    "int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
     LocalForward,
     plain=_plain,
     cuda=_cuda,
@@ -155,10 +154,9 @@ register(
     flops=flops.local_attention,
 )
 register(
-    "local_attention_backward",
-    "(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "local_attention_backward(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? "
+    "rel_col, Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) -> (Tensor, Tensor, "
+    "Tensor, Tensor, Tensor)",
     LocalBackward,
     plain=eager.backward,
     cuda=_cuda_backward,

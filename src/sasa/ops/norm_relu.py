@@ -123,18 +123,16 @@ def _autograd(ctx, grad, _grad_mean, _grad_variance):
 
 
 register(
-    "norm_relu",
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) "
-    "-> (Tensor y, Tensor mean, Tensor variance)",
+    "norm_relu(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) -> (Tensor y, Tensor "
+    "mean, Tensor variance)",
     NormForward,
     plain=_forward,
     fake=_fake,
     gradient=CustomGradient(_setup_context, _autograd),
 )
 register(
-    "norm_relu_backward",
-    "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool relu, "
-    "float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, "
+    "bool relu, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
     NormBackward,
     plain=_backward,
     fake=_fake_backward,

@@ -149,9 +149,8 @@ def _composed_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
 
 
 register(
-    "qkv_attention",
-    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str padding, "
-    "float scale) -> (Tensor output, Tensor logsumexp)",
+    "qkv_attention(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str "
+    "padding, float scale) -> (Tensor output, Tensor logsumexp)",
     QkvForward,
     plain=_forward,
     cuda=_cuda,
@@ -160,9 +159,8 @@ register(
     flops=flops.qkv_attention,
 )
 register(
-    "qkv_attention_backward",
-    "(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int kernel_size, "
-    "int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
+    "qkv_attention_backward(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int "
+    "kernel_size, int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
     QkvBackward,
     plain=_backward,
     cuda=_cuda_backward,
@@ -171,9 +169,8 @@ register(
     flops=flops.qkv_attention_backward,
 )
 register(
-    "qkv_attention_inference",
-    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, int pool, "
-    "int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
+    "qkv_attention_inference(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, "
+    "int pool, int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
     QkvInference,
     plain=_inference,
     cuda=_cuda_inference,

@@ -23,7 +23,6 @@ FLOP_FORMULAS: dict[Any, Callable[..., int]] = {}
 
 
 def register(
-    name: str,
     schema: str,
     arguments: Arguments,
     *,
@@ -33,11 +32,10 @@ def register(
     cuda: Implementation | None = None,
     flops: Callable[[Any], int] | None = None,
 ) -> None:
-    """Register the op `torch.ops.sasa.NAME`.
+    """Register an op of `torch.ops.sasa`.
 
     Args:
-        name: without the namespace.
-        schema: arguments and results, as torch.library.define takes them; csrc/schemas.cpp has the same.
+        schema: name, arguments and results; csrc/schemas.cpp has the same text.
         arguments: the named tuple of the schema's arguments.
         plain: the op in plain torch, for every device without a kernel of its own. As in `cuda` and `fake`, a result
             that is None becomes an empty tensor: a schema cannot return an optional one.
@@ -47,9 +45,10 @@ def register(
         cuda: the op for CUDA tensors; not used where the library has registered kernels for them.
         flops: FLOPs of a call, from its arguments; for torch's FlopCounterMode.
     """
+    name, parenthesis, rest = schema.partition("(")
     qualified = f"sasa::{name}"
     if not hasattr(torch.ops.sasa, name):
-        torch.library.define(qualified, schema)
+        torch.library.define(qualified, parenthesis + rest)
     pack = packer(arguments)
     torch.library.impl(qualified, "CompositeExplicitAutograd", _flat(plain, pack))
     if cuda is not None and not has_kernel(name, "CUDA"):
