@@ -1,4 +1,4 @@
-"""What the fused operators stand for, put together from the reference, differentiable: the judges of their tests."""
+"""The fused operators composed from the reference, differentiable, for comparison."""
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ def block_attention_pooled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`block_attention`, the extreme of each block with its position, and the sums of y and y * y over all pixels.
 
-    `position` says where the extremes shall be taken: of two values that half precision makes equal either may be.
+    `position` gives the positions of the extremes: in half precision two values may be equal, and either may be taken.
     """
     y = block_attention(
         image, w_query, w_key, w_value, rel_row, rel_col, value=value, block_size=block_size,

@@ -1,4 +1,4 @@
-"""What the tests of agreement with the reference share: what it answers in float64, layouts, and the comparison."""
+"""Helpers of the tests of agreement with the reference: its results in float64, layouts, and the comparison."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ from sasa.ops import block_attention, local_attention
 
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 EVERYWHERE = pytest.mark.parametrize(("backend", "device"), IMPLEMENTATIONS)
-# Memory that a back-end allocates is filled with NaN first, so that what it forgets to write is seen.
+# Newly allocated memory is filled with NaN, so that unwritten results are detected.
 ALLOCATIONS_ARE_NAN = [
     pytest.mark.usefixtures("_allocations_are_nan"),
     pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation"),
@@ -27,7 +27,7 @@ ALLOCATIONS_ARE_NAN = [
 
 
 def assert_agrees(got: list, want: list, dtype: torch.dtype, grad_output: torch.Tensor, names: tuple[str, ...]) -> None:
-    """Output and gradients within the tolerance of their dtype; a gradient exists where the input did."""
+    """Assert that output and gradients agree within the tolerance of the dtype; None agrees with None."""
     size = grad_output.double().norm().item()
     for name, one, judge in zip(("output", *names), got, want, strict=True):
         assert (one is None) == (judge is None), name
@@ -36,9 +36,9 @@ def assert_agrees(got: list, want: list, dtype: torch.dtype, grad_output: torch.
 
 
 def assert_agrees_with_reference(operator, tensors: list, grad_output: torch.Tensor, backend: str, **options) -> list:
-    """Output and gradients of `local_attention` or `block` by a back-end, compared with the reference in float64.
+    """Compare output and gradients of `local_attention` or `block` with the reference in float64; return them.
 
-    The tolerance is that of the gradient's dtype, or of float32 for float64 tensors beside float32 ones.
+    The tolerance is that of the gradient's dtype, or of float32 if float64 tensors are mixed with float32 ones.
     """
     got = output_and_gradients(operator, tensors, grad_output, **options, backend=backend)
     want = output_and_gradients(operator, double(tensors), grad_output.double(), **options, backend="reference")
@@ -49,7 +49,7 @@ def assert_agrees_with_reference(operator, tensors: list, grad_output: torch.Ten
 
 
 def sliced(t: torch.Tensor) -> torch.Tensor:
-    """The same numbers in the middle of a larger map of NaN: a read beyond the map is seen."""
+    """The same numbers inside a larger map of NaN, so that reads beyond the map are detected."""
     batch, channels, height, width = t.shape
     larger = t.new_full((batch + 1, channels + 2, height + 2, width + 3), float("nan"))
     larger[:batch, 1:-1, 1:-1, 1:-2] = t
@@ -104,7 +104,7 @@ def local_judge(shape, padding, terms, dtype, scale=1.0):
 
 # ------------------------------------------------------------------------------------------------ block_attention
 
-# Blocks whole and partial, one pixel high or wide, larger than the image, of one pixel.
+# Whole and partial blocks, images one pixel high or wide, blocks larger than the image, blocks of one pixel.
 BLOCK_SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_size
     (2, 3, 2, 4, 4, 8, 12, 4),
     (1, 3, 4, 2, 3, 7, 11, 4),

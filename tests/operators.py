@@ -1,4 +1,4 @@
-"""Shared by the tests of operators: both public ones at one small shape, the inner ones with flat arguments, leaves."""
+"""Helpers of the tests of operators: the public ones at one small shape, the internal ones with flat arguments."""
 
 from typing import Any
 

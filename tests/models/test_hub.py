@@ -1,4 +1,4 @@
-"""The Hugging Face Hub without a network: the library's own cache on disk, and an API that only takes notes."""
+"""The Hugging Face Hub without a connection: the library's cache on disk, and an API that records calls."""
 
 import shutil
 import sys
@@ -32,7 +32,7 @@ def saved(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """The cache that snapshot_download looks into, and no network."""
+    """The cache of snapshot_download, without a connection."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"

@@ -170,7 +170,7 @@ def test_channels_of_the_image(stem, in_chans):
     assert network(torch.randn(1, in_chans, 20, 20)).shape == (1, 10)
 
 
-def test_a_image_with_other_channels_is_a_sentence():
+def test_an_image_with_other_channels_is_a_sentence():
     with pytest.raises(ArgumentError, match=r"the image must be \(batch, 3, height, width\), got \(1, 1, 20, 20\)"):
         small()(torch.randn(1, 1, 20, 20))
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_built_is_a_sentence(options, sentence):
         sasa.create_model("sasa_resnet26", **options)
 
 
-def test_unknown_names_list_the_near_ones():
+def test_unknown_names_list_similar_ones():
     with pytest.raises(
         ValueError, match=r"'sasa_resnet5' is neither the name of a network nor.*try one of: .*sasa_resnet50"
     ):

@@ -1,4 +1,4 @@
-"""Detectors by name: their sizes and parts, the order of their outputs, what cannot be built."""
+"""Detectors by name: sizes and parts, order of outputs, errors."""
 
 import math
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_built_is_a_sentence(options, sentence):
         sasa.create_model("retinanet_sasa_resnet26", **options)
 
 
-def test_unknown_names_list_the_near_ones():
+def test_unknown_names_list_similar_ones():
     with pytest.raises(ArgumentError, match="near: retinanet_sasa_resnet50"):
         sasa.create_model("retinanet_sasa_resnet5")
 

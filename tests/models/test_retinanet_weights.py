@@ -1,4 +1,4 @@
-"""A detector's weights: where they begin, how a step moves them, saved, loaded and taken from a classifier."""
+"""A detector's weights: initialised, trained, saved, loaded, taken from a classifier."""
 
 import pytest
 import torch
@@ -190,7 +190,7 @@ def test_a_backbone_starts_from_a_classifier(name):
     ],
     ids=str,
 )
-def test_a_backbone_of_another_make_is_refused(options, sentence):
+def test_a_backbone_with_other_options_is_refused(options, sentence):
     network = small()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(SasaError, match=sentence):

@@ -1,4 +1,4 @@
-"""Networks on disk: what was saved comes back, nothing is half written, and nothing that was handed in is run."""
+"""Networks on disk: saving and loading, atomic writes, refused pickles."""
 
 import io
 import json
@@ -187,7 +187,7 @@ def test_a_directory_that_cannot_be_written_is_a_sentence(below, tmp_path):
 
 
 class Marker:
-    """What unpickles to a call that creates the file."""
+    """An object whose unpickling creates the file."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -213,7 +213,7 @@ def test_a_pickle_is_refused_and_not_opened(saved, tmp_path, kind):
         pickle.loads(content)
         marker.rmdir()
     (saved / "model.safetensors").write_bytes(content)
-    # Protocols 0 and 1 have no mark of their own: they are refused as what they are not.
+    # Protocols 0 and 1 have no magic number: they are refused as invalid safetensors files.
     sentence = "is not a whole safetensors file" if kind in (0, 1) else "is a pickle.*it was not opened"
     with pytest.raises(SasaError, match=rf"model\.safetensors {sentence}"):
         sasa.create_model(saved)
@@ -277,7 +277,7 @@ def test_missing_files_are_sentences(saved, tmp_path):
         ('{"format": 1, "options": {}}', "is not the config of a network: layers is missing"),
     ],
 )
-def test_a_config_that_is_none_is_a_sentence(saved, text, sentence):
+def test_an_invalid_config_is_a_sentence(saved, text, sentence):
     (saved / "config.json").write_text(text)
     with pytest.raises(SasaError, match=rf"config\.json .*{sentence}"):
         sasa.create_model(saved)

@@ -1,4 +1,4 @@
-"""`LocalAttention2d`: what it owns, what it computes, what it refuses."""
+"""`LocalAttention2d`: parameters, results, errors."""
 
 import copy
 import math
@@ -58,7 +58,7 @@ def test_parameters_of_the_variants():
 
 
 def test_state_dict_keys_are_stable():
-    """Files on people's disks hold these names and shapes."""
+    """Saved files contain these names and shapes."""
     layer = LocalAttention2d(24, 16, 5, num_heads=4, bias=True)
     assert {name: tuple(value.shape) for name, value in layer.state_dict().items()} == {
         "qkv.weight": (48, 24, 1, 1),
@@ -144,8 +144,8 @@ def test_absolute_positions_are_added_to_the_input(padding):
 
 @pytest.mark.parametrize("stride", [2, 3, (2, 2)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (7, 9), (8, 6)], ids=str)
-def test_a_stride_pools_what_a_window_holds(size, stride):
-    """ceil(side / stride) as a strided convolution has; at the border the mean of the pixels that are there."""
+def test_a_stride_averages_the_pixels_in_a_window(size, stride):
+    """The size is that of a strided convolution, ceil(side / stride); at the border fewer pixels are averaged."""
     layer = LocalAttention2d(6, 8, kernel_size=3, stride=stride, num_heads=2, dtype=torch.float64)
     x = normal(2, 6, *size)
     got, full = layer(x), equation_3(layer, x)
@@ -158,7 +158,7 @@ def test_a_stride_pools_what_a_window_holds(size, stride):
             assert_close(got[:, :, i, j], window.mean((2, 3)))
 
 
-def test_a_image_without_a_batch():
+def test_an_image_without_a_batch():
     layer = LocalAttention2d(6, 8, kernel_size=3, stride=2, num_heads=2)
     x = torch.randn(6, 5, 7)
     assert torch.equal(layer(x), layer(x[None])[0])

@@ -1,4 +1,4 @@
-"""`sasa.convert`: which convolutions are chosen, which are kept, and what is refused."""
+"""`sasa.convert`: the choice of convolutions, and errors."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""`AttentionStem`: Eq. 7-9, batch norm and pool at the edges of an image, the variants of Table 7."""
+"""`AttentionStem`: Eq. 7-9, batch norm and pool at the borders of an image, the variants of Table 7."""
 
 import copy
 import math

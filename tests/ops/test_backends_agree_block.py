@@ -1,4 +1,4 @@
-"""block_attention of every back-end against the float64 reference, with gradients, on shapes and layouts that hurt."""
+"""block_attention of every back-end compared with the float64 reference, gradients included, on difficult inputs."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ from judges import (
 from sasa.ops.gpu.available import INTERPRETED
 
 pytestmark = ALLOCATIONS_ARE_NAN
-# Float64 tells best whether an equation is right; the GPU kernels know float32.
+# float64 shows best whether an equation is right; the GPU kernels support float32.
 EXACT = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
 

@@ -1,4 +1,4 @@
-"""local_attention of every back-end against the float64 reference, with gradients, on shapes and layouts that hurt."""
+"""local_attention of every back-end compared with the float64 reference, gradients included, on difficult inputs."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ from sasa.ops import local_attention
 from sasa.ops.gpu.available import INTERPRETED
 
 pytestmark = ALLOCATIONS_ARE_NAN
-# Float64 tells best whether an equation is right; the GPU kernels know float32.
+# float64 shows best whether an equation is right; the GPU kernels support float32.
 EXACT = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size
     (2, 2, 4, 4, 7, 5, 3),
@@ -109,7 +109,7 @@ def test_local_attention_layouts(backend, device, layout, which):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
 @EVERYWHERE
 def test_local_attention_of_the_chunks_of_one_map(backend, device, memory_format):
-    """What a layer does: q, k and v are views of one projection, and the gradients meet in that map."""
+    """As in a layer: q, k and v are views of one projection, and their gradients are summed in that map."""
     shape = (2, 2, 4, 4, 6, 5, 3)
     qkv = normal(2, 24, 6, 5, dtype=torch.float32, device=device).contiguous(memory_format=memory_format)
     rel = local_inputs(*shape, dtype=torch.float32, device=device)[3:]
@@ -167,7 +167,7 @@ def test_local_attention_of_float32_embeddings_beside_another_query(backend, dev
     want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
     assert [t.dtype for t in got] == [dtype] * 4 + [torch.float32] * 2
     assert_agrees(got[:4], want[:4], dtype, grad, LOCAL_NAMES[:3])
-    # Never rounded to half precision on the way; the output, which the backward reads, is.
+    # The embeddings' gradients are never rounded to half precision; the output is.
     worst = torch.float32 if dtype == torch.float64 else dtype
     assert_agrees([got[0], *got[4:]], [want[0], *want[4:]], worst, grad, LOCAL_NAMES[3:])
 

@@ -1,4 +1,4 @@
-"""Block attention with what batch norm and max pool want of it: against the reference, in C++ and in plain torch."""
+"""Block attention fused with pooling, in C++ and in plain torch, compared with the reference."""
 
 import importlib
 
@@ -44,12 +44,12 @@ def options_of(shape, scale=0.7):
 
 
 def grads_of(extreme, sums):
-    """What comes back for the extremes and for the sums."""
+    """Gradients of the extremes and of the sums."""
     return normal(*extreme.shape, seed=98, dtype=extreme.dtype), normal(*sums.shape, seed=99)
 
 
 def kernels(tensors, sign, options):
-    """Results and gradients of the operator: the C++ kernels, where they are in use."""
+    """Results and gradients of the operator, by the C++ kernels if they are in use."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     more = (options["block_size"], options["num_heads"], options["scale"])
     extreme, position, sums = torch.ops.sasa.block_attention_pooled(*leaves, sign, *more)
@@ -58,7 +58,7 @@ def kernels(tensors, sign, options):
 
 
 def in_plain_torch(tensors, sign, options):
-    """The same of the implementation in Python, whatever the dispatcher would take."""
+    """The same by the implementation in plain torch."""
     inputs, options = BlockInputs(*tensors), BlockOptions(*(options[name] for name in BlockOptions._fields))
     extreme, position, sums = plain._forward(PooledForward(inputs, sign, options))
     grads = plain._backward(PooledBackward(*grads_of(extreme, sums), position, inputs, options, True))
@@ -88,7 +88,7 @@ def test_it_is_attention_then_the_extremes_and_the_sums(run, shape, terms, value
     assert (extreme.dtype, position.dtype, sums.dtype) == (dtype, torch.uint8, torch.float64)
     assert extreme.is_contiguous(memory_format=layout) or 1 in extreme.shape
     assert_close(extreme, best, tolerance, name="extreme")
-    assert_close(there, best, tolerance, name="what lies at the positions")
+    assert_close(there, best, tolerance, name="values at the positions")
     if dtype == torch.float64:
         assert torch.equal(position, at)
     grad_extreme, grad_sums = grads_of(extreme, sums)
@@ -150,7 +150,7 @@ def test_of_equal_values_the_first_is_taken(run):
     assert not run(tensors, sign, options_of(shape))[0][1].any()
 
 
-def test_it_is_what_batch_norm_and_max_pool_want():
+def test_batch_norm_and_max_pool_follow_from_it():
     """gain * y + shift, then max pooling, is gain * extreme + shift where `sign` is the gain's."""
     shape = SHAPES[7]
     tensors, gain = make(shape)
@@ -230,7 +230,7 @@ def test_the_kernels_check_what_they_read():
 
 @BOTH
 def test_a_nan_is_not_lost(run):
-    """As max pooling has it; a network that has diverged must not look sound."""
+    """As in max pooling: a network that has diverged must not look sound."""
     shape = (1, 2, 1, 2, 2, 2, 4, 2)
     tensors, sign = make(shape, "relative", "map", torch.float32)
     tensors[0][0, :, 0, 1] = float("nan")  # without content it is this query's logits alone
@@ -248,7 +248,7 @@ def test_a_block_of_more_than_a_byte_of_positions_is_refused():
 
 
 @pytest.mark.parametrize("used", ["extreme", "sums"])
-def test_a_result_that_nothing_was_computed_from_has_no_gradient(used):
+def test_an_unused_result_needs_no_gradient(used):
     shape = (1, 3, 2, 4, 4, 5, 3, 4)
     tensors, sign = make(shape)
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]

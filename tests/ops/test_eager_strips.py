@@ -1,4 +1,4 @@
-"""Large maps go through the eager back-ends in strips: as many as the budget allows, and with the same results."""
+"""The eager back-ends process large maps in strips, as many as the budget allows, with the same results."""
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ from sasa.ops.backends import BACKENDS, BackendStatus, backends, check_backend
 from sasa.ops.backends.base import Backend
 from sasa.ops.checks import check_heads, check_padding
 
-pytestmark = WITHOUT_KERNELS  # arguments are checked before
+pytestmark = WITHOUT_KERNELS  # arguments are checked before they are called
 
 
 def says(sentence: str):
@@ -20,7 +20,7 @@ def says(sentence: str):
 
 
 def local(**changes):
-    """`local_attention` of fitting arguments, but for the changes."""
+    """`local_attention` of valid arguments with some changes."""
     arguments = {
         "query": normal(2, 8, 5, 6),
         "key": normal(2, 8, 5, 6),
@@ -109,7 +109,7 @@ def test_the_arguments_that_the_changes_start_from_are_right():
 
 
 def block(**changes):
-    """`block_attention` of fitting arguments, but for the changes."""
+    """`block_attention` of valid arguments with some changes."""
     arguments = {
         "image": normal(2, 3, 5, 6),
         "w_query": normal(8, 3),
@@ -211,7 +211,7 @@ class Sick(Backend):
 
 @pytest.fixture
 def sick_backend(monkeypatch):
-    """A back-end that never runs, and says so."""
+    """A back-end that cannot run, with its reason."""
     monkeypatch.setitem(BACKENDS, "sick", Sick())
 
 

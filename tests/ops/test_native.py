@@ -1,4 +1,4 @@
-"""The library of CPU kernels is loaded, or says why not."""
+"""The library of CPU kernels is loaded, or the reason is given."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ pytestmark = WITHOUT_KERNELS
 
 
 def has_compiler() -> bool:
-    """Whether an installation here builds the kernels."""
+    """Whether an installation on this machine builds the kernels."""
     named = os.environ.get("CXX", "").split()
     known = platform.machine().lower() in ARCHITECTURES and sys.platform in ("linux", "darwin")
     return known and any(shutil.which(name) for name in named[:1] or ("c++", "g++", "clang++"))
@@ -82,7 +82,7 @@ def test_a_gpu_choice_that_is_none_is_told(monkeypatch):
 
 
 def test_an_installation_without_a_compiler_leaves_its_reason(tmp_path):
-    """setup.py itself, as pip runs it: it succeeds, and what it left is what `native` tells."""
+    """setup.py, run as by pip, succeeds, and `native` reports the reason that it recorded."""
     shutil.copy(ROOT / "setup.py", tmp_path)
     subprocess.run(
         [sys.executable, "setup.py", "-q", "build_native", "--inplace"],

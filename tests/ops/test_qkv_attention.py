@@ -1,4 +1,4 @@
-"""The operators on one map of queries, keys and values: what they stand for, in the kernels and in plain torch."""
+"""Attention on one map of queries, keys and values, by the kernels and in plain torch, compared with the reference."""
 
 import importlib
 
@@ -37,7 +37,7 @@ SHAPES = [  # batch, heads, head_dim, height, width, kernel_size
     (2, 2, 8, 7, 19, 3),
     (1, 2, 14, 5, 29, 13),
 ]
-# terms, padding, memory format of the map: each shape with each of them.
+# Terms, padding and memory format of the map; each shape is tested with each of them.
 FORMS = [
     ("both", "zeros", torch.channels_last),
     ("both", "mask", torch.contiguous_format),
@@ -67,12 +67,12 @@ def grad_of(shape, dtype):
 
 
 def kernels(tensors, grad, options):
-    """Output and gradients of the public function: the C++ kernels, where they are in use."""
+    """Output and gradients of the function, by the C++ kernels if they are in use."""
     return output_and_gradients(qkv_attention, tensors, grad, **options)
 
 
 def in_plain_torch(tensors, grad, options):
-    """The same of the implementation in Python, whatever the dispatcher would take."""
+    """The same by the implementation in plain torch."""
     inputs, options = QkvInputs(*tensors), QkvOptions(**options)
     output, logsumexp = plain._forward(QkvForward(inputs, options))
     grads = plain._backward(QkvBackward(grad, inputs, logsumexp, options))
@@ -287,7 +287,7 @@ def test_the_form_for_inference_has_no_gradient():
     ],
 )
 def test_the_kernels_check_what_they_read(changes, sentence):
-    """These operators are called by layers, which checked before; a wrong call must still not read beyond a map."""
+    """Layers check arguments before the call; a wrong call must still not read beyond a map."""
     tensors, options = make(SHAPES[0], "both", torch.float32), options_of(SHAPES[0], "both", "zeros")
     with pytest.raises(RuntimeError, match=sentence):
         qkv_attention(*tensors, **{**options, **changes})

@@ -1,4 +1,4 @@
-"""The judge is judged by loops: Eq. 3 and Eq. 7-9 pixel by pixel, written without the library."""
+"""The reference compared with loops: Eq. 3 and Eq. 7-9 pixel by pixel, written without the library."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The CPU kernels on every kind of tile that they cut a map into, against the reference in float64.
+"""The CPU kernels on every kind of tile, compared with the reference in float64.
 
 A tile of local attention (csrc/tiles.h, csrc/window.h) is one to three rows high, and a vector or half a vector wide;
 windows of 3, 5, 7, 9 and 11 have code of their own, and so have groups of channels and the single ones left over. A
@@ -61,7 +61,7 @@ def assert_local_agrees(shape, terms, padding, layout, dtype):
 @pytest.mark.parametrize("size", MAPS, ids=str)
 @pytest.mark.parametrize("kernel_size", WINDOWS)
 def test_local_attention(kernel_size, size, terms, padding, layout, dtype):
-    """14 and 13 channels: a group of eight or three of four, and some left over."""
+    """14 and 13 channels: a group of eight or three of four, and a remainder."""
     assert_local_agrees((1, 1, 14, 13, *size, kernel_size), terms, padding, layout, dtype)
 
 
