@@ -102,6 +102,16 @@ def local_judge(shape, padding, terms, dtype, scale=1.0):
     return output_and_gradients(local_attention, tensors, grad, **options, backend="reference")
 
 
+def assert_local_agrees(tensors: list, shape: tuple, backend: str, *, terms="both", padding="zeros", scale=1.0) -> list:
+    """Compare `local_attention` of `local_inputs(*shape, terms=terms)` with the reference; output and gradients."""
+    dtype = tensors[0].dtype
+    grad = local_grad_output(shape, dtype)
+    options = local_options(shape, padding, terms, scale)
+    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
+    assert_agrees(got, local_judge(shape, padding, terms, dtype, scale), dtype, grad, LOCAL_NAMES)
+    return got
+
+
 # ------------------------------------------------------------------------------------------------ block_attention
 
 # Whole and partial blocks, images one pixel high or wide, blocks larger than the image, blocks of one pixel.
@@ -137,3 +147,12 @@ def block_judge(shape, terms, values, dtype):
     tensors = double(block_inputs(*shape, terms=terms, values=values, dtype=dtype))
     grad = block_grad_output(shape, dtype).double()
     return output_and_gradients(block, tensors, grad, **block_options(shape, terms), backend="reference")
+
+
+def assert_block_agrees(tensors: list, shape: tuple, backend: str, *, terms="both", values="weights") -> list:
+    """Compare `block_attention` of `block_inputs(*shape, ...)` with the reference; output and gradients."""
+    dtype = tensors[0].dtype
+    grad = block_grad_output(shape, dtype)
+    got = output_and_gradients(block, tensors, grad, **block_options(shape, terms), backend=backend)
+    assert_agrees(got, block_judge(shape, terms, values, dtype), dtype, grad, BLOCK_NAMES)
+    return got

@@ -23,6 +23,7 @@ from judges import (
     LOCAL_NAMES,
     assert_agrees,
     assert_agrees_with_reference,
+    assert_local_agrees,
     local_grad_output,
     local_judge,
     local_options,
@@ -54,10 +55,8 @@ LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_siz
 def test_local_attention(backend, device, shape, terms, padding, dtype):
     tensors = local_inputs(*shape, terms=terms, dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])
-    grad = local_grad_output(shape, dtype)
-    got = output_and_gradients(local_attention, tensors, grad, **local_options(shape, padding, terms), backend=backend)
+    got = assert_local_agrees(tensors, shape, backend, terms=terms, padding=padding)
     assert all(g is None or g.dtype == dtype for g in got)
-    assert_agrees(got, local_judge(shape, padding, terms, dtype), dtype, grad, LOCAL_NAMES)
 
 
 @pytest.mark.parametrize("scale", [0.25, 3.0, 0.0, -1.0])
@@ -68,12 +67,7 @@ def test_local_attention_scale(backend, device, dtype, terms, scale):
     shape = (2, 2, 4, 3, 6, 5, 3)
     tensors = local_inputs(*shape, terms=terms, dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])
-    grad = local_grad_output(shape, dtype)
-    got = output_and_gradients(
-        local_attention, tensors, grad, **local_options(shape, "zeros", terms, scale), backend=backend
-    )
-    want = local_judge(shape, "zeros", terms, dtype, scale)
-    assert_agrees(got, want, dtype, grad, LOCAL_NAMES)
+    assert_local_agrees(tensors, shape, backend, terms=terms, scale=scale)
 
 
 @pytest.mark.parametrize("head_dim", [1, 3])
@@ -83,11 +77,7 @@ def test_local_attention_of_an_odd_head_dim(backend, device, dtype, head_dim):
     shape = (1, 2, head_dim, 5, 6, 5, 3)
     tensors = local_inputs(*shape, terms="content", dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])
-    grad = local_grad_output(shape, dtype)
-    got = output_and_gradients(
-        local_attention, tensors, grad, **local_options(shape, "mask", "content"), backend=backend
-    )
-    assert_agrees(got, local_judge(shape, "mask", "content", dtype), dtype, grad, LOCAL_NAMES)
+    assert_local_agrees(tensors, shape, backend, terms="content", padding="mask")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

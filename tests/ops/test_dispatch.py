@@ -47,45 +47,32 @@ def with_layout(tensors, layout):
 # -------------------------------------------------------------------------------------------- opcheck, gradcheck
 
 
-@OPCHECK
-@pytest.mark.parametrize(
-    ("terms", "padding", "dtype", "layout"),
-    [
-        ("both", "zeros", torch.float32, "contiguous"),
-        ("content", "mask", torch.float32, "channels_last"),
-        ("relative", "zeros", torch.bfloat16, "transposed"),
-    ],
-    ids=str,
-)
-@DEVICE
-def test_opcheck_local_attention(device, terms, padding, dtype, layout):
-    tensors = with_layout(local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype, device=device), layout)
-    torch.library.opcheck(LOCAL, (*leaves(tensors), 3, 2, padding, 0.5))
-    output, logsumexp = LOCAL(*tensors, 3, 2, padding, 0.5)
-    backward = torch.ops.sasa.local_attention_backward.default
-    arguments = (torch.ones_like(output), *tensors, logsumexp, 3, 2, padding, 0.5)
-    torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
+OPCHECKS = [  # one of the operators, terms, padding or values, dtype, layout
+    (local, "both", {"padding": "zeros"}, torch.float32, "contiguous"),
+    (local, "content", {"padding": "mask"}, torch.float32, "channels_last"),
+    (local, "relative", {"padding": "zeros"}, torch.bfloat16, "transposed"),
+    (block, "both", {"values": "weights"}, torch.float32, "contiguous"),
+    (block, "content", {"values": "map"}, torch.float32, "channels_last"),
+    (block, "relative", {"values": "weights"}, torch.bfloat16, "transposed"),
+]
 
 
 @OPCHECK
-@pytest.mark.parametrize(
-    ("terms", "values", "dtype", "layout"),
-    [
-        ("both", "weights", torch.float32, "contiguous"),
-        ("content", "map", torch.float32, "channels_last"),
-        ("relative", "weights", torch.bfloat16, "transposed"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("operator", "terms", "more", "dtype", "layout"), OPCHECKS)
 @DEVICE
-def test_opcheck_block_attention(device, terms, values, dtype, layout):
-    tensors = with_layout(block_inputs(*BLOCK_SHAPE, terms=terms, values=values, dtype=dtype, device=device), layout)
-    torch.library.opcheck(BLOCK, (*leaves(tensors), 4, 2, 0.5))
-    output, logsumexp = BLOCK(*tensors, 4, 2, 0.5)
-    backward = torch.ops.sasa.block_attention_backward.default
-    for image_gradient in (True, False):
-        arguments = (torch.ones_like(output), *tensors, logsumexp, 4, 2, 0.5, image_gradient)
-        torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
+def test_opcheck(device, operator, terms, more, dtype, layout):
+    if operator is local:
+        tensors = local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype, device=device)
+        forward, backward, options = LOCAL, torch.ops.sasa.local_attention_backward, (3, 2, more["padding"], 0.5)
+    else:
+        tensors = block_inputs(*BLOCK_SHAPE, terms=terms, dtype=dtype, device=device, **more)
+        forward, backward, options = BLOCK, torch.ops.sasa.block_attention_backward, (4, 2, 0.5)
+    tensors = with_layout(tensors, layout)
+    torch.library.opcheck(forward, (*leaves(tensors), *options))
+    output, logsumexp = forward(*tensors, *options)
+    for image_gradient in ((),) if operator is local else ((True,), (False,)):
+        arguments = (torch.ones_like(output), *tensors, logsumexp, *options, *image_gradient)
+        torch.library.opcheck(backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def described(results):
