@@ -174,10 +174,10 @@ class AttentionStem(nn.Module):
         if self._may_pool_first(image):
             y = self._attend_and_pool(image)
             return F.relu(y, inplace=True) if self.activation else y
-        *tensors, value = self._inputs(image)
+        inputs = self._inputs(image)
         y = block_attention(
-            *tensors,
-            value=value,
+            *inputs[:6],
+            value=inputs.value,
             block_size=self.block_size,
             num_heads=self.num_heads,
             scale=self.scale,

@@ -37,8 +37,8 @@ def block_attention_pooled(inputs: BlockInputs, sign: Tensor, options: BlockOpti
     if options.block_size > 16:
         raise ArgumentError(f"block_size ({options.block_size}) must be at most 16: a position in it is one byte")
     image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
-    image, w_query, w_key, w_value, value = autocast_to(image.device, image, w_query, w_key, w_value, value)  # pyright: ignore
-    inputs = BlockInputs(image, w_query, w_key, w_value, rel_row, rel_col, value)
+    *rounded, value = autocast_to(image.device, image, w_query, w_key, w_value, value)
+    inputs = BlockInputs(*rounded, rel_row, rel_col, value)  # pyright: ignore
     with without_autocast(image.device):
         extreme, _position, sums = torch.ops.sasa.block_attention_pooled(*inputs, sign, *options)
     return extreme, sums

@@ -65,9 +65,9 @@ def attention_weights(
 ) -> Tensor:
     """softmax_ab of Eq. 3, (B, N, K, K, H, W): the weight of offset (a - i, b - j) in the output of pixel (i, j)."""
     dtype = compute_dtype(query)
-    tensors = [None if t is None else t.to(dtype) for t in (query, key, rel_row, rel_col)]
+    key, rel_row, rel_col = (None if t is None else t.to(dtype) for t in (key, rel_row, rel_col))
     with without_autocast(query.device):
-        logits = attention_logits(*tensors, options)  # pyright: ignore[reportArgumentType]
+        logits = attention_logits(query.to(dtype), key, rel_row, rel_col, options)
     return logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:]).permute(0, 1, 4, 5, 2, 3)
 
 
