@@ -39,7 +39,7 @@ bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cuda/*.h csrc/cuda/*.cuh tests/cuda/emulation/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cuda/*.h csrc/cuda/*.cuh tests/cuda/emulation/* tests/csrc/*
 
 types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -218,7 +218,7 @@ def build_library(folder: Path) -> None:
 
 
 def build_test(program: Path, machine: str, names: list[str], optimize: int) -> None:
-    """Build test_kernels.cpp with the kernels of instruction sets (none named: of all); needs no torch."""
+    """Build tests/csrc/test_kernels.cpp with the kernels of instruction sets (none named: of all); needs no torch."""
     sets = instruction_sets(machine)
     sets = {name: flags for name, flags in sets.items() if not names or name in names}
     compiler, flags = find_compiler(), [*common_flags(), f"-O{optimize}"]
@@ -226,7 +226,7 @@ def build_test(program: Path, machine: str, names: list[str], optimize: int) -> 
     with tempfile.TemporaryDirectory() as temporary:
         objects = Path(temporary)
         tested = "-DSASA_TEST_SETS=" + " ".join(f"SASA_TEST({name})" for name in sets)
-        test = [*compiler, *flags, tested, "-c", f"{SOURCES}/test_kernels.cpp", "-o", f"{objects}/test_kernels.o"]
+        test = [*compiler, *flags, tested, "-c", "tests/csrc/test_kernels.cpp", "-o", f"{objects}/test_kernels.o"]
         run_together([*kernel_commands(objects, [*compiler, *flags], sets), test])
         run([*compiler, *flags, *map(str, sorted(objects.glob("*.o"))), "-pthread", "-o", str(program)])
 

@@ -1,4 +1,4 @@
-"""The C++ kernels alone, without torch: csrc/test_kernels.cpp holds them against naive loops.
+"""The C++ kernels alone, without torch: tests/csrc/test_kernels.cpp holds them against naive loops.
 
 `make test-kernels` does the same as the library is built; here the compiler optimises less, and leaves out the
 instruction set that takes it longest, so that the whole test takes half a minute of one core.

@@ -4,8 +4,8 @@
 //
 // -DSASA_TEST_SETS="SASA_TEST(avx2) SASA_TEST(portable)" names those that are linked; `make test-kernels` does it all.
 #include "instruction_sets.h"
-#include "test_naive.h"
-#include "test_norms.h"
+#include "naive.h"
+#include "norms.h"
 
 namespace {
 

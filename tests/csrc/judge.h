@@ -1,6 +1,6 @@
 // What the test of the kernels compares, and how it went.
 #pragma once
-#include "test_maps.h"
+#include "maps.h"
 
 namespace {
 

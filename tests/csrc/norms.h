@@ -1,6 +1,6 @@
 // The steps between convolutions against loops in double: affine maps in place, and batch norm in training.
 #pragma once
-#include "test_judge.h"
+#include "judge.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // The equations as loops over pixels, heads and window positions, in double: what the test holds the kernels against.
 // Maps are dense here, (B, C, H, W).
 #pragma once
-#include "test_maps.h"
+#include "maps.h"
 
 namespace {
 
