@@ -1,5 +1,5 @@
-// What the test of the kernels is made of: maps in any storage type and layout with NaN around them, parameters, random
-// numbers, and scratch memory that starts as NaN.
+// Test data: maps in any storage type and layout with NaN around them, parameters, random numbers, and scratch memory
+// that starts as NaN.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -21,46 +21,46 @@ using sasa::Storage;
 using Numbers = std::vector<double>;
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;  // has walls of its own
+constexpr bool kSanitized = true;  // AddressSanitizer has guard zones of its own
 #else
 constexpr bool kSanitized = false;
 #endif
 
 int64_t bytes_of(Storage storage) { return storage == Storage::float64 ? 8 : storage == Storage::float32 ? 4 : 2; }
 
-// --------------------------------------------------------------------------------------- numbers of two bytes, slowly
+// ------------------------------------------------------------------------------ half precision, simple and slow
 
-// `digits` binary digits after the first, exponents from `least` to `most`; to the nearest, ties to even.
+// `digits` explicit bits of the significand, exponents from `min` to `max`. Rounding is to nearest, ties to even.
 struct HalfFormat {
-  int digits, least, most;
+  int digits, min, max;
 };
 constexpr HalfFormat kFloat16{10, -14, 15}, kBfloat16{7, -126, 127};
 
 HalfFormat format_of(Storage storage) { return storage == Storage::float16 ? kFloat16 : kBfloat16; }
 
-double widened(uint16_t bits, HalfFormat f) {
+double from_half(uint16_t bits, HalfFormat f) {
   const int fraction = bits & ((1 << f.digits) - 1), exponent = (bits & 0x7fff) >> f.digits;
   const double sign = bits & 0x8000 ? -1 : 1, part = std::ldexp(fraction, -f.digits);
-  if (exponent == f.most - f.least + 2) return fraction ? std::nan("") : sign * INFINITY;
-  return sign * (exponent ? std::ldexp(1 + part, exponent - 1 + f.least) : std::ldexp(part, f.least));
+  if (exponent == f.max - f.min + 2) return fraction ? std::nan("") : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(1 + part, exponent - 1 + f.min) : std::ldexp(part, f.min));
 }
 
-uint16_t narrowed(double wide, HalfFormat f) {
+uint16_t to_half(double wide, HalfFormat f) {
   const uint16_t sign = std::signbit(wide) ? 0x8000 : 0,
-                 infinity = static_cast<uint16_t>((f.most - f.least + 2) << f.digits);
+                 infinity = static_cast<uint16_t>((f.max - f.min + 2) << f.digits);
   if (std::isnan(wide)) return static_cast<uint16_t>(infinity | 1 << (f.digits - 1));
   const double size = std::fabs(wide);
-  int exponent = size == 0 || std::isinf(size) ? f.least : std::ilogb(size);
-  if (exponent < f.least) exponent = f.least;
+  int exponent = size == 0 || std::isinf(size) ? f.min : std::ilogb(size);
+  if (exponent < f.min) exponent = f.min;
   const double units = std::nearbyint(std::ldexp(size, f.digits - exponent));  // of the last digit
-  const double biased = units + std::ldexp(exponent - f.least, f.digits);      // carries into the exponent by itself
+  const double biased = units + std::ldexp(exponent - f.min, f.digits);        // a carry increments the exponent
   return static_cast<uint16_t>(sign | (biased >= infinity ? infinity : static_cast<uint16_t>(biased)));
 }
 
 double read(const void* data, Storage storage, int64_t i) {
   if (storage == Storage::float64) return static_cast<const double*>(data)[i];
   if (storage == Storage::float32) return static_cast<const float*>(data)[i];
-  return widened(static_cast<const uint16_t*>(data)[i], format_of(storage));
+  return from_half(static_cast<const uint16_t*>(data)[i], format_of(storage));
 }
 
 void write(void* data, Storage storage, int64_t i, double value) {
@@ -69,28 +69,28 @@ void write(void* data, Storage storage, int64_t i, double value) {
   } else if (storage == Storage::float32) {
     static_cast<float*>(data)[i] = static_cast<float>(value);
   } else {
-    static_cast<uint16_t*>(data)[i] = narrowed(value, format_of(storage));
+    static_cast<uint16_t*>(data)[i] = to_half(value, format_of(storage));
   }
 }
 
-Storage compute(Storage storage) { return storage == Storage::float64 ? Storage::float64 : Storage::float32; }
+Storage compute_type(Storage storage) { return storage == Storage::float64 ? Storage::float64 : Storage::float32; }
 
-// ------------------------------------------------------------------------------------------------------ arrays, maps
+// --------------------------------------------------------------------------------------------------- arrays and maps
 
-// Memory of which every byte is 0xff until it is written: NaN in every floating point type. So are walls around it.
+// Memory that starts as 0xff bytes, which are NaN in every floating point type, with guard bytes around it.
 class Memory {
  public:
   Memory(int64_t count, int64_t size)
-      : bytes_(static_cast<size_t>(count == 0 ? 0 : count * size + 2 * kWall), 0xff), size_(size) {}
-  void* data() { return bytes_.empty() ? nullptr : bytes_.data() + kWall; }
-  bool untouched(int64_t i) const { return all_ones(kWall + i * size_, kWall + (i + 1) * size_); }
-  bool walls_untouched() const {
+      : bytes_(static_cast<size_t>(count == 0 ? 0 : count * size + 2 * kGuard), 0xff), size_(size) {}
+  void* data() { return bytes_.empty() ? nullptr : bytes_.data() + kGuard; }
+  bool untouched(int64_t i) const { return all_ones(kGuard + i * size_, kGuard + (i + 1) * size_); }
+  bool guards_untouched() const {
     const int64_t end = static_cast<int64_t>(bytes_.size());
-    return end == 0 || (all_ones(0, kWall) && all_ones(end - kWall, end));
+    return end == 0 || (all_ones(0, kGuard) && all_ones(end - kGuard, end));
   }
 
  private:
-  static constexpr int64_t kWall = kSanitized ? 0 : 64;
+  static constexpr int64_t kGuard = kSanitized ? 0 : 64;
   bool all_ones(int64_t begin, int64_t end) const {
     return std::all_of(bytes_.begin() + begin, bytes_.begin() + end, [](unsigned char byte) { return byte == 0xff; });
   }
@@ -98,7 +98,7 @@ class Memory {
   int64_t size_;
 };
 
-// Parameters, log-sum-exps and gradients of parameters: dense, in the compute type.
+// A parameter, a log-sum-exp or the gradient of a parameter: dense, in the compute type.
 class Array {
  public:
   Array() : Array(0, Storage::float32) {}
@@ -112,7 +112,7 @@ class Array {
     for (int64_t i = 0; i < count_; ++i) all[static_cast<size_t>(i)] = read(memory_.data(), type_, i);
     return all;
   }
-  bool kept_its_margins() const { return memory_.walls_untouched(); }
+  bool margins_intact() const { return memory_.guards_untouched(); }
 
  private:
   Memory memory_;
@@ -120,22 +120,22 @@ class Array {
   int64_t count_;
 };
 
-enum Layout { contiguous, channels_last, inside, inside_channels_last, spread, kLayouts };
+enum Layout { contiguous, channels_last, slice, channels_last_slice, strided, kLayouts };
 
-// A (B, C, H, W) map in a layout; the memory around it and between its pixels stays NaN.
+// A (B, C, H, W) map in one of the layouts. The memory around it and between its pixels must stay NaN.
 class TestMap {
  public:
   TestMap() : TestMap(0, 0, 0, 0, Storage::float32, contiguous) {}
   TestMap(int64_t B, int64_t C, int64_t H, int64_t W, Storage storage, Layout layout)
       : size_{B, C, H, W}, storage_(storage), memory_(0, 1) {
-    const bool margin = layout == inside || layout == inside_channels_last;
+    const bool margin = layout == slice || layout == channels_last_slice;
     const int64_t c = C + (margin ? 5 : 0), h = H + (margin ? 2 : 0), w = W + (margin ? 3 : 0);
-    const int64_t apart = layout == spread ? 2 : 1;
-    const bool last = layout == channels_last || layout == inside_channels_last;
-    const int64_t strides[2][4] = {{c * h * w * apart, h * w * apart, w * apart, apart}, {h * w * c, 1, w * c, c}};
+    const int64_t step = layout == strided ? 2 : 1;
+    const bool last = layout == channels_last || layout == channels_last_slice;
+    const int64_t strides[2][4] = {{c * h * w * step, h * w * step, w * step, step}, {h * w * c, 1, w * c, c}};
     memcpy(stride_, strides[last], sizeof stride_);
     if (margin) first_ = 2 * stride_[1] + stride_[2] + stride_[3];
-    count_ = B * c * h * w * apart;
+    count_ = B * c * h * w * step;
     memory_ = Memory(count_, bytes_of(storage));
   }
   TestMap(const Numbers& numbers, int64_t B, int64_t C, int64_t H, int64_t W, Storage storage, Layout layout)
@@ -156,9 +156,9 @@ class TestMap {
     return all;
   }
 
-  // Whether all that does not belong to the map is still as it was.
-  bool kept_its_margins() const {
-    if (!memory_.walls_untouched()) return false;
+  // Whether all memory that does not belong to the map is still NaN.
+  bool margins_intact() const {
+    if (!memory_.guards_untouched()) return false;
     std::vector<bool> own(static_cast<size_t>(count_));
     each([&](int64_t at) { own[static_cast<size_t>(at)] = true; });
     for (int64_t i = 0; i < count_; ++i)
@@ -186,7 +186,7 @@ class TestMap {
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed * 2654435761u + 88172645463325252u) {}
-  // Near enough to 0.7 * normal.
+  // Approximately 0.7 * normal.
   double next() {
     double sum = 0;
     for (int i = 0; i < 6; ++i) sum += uniform() - 0.5;
@@ -208,8 +208,8 @@ class Random {
 
 // ----------------------------------------------------------------------------------------------------------- threads
 
-// How the tasks of a call are run: at once, one by one from the last to the first, or on threads of their own.
-enum Order { at_once, backwards, on_threads, kOrders };
+// How the tasks of a call run: all in one piece, one by one in reverse order, or in two halves on two threads.
+enum Order { one_piece, reversed, two_threads, kOrders };
 
 void run_in_order(const sasa::Parallel& pool, int64_t count, void (*task)(void*, int64_t, int64_t), void* context) {
   if (pool.threads == 1) return task(context, 0, count);
@@ -225,20 +225,20 @@ void run_in_order(const sasa::Parallel& pool, int64_t count, void (*task)(void*,
   other.join();
 }
 
-sasa::Parallel pool_of(Order order) { return {run_in_order, order == at_once ? 1 : order == backwards ? 3 : 2}; }
+sasa::Parallel pool_of(Order order) { return {run_in_order, order == one_piece ? 1 : order == reversed ? 3 : 2}; }
 
 std::atomic<bool> scratch_overrun{false};
 
 }  // namespace
 
-// In place of the one in dispatch.cpp: exactly as much as was asked for, all NaN, with a wall behind it.
+// Replaces the function of dispatch.cpp: exactly the requested size, all NaN, with guard bytes behind it.
 void* sasa::scratch(size_t bytes) {
-  constexpr size_t wall = kSanitized ? 0 : 64;
+  constexpr size_t guard = kSanitized ? 0 : 64;
   struct Piece {
     unsigned char* data = nullptr;
     size_t size = 0;
     void check() const {
-      for (size_t i = 0; data && i < wall; ++i)
+      for (size_t i = 0; data && i < guard; ++i)
         if (data[size + i] != 0xa5) scratch_overrun = true;
     }
     ~Piece() { check(), std::free(data); }
@@ -247,9 +247,9 @@ void* sasa::scratch(size_t bytes) {
   piece.check();
   std::free(piece.data);
   void* fresh = nullptr;
-  if (posix_memalign(&fresh, 64, bytes + wall + (bytes + wall == 0)) != 0) std::abort();
+  if (posix_memalign(&fresh, 64, bytes + guard + (bytes + guard == 0)) != 0) std::abort();
   piece.data = static_cast<unsigned char*>(fresh), piece.size = bytes;
   memset(piece.data, 0xff, bytes);
-  memset(piece.data + bytes, 0xa5, wall);
+  memset(piece.data + bytes, 0xa5, guard);
   return piece.data;
 }

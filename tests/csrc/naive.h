@@ -1,5 +1,5 @@
-// The equations as loops over pixels, heads and window positions, in double: what the test holds the kernels against.
-// Maps are dense here, (B, C, H, W).
+// The expected results: the equations as loops over pixels, heads and window positions, in double. Maps are dense,
+// (B, C, H, W).
 #pragma once
 #include "maps.h"
 
@@ -12,26 +12,35 @@ double& at(Numbers& map, int64_t C, int64_t H, int64_t W, int64_t b, int64_t c, 
   return map[static_cast<size_t>(((b * C + c) * H + y) * W + x)];
 }
 
-// Logits that take part become weights; returns the log-sum-exp.
+// Logits to weights in place, 0 where `hidden`. Returns the log-sum-exp.
 double softmax(Numbers& logits, const std::vector<bool>& hidden) {
-  double most = -INFINITY, sum = 0;
+  double maximum = -INFINITY, sum = 0;
   for (size_t i = 0; i < logits.size(); ++i)
-    if (!hidden[i]) most = std::max(most, logits[i]);
-  for (size_t i = 0; i < logits.size(); ++i) sum += logits[i] = hidden[i] ? 0 : std::exp(logits[i] - most);
+    if (!hidden[i]) maximum = std::max(maximum, logits[i]);
+  for (size_t i = 0; i < logits.size(); ++i) sum += logits[i] = hidden[i] ? 0 : std::exp(logits[i] - maximum);
   for (double& weight : logits) weight /= sum;
-  return most + std::log(sum);
+  return maximum + std::log(sum);
 }
 
-// ds of dp, in place: p (dp - sum p dp).
+// dp to ds in place: ds = p (dp - sum p dp).
 void differentiate_softmax(const Numbers& weights, Numbers& grads) {
   double delta = 0;
   for (size_t i = 0; i < grads.size(); ++i) delta += weights[i] * grads[i];
   for (size_t i = 0; i < grads.size(); ++i) grads[i] = weights[i] * (grads[i] - delta);
 }
 
+// Call f(image, head, y, x) for every query.
+template <class Shape, class F>
+void each_query(const Shape& s, F&& f) {
+  for (int64_t b = 0; b < s.batch; ++b)
+    for (int64_t n = 0; n < s.heads; ++n)
+      for (int64_t y = 0; y < s.height; ++y)
+        for (int64_t x = 0; x < s.width; ++x) f(b, n, y, x);
+}
+
 // ---------------------------------------------------------------------------------------------------- local attention
 
-// Eq. 3 and its derivatives. Without content `key` stays empty, without relative positions `row` and `col` do.
+// Eq. 3 and its derivatives. `key` is empty without content, `row` and `col` without relative positions.
 struct NaiveLocal {
   LocalShape s;
   Numbers query, key, value, row, col;
@@ -48,7 +57,7 @@ struct NaiveLocal {
     return at(map, s.heads * s.value_dim, s.height, s.width, b, c, y, x);
   }
   bool inside(int64_t y, int64_t x) const { return y >= 0 && y < s.height && x >= 0 && x < s.width; }
-  // Channel d of head n at offset (u, w) of the window, and its gradient.
+  // The index in `row` or `col` of channel d of head n at an offset of the window.
   size_t relative(int64_t n, int64_t d, int64_t offset) const {
     const int64_t half = s.head_dim / 2;
     return static_cast<size_t>((n * s.window + offset) * half + d % half);
@@ -74,18 +83,10 @@ struct NaiveLocal {
     return logits;
   }
 
-  template <class F>
-  void each_query(F&& f) {
-    for (int64_t b = 0; b < s.batch; ++b)
-      for (int64_t n = 0; n < s.heads; ++n)
-        for (int64_t y = 0; y < s.height; ++y)
-          for (int64_t x = 0; x < s.width; ++x) f(b, n, y, x);
-  }
-
   void forward() {
     const int64_t K = s.window;
     output.assign(value.size(), 0);
-    each_query([&](int64_t b, int64_t n, int64_t y, int64_t x) {
+    each_query(s, [&](int64_t b, int64_t n, int64_t y, int64_t x) {
       double sum;
       const Numbers p = weights(b, n, y, x, &sum);
       logsumexp.push_back(sum);
@@ -97,46 +98,46 @@ struct NaiveLocal {
     });
   }
 
-  // grad_row and grad_col are of each picture: (B, N, K, D / 2).
+  // grad_row and grad_col are those of each image: (B, N, K, D / 2).
   void backward(Numbers& grad) {
     const int64_t K = s.window;
     grad_query.assign(query.size(), 0), grad_key.assign(key.size(), 0), grad_value.assign(value.size(), 0);
     grad_row.assign(row.size() * static_cast<size_t>(s.batch), 0), grad_col = grad_row;
-    each_query([&](int64_t b, int64_t n, int64_t y, int64_t x) {
+    each_query(s, [&](int64_t b, int64_t n, int64_t y, int64_t x) {
       double sum;
       const Numbers p = weights(b, n, y, x, &sum);
-      Numbers slopes(p.size());
+      Numbers grad_logits(p.size());
       for (int64_t o = 0; o < K * K; ++o) {
         const int64_t ky = y + o / K - K / 2, kx = x + o % K - K / 2;
         for (int64_t e = n * s.value_dim; inside(ky, kx) && e < (n + 1) * s.value_dim; ++e) {
-          slopes[static_cast<size_t>(o)] += v(grad, b, e, y, x) * v(value, b, e, ky, kx);
+          grad_logits[static_cast<size_t>(o)] += v(grad, b, e, y, x) * v(value, b, e, ky, kx);
           v(grad_value, b, e, ky, kx) += p[static_cast<size_t>(o)] * v(grad, b, e, y, x);
         }
       }
-      differentiate_softmax(p, slopes);
+      differentiate_softmax(p, grad_logits);
       for (int64_t o = 0; o < K * K; ++o)
-        grad_of_logit(b, n, y, x, o / K, o % K, s.scale * slopes[static_cast<size_t>(o)]);
+        grad_of_logit(b, n, y, x, o / K, o % K, s.scale * grad_logits[static_cast<size_t>(o)]);
     });
   }
 
-  void grad_of_logit(int64_t b, int64_t n, int64_t y, int64_t x, int64_t u, int64_t w, double slope) {
+  void grad_of_logit(int64_t b, int64_t n, int64_t y, int64_t x, int64_t u, int64_t w, double grad_logit) {
     const int64_t ky = y + u - s.window / 2, kx = x + w - s.window / 2;
     for (int64_t d = 0; d < s.head_dim; ++d) {
       const int64_t c = n * s.head_dim + d;
       if (!key.empty() && inside(ky, kx)) {
-        q(grad_query, b, c, y, x) += slope * q(key, b, c, ky, kx);
-        q(grad_key, b, c, ky, kx) += slope * q(query, b, c, y, x);
+        q(grad_query, b, c, y, x) += grad_logit * q(key, b, c, ky, kx);
+        q(grad_key, b, c, ky, kx) += grad_logit * q(query, b, c, y, x);
       }
       if (row.empty()) continue;
       const bool rows = 2 * d < s.head_dim;
       const size_t i = relative(n, d, rows ? u : w);
-      q(grad_query, b, c, y, x) += slope * (rows ? row : col)[i];
-      (rows ? grad_row : grad_col)[static_cast<size_t>(b) * row.size() + i] += slope * q(query, b, c, y, x);
+      q(grad_query, b, c, y, x) += grad_logit * (rows ? row : col)[i];
+      (rows ? grad_row : grad_col)[static_cast<size_t>(b) * row.size() + i] += grad_logit * q(query, b, c, y, x);
     }
   }
 
-  // The output after the mean of pool x pool pixels, a factor and an offset for each channel, and ReLU.
-  Numbers finished(int64_t pool, const Numbers& gain, const Numbers& shift, bool relu) {
+  // The output after mean pooling, a gain and a shift for each channel, and ReLU.
+  Numbers with_epilogue(int64_t pool, const Numbers& gain, const Numbers& shift, bool relu) {
     Numbers all;
     const int64_t channels = s.heads * s.value_dim;
     for (int64_t b = 0; b < s.batch; ++b)
@@ -157,13 +158,14 @@ struct NaiveLocal {
 
 // ---------------------------------------------------------------------------------------------------- block attention
 
-// Eq. 7-8 with relative positions. `matrices` (P, N * E, C) or `value` (a map) is empty, and so may the others be.
+// Eq. 7-8 with relative positions. Either `matrices` (P, N * E, C) or `value` (a map) is empty; `w_key` is empty without
+// content, `row` and `col` without relative positions.
 struct NaiveBlock {
   BlockShape s;
   Numbers image, w_query, w_key, matrices, row, col, value;
 
   Numbers output, logsumexp, extreme, sums;  // sums: (2, N * E)
-  std::vector<uint8_t> places;               // of the extremes in their blocks
+  std::vector<uint8_t> positions;            // of the extremes in their blocks
   Numbers grad_image, grad_query, grad_key, grad_matrices, grad_row, grad_col, grad_value;
 
   explicit NaiveBlock(const BlockShape& shape) : s(shape) {}
@@ -177,7 +179,7 @@ struct NaiveBlock {
       sum += matrix[static_cast<size_t>(first * s.channels + c)] * pixel(image, s.channels, b, c, y, x);
     return sum;
   }
-  // Adds factor * x to a row of a matrix' gradient, and factor * the row to the pixel's.
+  // Add factor * x to a row of the gradient of a matrix, and factor * the row to the gradient of the pixel.
   void grad_of_product(const Numbers& matrix, Numbers& grad, int64_t first, int64_t b, int64_t y, int64_t x,
                        double factor) {
     for (int64_t c = 0; c < s.channels; ++c) {
@@ -214,15 +216,7 @@ struct NaiveBlock {
     *logsumexp = softmax(logits, hidden);
     return logits;
   }
-
-  template <class F>
-  void each_query(F&& f) {
-    for (int64_t b = 0; b < s.batch; ++b)
-      for (int64_t n = 0; n < s.heads; ++n)
-        for (int64_t y = 0; y < s.height; ++y)
-          for (int64_t x = 0; x < s.width; ++x) f(b, n, y, x);
-  }
-  // Calls f(p, y, x) for the pixels of the block in which (y, x) lies.
+  // Call f(p, y, x) for the pixels of the block that contains (y, x).
   template <class F>
   void each_key(int64_t y, int64_t x, F&& f) {
     const int64_t S = s.block, top = y - y % S, left = x - x % S;
@@ -233,7 +227,7 @@ struct NaiveBlock {
   void forward(const Numbers& sign) {
     const size_t channels = static_cast<size_t>(values());
     output.assign(static_cast<size_t>(s.batch * s.height * s.width) * channels, 0), sums.assign(2 * channels, 0);
-    each_query([&](int64_t b, int64_t n, int64_t y, int64_t x) {
+    each_query(s, [&](int64_t b, int64_t n, int64_t y, int64_t x) {
       double sum;
       const Numbers p = weights(b, n, y, x, &sum);
       logsumexp.push_back(sum);
@@ -249,19 +243,19 @@ struct NaiveBlock {
       for (int64_t e = 0; e < values(); ++e)
         for (int64_t y = 0; y < s.height; y += s.block)
           for (int64_t x = 0; x < s.width; x += s.block) {
-            const double toward = sign[static_cast<size_t>(e)] < 0 ? -1 : 1;
+            const double sign_of_channel = sign[static_cast<size_t>(e)] < 0 ? -1 : 1;
             double best = -INFINITY;
-            int64_t place = 0;
+            int64_t position = 0;
             each_key(y, x, [&](int64_t p, int64_t ky, int64_t kx) {
-              const double one = toward * pixel(output, values(), b, e, ky, kx);
-              if (one > best) best = one, place = p;
+              const double one = sign_of_channel * pixel(output, values(), b, e, ky, kx);
+              if (one > best) best = one, position = p;
             });
-            extreme.push_back(toward * best);
-            places.push_back(static_cast<uint8_t>(place));
+            extreme.push_back(sign_of_channel * best);
+            positions.push_back(static_cast<uint8_t>(position));
           }
   }
 
-  // The gradient of the output where those of the extremes and of the sums are given.
+  // The gradient of the output, from those of the extremes and of the sums.
   Numbers grad_of_pooled(const Numbers& grad_extreme, const Numbers& grad_sums) {
     Numbers grad(output.size());
     const int64_t down = (s.height + s.block - 1) / s.block, across = (s.width + s.block - 1) / s.block;
@@ -270,7 +264,7 @@ struct NaiveBlock {
         for (int64_t y = 0; y < s.height; ++y)
           for (int64_t x = 0; x < s.width; ++x) {
             const int64_t block = ((b * values() + e) * down + y / s.block) * across + x / s.block;
-            const bool here = places[static_cast<size_t>(block)] == y % s.block * s.block + x % s.block;
+            const bool here = positions[static_cast<size_t>(block)] == y % s.block * s.block + x % s.block;
             const double square = grad_sums[static_cast<size_t>(values() + e)];
             pixel(grad, values(), b, e, y, x) = grad_sums[static_cast<size_t>(e)] +
                                                 2 * square * pixel(output, values(), b, e, y, x) +
@@ -283,39 +277,39 @@ struct NaiveBlock {
     grad_image.assign(image.size(), 0), grad_query.assign(w_query.size(), 0), grad_key.assign(w_key.size(), 0);
     grad_matrices.assign(matrices.size(), 0), grad_value.assign(value.size(), 0);
     grad_row.assign(row.size(), 0), grad_col.assign(col.size(), 0);
-    each_query([&](int64_t b, int64_t n, int64_t y, int64_t x) {
+    each_query(s, [&](int64_t b, int64_t n, int64_t y, int64_t x) {
       double sum;
       const Numbers p = weights(b, n, y, x, &sum);
-      Numbers slopes(p.size());
+      Numbers grad_logits(p.size());
       each_key(y, x, [&](int64_t o, int64_t ky, int64_t kx) {
         for (int64_t e = n * s.value_dim; e < (n + 1) * s.value_dim; ++e) {
           const double dy = pixel(grad, values(), b, e, y, x), dv = p[static_cast<size_t>(o)] * dy;
-          slopes[static_cast<size_t>(o)] += dy * value_at(b, e, o, ky, kx);
+          grad_logits[static_cast<size_t>(o)] += dy * value_at(b, e, o, ky, kx);
           if (!value.empty()) pixel(grad_value, values(), b, e, ky, kx) += dv;
           if (!matrices.empty()) grad_of_product(matrices, grad_matrices, o * values() + e, b, ky, kx, dv);
         }
       });
-      differentiate_softmax(p, slopes);
+      differentiate_softmax(p, grad_logits);
       each_key(y, x, [&](int64_t o, int64_t ky, int64_t kx) {
-        grad_of_logit(b, n, y, x, ky, kx, s.scale * slopes[static_cast<size_t>(o)]);
+        grad_of_logit(b, n, y, x, ky, kx, s.scale * grad_logits[static_cast<size_t>(o)]);
       });
     });
   }
 
-  void grad_of_logit(int64_t b, int64_t n, int64_t y, int64_t x, int64_t ky, int64_t kx, double slope) {
+  void grad_of_logit(int64_t b, int64_t n, int64_t y, int64_t x, int64_t ky, int64_t kx, double grad_logit) {
     const int64_t D = s.head_dim;
     for (int64_t d = 0; d < D; ++d) {
       const double channel = product(w_query, n * D + d, b, y, x);
       double grad = 0;  // of the query's channel
       if (!w_key.empty()) {
-        grad += slope * product(w_key, n * D + d, b, ky, kx);
-        grad_of_product(w_key, grad_key, n * D + d, b, ky, kx, slope * channel);
+        grad += grad_logit * product(w_key, n * D + d, b, ky, kx);
+        grad_of_product(w_key, grad_key, n * D + d, b, ky, kx, grad_logit * channel);
       }
       if (!row.empty()) {
         const bool rows = 2 * d < D;
         const size_t i = relative(n, d, rows ? ky - y : kx - x);
-        grad += slope * (rows ? row : col)[i];
-        (rows ? grad_row : grad_col)[i] += slope * channel;
+        grad += grad_logit * (rows ? row : col)[i];
+        (rows ? grad_row : grad_col)[i] += grad_logit * channel;
       }
       grad_of_product(w_query, grad_query, n * D + d, b, y, x, grad);
     }

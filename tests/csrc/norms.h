@@ -1,4 +1,4 @@
-// The steps between convolutions against loops in double: affine maps in place, and batch norm in training.
+// Tests of the operators between convolutions: the affine map in place, and batch norm in training.
 #pragma once
 #include "judge.h"
 
@@ -6,8 +6,8 @@ namespace {
 
 using sasa::Kernels;
 
-// Adds an offset and a factor: numbers that a norm has something to do with.
-Numbers moved(Numbers numbers, double factor, double offset) {
+// Numbers with a mean and a scale that a norm has to remove.
+Numbers scaled_and_shifted(Numbers numbers, double factor, double offset) {
   for (double& number : numbers) number = factor * number + offset;
   return numbers;
 }
@@ -22,21 +22,20 @@ void test_affine(const Kernels& table, const AffineCase& c, Storage storage, int
   if (!table.affine) return;
   Random random(static_cast<uint64_t>(number));
   const int64_t count = c.outer * c.channels * c.inner;
-  const bool added = number % 2 == 0, relu = number % 4 < 2;
-  Array x(random.many(count), storage), residual(random.many(added ? count : 0), storage);
-  Array gain(random.many(c.channels), compute(storage)), shift(random.many(c.channels), compute(storage));
-  const Numbers before = x.numbers(), more = residual.numbers(), factor = gain.numbers(), offset = shift.numbers();
-  Numbers want = before;
-  for (size_t i = 0; i < want.size(); ++i) {
+  const bool with_residual = number % 2 == 0, relu = number % 4 < 2;
+  Array x(random.many(count), storage), residual(random.many(with_residual ? count : 0), storage);
+  Array gain(random.many(c.channels), compute_type(storage)), shift(random.many(c.channels), compute_type(storage));
+  const Numbers before = x.numbers(), shortcut = residual.numbers(), gains = gain.numbers(), shifts = shift.numbers();
+  Numbers expected = before;
+  for (size_t i = 0; i < expected.size(); ++i) {
     const size_t channel = i / static_cast<size_t>(c.inner) % static_cast<size_t>(c.channels);
-    want[i] = want[i] * factor[channel] + offset[channel] + (added ? more[i] : 0);
-    if (relu && want[i] < 0) want[i] = 0;
+    expected[i] = expected[i] * gains[channel] + shifts[channel] + (with_residual ? shortcut[i] : 0);
+    if (relu && expected[i] < 0) expected[i] = 0;
   }
-  judge.begin(described("affine", table.name, {c.outer, c.channels, c.inner}), storage);
+  judge.begin(describe("affine", table.name, {c.outer, c.channels, c.inner}), storage);
   table.affine({x.data(), residual.data(), gain.data(), shift.data(), c.outer, c.channels, c.inner, relu, storage},
                pool_of(static_cast<Order>(number % kOrders)));
-  judge.compare("result", x.numbers(), want, norm(before));
-  judge.margins("result", x);
+  judge.result("result", x, expected, norm(before));
 }
 
 struct NormCase {
@@ -96,44 +95,42 @@ struct NaiveNorm {
 void test_norm(const Kernels& table, const NormCase& c, int number, Judge& judge) {
   const Storage f = Storage::float32;
   const sasa::Parallel pool = pool_of(static_cast<Order>(number % kOrders));
-  const bool added = number % 2 == 0, relu = number % 4 < 2;
+  const bool with_residual = number % 2 == 0, relu = number % 4 < 2;
   const int64_t count = c.pixels * c.channels;
   Random random(static_cast<uint64_t>(number));
-  Array x(moved(random.many(count), 2, 5), f), residual(random.many(added ? count : 0), f), grad(random.many(count), f);
+  Array x(scaled_and_shifted(random.many(count), 2, 5), f), residual(random.many(with_residual ? count : 0), f),
+      grad(random.many(count), f);
   Array weight(random.many(c.channels), f), bias(random.many(c.channels), f);
   NaiveNorm naive = {
       c.pixels, c.channels, 1e-5, relu, x.numbers(), weight.numbers(), bias.numbers(), residual.numbers(), {}, {},
       {},       {},         {},   {},   {}};
   naive.forward();
   auto floats = [](Array& array) { return static_cast<float*>(array.data()); };
-  judge.begin(described("norm", table.name, {c.pixels, c.channels, added, relu}), f);
+  judge.begin(describe("norm", table.name, {c.pixels, c.channels, with_residual, relu}), f);
   if (table.norm_forward) {
     Array y(count, f), mean(c.channels, f), variance(c.channels, f), parts(sasa::norm_parts(c.pixels, c.channels), f);
     table.norm_forward({floats(x), floats(residual), floats(weight), floats(bias), floats(y), floats(mean),
                         floats(variance), floats(parts), c.pixels, c.channels, 1e-5, relu},
                        pool);
-    judge.compare("y", y.numbers(), naive.y, 1);
-    judge.compare("mean", mean.numbers(), naive.mean, 1);
-    judge.compare("variance", variance.numbers(), naive.variance, 1);
-    judge.margins("y", y);
+    judge.result("y", y, naive.y, 1);
+    judge.result("mean", mean, naive.mean, 1);
+    judge.result("variance", variance, naive.variance, 1);
     judge.margins("parts", parts);
   }
   if (!table.norm_backward) return;
   naive.backward(grad.numbers());
-  Array y(added ? naive.y : Numbers(), f), mean(naive.mean, f), variance(naive.variance, f);
-  Array grad_x(count, f), grad_residual(added && relu ? count : 0, f), grad_weight(c.channels, f);
+  Array y(with_residual ? naive.y : Numbers(), f), mean(naive.mean, f), variance(naive.variance, f);
+  Array grad_x(count, f), grad_residual(with_residual && relu ? count : 0, f), grad_weight(c.channels, f);
   Array grad_bias(c.channels, f), parts(sasa::norm_parts(c.pixels, c.channels), f);
   table.norm_backward(
       {floats(grad), floats(x), floats(y), floats(weight), floats(bias), floats(mean), floats(variance), floats(grad_x),
        floats(grad_residual), floats(grad_weight), floats(grad_bias), floats(parts), c.pixels, c.channels, 1e-5, relu},
       pool);
   const double size = norm(grad.numbers());
-  judge.compare("grad of x", grad_x.numbers(), naive.grad_x, size);
-  judge.compare("grad of weight", grad_weight.numbers(), naive.grad_weight, size);
-  judge.compare("grad of bias", grad_bias.numbers(), naive.grad_bias, size);
-  judge.compare("grad of residual", grad_residual.numbers(), naive.grad_residual, size);
-  judge.margins("grad of x", grad_x);
-  judge.margins("grad of residual", grad_residual);
+  judge.result("grad of x", grad_x, naive.grad_x, size);
+  judge.result("grad of weight", grad_weight, naive.grad_weight, size);
+  judge.result("grad of bias", grad_bias, naive.grad_bias, size);
+  judge.result("grad of residual", grad_residual, naive.grad_residual, size);
   judge.margins("parts", parts);
 }
 
