@@ -1,14 +1,13 @@
-// What stands between the convolutions of a network in inference, in place and in one pass over the map:
-// y = x * gain + shift for each channel (a batch norm), plus another map (the shortcut), and ReLU.
+// Batch norm of inference, shortcut and ReLU in place, in one pass over the map: y = x * gain + shift for each channel, plus
+// another map, then ReLU.
 #pragma once
-#include "kernels.h"
 #include "tiles.h"
 
 namespace {
 
 using sasa::Affine;
 
-// `count` elements side by side, with a gain and shift for each (step 1) or one for all (step 0).
+// `count` adjacent elements, with a gain and a shift for `each` of them or the same for all.
 template <class T, class S>
 void affine_run(S* x, const S* residual, const T* gain, const T* shift, int64_t count, bool each, bool relu) {
   constexpr int L = std::is_same_v<T, S> ? kLanes<T> : 8;
@@ -19,7 +18,7 @@ void affine_run(S* x, const S* residual, const T* gain, const T* shift, int64_t 
       __m256 y = _mm256_mul_ps(load8(x + i), each ? _mm256_loadu_ps(gain + i) : _mm256_set1_ps(*gain));
       y = _mm256_add_ps(y, each ? _mm256_loadu_ps(shift + i) : _mm256_set1_ps(*shift));
       if (residual) y = _mm256_add_ps(y, load8(residual + i));
-      if (relu) y = _mm256_max_ps(_mm256_setzero_ps(), y);  // in this order NaN stays
+      if (relu) y = _mm256_max_ps(_mm256_setzero_ps(), y);  // in this order NaN is kept
       store8(x + i, y);
     }
   }
@@ -47,7 +46,7 @@ void affine_as(const Affine& call, const sasa::Parallel& threads) {
   const S* residual = static_cast<const S*>(call.residual);
   const T *gain = static_cast<const T*>(call.gain), *shift = static_cast<const T*>(call.shift);
   const bool each = call.inner == 1;
-  // A piece is a few pixels with all their channels, or one plane of one channel.
+  // A piece of work is a few pixels with all their channels, or one plane of one channel.
   const int64_t pixels = each ? (4096 + call.channels - 1) / call.channels : 1;
   const int64_t pieces = each ? (call.outer + pixels - 1) / pixels : call.outer * call.channels;
   parallel(threads, pieces, [&](int64_t first, int64_t last) {

@@ -1,12 +1,13 @@
-// One table of kernels for one instruction set: compiled once for each, with its flags and -DSASA_ISA=name.
+// The table of kernels of one instruction set: compiled once per set, with its flags and -DSASA_ISA=name.
 #include "kernels.h"
 
 #include "affine.h"
 #include "block_backward.h"
+#include "block_forward.h"
 #include "instruction_sets.h"
+#include "local.h"
 #include "norm.h"
 #include "peak.h"
-#include "small_backward.h"
 
 namespace sasa {
 

@@ -1,11 +1,8 @@
-// Eq. 3 forward. A task is one picture, some heads and a strip of rows; rows of keys and values flow through rings of
+// Eq. 3 forward. A task is a strip of rows of some heads of one image. Rows of keys and values pass through ring buffers of
 // planar rows that stay in cache, and tiles of up to three rows of queries follow them down the map.
 //
-// Logits are kept in units of log2(e), so that 2**x serves as the exponential.
+// Logits are in units of log2(e), so that the exponential is 2**x.
 #pragma once
-#include <limits>
-
-#include "kernels.h"
 #include "tiles.h"
 
 namespace {
@@ -13,80 +10,79 @@ namespace {
 using sasa::LocalForward;
 using sasa::LocalShape;
 
-// What forward and backward need to know of a tile's place.
-struct Place {
+// Where a tile is in the map.
+struct TilePlace {
   int64_t y, x, height, width, window;
   bool mask;
-  // Whether a window of the tile reaches beyond the map.
+  // Whether a window of the tile reaches outside the map.
   bool at_border(int64_t rows, int64_t lanes) const {
     const int64_t half = window / 2;
     return y < half || x < half || y + rows + half > height || x + lanes + half > width;
   }
-  // Whether row `a` of the window of the tile's row r lies in the map.
+  // Whether row `a` of the windows of the tile's row r is inside the map.
   bool row_inside(int64_t r, int64_t a) const {
     const int64_t row = y + r + a - window / 2;
     return row >= 0 && row < height;
   }
-  // The lanes whose windows have, in the tile's row r, their position (a, c) in the map.
+  // The lanes of the tile's row r for which position (a, c) of the window is inside the map.
   template <class T, int L>
   SASA_INLINE Vec<IntFor<T>, L> inside(int64_t r, int64_t a, int64_t c) const {
     return row_inside(r, a) ? columns_inside<T, L>(x + c - window / 2, width) : Vec<IntFor<T>, L>{};
   }
 };
 
-// Logits of keys beyond the map become minus infinity: whole rows of the window, whose row terms become 0 so that no
-// NaN in them is left, or the lanes that a column puts outside.
+// padding="mask": set the logits of keys outside the map to minus infinity. The row terms of rows outside become 0, so that
+// no NaN in them remains.
 template <class T, int L, int R>
-SASA_INLINE void hide_outside(const Place& place, T* row_terms, T* logits) {
+SASA_INLINE void mask_outside(const TilePlace& place, T* row_terms, T* logits) {
   const int64_t k = place.window;
-  const Vec<T, L> hidden = splat<T, L>(-std::numeric_limits<T>::infinity());
   for (int64_t r = 0; r < R; ++r)
     for (int64_t a = 0; a < k; ++a) {
       if (!place.row_inside(r, a)) store<T, L>(row_terms + (r * k + a) * L, Vec<T, L>{});
       for (int64_t c = 0; c < k; ++c) {
         T* logit = logits + ((r * k + a) * k + c) * L;
-        store<T, L>(logit, place.inside<T, L>(r, a, c) ? load<T, L>(logit) : hidden);
+        store<T, L>(logit, place.inside<T, L>(r, a, c) ? load<T, L>(logit) : minus_infinity<T, L>());
       }
     }
 }
 
-// logits[(r * K + a) * K + c][L] of a tile without the row term, which is terms[r * K + a][L] (rows of `terms`, then
-// columns, which the logits already hold). Without relative positions both are zero.
+// logits[(r * K + a) * K + c][L] of a tile, without their row terms, which go to terms[r * K + a][L]. (`terms` holds row
+// terms, then column terms, which the logits include.) Without relative embeddings both are zero.
 template <class T, int L, int K, int R>
-SASA_INLINE void tile_logits(const T* const (&query)[R], const Rows<T>& keys, int64_t step, int64_t channels,
-                             const T* rel_row, const T* rel_col, const Place& place, T* terms, T* logits) {
+SASA_INLINE void tile_logits(const T* const (&query)[R], const Rows<T>& keys, int64_t channels,
+                             const Relative<T>& relative, const TilePlace& place, T* terms, T* logits) {
   const int64_t window = K > 0 ? K : place.window, half = channels / 2;
   T* row_terms = terms;
   T* column_terms = terms + R * window * L;
-  if (rel_row) {
-    relative<T, L, K, R>(query, step, half, rel_row, window, row_terms);
-    const T* lower[R];
-    for (int r = 0; r < R; ++r) lower[r] = query[r] + half * step;
-    relative<T, L, K, R>(lower, step, half, rel_col, window, column_terms);
+  if (relative.rows) {
+    relative_terms<T, L, K, R>(query, keys.step, half, relative.rows, window, row_terms);
+    const T* second_half[R];
+    for (int r = 0; r < R; ++r) second_half[r] = query[r] + half * keys.step;
+    relative_terms<T, L, K, R>(second_half, keys.step, half, relative.columns, window, column_terms);
   } else {
     clear(row_terms, R * window * L);
   }
-  score<T, L, K, R>(query, keys, step, channels, rel_row ? column_terms : static_cast<const T*>(nullptr), window,
+  score<T, L, K, R>(query, keys, channels, relative.rows ? column_terms : static_cast<const T*>(nullptr), window,
                     logits);
-  if (place.mask && place.at_border(R, L)) hide_outside<T, L, R>(place, row_terms, logits);
+  if (place.mask && place.at_border(R, L)) mask_outside<T, L, R>(place, row_terms, logits);
 }
 
-// Softmax over the window: logits become weights before division by their sum. Returns 1 / sum, and the log2-sum-exp2,
-// which is NaN where the sum is: `settled_logsumexp` knows what it should be.
+// Softmax over the window without the division: logits become exp2(logit - maximum). Returns 1 / their sum. *log2_sum is the
+// log2-sum-exp2 of the logits; it is NaN where they are not all finite (see nonfinite_logsumexp).
 template <class T, int L, int K>
 SASA_INLINE Vec<T, L> softmax(T* logits, const T* row_terms, int64_t window, Vec<T, L>* log2_sum) {
   using V = Vec<T, L>;
   const int64_t k = K > 0 ? K : window;
-  V most = splat<T, L>(-std::numeric_limits<T>::infinity());
+  V largest = minus_infinity<T, L>();
   for (int64_t a = 0; a < k; ++a) {
     V row = load<T, L>(logits + a * k * L);
 #pragma GCC unroll 16
     for (int64_t c = 1; c < k; ++c) row = maximum<T, L>(row, load<T, L>(logits + (a * k + c) * L));
-    most = maximum<T, L>(most, row + load<T, L>(row_terms + a * L));
+    largest = maximum<T, L>(largest, row + load<T, L>(row_terms + a * L));
   }
   V sum = {};
   for (int64_t a = 0; a < k; ++a) {
-    const V shift = load<T, L>(row_terms + a * L) - most;
+    const V shift = load<T, L>(row_terms + a * L) - largest;
 #pragma GCC unroll 16
     for (int64_t c = 0; c < k; ++c) {
       T* logit = logits + (a * k + c) * L;
@@ -95,96 +91,90 @@ SASA_INLINE Vec<T, L> softmax(T* logits, const T* row_terms, int64_t window, Vec
       sum += weight;
     }
   }
-  if (log2_sum) *log2_sum = most + log2_positive<T, L>(sum);
+  if (log2_sum) *log2_sum = largest + log2_positive<T, L>(sum);
   return static_cast<T>(1) / sum;
 }
 
-// The log2-sum-exp2 of row r's logits of which some are not finite, as their sum has shown: NaN if one of them is NaN,
-// else their maximum, which is an infinity.
+// The log2-sum-exp2 of row r of a tile where some logits are not finite: NaN if one of them is NaN, else their maximum,
+// which is an infinity.
 template <class T, int L>
-Vec<T, L> settled_logsumexp(const Place& place, int64_t r, const T* logits, const T* row_terms) {
-  const Vec<T, L> least = splat<T, L>(-std::numeric_limits<T>::infinity());
-  Vec<T, L> most = least, nan = {};
+Vec<T, L> nonfinite_logsumexp(const TilePlace& place, int64_t r, const T* logits, const T* row_terms) {
+  Vec<T, L> largest = minus_infinity<T, L>(), nan = {};
   for (int64_t a = 0; a < place.window; ++a)
     for (int64_t c = 0; c < place.window; ++c) {
       Vec<T, L> logit = load<T, L>(logits + (a * place.window + c) * L) + load<T, L>(row_terms + a * L);
-      if (place.mask) logit = place.inside<T, L>(r, a, c) ? logit : least;
-      most = maximum<T, L>(logit, most);  // in this order NaN is passed over
+      if (place.mask) logit = place.inside<T, L>(r, a, c) ? logit : minus_infinity<T, L>();
+      largest = maximum<T, L>(logit, largest);  // in this order NaN is skipped
       nan = logit == logit ? nan : logit;
     }
-  return nan == nan ? most : nan;
+  return nan == nan ? largest : nan;
 }
 
-// out[r][e][x .. x + L) = sum over the window of weights * values.
+// out[r][first + e] = sum over the window of weights * values, times inverse[r], for N channels e.
 template <class T, int L, int N, int K, int R>
-SASA_INLINE void mix_values(const T* weights, const Rows<T>& values, int64_t step, int64_t window, int64_t first,
-                            const Vec<T, L> (&inverse)[R], T* const (&out)[R]) {
+SASA_INLINE void sum_of_values(const T* weights, const Rows<T>& values, int64_t window, int64_t first,
+                               const Vec<T, L> (&inverse)[R], T* const (&out)[R]) {
   const int64_t k = K > 0 ? K : window;
   Vec<T, L> acc[R][N] = {};
   auto weight = [&](int64_t r, int64_t j, int64_t c)
                     __attribute__((always_inline)) { return weights + ((r * k + j - r) * k + c) * L; };
-  mix<T, L, N, K, R>(weight, values, 0, R + k - 1, step, window, first, acc);
+  weighted_sum<T, L, N, K, R>(weight, values, 0, R + k - 1, window, first, acc);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int e = 0; e < N; ++e) store<T, L>(out[r] + (first + e) * step, acc[r][e] * inverse[r]);
+    for (int e = 0; e < N; ++e) store<T, L>(out[r] + (first + e) * values.step, acc[r][e] * inverse[r]);
 }
 
-// Forward over strips of rows of some heads of one picture.
 template <class T, int K>
-class ForwardTask {
+class LocalForwardTask {
  public:
-  ForwardTask(const LocalForward& call, int64_t together)
+  LocalForwardTask(const LocalForward& call, int64_t heads)
       : call_(call),
         shape_(call.shape),
         io_(RowAccess<T>::of(call.shape.storage)),
-        together_(together),
+        heads_(heads),
         window_(K > 0 ? K : shape_.window),
         half_(window_ / 2),
         slots_(window_ - 1 + 2 * kRows<K>),
         layout_(shape_.width, half_) {
-    Arena sizes(nullptr);
-    lay_out(sizes);
-    Arena arena(sasa::scratch(sizes.used()));
-    lay_out(arena);
+    allocate_scratch([this](Arena& arena) { lay_out(arena); });
     clear(queries_, kRows<K> * layout_.row(shape_.head_dim));
-    for (int64_t g = 0; g < together_; ++g) {
+    for (int64_t g = 0; g < heads_; ++g) {
       if (call_.key.data) keys(g).clear_all();
       values(g).clear_all();
     }
   }
 
-  // Rows [begin, end) of heads [head, head + together) of picture b; `begin` is even where rows are pooled.
+  // Rows [begin, end) of heads [head, head + heads_) of image b; `begin` must be even if rows are pooled.
   void run(int64_t b, int64_t head, int64_t begin, int64_t end) {
-    for (int64_t g = 0; g < together_; ++g) take_relative(head + g, g);
+    for (int64_t g = 0; g < heads_; ++g) load_relative(head + g, g);
     int64_t packed = begin > half_ ? begin - half_ : 0, written = begin;
     for (int64_t y = begin, rows; y < end; y += rows) {
       rows = tile_rows<K>(end - y, window_);
       const int64_t needed = y + rows + half_ < shape_.height ? y + rows + half_ : shape_.height;
       for (; packed < needed; ++packed)
-        for (int64_t g = 0; g < together_; ++g) pack_keys_and_values(b, head + g, g, packed);
-      for (int64_t g = 0; g < together_; ++g) attend(b, head + g, g, y, rows);
-      // Pooling takes rows by two: an odd one waits for the next tile.
+        for (int64_t g = 0; g < heads_; ++g) pack_keys_and_values(b, head + g, g, packed);
+      for (int64_t g = 0; g < heads_; ++g) attend(b, head + g, g, y, rows);
+      // Pooling needs pairs of rows: an odd one waits for the next tile.
       const int64_t done = y + rows < end ? (y + rows) / call_.pool * call_.pool : end;
-      for (int64_t g = 0; g < together_; ++g)
+      for (int64_t g = 0; g < heads_; ++g)
         for (int64_t row = written; row < done; row += call_.pool) write(b, head + g, g, row);
       written = done;
     }
   }
 
  private:
-  static constexpr int64_t kOutputRows = 4;  // a tile's, and one that waits to be pooled
-  static constexpr int64_t kMost = kLanes<T>;
+  static constexpr int64_t kOutputRows = 4;  // those of a tile, and one that waits to be pooled
 
   void lay_out(Arena& arena) {
-    const int64_t D = shape_.head_dim, E = shape_.value_dim, R = kRows<K>;
-    keys_ = arena.take<T>(call_.key.data ? together_ * RowRing<T>::elements(slots_, D, layout_) : 0);
-    values_ = arena.take<T>(together_ * RowRing<T>::elements(slots_, E, layout_));
+    const int64_t D = shape_.head_dim, E = shape_.value_dim, R = kRows<K>, L = kLanes<T>;
+    keys_ = arena.take<T>(call_.key.data ? heads_ * RowRing<T>::elements(slots_, D, layout_) : 0);
+    values_ = arena.take<T>(heads_ * RowRing<T>::elements(slots_, E, layout_));
     queries_ = arena.take<T>(R * layout_.row(D));
-    outputs_ = arena.take<T>(together_ * kOutputRows * layout_.row(E));
-    logits_ = arena.take<T>(R * window_ * window_ * kMost);
-    terms_ = arena.take<T>(2 * R * window_ * kMost);
-    relative_ = arena.take<T>(call_.rel_row ? together_ * D * window_ : 0);
+    outputs_ = arena.take<T>(heads_ * kOutputRows * layout_.row(E));
+    logits_ = arena.take<T>(R * window_ * window_ * L);
+    terms_ = arena.take<T>(2 * R * window_ * L);
+    relative_ = arena.take<T>(call_.rel_row ? heads_ * D * window_ : 0);
     tile_keys_ = arena.take<const T*>(R + window_);
     tile_values_ = arena.take<const T*>(R + window_);
   }
@@ -198,36 +188,36 @@ class ForwardTask {
   T* output_row(int64_t g, int64_t y) const {
     return outputs_ + (g * kOutputRows + y % kOutputRows) * layout_.row(shape_.value_dim) + layout_.pad;
   }
-  T* rel_row(int64_t g) const { return call_.rel_row ? relative_ + g * shape_.head_dim * window_ : nullptr; }
-  T* rel_col(int64_t g) const { return rel_row(g) + shape_.head_dim / 2 * window_; }
+  Relative<T> relative(int64_t g) const {
+    const T* rows = relative_ + g * shape_.head_dim * window_;
+    if (!call_.rel_row) return {nullptr, nullptr};
+    return {rows, rows + shape_.head_dim / 2 * window_};
+  }
 
-  // (K, D / 2) of a head to (D / 2, K), so that the offsets of one channel lie together.
-  void take_relative(int64_t head, int64_t g) {
+  // The embeddings of a head from (K, D / 2) to (D / 2, K), so that the offsets of one channel are adjacent.
+  void load_relative(int64_t head, int64_t g) {
     if (!call_.rel_row) return;
     const int64_t d = shape_.head_dim / 2;
-    transpose_relative(static_cast<const T*>(call_.rel_row) + head * window_ * d, window_, d, rel_row(g));
-    transpose_relative(static_cast<const T*>(call_.rel_col) + head * window_ * d, window_, d, rel_col(g));
+    T* to = relative_ + 2 * g * window_ * d;
+    transpose_relative(static_cast<const T*>(call_.rel_row) + head * window_ * d, window_, d, to);
+    transpose_relative(static_cast<const T*>(call_.rel_col) + head * window_ * d, window_, d, to + window_ * d);
   }
 
   void pack_keys_and_values(int64_t b, int64_t head, int64_t g, int64_t y) {
-    const int64_t D = shape_.head_dim, E = shape_.value_dim;
-    if (call_.key.data) io_.pack(call_.key, b, head * D, D, y, shape_.width, 1, keys(g).row(y), layout_.step);
-    io_.pack(call_.value, b, head * E, E, y, shape_.width, 1, values(g).row(y), layout_.step);
+    const int64_t D = shape_.head_dim, E = shape_.value_dim, W = shape_.width;
+    if (call_.key.data) io_.pack({call_.key, b, head * D, D, y, W}, 1, keys(g).row(y), layout_.step);
+    io_.pack({call_.value, b, head * E, E, y, W}, 1, values(g).row(y), layout_.step);
   }
 
-  // `rows` rows of queries from y on: into the output rows.
+  // Attention of `rows` rows of queries from y on, into the output rows.
   void attend(int64_t b, int64_t head, int64_t g, int64_t y, int64_t rows) {
-    const int64_t D = shape_.head_dim;
+    const int64_t D = shape_.head_dim, W = shape_.width, seen = rows + window_ - 1;
     const T factor = static_cast<T>(shape_.scale * kLog2e);
     for (int64_t r = 0; r < rows; ++r)
-      io_.pack(call_.query, b, head * D, D, y + r, shape_.width, factor, query_row(r), layout_.step);
-    for (int64_t j = 0; j < rows + window_ - 1; ++j) {
-      const int64_t row = y - half_ + j;
-      const bool in = row >= 0 && row < shape_.height;
-      tile_keys_[j] = call_.key.data ? (in ? keys(g).row(row) : keys(g).zeros()) - half_ : nullptr;
-      tile_values_[j] = (in ? values(g).row(row) : values(g).zeros()) - half_;
-    }
-    across<T, K>(shape_.width, rows, [&](int64_t x, auto lanes, auto tile_rows) {
+      io_.pack({call_.query, b, head * D, D, y + r, W}, factor, query_row(r), layout_.step);
+    if (call_.key.data) keys(g).window_rows(y - half_, seen, shape_.height, half_, tile_keys_);
+    values(g).window_rows(y - half_, seen, shape_.height, half_, tile_values_);
+    each_tile<T, K>(W, rows, [&](int64_t x, auto lanes, auto tile_rows) {
       tile<decltype(lanes)::value, decltype(tile_rows)::value>(b, head, g, y, x);
     });
   }
@@ -236,41 +226,38 @@ class ForwardTask {
 
   template <int L, int R>
   void tile(int64_t b, int64_t head, int64_t g, int64_t y, int64_t x) {
-    const Place place{y, x, shape_.height, shape_.width, window_, shape_.mask};
-    const int64_t step = layout_.step;
+    const TilePlace place{y, x, shape_.height, shape_.width, window_, shape_.mask};
     const T* query[R];
     T* out[R];
     for (int r = 0; r < R; ++r) query[r] = query_row(r) + x, out[r] = output_row(g, y + r) + x;
-    const Rows<T> keys{call_.key.data ? tile_keys_ : nullptr, x}, values{tile_values_, x};
-    tile_logits<T, L, K, R>(query, keys, step, shape_.head_dim, rel_row(g), rel_row(g) ? rel_col(g) : nullptr, place,
-                            terms_, logits_);
+    const Rows<T> keys{call_.key.data ? tile_keys_ : nullptr, x, layout_.step}, values{tile_values_, x, layout_.step};
+    tile_logits<T, L, K, R>(query, keys, shape_.head_dim, relative(g), place, terms_, logits_);
     Vec<T, L> inverse[R], log2_sum[R];
-    bool settle = false;
+    bool nonfinite = false;
     for (int r = 0; r < R; ++r) {
       inverse[r] = softmax<T, L, K>(logits_ + r * window_ * window_ * L, terms_ + r * window_ * L, window_,
                                     call_.logsumexp ? &log2_sum[r] : nullptr);
       if (!call_.logsumexp) continue;
       write_logsumexp<L>(b, head, y + r, x, log2_sum[r] * static_cast<T>(kLn2));
-      settle |= any_nan<T, L>(log2_sum[r]);
+      nonfinite |= any_nan<T, L>(log2_sum[r]);
     }
     int64_t e = 0;
     for (; e + kChannels <= shape_.value_dim; e += kChannels)
-      mix_values<T, L, kChannels, K, R>(logits_, values, step, window_, e, inverse, out);
-    for (; e < shape_.value_dim; ++e) mix_values<T, L, 1, K, R>(logits_, values, step, window_, e, inverse, out);
-    if (settle) settle_logsumexp<L, R>(place, b, head, g, query, keys, log2_sum);
+      sum_of_values<T, L, kChannels, K, R>(logits_, values, window_, e, inverse, out);
+    for (; e < shape_.value_dim; ++e) sum_of_values<T, L, 1, K, R>(logits_, values, window_, e, inverse, out);
+    if (nonfinite) write_nonfinite_logsumexp<L, R>(place, b, head, g, query, keys, log2_sum);
   }
 
-  // The log-sum-exp of windows with logits that are not finite, which softmax has overwritten.
+  // The log-sum-exp where logits are not finite. Softmax has overwritten them, so they are computed again.
   template <int L, int R>
-  __attribute__((noinline)) void settle_logsumexp(const Place& place, int64_t b, int64_t head, int64_t g,
-                                                  const T* const (&query)[R], const Rows<T>& keys,
-                                                  const Vec<T, L> (&log2_sum)[R]) {
-    tile_logits<T, L, K, R>(query, keys, layout_.step, shape_.head_dim, rel_row(g), rel_row(g) ? rel_col(g) : nullptr,
-                            place, terms_, logits_);
+  __attribute__((noinline)) void write_nonfinite_logsumexp(const TilePlace& place, int64_t b, int64_t head, int64_t g,
+                                                           const T* const (&query)[R], const Rows<T>& keys,
+                                                           const Vec<T, L> (&log2_sum)[R]) {
+    tile_logits<T, L, K, R>(query, keys, shape_.head_dim, relative(g), place, terms_, logits_);
     for (int r = 0; r < R; ++r) {
-      const Vec<T, L> settled =
-          settled_logsumexp<T, L>(place, r, logits_ + r * window_ * window_ * L, terms_ + r * window_ * L);
-      const Vec<T, L> sum = log2_sum[r] == log2_sum[r] ? log2_sum[r] : settled;
+      const Vec<T, L> nonfinite =
+          nonfinite_logsumexp<T, L>(place, r, logits_ + r * window_ * window_ * L, terms_ + r * window_ * L);
+      const Vec<T, L> sum = log2_sum[r] == log2_sum[r] ? log2_sum[r] : nonfinite;
       write_logsumexp<L>(b, head, place.y + r, place.x, sum * static_cast<T>(kLn2));
     }
   }
@@ -282,7 +269,7 @@ class ForwardTask {
     for (int lane = 0; x + lane < shape_.width; ++lane) to[lane] = values[lane];
   }
 
-  // What follows attention at once, on a finished row (or two, pooled), then to the output map.
+  // Apply the epilogue to a finished row (or two, if pooled), and write it to the output map.
   void write(int64_t b, int64_t head, int64_t g, int64_t y) {
     const int64_t E = shape_.value_dim;
     int64_t width = shape_.width;
@@ -292,11 +279,11 @@ class ForwardTask {
       for (int64_t e = 0; e < E; ++e) pool_row(row + e * layout_.step, other ? other + e * layout_.step : nullptr);
       width = (width + 1) / 2;
     }
-    for (int64_t e = 0; e < E; ++e) finish_channel(row + e * layout_.step, width, head * E + e);
-    io_.unpack(row, layout_.step, call_.output, b, head * E, E, y / call_.pool, width);
+    for (int64_t e = 0; e < E; ++e) scale_channel(row + e * layout_.step, width, head * E + e);
+    io_.unpack(row, layout_.step, {call_.output, b, head * E, E, y / call_.pool, width});
   }
 
-  // In place: the mean of two by two pixels, of fewer at an odd border.
+  // In place: the mean of 2 x 2 pixels, of fewer at an odd border.
   void pool_row(T* row, const T* other) const {
     const int64_t pairs = shape_.width / 2;
     const T part = static_cast<T>(other ? 0.25 : 0.5);
@@ -308,43 +295,45 @@ class ForwardTask {
     if (shape_.width % 2) row[pairs] = last * (2 * part);
   }
 
-  void finish_channel(T* row, int64_t width, int64_t channel) const {
+  // Gain, shift and ReLU.
+  void scale_channel(T* row, int64_t width, int64_t channel) const {
+    constexpr int L = kLanes<T>;
     if (!call_.gain && !call_.shift && !call_.relu) return;
     const T gain = call_.gain ? static_cast<const T*>(call_.gain)[channel] : T(1);
     const T shift = call_.shift ? static_cast<const T*>(call_.shift)[channel] : T(0);
-    const Vec<T, kMost> least = splat<T, kMost>(call_.relu ? T(0) : -std::numeric_limits<T>::infinity());
-    for (int64_t x = 0; x < width; x += kMost) {
-      const Vec<T, kMost> y = load<T, kMost>(row + x) * gain + shift;
-      store<T, kMost>(row + x, call_.relu ? (y < least ? least : y) : y);
+    for (int64_t x = 0; x < width; x += L) {
+      const Vec<T, L> y = load<T, L>(row + x) * gain + shift;
+      store<T, L>(row + x, call_.relu ? (y < Vec<T, L>{} ? Vec<T, L>{} : y) : y);
     }
   }
 
   const LocalForward& call_;
   const LocalShape& shape_;
   const RowAccess<T> io_;
-  const int64_t together_, window_, half_, slots_;
+  const int64_t heads_, window_, half_, slots_;
   const RowLayout layout_;
   T *keys_, *values_, *queries_, *outputs_, *logits_, *terms_, *relative_;
   const T **tile_keys_, **tile_values_;
 };
 
+inline int64_t bytes_of(Storage storage) {
+  return storage == Storage::float64 ? 8 : storage == Storage::float32 ? 4 : 2;
+}
+
 template <class T>
 void local_forward_as(const LocalForward& call, const sasa::Parallel& threads) {
   const LocalShape& shape = call.shape;
-  const int64_t bytes =
-      (shape.value_dim < shape.head_dim ? shape.value_dim : shape.head_dim) * (shape.storage == Storage::float64   ? 8
-                                                                               : shape.storage == Storage::float32 ? 4
-                                                                                                                   : 2);
-  const int64_t together = heads_together(shape.batch, shape.heads, bytes, threads.threads);
-  const int64_t groups = shape.heads / together;
+  const int64_t channels = shape.value_dim < shape.head_dim ? shape.value_dim : shape.head_dim;
+  const int64_t heads = heads_per_task(shape.batch, shape.heads, channels * bytes_of(shape.storage), threads.threads);
+  const int64_t groups = shape.heads / heads;
   const int64_t strip = strip_rows(shape.batch * groups, shape.height, shape.window, threads.threads);
   const int64_t strips = (shape.height + strip - 1) / strip;
   with_window<T>(shape.window, [&](auto window) {
     parallel(threads, shape.batch * groups * strips, [&](int64_t first, int64_t last) {
-      ForwardTask<T, decltype(window)::value> task(call, together);
+      LocalForwardTask<T, decltype(window)::value> task(call, heads);
       for (int64_t i = first; i < last; ++i) {
         const int64_t begin = i % strips * strip, end = begin + strip < shape.height ? begin + strip : shape.height;
-        task.run(i / strips / groups, i / strips % groups * together, begin, end);
+        task.run(i / strips / groups, i / strips % groups * heads, begin, end);
       }
     });
   });

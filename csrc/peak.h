@@ -1,10 +1,10 @@
-// The most multiply-adds a core can do: the ceiling that benchmarks hold the kernels against.
+// The peak rate of multiply-adds of a core, which benchmarks compare the kernels with.
 #pragma once
 #include "vec.h"
 
 namespace {
 
-// `rounds` rounds of independent fused multiply-adds on full registers; how many single ones that were.
+// Do `rounds` rounds of independent fused multiply-adds on full registers; returns the number of scalar multiply-adds.
 double multiply_adds(int64_t rounds) {
   constexpr int L = kLanes<float>, N = kRegisters >= 32 ? 24 : 12;
   Vec<float, L> acc[N], a = splat<float, L>(1.0f), b = splat<float, L>(1e-9f);
@@ -13,9 +13,9 @@ double multiply_adds(int64_t rounds) {
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 24
     for (int i = 0; i < N; ++i) {
-      keep(a);  // else the compiler would multiply once and add many times
+      keep_in_register(a);  // else the compiler would multiply once and add many times
       acc[i] += a * b;
-      keep(acc[i]);
+      keep_in_register(acc[i]);
     }
   }
   float used = 0;  // else there would be nothing to compute

@@ -1,10 +1,11 @@
-// Vectors of any instruction set, on the vector extensions of gcc and clang; what those lack, by hand.
+// Vectors for every instruction set: the vector extensions of gcc and clang, and intrinsics or plain code for the rest.
 //
-// Only kernels.cpp includes this, once per instruction set: everything is in an anonymous namespace, so that no two
-// units share a symbol.
+// Only kernels.cpp includes this file, once per instruction set. Everything is in an anonymous namespace, so that no two
+// translation units share a symbol.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #if defined(__AVX2__)
@@ -16,26 +17,26 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kBytes = 64;      // of a vector
-constexpr int kRegisters = 32;  // vectors in registers
+constexpr int kVectorBytes = 64;
+constexpr int kRegisters = 32;  // vector registers
 #elif defined(__AVX2__)
-constexpr int kBytes = 32;
+constexpr int kVectorBytes = 32;
 constexpr int kRegisters = 16;
 #elif defined(__aarch64__)
-constexpr int kBytes = 16;
+constexpr int kVectorBytes = 16;
 constexpr int kRegisters = 32;
 #else
-constexpr int kBytes = 16;
+constexpr int kVectorBytes = 16;
 constexpr int kRegisters = 16;
 #endif
 
 template <class T>
-constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
 template <class T, int L>
 struct VecOf {
   typedef T type __attribute__((vector_size(L * sizeof(T))));
-  typedef T loose __attribute__((vector_size(L * sizeof(T)), aligned(alignof(T)), may_alias));  // at any address
+  typedef T unaligned __attribute__((vector_size(L * sizeof(T)), aligned(alignof(T)), may_alias));
 };
 template <class T, int L>
 using Vec = typename VecOf<T, L>::type;
@@ -44,12 +45,12 @@ using IntFor = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
 
 template <class T, int L>
 SASA_INLINE Vec<T, L> load(const T* from) {
-  return *reinterpret_cast<const typename VecOf<T, L>::loose*>(from);
+  return *reinterpret_cast<const typename VecOf<T, L>::unaligned*>(from);
 }
 
-// Keeps a vector in a register: gcc would rather load it again for each of its uses, which costs more than the uses.
+// Keep a vector in a register. Otherwise gcc loads it again for each use, which costs more than the uses themselves.
 template <class V>
-SASA_INLINE void keep(V& v) {
+SASA_INLINE void keep_in_register(V& v) {
 #if defined(__AVX512F__)
   asm("" : "+v"(v));
 #elif defined(__x86_64__)
@@ -63,7 +64,7 @@ SASA_INLINE void keep(V& v) {
 
 template <class T, int L>
 SASA_INLINE void store(T* to, Vec<T, L> v) {
-  *reinterpret_cast<typename VecOf<T, L>::loose*>(to) = v;
+  *reinterpret_cast<typename VecOf<T, L>::unaligned*>(to) = v;
 }
 
 template <class T, int L>
@@ -71,7 +72,12 @@ SASA_INLINE Vec<T, L> splat(T value) {
   return Vec<T, L>{} + value;
 }
 
-// The larger of each pair; b where either is NaN, as the instruction has it.
+template <class T, int L>
+SASA_INLINE Vec<T, L> minus_infinity() {
+  return splat<T, L>(-std::numeric_limits<T>::infinity());
+}
+
+// The larger of each pair; b where either is NaN, as the instruction defines it.
 template <class T, int L>
 SASA_INLINE Vec<T, L> maximum(Vec<T, L> a, Vec<T, L> b) {
 #if defined(__AVX512F__)
@@ -97,7 +103,7 @@ SASA_INLINE bool any_nan(Vec<T, L> v) {
   return found;
 }
 
-// Whether `count` numbers are all finite.
+// Whether all numbers are finite.
 template <class T>
 bool all_finite(const T* numbers, int64_t count) {
   T sum = 0;
@@ -107,10 +113,10 @@ bool all_finite(const T* numbers, int64_t count) {
 
 // 0, 1, 2, ...
 template <class T, int L>
-SASA_INLINE Vec<IntFor<T>, L> lane_numbers() {
-  Vec<IntFor<T>, L> numbers;
-  for (int lane = 0; lane < L; ++lane) numbers[lane] = lane;
-  return numbers;
+SASA_INLINE Vec<IntFor<T>, L> lane_indices() {
+  Vec<IntFor<T>, L> indices;
+  for (int lane = 0; lane < L; ++lane) indices[lane] = lane;
+  return indices;
 }
 
 template <class T, int L>
@@ -120,7 +126,7 @@ SASA_INLINE T sum_lanes(const T* values) {
   return sum;
 }
 
-// 2**x for x <= 0, to 1e-7 relative; what would be smaller than 2**-126 may be 0. 2**-inf is 0, and NaN stays NaN.
+// 2**x for x <= 0, with a relative error of 1e-7. Results below 2**-126 may be 0. 2**-inf is 0; NaN stays NaN.
 template <class T, int L>
 SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
   if constexpr (std::is_same_v<T, double>) {
@@ -130,20 +136,20 @@ SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
     using V = Vec<float, L>;
     [[maybe_unused]] typedef Vec<int32_t, L> I;
 #if defined(__AVX512F__)
-    V f;  // x less the nearest integer; 0 for infinity
+    V f;  // x minus the nearest integer; 0 for infinity
     if constexpr (L == 16) f = (V)_mm512_reduce_ps((__m512)x, 0);
     if constexpr (L == 8) f = (V)_mm256_reduce_ps((__m256)x, 0);
     const V whole = x - f;
 #else
-    // Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the sum; 127 more make it the exponent
-    // of a float: 0, and so the number 0, for x = -127. NaN is kept by the order of maximum's arguments, and by a
-    // product at the end in place of an addition to the exponent.
+    // Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the sum; adding 127 as well makes them the
+    // exponent of a float, which is 0 (the number 0) for x = -127. NaN is preserved by the order of the arguments of
+    // `maximum`, and by multiplying at the end instead of adding to the exponent.
     constexpr float magic = 12582912.0f + 127.0f;
     x = maximum<float, L>(splat<float, L>(-127.0f), x);
     const V shifted = x + magic;
     const V f = x - (shifted - magic);
 #endif
-    // Minimax on [-1/2, 1/2].
+    // The minimax polynomial on [-1/2, 1/2].
     V p = splat<float, L>(1.32647270e-03f);
     p = p * f + 9.67151265e-03f;
     p = p * f + 5.55073374e-02f;
@@ -159,7 +165,7 @@ SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
   }
 }
 
-// log2(x) for x in [2**-126, 2**126], to 1e-7 absolute. NaN stays NaN.
+// log2(x) for x in [2**-126, 2**126], with an absolute error of 1e-7. NaN stays NaN.
 template <class T, int L>
 SASA_INLINE Vec<T, L> log2_positive(Vec<T, L> x) {
   if constexpr (std::is_same_v<T, double>) {
@@ -192,7 +198,7 @@ struct float16 {
   uint16_t bits;
 };
 
-// By hand, since compilers before gcc 12 have no type for it and others call into their own library.
+// Conversions in plain code: compilers before gcc 12 have no float16 type, and others call their runtime library.
 [[maybe_unused]] inline float widen_half(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, rest = half & 0x7fff;
   uint32_t bits = (rest << 13) + (112u << 23);  // exponents count from 15 there and from 127 here
@@ -243,7 +249,7 @@ SASA_INLINE T widen(S value) {
   }
 }
 
-// To the nearest, ties to even.
+// Round to nearest, ties to even.
 template <class S, class T>
 SASA_INLINE S narrow(T value) {
   if constexpr (std::is_same_v<S, bfloat16>) {
@@ -262,7 +268,7 @@ SASA_INLINE S narrow(T value) {
   }
 }
 
-// ------------------------------------------------------------------------------- eight by eight, on AVX registers
+// ------------------------------------------------------------------------------- 8 x 8 transposes on AVX registers
 
 #if defined(__AVX2__)
 SASA_INLINE __m256 load8(const float* from) { return _mm256_loadu_ps(from); }

@@ -1,37 +1,41 @@
-// The two products of a tile of attention: scores (queries with the keys of their windows) and mixtures (weighted sums
-// of the values of windows), by register blocks.
+// The two products of a tile of attention, blocked for registers: scores (queries times the keys of their windows) and
+// weighted sums (of the values of their windows).
 //
-// A tile is R rows of L neighbouring query pixels of one head, a vector a row. Scores keep an accumulator for each
-// row and column offset, so that each key vector is read once for R rows; mixtures keep one for each row and channel.
+// A tile is R rows of L neighbouring query pixels of one head; a row is a vector. Scores keep an accumulator for each row
+// and column offset, so that each key vector is loaded once for R rows. Weighted sums keep one for each row and channel.
 //
-// Words: K the window; a row pointer points at the pixel of a planar row that the first offset of the tile's first
-// lane sees; (j, c) counts rows and columns of what a tile sees: R + K - 1 rows, and for row r of the tile j - r is
-// the offset's number.
+// Notation: K is the window. A row pointer points at the pixel that the first offset of the tile's first lane sees. (j, c)
+// counts the rows and columns that a tile sees; there are R + K - 1 such rows, and for row r of the tile, j - r is the row
+// offset in the window.
 #pragma once
+#include "products.h"
 #include "rows.h"
 
 namespace {
 
-// Rows that a tile at column x sees; `first` null: none.
+// The planar rows that a tile at column x sees; none where `first` is null. `step` is the distance between channels.
 template <class T>
 struct Rows {
   const T* const* first;
-  int64_t x;
+  int64_t x, step;
   SASA_INLINE const T* operator[](int64_t j) const { return first[j] + x; }
 };
 
-template <int N>
-using Int = std::integral_constant<int, N>;
+// The relative embeddings of a head, (D / 2, K) each; null: none.
+template <class T>
+struct Relative {
+  const T *rows, *columns;
+};
 
-// Rows of the tile: as many as registers allow, each of them with K column offsets.
+// Rows of a tile: as many as registers allow with K column offsets each.
 template <int K>
 constexpr int kRows = K == 0 || K > 9 ? 2 : 3;
-// Column offsets and channels that fit into registers at once.
+// Column offsets, and channels, that fit into registers at once.
 template <int K, int R>
 constexpr int kColumns = kRegisters >= 32 ? (K == 0 ? 4 : K) : (R == 1 ? 8 : 4);
 constexpr int kChannels = kRegisters >= 32 ? 8 : 4;
 
-// Calls f(j, lo, hi) for j in [begin, end), where rows lo to hi - 1 of the tile see row j: constants to the callee.
+// Call f(j, lo, hi) for j in [begin, end), where rows lo to hi - 1 of the tile see row j; lo and hi are integral constants.
 template <int R, class F>
 SASA_INLINE void each_row(int64_t window, int64_t begin, int64_t end, F&& f) {
   for (int64_t j = begin; j < end; ++j) {
@@ -51,7 +55,25 @@ SASA_INLINE void each_row(int64_t window, int64_t begin, int64_t end, F&& f) {
   }
 }
 
-// acc[r][c] += sum over channels of left[r] * right[c .. c + L), rows lo to hi - 1, N columns.
+// Call f(count, first) for blocks of column offsets that fit into registers; `count` is an integral constant.
+template <int K, int R, class F>
+SASA_INLINE void each_column_block(int64_t window, F&& f) {
+  constexpr int N = kColumns<K, R>;
+  if constexpr (K > 0 && K <= N) {
+    f(Int<K>{}, 0);
+  } else {
+    const int64_t columns = K > 0 ? K : window;
+    int64_t c = 0;
+    for (; c + N <= columns; c += N) f(Int<N>{}, c);
+    if constexpr (K == 0) {
+      for (; c < columns; ++c) f(Int<1>{}, c);
+    } else if constexpr (K % N != 0) {
+      f(Int<K % N>{}, c);
+    }
+  }
+}
+
+// acc[r][c] += sum over channels of left[r] * right[c .. c + L), rows LO to HI - 1, N columns.
 template <class T, int L, int N, int LO, int HI, int R>
 SASA_INLINE void multiply(const T* const (&left)[R], const T* right, int64_t step, int64_t channels,
                           Vec<T, L> (&acc)[R][N]) {
@@ -62,18 +84,18 @@ SASA_INLINE void multiply(const T* const (&left)[R], const T* right, int64_t ste
 #pragma GCC unroll 16
     for (int c = 0; c < N; ++c) {
       Vec<T, L> k = load<T, L>(right + d * step + c);
-      keep(k);
+      keep_in_register(k);
 #pragma GCC unroll 8
       for (int r = LO; r < HI; ++r) acc[r][c] += l[r] * k;
     }
   }
 }
 
-// scores[(r * K + j - r) * K + c][L] = start[r * K + c][L] + left[r] . rows[j][c], for all rows, N columns from c on;
-// `start` may be null, for zeros, and so may the rows, for no products.
+// scores[(r * K + j - r) * K + c][L] = start[r * K + c][L] + left[r] . rows[j][c], for all rows and N columns from `column`
+// on. A null `start` stands for zeros; without rows there are no products.
 template <class T, int L, int N, int R>
-SASA_INLINE void score_columns(const T* const (&left)[R], const Rows<T>& rows, int64_t step, int64_t channels,
-                               const T* start, int64_t window, int64_t column, T* scores) {
+SASA_INLINE void score_columns(const T* const (&left)[R], const Rows<T>& rows, int64_t channels, const T* start,
+                               int64_t window, int64_t column, T* scores) {
   each_row<R>(window, 0, R + window - 1, [&](int64_t j, auto lo, auto hi) __attribute__((always_inline)) {
     constexpr int LO = decltype(lo)::value, HI = decltype(hi)::value;
     Vec<T, L> acc[R][N];
@@ -81,7 +103,7 @@ SASA_INLINE void score_columns(const T* const (&left)[R], const Rows<T>& rows, i
     for (int r = LO; r < HI; ++r)
 #pragma GCC unroll 16
       for (int c = 0; c < N; ++c) acc[r][c] = start ? load<T, L>(start + (r * window + column + c) * L) : Vec<T, L>{};
-    if (rows.first) multiply<T, L, N, LO, HI, R>(left, rows[j] + column, step, channels, acc);
+    if (rows.first) multiply<T, L, N, LO, HI, R>(left, rows[j] + column, rows.step, channels, acc);
 #pragma GCC unroll 8
     for (int r = LO; r < HI; ++r)
 #pragma GCC unroll 16
@@ -89,32 +111,20 @@ SASA_INLINE void score_columns(const T* const (&left)[R], const Rows<T>& rows, i
   });
 }
 
-// All columns of the window, in blocks that fit into registers.
 template <class T, int L, int K, int R>
-SASA_INLINE void score(const T* const (&left)[R], const Rows<T>& rows, int64_t step, int64_t channels, const T* start,
-                       int64_t window, T* scores) {
-  constexpr int N = kColumns<K, R>;
-  if constexpr (K > 0) {
-    if constexpr (K <= N) {
-      score_columns<T, L, K, R>(left, rows, step, channels, start, K, 0, scores);
-    } else {
-      int64_t c = 0;
-      for (; c + N <= K; c += N) score_columns<T, L, N, R>(left, rows, step, channels, start, K, c, scores);
-      if constexpr (K % N != 0) score_columns<T, L, K % N, R>(left, rows, step, channels, start, K, c, scores);
-    }
-  } else {
-    int64_t c = 0;
-    for (; c + N <= window; c += N) score_columns<T, L, N, R>(left, rows, step, channels, start, window, c, scores);
-    for (; c < window; ++c) score_columns<T, L, 1, R>(left, rows, step, channels, start, window, c, scores);
-  }
+SASA_INLINE void score(const T* const (&left)[R], const Rows<T>& rows, int64_t channels, const T* start, int64_t window,
+                       T* scores) {
+  each_column_block<K, R>(window, [&](auto count, int64_t first) __attribute__((always_inline)) {
+    score_columns<T, L, decltype(count)::value, R>(left, rows, channels, start, K > 0 ? K : window, first, scores);
+  });
 }
 
 // acc[r][e] += sum over (j, c) of weight(r, j, c) * rows[j][first + e][c], rows j in [begin, end), N channels.
-// `weight(r, j, c)` gives the address of a vector.
+// `weight(r, j, c)` returns the address of a vector.
 template <class T, int L, int N, int K, int R, class W>
-SASA_INLINE void mix(W&& weight, const Rows<T>& rows, int64_t begin, int64_t end, int64_t step, int64_t window,
-                     int64_t first, Vec<T, L> (&acc)[R][N]) {
-  const int64_t columns = K > 0 ? K : window;
+SASA_INLINE void weighted_sum(W&& weight, const Rows<T>& rows, int64_t begin, int64_t end, int64_t window,
+                              int64_t first, Vec<T, L> (&acc)[R][N]) {
+  const int64_t columns = K > 0 ? K : window, step = rows.step;
   each_row<R>(columns, begin, end, [&](int64_t j, auto lo, auto hi) __attribute__((always_inline)) {
     constexpr int LO = decltype(lo)::value, HI = decltype(hi)::value;
     const T* row = rows[j] + first * step;
@@ -125,7 +135,7 @@ SASA_INLINE void mix(W&& weight, const Rows<T>& rows, int64_t begin, int64_t end
 #pragma GCC unroll 8
       for (int e = 0; e < N; ++e) {
         Vec<T, L> v = load<T, L>(row + e * step + c);
-        keep(v);
+        keep_in_register(v);
 #pragma GCC unroll 8
         for (int r = LO; r < HI; ++r) acc[r][e] += w[r] * v;
       }
@@ -133,9 +143,10 @@ SASA_INLINE void mix(W&& weight, const Rows<T>& rows, int64_t begin, int64_t end
   });
 }
 
-// terms[(r * K + o)][L] = sum over channels of left[r] * rel[d * K + o]: the short products of q.r.
+// terms[r * K + o][L] = sum over channels of left[r] * embedding[d * K + o], for N offsets from `first` on: the products
+// q.r of one axis.
 template <class T, int L, int N, int R>
-SASA_INLINE void relative_columns(const T* const (&left)[R], int64_t step, int64_t channels, const T* rel,
+SASA_INLINE void relative_columns(const T* const (&left)[R], int64_t step, int64_t channels, const T* embedding,
                                   int64_t window, int64_t first, T* terms) {
   Vec<T, L> acc[R][N] = {};
   for (int64_t d = 0; d < channels; ++d) {
@@ -144,7 +155,7 @@ SASA_INLINE void relative_columns(const T* const (&left)[R], int64_t step, int64
     for (int r = 0; r < R; ++r) l[r] = load<T, L>(left[r] + d * step);
 #pragma GCC unroll 16
     for (int o = 0; o < N; ++o) {
-      const T value = rel[d * window + first + o];
+      const T value = embedding[d * window + first + o];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) acc[r][o] += l[r] * value;
     }
@@ -156,28 +167,18 @@ SASA_INLINE void relative_columns(const T* const (&left)[R], int64_t step, int64
 }
 
 template <class T, int L, int K, int R>
-SASA_INLINE void relative(const T* const (&left)[R], int64_t step, int64_t channels, const T* rel, int64_t window,
-                          T* terms) {
-  constexpr int N = kColumns<K, R>;
-  if constexpr (K > 0) {
-    if constexpr (K <= N) {
-      relative_columns<T, L, K, R>(left, step, channels, rel, K, 0, terms);
-    } else {
-      int64_t o = 0;
-      for (; o + N <= K; o += N) relative_columns<T, L, N, R>(left, step, channels, rel, K, o, terms);
-      if constexpr (K % N != 0) relative_columns<T, L, K % N, R>(left, step, channels, rel, K, o, terms);
-    }
-  } else {
-    int64_t o = 0;
-    for (; o + N <= window; o += N) relative_columns<T, L, N, R>(left, step, channels, rel, window, o, terms);
-    for (; o < window; ++o) relative_columns<T, L, 1, R>(left, step, channels, rel, window, o, terms);
-  }
+SASA_INLINE void relative_terms(const T* const (&left)[R], int64_t step, int64_t channels, const T* embedding,
+                                int64_t window, T* terms) {
+  each_column_block<K, R>(window, [&](auto count, int64_t first) __attribute__((always_inline)) {
+    relative_columns<T, L, decltype(count)::value, R>(left, step, channels, embedding, K > 0 ? K : window, first,
+                                                      terms);
+  });
 }
 
-// All bits set in the lanes of columns x, x + 1, ... that lie inside the map.
+// All bits set in the lanes of columns x, x + 1, ... that are inside the map.
 template <class T, int L>
 SASA_INLINE Vec<IntFor<T>, L> columns_inside(int64_t x, int64_t width) {
-  const Vec<IntFor<T>, L> column = lane_numbers<T, L>() + static_cast<IntFor<T>>(x);
+  const Vec<IntFor<T>, L> column = lane_indices<T, L>() + static_cast<IntFor<T>>(x);
   return (column >= 0) & (column < static_cast<IntFor<T>>(width));
 }
 

@@ -1,6 +1,6 @@
 // Compares the kernels of each instruction set with naive loops in double: odd sizes, every storage type, layouts,
-// paddings, results that start as NaN, tasks in any order. Needs no torch. Exits with 0 if all agree; otherwise prints a
-// sentence for each difference and exits with 1.
+// paddings, results that start as NaN, tasks in any order. Needs no torch. Exits with 0 if all agree, else
+// prints a sentence for each difference and exits with 1.
 //
 // -DSASA_TEST_SETS="SASA_TEST(avx2) SASA_TEST(portable)" names the sets that are linked in (`make test-kernels`: all).
 #include "block.h"
