@@ -1,5 +1,5 @@
-// Batch norm of inference, shortcut and ReLU in place, in one pass over the map: y = x * gain + shift for each channel, plus
-// another map, then ReLU.
+// Batch norm of inference, shortcut and ReLU in place, in one pass over the map: y = x * gain + shift for each channel,
+// plus another map, then ReLU.
 #pragma once
 #include "tiles.h"
 

@@ -1,5 +1,7 @@
-// Attention inside blocks, backward. The softmax weights are computed again. The gradient of the output comes as a map, or as
-// those of the pooled results: dy = (grad of the extreme, at its position) + grad of the sum + 2 y (grad of the sum of squares).
+// Attention inside blocks, backward. The softmax weights are computed again. The gradient of the output is given as a
+// map, or by the gradients of the pooled results:
+//
+//     dy = (grad of the extreme, at its position) + grad of the sum + 2 y * grad of the sum of squares
 #pragma once
 #include "block_inputs.h"
 
@@ -76,8 +78,8 @@ class BlockBackwardTask {
       in_.template attend<L>(head, place, nullptr);
       grad_of_outputs<L>(b, row, n, place, x);
       const Operand<T> weights_transposed{in_.tile_weights, 1, 0, P};
-      product<T, L>(P, P, {1, E}, {grads_, E, 0, 1}, {in_.values, E, 0, 1}, {grad_logits_, P, 1, 1, false});  // dy . v
-      product<T, L>(P, E, {1, P}, weights_transposed, {grads_, 1, 0, E}, {grad_values_, E, 1, 1, false});     // p^T dy
+      product<T, L>(P, P, {1, E}, {grads_, E, 0, 1}, {in_.values, E, 0, 1}, Store<T>{grad_logits_, P, 1});  // dy . v
+      product<T, L>(P, E, {1, P}, weights_transposed, {grads_, 1, 0, E}, Store<T>{grad_values_, E, 1});     // p^T dy
       for (int64_t s = 0; !place.whole(L) && s < P; ++s) place.clear_outside<T, L>(s, E, grad_values_ + s * E * L);
       differentiate_softmax<L>(place);
       grad_of_logits<L>(head);
@@ -93,7 +95,7 @@ class BlockBackwardTask {
     if (call_.grad_output.data)  // the rows are zeros outside the image
       return in_.rows(grad_rows_, in_.channels).template load_tile<L>(n * E, E, x * S, grads_);
     // Pooled: y is computed again, and its gradient replaces it.
-    product<T, L>(P, E, {1, P}, {in_.tile_weights, P, 0, 1}, {in_.values, 1, 0, E}, {grads_, E, 1, 1, false});
+    product<T, L>(P, E, {1, P}, {in_.tile_weights, P, 0, 1}, {in_.values, 1, 0, E}, Store<T>{grads_, E, 1});
     const bool whole = place.whole(L);
     for (int64_t e = 0; e < E; ++e) {
       const int64_t channel = n * E + e;

@@ -1,5 +1,6 @@
-// Attention inside blocks, forward. A task is a strip of rows of blocks of one image. The map at full resolution is written only
-// if the call asks for it; the results of max pooling, and the sums that batch norm needs, are computed in the same pass.
+// Attention inside blocks, forward. A task is a strip of rows of blocks of one image. The map at full resolution is
+// written only if the call asks for it; the results of max pooling, and the sums that batch norm needs, are computed in
+// the same pass.
 #pragma once
 #include "block_inputs.h"
 
@@ -57,7 +58,7 @@ class BlockForwardTask {
     in_.template load_tile<L>(x * S);
     for (int64_t n = 0; n < shape_.heads; ++n) {
       in_.template attend<L>(in_.weights.head(n), place, call_.logsumexp ? logsumexp_ : nullptr);
-      product<T, L>(P, E, {1, P}, {in_.tile_weights, P, 0, 1}, {in_.values, 1, 0, E}, {output_, E, 1, 1, false});
+      product<T, L>(P, E, {1, P}, {in_.tile_weights, P, 0, 1}, {in_.values, 1, 0, E}, Store<T>{output_, E, 1});
       if (call_.logsumexp) write_logsumexp<L>(b, n, y, x * S);
       if (call_.output.data) output_rows().template store_tile<L>(n * E, E, x * S, output_);
       if (call_.extreme.data || call_.sums) pool<L>(n, place, x);

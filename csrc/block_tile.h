@@ -1,5 +1,5 @@
-// A tile of attention inside blocks: L neighbouring blocks of one row of blocks, one in each lane. A position of the block is a
-// vector, and the lanes are independent. Notation: see block_weights.h.
+// A tile of attention inside blocks: L neighbouring blocks of one row of blocks, one in each lane. A position of the
+// block is a vector, and the lanes are independent. Notation: see block_weights.h.
 #pragma once
 #include "block_weights.h"
 
@@ -77,8 +77,8 @@ struct BlockRows {
   }
 };
 
-// Softmax over s of the logits of one query pixel, in place. Returns their log-sum-exp in units of log2(e). Where the maximum
-// is infinite, its weight is NaN and the others are 0, as in the reference.
+// Softmax over s of the logits of one query pixel, in place. Returns their log-sum-exp in units of log2(e). Where the
+// maximum is infinite, its weight is NaN and the others are 0, as in the reference.
 template <class T, int L>
 SASA_INLINE Vec<T, L> block_softmax(T* row, int64_t positions) {
   using V = Vec<T, L>;
@@ -143,7 +143,8 @@ void block_weights(const BlockWeights<T>& all, const HeadWeights<T>& head, const
   }
 }
 
-// values[s * E + e][L] = w_value[s][e] . x_s of one head; 0 for pixels outside the image, even if w_value is not finite.
+// values[s * E + e][L] = w_value[s][e] . x_s of one head; 0 for pixels outside the image, even if w_value is not
+// finite.
 template <class T, int L>
 void block_values(const T* w_value, int64_t head, const BlockShape& shape, const BlockPlace& place, const T* pixels,
                   T* values) {

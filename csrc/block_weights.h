@@ -1,14 +1,15 @@
 // The weights of attention inside blocks, prepared for images with few channels.
 //
-// The products with W_Q and W_K are never formed. With M = W_Q^T W_K, (C, C), and A_o = W_Q^T r_o, one vector of C for each
-// row or column offset o, the logit of pixels p and s of a block is
+// The products with W_Q and W_K are never formed. With M = W_Q^T W_K, (C, C), and A_o = W_Q^T r_o, one vector of C for
+// each row or column offset o, the logit of pixels p and s of a block is
 //
 //     x_p . (M x_s) + x_p . A_row[s - p] + x_p . A_col[s - p]
 //
-// Where a pixel or a weight is infinite, this order of products may give NaN where q . k gives infinity, or the reverse:
-// tiles with such numbers form q and k (direct_logits).
+// Where a pixel or a weight is infinite, this order of products may give NaN where q . k gives infinity, or the
+// reverse: tiles with such numbers form q and k (direct_logits).
 //
-// Notation: P = S * S positions of a block, p of queries and s of keys; C channels of the image, D and E channels of a head.
+// Notation: P = S * S positions of a block, p of queries and s of keys; C channels of the image, D and E channels of a
+// head.
 #pragma once
 #include "tiles.h"
 

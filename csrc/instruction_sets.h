@@ -1,5 +1,5 @@
-// The instruction sets of this architecture. kernels.cpp is compiled once for each, with -DSASA_ISA=<its name>, and
-// defines `const sasa::Kernels& sasa::SASA_TABLE()`; dispatch.cpp chooses among them.
+// The tables of kernels, one per instruction set of this architecture. kernels.cpp is compiled once for each, with
+// -DSASA_ISA=<name>, and defines `const sasa::Kernels& sasa::SASA_TABLE()`; dispatch.cpp chooses one.
 #pragma once
 #include "kernels.h"
 

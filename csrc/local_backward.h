@@ -1,11 +1,13 @@
-// Eq. 3 backward. A task is one head of one image. The softmax weights p are computed again from q, k and the log-sum-exp:
+// Eq. 3 backward. A task is one head of one image. The softmax weights p are computed again from q, k and the
+// log-sum-exp:
 //
 //     p = exp(logit - lse)      dp = dy . v      ds = p (dp - sum p dp)
 //     dq = scale sum ds (k + r)      dk = scale sum ds q      dv = sum p dy      dr = scale sum ds q
 //
 // Tiles of queries go down the map and write p and ds of their rows to ring buffers, one plane for each offset of the
-// window. Tiles of keys follow half a window behind and gather: windows are symmetric, so all queries that see a key are in
-// the rows around it. Nothing is scattered, so every sum has a fixed order, and p and ds are kept for a few rows only.
+// window. Tiles of keys follow half a window behind and gather: windows are symmetric, so all queries that see a key
+// are in the rows around it. Nothing is scattered, so every sum has a fixed order, and p and ds are kept for a few rows
+// only.
 //
 // Queries are multiplied by scale * log2(e), so that the exponential is 2**x.
 #pragma once
@@ -153,8 +155,8 @@ class LocalBackwardTask {
     if (call_.rel_row) grad_of_relative<L, R>(query);
   }
 
-  // Write p and ds of row r of a tile to the ring buffers, and the sums of ds over rows and over columns of the window in
-  // place of the relative terms. Lanes outside the map and masked keys become zero; a WHOLE tile has neither.
+  // Write p and ds of row r of a tile to the ring buffers, and the sums of ds over rows and over columns of the window
+  // in place of the relative terms. Lanes outside the map and masked keys become zero; a WHOLE tile has neither.
   template <int L, int R, bool WHOLE>
   SASA_INLINE void differentiate_softmax(const TilePlace& place, int64_t r, const T* logsumexp, T* weight,
                                          T* grad_logit) {
@@ -175,8 +177,8 @@ class LocalBackwardTask {
         store<T, L>(logit, p);
       }
     }
-    // The sum differs from 1 by the rounding of logits and log-sum-exp, an error that all gradients would share: hence the
-    // division. Where the sum is NaN, weights that are 0 must stay 0.
+    // The sum differs from 1 by the rounding of logits and log-sum-exp, an error that all gradients would share: hence
+    // the division. Where the sum is NaN, weights that are 0 must stay 0.
     const V inverse = sum == sum ? static_cast<T>(1) / sum : splat<T, L>(1);
     delta *= inverse;
     const Vec<IntFor<T>, L> lanes_inside = columns_inside<T, L>(place.x, place.width);

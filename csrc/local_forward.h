@@ -1,5 +1,5 @@
-// Eq. 3 forward. A task is a strip of rows of some heads of one image. Rows of keys and values pass through ring buffers of
-// planar rows that stay in cache, and tiles of up to three rows of queries follow them down the map.
+// Eq. 3 forward. A task is a strip of rows of some heads of one image. Rows of keys and values pass through ring
+// buffers of planar rows that stay in cache, and tiles of up to three rows of queries follow them down the map.
 //
 // Logits are in units of log2(e), so that the exponential is 2**x.
 #pragma once
@@ -31,8 +31,8 @@ struct TilePlace {
   }
 };
 
-// padding="mask": set the logits of keys outside the map to minus infinity. The row terms of rows outside become 0, so that
-// no NaN in them remains.
+// padding="mask": set the logits of keys outside the map to minus infinity. The row terms of rows outside become 0, so
+// that no NaN in them remains.
 template <class T, int L, int R>
 SASA_INLINE void mask_outside(const TilePlace& place, T* row_terms, T* logits) {
   const int64_t k = place.window;
@@ -46,8 +46,8 @@ SASA_INLINE void mask_outside(const TilePlace& place, T* row_terms, T* logits) {
     }
 }
 
-// logits[(r * K + a) * K + c][L] of a tile, without their row terms, which go to terms[r * K + a][L]. (`terms` holds row
-// terms, then column terms, which the logits include.) Without relative embeddings both are zero.
+// logits[(r * K + a) * K + c][L] of a tile, without their row terms, which go to terms[r * K + a][L]. (`terms` holds
+// row terms, then column terms, which the logits include.) Without relative embeddings both are zero.
 template <class T, int L, int K, int R>
 SASA_INLINE void tile_logits(const T* const (&query)[R], const Rows<T>& keys, int64_t channels,
                              const Relative<T>& relative, const TilePlace& place, T* terms, T* logits) {
@@ -67,8 +67,8 @@ SASA_INLINE void tile_logits(const T* const (&query)[R], const Rows<T>& keys, in
   if (place.mask && place.at_border(R, L)) mask_outside<T, L, R>(place, row_terms, logits);
 }
 
-// Softmax over the window without the division: logits become exp2(logit - maximum). Returns 1 / their sum. *log2_sum is the
-// log2-sum-exp2 of the logits; it is NaN where they are not all finite (see nonfinite_logsumexp).
+// Softmax over the window without the division: logits become exp2(logit - maximum). Returns 1 / their sum. *log2_sum
+// is the log2-sum-exp2 of the logits; it is NaN where they are not all finite (see nonfinite_logsumexp).
 template <class T, int L, int K>
 SASA_INLINE Vec<T, L> softmax(T* logits, const T* row_terms, int64_t window, Vec<T, L>* log2_sum) {
   using V = Vec<T, L>;

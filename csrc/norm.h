@@ -1,5 +1,8 @@
 // Batch norm in training, with the shortcut and the ReLU behind it, on channels_last float32 maps:
-// y = relu((x - mean) / sqrt(variance + eps) * weight + bias + residual), where mean and variance are those of the batch.
+//
+//     y = relu((x - mean) / sqrt(variance + eps) * weight + bias + residual)
+//
+// where mean and variance are those of the batch.
 //
 // A map is processed in chunks that stay in cache. They depend on the shape alone, so no sum depends on the number of
 // threads. The mean of a chunk, and its squared deviations from it, take two passes; chunks are combined in double.
@@ -11,8 +14,8 @@ namespace {
 using sasa::NormBackward;
 using sasa::NormForward;
 
-// Call f(i, c, lanes) for each vector of channels of pixels [begin, end): i is the index of its first element in the map, c its
-// first channel. Whole vectors of channels, in blocks of four and singly, then single channels.
+// Call f(i, c, lanes) for each vector of channels of pixels [begin, end): i is the index of its first element in the
+// map, c its first channel. Whole vectors of channels, in blocks of four and singly, then single channels.
 template <class F>
 SASA_INLINE void each_channel_vector(int64_t begin, int64_t end, int64_t channels, F&& f) {
   constexpr int L = kLanes<float>, kBlock = 4;
@@ -116,8 +119,8 @@ void norm_forward(const NormForward& call, const sasa::Parallel& threads) {
   });
 }
 
-// The gradient before the ReLU: that of y where y is positive or NaN, as in torch. Without a residual, y is computed from x
-// again.
+// The gradient before the ReLU: that of y where y is positive or NaN, as in torch. Without a residual, y is computed
+// from x again.
 template <int L>
 SASA_INLINE Vec<float, L> grad_before_relu(const NormBackward& call, int64_t i, int64_t c, const float* gain,
                                            const float* shift) {
@@ -143,8 +146,8 @@ void norm_backward(const NormBackward& call, const sasa::Parallel& threads) {
       add_to<L>(product + c, grad * (load<float, L>(call.x + i) - load<float, L>(call.mean + c)));
     });
   });
-  // With dz the gradient before the ReLU:
-  // dx = gain (dz - mean(dz) - (x - mean) mean(dz (x - mean)) / (variance + eps)) = gain (dz - level - slope (x - mean))
+  // With dz the gradient before the ReLU, dx = gain (dz - level - slope (x - mean)), where
+  // level = mean(dz) and slope = mean(dz (x - mean)) / (variance + eps).
   float *level = shift + C, *slope = level + C;
   const double count = static_cast<double>(call.pixels);
   for (int64_t c = 0; c < C; ++c) {

@@ -1,4 +1,4 @@
-// What the library tells of itself: its instruction set, how fast that can be on this machine, and what it has of CUDA.
+// Facts about the library: its instruction set, the peak rate of this machine, and the state of CUDA.
 #include "cuda_calls.h"
 #include "cuda_compiler.h"
 #include "cuda_driver.h"
@@ -10,7 +10,7 @@ std::string cpu_kernels() { return kernels().name; }
 
 std::string cpu_kernels_error() { return kernels_error() == nullptr ? "" : kernels_error(); }
 
-// On every thread at once: the peak that a benchmark compares with is that of the machine.
+// Runs on every thread at once: benchmarks compare with the peak of the machine.
 double cpu_multiply_adds(int64_t rounds) {
   STD_TORCH_CHECK(kernels().multiply_adds != nullptr, "this instruction set has no multiply_adds");
   const Parallel pool = parallel();

@@ -1,10 +1,10 @@
-// What stands between the convolutions of a network in inference, in place; the schema: src/sasa/ops/affine.py.
+// Batch norm of inference, shortcut and ReLU, in place. Schema: src/sasa/ops/affine.py.
 #include "operators.h"
 
 namespace sasa {
 namespace {
 
-// Whether the elements of both lie in memory in the same order.
+// Whether the elements of both are in memory in the same order.
 bool same_layout(const Tensor& a, const Tensor& b) {
   for (int64_t axis = 0; axis < 4; ++axis)
     if (a.stride(axis) != b.stride(axis)) return false;

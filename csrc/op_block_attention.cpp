@@ -1,5 +1,6 @@
-// Attention inside blocks, Eq. 7-8, and the same with what max pooling and a batch norm need of its output
-// (`block_attention_pooled`). Schemas, fakes and gradients: src/sasa/ops/block_attention.py and block_pooled.py.
+// Attention inside blocks, Eq. 7-8 (`block_attention`), and the same with its output reduced to what max pooling and
+// batch norm need (`block_attention_pooled`). Schemas, fakes and gradients: src/sasa/ops/block_attention.py and
+// block_pooled.py.
 #include "operators.h"
 #include "run.h"
 
@@ -53,14 +54,14 @@ struct BlockInputs {
   Map image, value;
   Parameter w_query, w_key, w_value, rel_row, rel_col;
 
-  template <class Work>  // BlockForward or BlockBackward
-  Work work() const {
-    Work work = {};
-    work.shape = shape;
-    work.image = image, work.value = value;
-    work.w_query = w_query.data(), work.w_key = w_key.data(), work.w_value = w_value.data();
-    work.rel_row = rel_row.data(), work.rel_col = rel_col.data();
-    return work;
+  template <class Call>  // BlockForward or BlockBackward
+  Call make_call() const {
+    Call call = {};
+    call.shape = shape;
+    call.image = image, call.value = value;
+    call.w_query = w_query.data(), call.w_key = w_key.data(), call.w_value = w_value.data();
+    call.rel_row = rel_row.data(), call.rel_col = rel_col.data();
+    return call;
   }
 };
 
@@ -80,9 +81,9 @@ BlockInputs block_inputs(const BlockTensors& t) {
           Parameter("rel_col", t.rel_col, t.image, block_embedding(shape))};
 }
 
-// `work` knows what gradients come in; `empty_output`: there are none, so all results are zero. The kernel needs no
-// log-sum-exp: it has a whole softmax at hand.
-BlockGradients backward_of_block(BlockBackward& work, const BlockTensors& t, bool image_gradient, bool empty_output) {
+// `call` has the gradients of the outputs; with `empty_output` there are none, so all results are zero. The kernel does
+// not need the log-sum-exp: it computes each softmax again.
+BlockGradients block_backward(BlockBackward& call, const BlockTensors& t, bool image_gradient, bool empty_output) {
   const Tensor& image = t.image;
   Tensor grad_image = image_gradient ? empty_map(image, image.size(1)) : nothing(image);
   Tensor grad_value = t.value ? empty_map(*t.value, t.value->size(1)) : nothing(image);
@@ -96,10 +97,10 @@ BlockGradients backward_of_block(BlockBackward& work, const BlockTensors& t, boo
             zero(t.rel_col),
             torch::stable::zero_(grad_value)};
   }
-  if (image_gradient) work.grad_image = map_of(grad_image);
-  if (t.value) work.grad_value = map_of(grad_value);
+  if (image_gradient) call.grad_image = map_of(grad_image);
+  if (t.value) call.grad_value = map_of(grad_value);
   auto [w_query, w_key, w_value, rel_row, rel_col] =
-      run(work, image, {t.w_query, t.w_key, t.w_value, t.rel_row, t.rel_col});
+      run(call, image, {t.w_query, t.w_key, t.w_value, t.rel_row, t.rel_col});
   return {grad_image, w_query, w_key, w_value, rel_row, rel_col, grad_value};
 }
 
@@ -109,16 +110,17 @@ std::tuple<Tensor, Tensor> block_attention(const Tensor& image, const Tensor& w_
                                            const MaybeTensor& w_value, const MaybeTensor& rel_row,
                                            const MaybeTensor& rel_col, const MaybeTensor& value, int64_t block_size,
                                            int64_t num_heads, double scale) {
-  const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
-  Tensor output = empty_map(image, in.shape.heads * in.shape.value_dim);
-  Tensor logsumexp = empty(query_shape(in.shape), compute_type(image), image);
+  const auto inputs =
+      block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
+  Tensor output = empty_map(image, inputs.shape.heads * inputs.shape.value_dim);
+  Tensor logsumexp = empty(query_shape(inputs.shape), compute_type(image), image);
   if (output.numel() == 0 || image.numel() == 0) {
     return {torch::stable::zero_(output), torch::stable::zero_(logsumexp)};
   }
-  auto work = in.work<BlockForward>();
-  work.output = map_of(output);
-  work.logsumexp = logsumexp.data_ptr();
-  run(work, image, nullptr);
+  auto call = inputs.make_call<BlockForward>();
+  call.output = map_of(output);
+  call.logsumexp = logsumexp.data_ptr();
+  run(call, image, nullptr);
   return {output, logsumexp};
 }
 
@@ -128,9 +130,10 @@ std::tuple<Tensor, Tensor, Tensor> block_attention_pooled(const Tensor& image, c
                                                           const MaybeTensor& value, const Tensor& sign,
                                                           int64_t block_size, int64_t num_heads, double scale) {
   STD_TORCH_CHECK(block_size <= 16, "block_size (", block_size, ") must be at most 16: a position is one byte");
-  const auto in = block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
-  const int64_t channels = in.shape.heads * in.shape.value_dim;
-  const Sizes pooled = pooled_shape(in.shape);
+  const auto inputs =
+      block_inputs({image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale});
+  const int64_t channels = inputs.shape.heads * inputs.shape.value_dim;
+  const Sizes pooled = pooled_shape(inputs.shape);
   const Parameter signs("sign", sign, image, {channels});
   Tensor extreme = empty_map(image, channels, pooled[2], pooled[3], image.scalar_type());
   Tensor position = empty_map(image, channels, pooled[2], pooled[3], ScalarType::Byte);
@@ -139,10 +142,10 @@ std::tuple<Tensor, Tensor, Tensor> block_attention_pooled(const Tensor& image, c
     for (Tensor* result : {&extreme, &position, &sums}) torch::stable::zero_(*result);
     return {extreme, position, sums};
   }
-  auto work = in.work<BlockForward>();
-  work.extreme = map_of(extreme), work.position = map_of(position);
-  work.sign = signs.data();
-  run(work, image, &sums);
+  auto call = inputs.make_call<BlockForward>();
+  call.extreme = map_of(extreme), call.position = map_of(position);
+  call.sign = signs.data();
+  run(call, image, &sums);
   return {extreme, position, sums};
 }
 
@@ -152,11 +155,11 @@ BlockGradients block_attention_backward(const Tensor& grad_output, const Tensor&
                                         const MaybeTensor& value, const Tensor& /*logsumexp*/, int64_t block_size,
                                         int64_t num_heads, double scale, bool image_gradient) {
   const BlockTensors t = {image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale};
-  const auto in = block_inputs(t);
-  check_map("grad_output", grad_output, image, output_shape(in.shape));
-  auto work = in.work<BlockBackward>();
-  work.grad_output = map_of(grad_output);
-  return backward_of_block(work, t, image_gradient, grad_output.numel() == 0 || image.numel() == 0);
+  const auto inputs = block_inputs(t);
+  check_map("grad_output", grad_output, image, output_shape(inputs.shape));
+  auto call = inputs.make_call<BlockBackward>();
+  call.grad_output = map_of(grad_output);
+  return block_backward(call, t, image_gradient, grad_output.numel() == 0 || image.numel() == 0);
 }
 
 BlockGradients block_attention_pooled_backward(const Tensor& grad_extreme, const Tensor& grad_sums,
@@ -166,17 +169,17 @@ BlockGradients block_attention_pooled_backward(const Tensor& grad_extreme, const
                                                const MaybeTensor& value, int64_t block_size, int64_t num_heads,
                                                double scale, bool image_gradient) {
   const BlockTensors t = {image, w_query, w_key, w_value, rel_row, rel_col, value, block_size, num_heads, scale};
-  const auto in = block_inputs(t);
-  const Sizes pooled = pooled_shape(in.shape);
+  const auto inputs = block_inputs(t);
+  const Sizes pooled = pooled_shape(inputs.shape);
   check_map("grad_extreme", grad_extreme, image, pooled);
   STD_TORCH_CHECK(
       position.device() == image.device() && position.scalar_type() == ScalarType::Byte && sizes(position) == pooled,
       "position does not fit the other arguments in device, dtype or shape");
   const Parameter sums("grad_sums", grad_sums, image, {2, pooled[1]}, ScalarType::Double);
-  auto work = in.work<BlockBackward>();
-  work.grad_extreme = map_of(grad_extreme), work.position = map_of(position);
-  work.grad_sums = static_cast<const double*>(sums.data());
-  return backward_of_block(work, t, image_gradient, grad_extreme.numel() == 0 || image.numel() == 0);
+  auto call = inputs.make_call<BlockBackward>();
+  call.grad_extreme = map_of(grad_extreme), call.position = map_of(position);
+  call.grad_sums = static_cast<const double*>(sums.data());
+  return block_backward(call, t, image_gradient, grad_extreme.numel() == 0 || image.numel() == 0);
 }
 
 }  // namespace sasa

@@ -1,4 +1,4 @@
-// Local attention, Eq. 3, of three maps (`local_attention`) or of one that holds them in its channels
+// Local attention, Eq. 3, on three maps (`local_attention`) or on one map that holds all three in its channels
 // (`qkv_attention`). Schemas, fakes and gradients: src/sasa/ops/local_attention.py and qkv_attention.py.
 #include "operators.h"
 #include "run.h"
@@ -26,7 +26,7 @@ Sizes local_embedding(const LocalShape& shape) { return {shape.heads, shape.wind
 
 Sizes query_shape(const LocalShape& shape) { return {shape.batch, shape.heads, shape.height, shape.width}; }
 
-// Where the operator finds its three maps: apart, or one after the other in the channels of one tensor.
+// The three maps of either form of the operator, and its embeddings.
 struct LocalInputs {
   LocalShape shape;
   Map query, key, value;
@@ -64,46 +64,46 @@ LocalInputs local_inputs(const Tensor& qkv, const MaybeTensor& rel_row, const Ma
           Parameter("rel_col", rel_col, qkv, local_embedding(shape))};
 }
 
-LocalForward local_forward(const LocalInputs& in) {
-  LocalForward work = {};
-  work.shape = in.shape;
-  work.query = in.query, work.key = in.key, work.value = in.value;
-  work.rel_row = in.rel_row.data(), work.rel_col = in.rel_col.data();
-  work.pool = 1;
-  return work;
+LocalForward forward_call(const LocalInputs& inputs) {
+  LocalForward call = {};
+  call.shape = inputs.shape;
+  call.query = inputs.query, call.key = inputs.key, call.value = inputs.value;
+  call.rel_row = inputs.rel_row.data(), call.rel_col = inputs.rel_col.data();
+  call.pool = 1;
+  return call;
 }
 
-// The output and, of training, the log-sum-exp.
-std::tuple<Tensor, Tensor> attend(const LocalInputs& in, const Tensor& like) {
-  Tensor output = empty_map(like, in.shape.heads * in.shape.value_dim);
-  Tensor logsumexp = empty(query_shape(in.shape), compute_type(like), like);
+// Returns the output and the log-sum-exp.
+std::tuple<Tensor, Tensor> attend(const LocalInputs& inputs, const Tensor& like) {
+  Tensor output = empty_map(like, inputs.shape.heads * inputs.shape.value_dim);
+  Tensor logsumexp = empty(query_shape(inputs.shape), compute_type(like), like);
   if (output.numel() == 0) return {output, torch::stable::zero_(logsumexp)};
-  LocalForward work = local_forward(in);
-  work.output = map_of(output);
-  work.logsumexp = logsumexp.data_ptr();
-  run(work, like);
+  LocalForward call = forward_call(inputs);
+  call.output = map_of(output);
+  call.logsumexp = logsumexp.data_ptr();
+  run(call, like);
   return {output, logsumexp};
 }
 
-// Into the maps of `work`; the gradients of the embeddings are returned.
-std::tuple<Tensor, Tensor> attend_backward(LocalBackward& work, const LocalInputs& in, const Tensor& grad_output,
+// Writes the gradients of the maps of `call`, and returns those of the embeddings.
+std::tuple<Tensor, Tensor> attend_backward(LocalBackward& call, const LocalInputs& inputs, const Tensor& grad_output,
                                            const Tensor& like, const Tensor& logsumexp, const MaybeTensor& rel_row,
                                            const MaybeTensor& rel_col) {
-  const LocalShape& shape = in.shape;
+  const LocalShape& shape = inputs.shape;
   check_map("grad_output", grad_output, like, {shape.batch, shape.heads * shape.value_dim, shape.height, shape.width});
   const Parameter saved("logsumexp", logsumexp, like, query_shape(shape));
   if (grad_output.numel() == 0) {
     return {ParameterGradient::zero(rel_row, like), ParameterGradient::zero(rel_col, like)};
   }
-  work.shape = shape;
-  work.grad_output = map_of(grad_output);
-  work.query = in.query, work.key = in.key, work.value = in.value;
-  work.rel_row = in.rel_row.data(), work.rel_col = in.rel_col.data();
-  work.logsumexp = saved.data();
-  return run(work, like, rel_row, rel_col);
+  call.shape = shape;
+  call.grad_output = map_of(grad_output);
+  call.query = inputs.query, call.key = inputs.key, call.value = inputs.value;
+  call.rel_row = inputs.rel_row.data(), call.rel_col = inputs.rel_col.data();
+  call.logsumexp = saved.data();
+  return run(call, like, rel_row, rel_col);
 }
 
-// A map for the gradient of `input`: zeros where the kernel will not run because there is no output at all.
+// A map for the gradient of `input`: zeros if the output is empty, because the kernel does not run then.
 Tensor gradient_map(const Tensor& input, const Tensor& grad_output) {
   Tensor gradient = empty_map(input, input.size(1));
   return grad_output.numel() == 0 ? torch::stable::zero_(gradient) : gradient;
@@ -121,13 +121,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backward(
     const Tensor& grad_output, const Tensor& query, const MaybeTensor& key, const Tensor& value,
     const MaybeTensor& rel_row, const MaybeTensor& rel_col, const Tensor& logsumexp, int64_t kernel_size,
     int64_t num_heads, const std::string& padding, double scale) {
-  const auto in = local_inputs(query, key, value, rel_row, rel_col, {kernel_size, num_heads, padding, scale});
+  const auto inputs = local_inputs(query, key, value, rel_row, rel_col, {kernel_size, num_heads, padding, scale});
   Tensor grad_query = gradient_map(query, grad_output), grad_value = gradient_map(value, grad_output);
   Tensor grad_key = key ? gradient_map(*key, grad_output) : nothing(query);
-  LocalBackward work = {};
-  work.grad_query = map_of(grad_query), work.grad_value = map_of(grad_value);
-  if (key) work.grad_key = map_of(grad_key);
-  auto [grad_row, grad_col] = attend_backward(work, in, grad_output, query, logsumexp, rel_row, rel_col);
+  LocalBackward call = {};
+  call.grad_query = map_of(grad_query), call.grad_value = map_of(grad_value);
+  if (key) call.grad_key = map_of(grad_key);
+  auto [grad_row, grad_col] = attend_backward(call, inputs, grad_output, query, logsumexp, rel_row, rel_col);
   return {grad_query, grad_key, grad_value, grad_row, grad_col};
 }
 
@@ -142,14 +142,14 @@ std::tuple<Tensor, Tensor, Tensor> qkv_attention_backward(const Tensor& grad_out
                                                           const Tensor& logsumexp, int64_t kernel_size,
                                                           int64_t num_heads, bool content, const std::string& padding,
                                                           double scale) {
-  const auto in = local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale});
-  const int64_t channels = in.shape.heads * in.shape.head_dim;
+  const auto inputs = local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale});
+  const int64_t channels = inputs.shape.heads * inputs.shape.head_dim;
   Tensor grad_qkv = gradient_map(qkv, grad_output);
-  LocalBackward work = {};
-  work.grad_query = map_of(grad_qkv);
-  if (content) work.grad_key = map_of(grad_qkv, channels);
-  work.grad_value = map_of(grad_qkv, content ? 2 * channels : channels);
-  auto [grad_row, grad_col] = attend_backward(work, in, grad_output, qkv, logsumexp, rel_row, rel_col);
+  LocalBackward call = {};
+  call.grad_query = map_of(grad_qkv);
+  if (content) call.grad_key = map_of(grad_qkv, channels);
+  call.grad_value = map_of(grad_qkv, content ? 2 * channels : channels);
+  auto [grad_row, grad_col] = attend_backward(call, inputs, grad_output, qkv, logsumexp, rel_row, rel_col);
   return {grad_qkv, grad_row, grad_col};
 }
 
@@ -158,18 +158,18 @@ Tensor qkv_attention_inference(const Tensor& qkv, const MaybeTensor& rel_row, co
                                int64_t kernel_size, int64_t num_heads, bool content, const std::string& padding,
                                double scale) {
   STD_TORCH_CHECK(pool == 1 || pool == 2, "pool (", pool, ") must be 1 or 2");
-  const auto in = local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale});
-  const int64_t channels = in.shape.heads * in.shape.value_dim;
+  const auto inputs = local_inputs(qkv, rel_row, rel_col, content, {kernel_size, num_heads, padding, scale});
+  const int64_t channels = inputs.shape.heads * inputs.shape.value_dim;
   const Parameter gains("gain", gain, qkv, {channels}), shifts("shift", shift, qkv, {channels});
-  const int64_t height = (in.shape.height + pool - 1) / pool, width = (in.shape.width + pool - 1) / pool;
+  const int64_t height = (inputs.shape.height + pool - 1) / pool, width = (inputs.shape.width + pool - 1) / pool;
   Tensor output = empty_map(qkv, channels, height, width, qkv.scalar_type());
   if (output.numel() == 0) return output;
-  LocalForward work = local_forward(in);
-  work.output = map_of(output);
-  work.gain = gains.data(), work.shift = shifts.data();
-  work.relu = relu;
-  work.pool = pool;
-  run(work, qkv);
+  LocalForward call = forward_call(inputs);
+  call.output = map_of(output);
+  call.gain = gains.data(), call.shift = shifts.data();
+  call.relu = relu;
+  call.pool = pool;
+  run(call, qkv);
   return output;
 }
 

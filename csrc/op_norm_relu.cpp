@@ -4,7 +4,7 @@
 namespace sasa {
 namespace {
 
-// Float32 maps that are dense in channels_last, as (pixels, channels).
+// The kernels take float32 maps that are dense in channels_last, as (pixels, channels).
 void check_rows(const char* name, const Tensor& map, const Tensor& like) {
   const int64_t C = map.size(1), H = map.size(2), W = map.size(3);
   STD_TORCH_CHECK(map.dim() == 4 && map.is_cpu() && map.scalar_type() == ScalarType::Float && sizes(map) == sizes(like),
@@ -13,8 +13,16 @@ void check_rows(const char* name, const Tensor& map, const Tensor& like) {
                   name, " must be dense and channels_last");
 }
 
+Tensor empty_rows(const Tensor& like) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty(sizes(like), ScalarType::Float, std::nullopt, like.device(), std::nullopt,
+                              MemoryFormat::ChannelsLast);
+}
+
 const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
-float* floats_of(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
+const float* floats(const MaybeTensor& tensor) { return tensor ? floats(*tensor) : nullptr; }
+const float* floats(const Parameter& parameter) { return static_cast<const float*>(parameter.data()); }
+float* mutable_floats(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
 
 }  // namespace
 
@@ -24,18 +32,16 @@ std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weig
   if (residual) check_rows("residual", *residual, x);
   const int64_t C = x.size(1), pixels = x.numel() / C;
   const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
-  using torch::headeronly::MemoryFormat;
-  Tensor y = torch::stable::empty(sizes(x), ScalarType::Float, std::nullopt, x.device(), std::nullopt,
-                                  MemoryFormat::ChannelsLast);
+  Tensor y = empty_rows(x);
   Tensor mean = empty({C}, ScalarType::Float, x), variance = empty({C}, ScalarType::Float, x);
   Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float, x);
-  NormForward work = {};
-  work.x = floats(x), work.residual = residual ? floats(*residual) : nullptr;
-  work.weight = static_cast<const float*>(weights.data()), work.bias = static_cast<const float*>(biases.data());
-  work.y = floats_of(y), work.mean = floats_of(mean), work.variance = floats_of(variance);
-  work.parts = floats_of(parts);
-  work.pixels = pixels, work.channels = C, work.eps = eps, work.relu = relu;
-  kernels().norm_forward(work, parallel());
+  NormForward call = {};
+  call.x = floats(x), call.residual = floats(residual);
+  call.weight = floats(weights), call.bias = floats(biases);
+  call.y = mutable_floats(y), call.mean = mutable_floats(mean), call.variance = mutable_floats(variance);
+  call.parts = mutable_floats(parts);
+  call.pixels = pixels, call.channels = C, call.eps = eps, call.relu = relu;
+  kernels().norm_forward(call, parallel());
   return {y, mean, variance};
 }
 
@@ -48,25 +54,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
   if (y) check_rows("y", *y, x);
   const int64_t C = x.size(1), pixels = x.numel() / C;
   const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
-  const Parameter means("mean", mean, x, {C});
-  const Parameter variances("variance", variance, x, {C});
-  using torch::headeronly::MemoryFormat;
-  auto map = [&] {
-    return torch::stable::empty(sizes(x), ScalarType::Float, std::nullopt, x.device(), std::nullopt,
-                                MemoryFormat::ChannelsLast);
-  };
-  Tensor grad_x = map(), grad_residual = y && relu ? map() : nothing(x);
+  const Parameter means("mean", mean, x, {C}), variances("variance", variance, x, {C});
+  const bool residual_gradient = y && relu;  // without a ReLU it is `grad`
+  Tensor grad_x = empty_rows(x), grad_residual = residual_gradient ? empty_rows(x) : nothing(x);
   Tensor grad_weight = empty({C}, ScalarType::Float, x), grad_bias = empty({C}, ScalarType::Float, x);
   Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float, x);
-  NormBackward work = {};
-  work.grad = floats(grad), work.x = floats(x), work.y = y ? floats(*y) : nullptr;
-  work.weight = static_cast<const float*>(weights.data()), work.bias = static_cast<const float*>(biases.data());
-  work.mean = static_cast<const float*>(means.data());
-  work.variance = static_cast<const float*>(variances.data());
-  work.grad_x = floats_of(grad_x), work.grad_residual = y && relu ? floats_of(grad_residual) : nullptr;
-  work.grad_weight = floats_of(grad_weight), work.grad_bias = floats_of(grad_bias), work.parts = floats_of(parts);
-  work.pixels = pixels, work.channels = C, work.eps = eps, work.relu = relu;
-  kernels().norm_backward(work, parallel());
+  NormBackward call = {};
+  call.grad = floats(grad), call.x = floats(x), call.y = floats(y);
+  call.weight = floats(weights), call.bias = floats(biases);
+  call.mean = floats(means), call.variance = floats(variances);
+  call.grad_x = mutable_floats(grad_x);
+  call.grad_residual = residual_gradient ? mutable_floats(grad_residual) : nullptr;
+  call.grad_weight = mutable_floats(grad_weight), call.grad_bias = mutable_floats(grad_bias);
+  call.parts = mutable_floats(parts);
+  call.pixels = pixels, call.channels = C, call.eps = eps, call.relu = relu;
+  kernels().norm_backward(call, parallel());
   return {grad_x, grad_weight, grad_bias, grad_residual};
 }
 

@@ -1,5 +1,5 @@
-// The operators that register.cpp makes known to torch, as op_*.cpp hold them: a family in each. Arguments and results
-// are those of the schemas in src/sasa/ops.
+// The operators that register.cpp registers with torch. Each op_*.cpp implements one family. Arguments and results are
+// those of the schemas in src/sasa/ops.
 #pragma once
 #include <string>
 #include <tuple>
@@ -76,10 +76,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
 std::string cpu_kernels();
 std::string cpu_kernels_error();
 double cpu_multiply_adds(int64_t rounds);
-// Why CUDA kernels cannot run in this process, or on that GPU; empty where they can.
+// Why CUDA kernels cannot run in this process, or on that GPU; empty if they can.
 std::string cuda_error();
 std::string cuda_error_on(int64_t device);
-// Version and file of NVRTC, the folder of compiled kernels, and how many it holds.
+// Version and file of NVRTC, the directory of compiled kernels, and how many it contains.
 std::tuple<std::string, std::string, std::string, int64_t> cuda_compiler();
 
 }  // namespace sasa

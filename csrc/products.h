@@ -1,5 +1,5 @@
-// Small matrix products of which every element is a vector: the lanes are independent problems. Counts and strides are in
-// vectors.
+// Small matrix products of which every element is a vector: the lanes are independent problems. Counts and strides are
+// in vectors.
 #pragma once
 #include "vec.h"
 
@@ -21,17 +21,34 @@ struct Depth {
   int64_t outer, inner;
 };
 
-// The result: out[i * row + j * column] = sum * factor, or += where `add` is set.
+// The result, at data[i * row + j * column], in one of two ways.
 template <class T>
-struct Target {
+struct Store {
+  T* data;
+  int64_t row, column;
+  template <int L>
+  SASA_INLINE void put(T* to, Vec<T, L> sum) const {
+    store<T, L>(to, sum);
+  }
+  Store at(T* block) const { return {block, row, column}; }
+};
+
+template <class T>
+struct ScaleAndStore {
   T* data;
   int64_t row, column;
   T factor;
-  bool add;
+  bool add;  // to the numbers that are there
+  template <int L>
+  SASA_INLINE void put(T* to, Vec<T, L> sum) const {
+    const Vec<T, L> scaled = sum * factor;
+    store<T, L>(to, add ? load<T, L>(to) + scaled : scaled);
+  }
+  ScaleAndStore at(T* block) const { return {block, row, column, factor, add}; }
 };
 
-template <class T, int L, int I, int J>
-SASA_INLINE void product_block(const Depth& depth, Operand<T> a, Operand<T> b, const Target<T>& out) {
+template <class T, int L, int I, int J, class Result>
+SASA_INLINE void product_block(const Depth& depth, Operand<T> a, Operand<T> b, const Result& out) {
   Vec<T, L> acc[I][J] = {};
   for (int64_t o = 0; o < depth.outer; ++o) {
     const T *left = a.data + o * a.outer * L, *right = b.data + o * b.outer * L;
@@ -51,11 +68,7 @@ SASA_INLINE void product_block(const Depth& depth, Operand<T> a, Operand<T> b, c
 #pragma GCC unroll 4
   for (int i = 0; i < I; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) {
-      T* to = out.data + (i * out.row + j * out.column) * L;
-      const Vec<T, L> sum = acc[i][j] * out.factor;
-      store<T, L>(to, out.add ? load<T, L>(to) + sum : sum);
-    }
+    for (int j = 0; j < J; ++j) out.template put<L>(out.data + (i * out.row + j * out.column) * L, acc[i][j]);
 }
 
 // Call f with an integral constant of min(left, MAX), and return it.
@@ -68,10 +81,10 @@ SASA_INLINE int64_t up_to(int64_t left, F&& f) {
   return MAX;
 }
 
-// out[i][j] = sum over the depth of a[i] * b[j], lane by lane.
-template <class T, int L>
+// out[i][j] = sum over the depth of a[i] * b[j], lane by lane. Result: Store or ScaleAndStore.
+template <class T, int L, class Result>
 void product(int64_t rows, int64_t columns, const Depth& depth, const Operand<T>& a, const Operand<T>& b,
-             const Target<T>& out) {
+             const Result& out) {
   constexpr int I = kRegisters >= 32 ? 4 : 2;
   for (int64_t i = 0; i < rows;)
     i += up_to<I>(rows - i, [&](auto block_rows) {
@@ -80,7 +93,7 @@ void product(int64_t rows, int64_t columns, const Depth& depth, const Operand<T>
           product_block<T, L, decltype(block_rows)::value, decltype(block_columns)::value>(
               depth, {a.data + i * a.side * L, a.side, a.outer, a.inner},
               {b.data + j * b.side * L, b.side, b.outer, b.inner},
-              {out.data + (i * out.row + j * out.column) * L, out.row, out.column, out.factor, out.add});
+              out.at(out.data + (i * out.row + j * out.column) * L));
         });
     });
 }

@@ -1,8 +1,8 @@
 // Registers the kernels under the operators whose schemas, fakes and gradients are defined in Python, in src/sasa/ops.
-// What runs is in op_*.cpp: they check shapes, allocate results, and hand raw pointers to the kernels.
+// The implementations are in op_*.cpp: they check shapes, allocate results, and pass raw pointers to the kernels.
 //
-// The CUDA kernels have operators of their own as well, in the namespace sasa_cuda, for the back-end "cuda" asked for by
-// name: whatever the dispatcher takes for CUDA tensors.
+// The CUDA kernels also have operators in the namespace sasa_cuda. The back-end "cuda" calls those, whichever kernels
+// the dispatcher uses for CUDA tensors.
 #include <cstdlib>
 
 #include "cuda_calls.h"
@@ -11,8 +11,8 @@
 namespace sasa {
 namespace {
 
-// What CUDA tensors take where both can run, unless the environment variable SASA_GPU says "cuda" or "triton".
-constexpr bool kCudaByDefault = false;  // Triton's kernels have been run on a GPU; these have not yet
+// Whether CUDA tensors use these kernels (else Triton's) if both can run and SASA_GPU is not set to "cuda" or "triton".
+constexpr bool kCudaByDefault = false;  // these kernels have not been run on a GPU yet; Triton's have
 
 bool choose_cuda() {
   const char* wanted = std::getenv("SASA_GPU");
@@ -24,6 +24,15 @@ bool choose_cuda() {
 bool cuda_chosen() {
   static const bool chosen = choose_cuda();
   return chosen;
+}
+
+// The operators that exist in both namespaces.
+template <class Library>
+void register_attention(Library& m) {
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
 }
 
 }  // namespace
@@ -49,8 +58,8 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
-  if (kernels_error() != nullptr) return;  // the operators then stay with what Python registered
-  const Kernels& table = kernels();        // and so do those that the table lacks
+  if (kernels_error() != nullptr) return;  // the operators keep the implementations registered in Python,
+  const Kernels& table = kernels();        // as do those that the table does not have
   if (table.local_forward != nullptr) {
     m.impl("local_attention", TORCH_BOX(&local_attention));
     m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
@@ -73,22 +82,14 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
   }
 }
 
-STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {
-  m.impl("local_attention", TORCH_BOX(&local_attention));
-  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
-  m.impl("block_attention", TORCH_BOX(&block_attention));
-  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) { register_attention(m); }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
   if (!cuda_chosen()) return;
-  m.impl("local_attention", TORCH_BOX(&local_attention));
-  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  register_attention(m);
   m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
   m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
   m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
-  m.impl("block_attention", TORCH_BOX(&block_attention));
-  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
   m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
   m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
 }

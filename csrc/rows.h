@@ -1,8 +1,9 @@
 // Planar rows: the format in which the kernels read and write maps, whatever the memory layout and storage type.
 //
-// A planar row holds the channels of one head one after the other, `step` elements apart. Each channel has `pad` zeros (at
-// least half a window), the pixels of the row, and zeros up to a full vector; then comes the pad of the next channel. So a
-// window can be read at any pixel, and keys and values outside the map are the zero vectors that padding="zeros" needs.
+// A planar row holds the channels of one head one after the other, `step` elements apart. Each channel has `pad` zeros
+// (at least half a window), the pixels of the row, and zeros up to a full vector; then comes the pad of the next
+// channel. So a window can be read at any pixel, and keys and values outside the map are the zero vectors that
+// padding="zeros" needs.
 #pragma once
 #include "kernels.h"
 #include "vec.h"

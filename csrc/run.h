@@ -1,5 +1,5 @@
-// Runs a call where its tensors are: by the CPU's kernels on torch's threads, or by the CUDA kernels on torch's current
-// stream. `like` is one of the tensors. Gradients of parameters come back as tensors of their own, empty where a
+// Runs a call on the device of its tensors: with the CPU kernels on torch's threads, or with the CUDA kernels on
+// torch's current stream. `like` is one of the tensors. Returns the gradients of parameters, empty tensors where a
 // parameter is not given.
 #pragma once
 #include <array>
@@ -13,7 +13,7 @@ void run(const LocalForward& call, const Tensor& like);
 std::tuple<Tensor, Tensor> run(LocalBackward& call, const Tensor& like, const MaybeTensor& rel_row,
                                const MaybeTensor& rel_col);
 
-// `sums` (2, N * E) in float64, or nullptr where the call wants none.
+// `sums` is (2, N * E) in float64, or nullptr if the call does not compute them.
 void run(BlockForward& call, const Tensor& like, Tensor* sums);
 
 struct BlockParameters {

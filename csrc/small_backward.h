@@ -1,5 +1,5 @@
-// Eq. 3 backward on small maps. A task is one group of problems, a head of an image in each lane; it keeps p and ds of all pairs
-// of pixels.
+// Eq. 3 backward on small maps. A task is one group of problems, a head of an image in each lane; it keeps p and ds of
+// all pairs of pixels.
 #pragma once
 #include "local_backward.h"
 #include "small_inputs.h"
@@ -54,8 +54,10 @@ class SmallBackward {
       const T *query = in_.query + (y * W * D + axis * half) * L, *sums = in_.terms + axis * K * L;
       const T* embedding = axis == 0 ? in_.rel_row : in_.rel_col;
       T *to = result_ + (y * W * D + axis * half) * L, *grad = grad_relative_ + axis * half * K * L;
-      product<T, L>(W, half, {1, K}, {sums, 2 * K, 0, 1}, {embedding, 1, 0, half}, {to, D, 1, scale, true});
-      product<T, L>(K, half, {1, W}, {sums, 1, 0, 2 * K}, {query, 1, 0, D}, {grad, half, 1, unit, true});
+      product<T, L>(W, half, {1, K}, {sums, 2 * K, 0, 1}, {embedding, 1, 0, half},
+                    ScaleAndStore<T>{to, D, 1, scale, true});
+      product<T, L>(K, half, {1, W}, {sums, 1, 0, 2 * K}, {query, 1, 0, D},
+                    ScaleAndStore<T>{grad, half, 1, unit, true});
     }
   }
 
@@ -68,9 +70,9 @@ class SmallBackward {
       const int64_t key = row * W + begin, at = (first * in_.pixels + key) * L;
       if (in_.has_key)
         product<T, L>(queries, end - begin, {1, D}, {in_.query + first * D * L, D, 0, 1},
-                      {in_.key + key * D * L, D, 0, 1}, {weights_ + at, in_.pixels, 1, 1, false});
+                      {in_.key + key * D * L, D, 0, 1}, Store<T>{weights_ + at, in_.pixels, 1});
       product<T, L>(queries, end - begin, {1, E}, {grad_ + first * E * L, E, 0, 1}, {in_.value + key * E * L, E, 0, 1},
-                    {grad_logits_ + at, in_.pixels, 1, 1, false});
+                    Store<T>{grad_logits_ + at, in_.pixels, 1});
     }
     for (int64_t i = 0; i < queries; ++i) differentiate_softmax(down, Visible(x + i, W, in_.window), first + i, x + i);
     T* to = result_ + first * D * L;
@@ -78,7 +80,7 @@ class SmallBackward {
     product<T, L>(queries, D, {down.count(), end - begin},
                   {grad_logits_ + (first * in_.pixels + down.begin * W + begin) * L, in_.pixels, W, 1},
                   {in_.key + (down.begin * W + begin) * D * L, 1, W * D, D},
-                  {to, D, 1, static_cast<T>(shape_.scale), false});
+                  ScaleAndStore<T>{to, D, 1, static_cast<T>(shape_.scale), false});
   }
 
   // Logits to p and dp to ds, for one query; the sums of ds replace its relative terms.
@@ -125,7 +127,7 @@ class SmallBackward {
         product<T, L>(keys, channels, {down.count(), end - begin},
                       {weights + (query * in_.pixels + y * W + x) * L, 1, W * in_.pixels, in_.pixels},
                       {sources + query * channels * L, 1, W * channels, channels},
-                      {result_ + (y * W + x) * channels * L, channels, 1, factor, false});
+                      ScaleAndStore<T>{result_ + (y * W + x) * channels * L, channels, 1, factor, false});
       }
     }
     in_.io.unpack(result_, to, group, channels, shape_.height, W);

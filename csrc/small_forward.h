@@ -54,7 +54,7 @@ class SmallForward {
       for (int64_t row = down.begin; in_.has_key && row < down.end; ++row)
         product<T, L>(queries, end - begin, {1, D}, {query + x * D * L, D, 0, 1},
                       {in_.key + (row * W + begin) * D * L, D, 0, 1},
-                      {weights_ + (x * P + row * W + begin) * L, P, 1, 1, false});
+                      Store<T>{weights_ + (x * P + row * W + begin) * L, P, 1});
       for (int64_t i = x; i < x + queries; ++i) {
         const T* terms = in_.has_relative ? in_.terms + 2 * i * K * L : nullptr;
         const Vec<T, L> log2_sum = softmax.normalize(down, Visible(i, W, K), W, terms, weights_ + i * P * L);
@@ -62,7 +62,7 @@ class SmallForward {
       }
       product<T, L>(queries, E, {down.count(), end - begin}, {weights_ + (x * P + down.begin * W + begin) * L, P, W, 1},
                     {in_.value + (down.begin * W + begin) * E * L, 1, W * E, E},
-                    {output_ + (y * W + x) * E * L, E, 1, 1, false});
+                    Store<T>{output_ + (y * W + x) * E * L, E, 1});
     }
   }
 

@@ -67,9 +67,8 @@ class SmallInputs {
     if (!has_relative) return;
     const int64_t D = shape.head_dim, W = shape.width, K = window, half = D / 2;
     const T* row = query + y * W * D * L;
-    product<T, L>(W, K, {1, half}, {row, D, 0, 1}, {rel_row, half, 0, 1}, {terms, 2 * K, 1, 1, false});
-    product<T, L>(W, K, {1, half}, {row + half * L, D, 0, 1}, {rel_col, half, 0, 1},
-                  {terms + K * L, 2 * K, 1, 1, false});
+    product<T, L>(W, K, {1, half}, {row, D, 0, 1}, {rel_row, half, 0, 1}, Store<T>{terms, 2 * K, 1});
+    product<T, L>(W, K, {1, half}, {row + half * L, D, 0, 1}, {rel_col, half, 0, 1}, Store<T>{terms + K * L, 2 * K, 1});
   }
 
   const sasa::LocalShape& shape;
@@ -95,9 +94,9 @@ class SmallInputs {
   int64_t loaded_head_ = -1;
 };
 
-// Whether the kernels for small maps are faster. Compares the vector operations per channel (pairs of pixels of the map here;
-// one tile per row there), divided by the number of threads that find work: four are assumed, because results must not depend
-// on how many there are. The factor 5 / 4 accounts for other costs.
+// Whether the kernels for small maps are faster. Compares the vector operations per channel (pairs of pixels of the map
+// here; one tile per row there), divided by the number of threads that find work: four are assumed, because results
+// must not depend on how many there are. The factor 5 / 4 accounts for other costs.
 template <class T, int L>
 bool small_is_faster(const sasa::LocalShape& shape) {
   if (shape.height > kSmallSide || shape.width > kSmallSide) return false;

@@ -1,9 +1,9 @@
-// Local attention on maps of at largest 8 x 8 pixels, whose rows are shorter than a vector. Here a lane is one head of one image,
-// and one channel of a pixel is a vector: no lanes are lost at the edge of the map, and keys outside the map (largest of a
-// window, on such maps) cost no products.
+// Local attention on maps of at most 8 x 8 pixels, whose rows are shorter than a vector. Here a lane is one head of one
+// image, and one channel of a pixel is a vector: no lanes are lost at the edge of the map, and keys outside the map
+// (most of a window, on such maps) cost no products.
 //
-// Notation: a problem is one head of one image, a group the problems in the lanes of a vector. P = H * W pixels, D and E
-// channels of a head, K the window. Arrays are [...][lanes]; counts and strides are in vectors.
+// Notation: a problem is one head of one image, a group the problems in the lanes of a vector. P = H * W pixels, D and
+// E channels of a head, K the window. Arrays are [...][lanes]; counts and strides are in vectors.
 #pragma once
 #include "tiles.h"
 
@@ -58,8 +58,8 @@ void unpack_lanes(const T* from, int64_t step, int64_t count, S* const (&to)[L],
     for (int lane = 0; lane < lanes; ++lane) to[lane][i * stride] = narrow<S>(from[i * step * L + lane]);
 }
 
-// Call f(addresses of the lanes, stride, count, first vector, step) for runs of elements of a group's part of a map: along
-// the pixels where each channel is a dense plane, else along the channels of each pixel.
+// Call f(addresses of the lanes, stride, count, first vector, step) for runs of elements of a group's part of a map:
+// along the pixels where each channel is a dense plane, else along the channels of each pixel.
 template <int L, class S, class F>
 void lane_runs(const Map& map, const LaneGroup& group, int64_t channels, int64_t height, int64_t width, F&& f) {
   S* at[L];

@@ -1,4 +1,4 @@
-// What op_*.cpp need of torch: tensors to the kernels' raw pointers and back, on the LibTorch stable ABI.
+// Conversions between tensors and the raw pointers of the kernels, for op_*.cpp, on the LibTorch stable ABI.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -10,7 +10,7 @@
 
 #include "kernels.h"
 
-#define SASA_HIDDEN __attribute__((visibility("hidden")))  // as torch's types here are
+#define SASA_HIDDEN __attribute__((visibility("hidden")))  // as torch's own types
 
 namespace sasa {
 
@@ -27,7 +27,7 @@ inline Storage storage(const Tensor& tensor) {
     case ScalarType::Double: return Storage::float64;
     case ScalarType::BFloat16: return Storage::bfloat16;
     case ScalarType::Half: return Storage::float16;
-    default: STD_TORCH_CHECK(false, "the kernels of sasa compute on floating point tensors only"); std::abort();
+    default: STD_TORCH_CHECK(false, "the kernels of sasa need floating point tensors"); std::abort();
   }
 }
 
@@ -35,14 +35,15 @@ inline ScalarType compute_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// On the device of `like`.
+// An uninitialised tensor on the device of `like`.
 inline Tensor empty(const Sizes& size, ScalarType type, const Tensor& like) {
   return torch::stable::empty(size, type, std::nullopt, like.device());
 }
 
 inline Tensor nothing(const Tensor& like) { return empty({0}, like.scalar_type(), like); }
 
-// `empty_map` of ops/precision.py: dense, channels_last where `like` is, or is a slice of the channels of such a map.
+// An uninitialised map, dense; channels_last if `like` is, or is a slice of the channels of such a map. The same as
+// `empty_map` of ops/precision.py.
 inline Tensor empty_map(const Tensor& like, int64_t channels, int64_t height, int64_t width, ScalarType type) {
   const bool channels_last = like.size(1) > 1 && like.stride(1) == 1 && !like.is_contiguous();
   using torch::headeronly::MemoryFormat;
@@ -55,7 +56,7 @@ inline Tensor empty_map(const Tensor& like, int64_t channels) {
   return empty_map(like, channels, like.size(2), like.size(3), like.scalar_type());
 }
 
-// The map of some of a tensor's channels, from `channel` on.
+// The map of a tensor, from `channel` on.
 inline Map map_of(const Tensor& tensor, int64_t channel = 0) {
   const int64_t* s = tensor.strides().data();
   char* data = static_cast<char*>(tensor.data_ptr());
@@ -72,7 +73,7 @@ inline void check_map(const char* name, const Tensor& tensor, const Tensor& like
                   " does not fit the other arguments in device, dtype or shape");
 }
 
-// Weights or embeddings as the kernels take them: on the device of `like`, contiguous and of its compute type.
+// Weights or embeddings as the kernels need them: on the device of `like`, contiguous, in its compute type.
 class SASA_HIDDEN Parameter {
  public:
   Parameter(const char* name, const MaybeTensor& given, const Tensor& like, const Sizes& expected)
@@ -90,11 +91,11 @@ class SASA_HIDDEN Parameter {
   MaybeTensor tensor_;
 };
 
-// The sum of `parts` over its first axis, always in the same order (run.cpp).
+// The sum of `parts` over its first axis, in a fixed order (run.cpp).
 void add_parts(const Tensor& parts, Tensor& total);
 
-// The gradient of a parameter: the kernel writes one of each part of its work (an image, or a strip of one), and they
-// are added in the order of the parts, so that the result does not depend on threads. A single part is the gradient.
+// The gradient of a parameter. The kernel writes one gradient for each part of its work (an image, or a strip of one),
+// and they are added in the order of the parts, so that the result does not depend on the number of threads.
 class SASA_HIDDEN ParameterGradient {
  public:
   ParameterGradient(const MaybeTensor& parameter, const Tensor& like, int64_t number)
@@ -115,7 +116,7 @@ class SASA_HIDDEN ParameterGradient {
     return in_dtype_of_parameter(sum);
   }
 
-  // Where the kernel does not run, because there is no output at all.
+  // For calls with empty outputs, where the kernel does not run.
   static Tensor zero(const MaybeTensor& parameter, const Tensor& like) {
     if (!parameter) return nothing(like);
     Tensor gradient = empty(sizes(*parameter), parameter->scalar_type(), like);
@@ -133,7 +134,7 @@ class SASA_HIDDEN ParameterGradient {
   int64_t number_;
 };
 
-// torch's own threads (threads.cpp).
+// The threads of torch (threads.cpp).
 Parallel parallel();
 
 }  // namespace sasa

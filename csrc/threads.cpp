@@ -1,4 +1,4 @@
-// The kernels run on torch's own threads.
+// Runs the kernels on torch's threads.
 #include <pthread.h>
 
 #include <algorithm>
@@ -9,12 +9,12 @@
 namespace sasa {
 namespace {
 
-// A forked child has none of its parent's threads, but torch's pool believes that it does, and waits for them.
+// A forked child does not have the threads of its parent, but torch's pool would wait for them.
 bool forked = false;
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
-// Each thread takes the next piece when it has finished one, so that a thread which had to leave its core for a while
-// holds up one piece, not its whole share. No result depends on who took a piece, nor on where pieces begin.
+// Each thread takes the next piece when it has finished one, so that a thread which loses its core for a while delays
+// one piece, not its whole share. No result depends on which thread takes a piece, or on where pieces begin.
 constexpr int64_t kPiecesPerThread = 4;
 
 void run_parallel(const Parallel& pool, int64_t count, void (*task)(void*, int64_t, int64_t), void* context) {

@@ -82,8 +82,8 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// Divide the scratch memory of this thread into a task's arrays. `lay_out(arena)` takes them; it is called twice, first to
-// count the bytes.
+// Divide the scratch memory of this thread into a task's arrays. `lay_out(arena)` takes them; it is called twice, first
+// to count the bytes.
 template <class F>
 void allocate_scratch(F&& lay_out) {
   Arena counter(nullptr);
@@ -108,8 +108,8 @@ inline int64_t heads_per_task(int64_t batch, int64_t heads, int64_t head_bytes, 
   return together;
 }
 
-// Rows of the strip of a task, an even number: the whole map if there are enough tasks. Otherwise less, but not so little
-// that reading the rows above and below a strip again would outweigh it.
+// Rows of the strip of a task, an even number: the whole map if there are enough tasks. Otherwise less, but not so
+// little that reading the rows above and below a strip again would outweigh it.
 inline int64_t strip_rows(int64_t tasks, int64_t height, int64_t window, int threads) {
   const int64_t wanted = tasks >= 2 * threads ? 1 : (2 * threads + tasks - 1) / (tasks > 0 ? tasks : 1);
   const int64_t rows = round_up((height + wanted - 1) / wanted, 6);

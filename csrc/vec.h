@@ -1,7 +1,7 @@
 // Vectors for every instruction set: the vector extensions of gcc and clang, and intrinsics or plain code for the rest.
 //
-// Only kernels.cpp includes this file, once per instruction set. Everything is in an anonymous namespace, so that no two
-// translation units share a symbol.
+// Only kernels.cpp includes this file, once per instruction set. Everything is in an anonymous namespace, so that no
+// two translation units share a symbol.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -141,9 +141,9 @@ SASA_INLINE Vec<T, L> exp2_negative(Vec<T, L> x) {
     if constexpr (L == 8) f = (V)_mm256_reduce_ps((__m256)x, 0);
     const V whole = x - f;
 #else
-    // Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the sum; adding 127 as well makes them the
-    // exponent of a float, which is 0 (the number 0) for x = -127. NaN is preserved by the order of the arguments of
-    // `maximum`, and by multiplying at the end instead of adding to the exponent.
+    // Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the sum; adding 127 as well makes them
+    // the exponent of a float, which is 0 (the number 0) for x = -127. NaN is preserved by the order of the arguments
+    // of `maximum`, and by multiplying at the end instead of adding to the exponent.
     constexpr float magic = 12582912.0f + 127.0f;
     x = maximum<float, L>(splat<float, L>(-127.0f), x);
     const V shifted = x + magic;

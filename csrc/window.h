@@ -1,11 +1,12 @@
 // The two products of a tile of attention, blocked for registers: scores (queries times the keys of their windows) and
 // weighted sums (of the values of their windows).
 //
-// A tile is R rows of L neighbouring query pixels of one head; a row is a vector. Scores keep an accumulator for each row
-// and column offset, so that each key vector is loaded once for R rows. Weighted sums keep one for each row and channel.
+// A tile is R rows of L neighbouring query pixels of one head; a row is a vector. Scores keep an accumulator for each
+// row and column offset, so that each key vector is loaded once for R rows. Weighted sums keep one for each row and
+// channel.
 //
-// Notation: K is the window. A row pointer points at the pixel that the first offset of the tile's first lane sees. (j, c)
-// counts the rows and columns that a tile sees; there are R + K - 1 such rows, and for row r of the tile, j - r is the row
+// Notation: K is the window. A row pointer points at the pixel that the first offset of the tile's first lane sees. j and
+// c count the rows and columns that a tile sees. There are R + K - 1 such rows; for row r of the tile, j - r is the row
 // offset in the window.
 #pragma once
 #include "products.h"
@@ -35,7 +36,8 @@ template <int K, int R>
 constexpr int kColumns = kRegisters >= 32 ? (K == 0 ? 4 : K) : (R == 1 ? 8 : 4);
 constexpr int kChannels = kRegisters >= 32 ? 8 : 4;
 
-// Call f(j, lo, hi) for j in [begin, end), where rows lo to hi - 1 of the tile see row j; lo and hi are integral constants.
+// Call f(j, lo, hi) for j in [begin, end), where rows lo to hi - 1 of the tile see row j; lo and hi are integral
+// constants.
 template <int R, class F>
 SASA_INLINE void each_row(int64_t window, int64_t begin, int64_t end, F&& f) {
   for (int64_t j = begin; j < end; ++j) {
@@ -91,8 +93,8 @@ SASA_INLINE void multiply(const T* const (&left)[R], const T* right, int64_t ste
   }
 }
 
-// scores[(r * K + j - r) * K + c][L] = start[r * K + c][L] + left[r] . rows[j][c], for all rows and N columns from `column`
-// on. A null `start` stands for zeros; without rows there are no products.
+// scores[(r * K + j - r) * K + c][L] = start[r * K + c][L] + left[r] . rows[j][c], for all rows and N columns from
+// `column` on. A null `start` stands for zeros; without rows there are no products.
 template <class T, int L, int N, int R>
 SASA_INLINE void score_columns(const T* const (&left)[R], const Rows<T>& rows, int64_t channels, const T* start,
                                int64_t window, int64_t column, T* scores) {
@@ -143,8 +145,8 @@ SASA_INLINE void weighted_sum(W&& weight, const Rows<T>& rows, int64_t begin, in
   });
 }
 
-// terms[r * K + o][L] = sum over channels of left[r] * embedding[d * K + o], for N offsets from `first` on: the products
-// q.r of one axis.
+// terms[r * K + o][L] = sum over channels of left[r] * embedding[d * K + o], for N offsets from `first` on: the
+// products q.r of one axis.
 template <class T, int L, int N, int R>
 SASA_INLINE void relative_columns(const T* const (&left)[R], int64_t step, int64_t channels, const T* embedding,
                                   int64_t window, int64_t first, T* terms) {

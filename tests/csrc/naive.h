@@ -158,8 +158,8 @@ struct NaiveLocal {
 
 // ---------------------------------------------------------------------------------------------------- block attention
 
-// Eq. 7-8 with relative positions. Either `matrices` (P, N * E, C) or `value` (a map) is empty; `w_key` is empty without
-// content, `row` and `col` without relative positions.
+// Eq. 7-8 with relative positions. Either `matrices` (P, N * E, C) or `value` (a map) is empty; `w_key` is empty
+// without content, `row` and `col` without relative positions.
 struct NaiveBlock {
   BlockShape s;
   Numbers image, w_query, w_key, matrices, row, col, value;
