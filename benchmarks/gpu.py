@@ -29,9 +29,9 @@ from gpu_operator import operator
 from gpu_run import Limit, Record, age_of_process, signals_close
 from gpu_shapes import Bench
 
-from sasa.analysis.speed import Setting
-from sasa.analysis.speed.ceilings import machine
-from sasa.analysis.speed.report import by_name
+from sasa.speed import Setting
+from sasa.speed.ceilings import machine
+from sasa.speed.report import by_name
 
 PARTS = {part.__name__: part for part in (gradients, kernels, operator, networks, tune)}
 RESULTS = Path(__file__).parent / "results"

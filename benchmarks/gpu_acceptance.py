@@ -6,9 +6,9 @@ from gpu_networks import INFERENCE, TRAINING
 from gpu_operator import BOTH, FLEX, UNFOLD
 from gpu_run import Line
 
-from sasa.analysis.speed.acceptance import Result
-from sasa.analysis.speed.report import value
-from sasa.analysis.speed.rows import FACTOR, LARGEST, SHARE, Row
+from sasa.speed.acceptance import Result
+from sasa.speed.report import value
+from sasa.speed.rows import FACTOR, LARGEST, SHARE, Row
 
 NETWORK = "full attention / resnet50, {}, compiled, batch {}"
 

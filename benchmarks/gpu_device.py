@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sasa.analysis.speed import Setting, spread, take_turns
-from sasa.analysis.speed.timing import Step
+from sasa.speed import Setting, spread, take_turns
+from sasa.speed.timing import Step
 
 TURN = 0.01  # seconds
 WARMUPS = 2

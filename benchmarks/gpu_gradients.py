@@ -8,8 +8,8 @@ from gpu_run import Line, Row
 from gpu_shapes import GROUP_MAPS, OPTIONS, Bench, title
 from torch import Tensor
 
-from sasa.analysis.speed.workloads import HEADS, WINDOW
 from sasa.ops import block_attention, local_attention
+from sasa.speed.workloads import HEADS, WINDOW
 
 GOAL, BOUND = 1e-5, 1e-4  # relative L2
 NAMES = ("output", "query", "key", "value", "rel_row", "rel_col")

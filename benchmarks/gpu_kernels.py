@@ -10,9 +10,9 @@ from gpu_gradients import relative
 from gpu_run import Line, Row, first_line
 from gpu_shapes import GROUP_MAPS, Bench, Operands, cost, operand_sets, title
 
-from sasa.analysis.speed.timing import Step
-from sasa.analysis.speed.workloads import HEADS, WINDOW
 from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
+from sasa.speed.timing import Step
+from sasa.speed.workloads import HEADS, WINDOW
 
 # Forward and both backward kernels, as benchmarks/README.md predicts them for an H200: batch 256, milliseconds.
 PREDICTED = {(64, 56): (0.37, 1.35), (128, 28): (0.12, 0.45), (256, 14): (0.05, 0.16), (512, 7): (0.03, 0.08)}

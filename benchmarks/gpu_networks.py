@@ -14,10 +14,10 @@ from gpu_warm import warm
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sasa.analysis.speed import Setting, spread
-from sasa.analysis.speed.timing import Step, ratios
-from sasa.analysis.speed.workloads import BASELINE, CLASSES, SIDES, network, pictures
 from sasa.models import create_model
+from sasa.speed import Setting, spread
+from sasa.speed.timing import Step, ratios
+from sasa.speed.workloads import BASELINE, CLASSES, SIDES, network, random_images
 
 TRAINING, INFERENCE = "training", "inference"
 
@@ -53,7 +53,7 @@ def beside_baseline(bench: Bench, passed: str, compiled: bool, batch: int) -> li
     sizes, device = replace(bench.setting, batch=batch), bench.device
     if compiled:
         torch._dynamo.reset()  # 8 variants of a function, no more
-    images, labels = (tensor.to(device.name) for tensor in pictures(sizes))
+    images, labels = (tensor.to(device.name) for tensor in random_images(sizes))
     models = {side: NetworkStep(side, sizes, images, labels, passed, compiled) for side in SIDES}
     steps: dict[str, Step] = dict(models)
     times = device.compare(steps, bench.setting)
@@ -143,6 +143,6 @@ def _flops_of_two(side: str, sizes: Setting, passed: str) -> int:
 def compile_one(side: str, sizes: Setting, passed: str, device: Device) -> None:
     """Compile a network and run it once: what a process of `gpu_warm` does."""
     torch._dynamo.reset()
-    images, labels = (tensor.to(device.name) for tensor in pictures(sizes))
+    images, labels = (tensor.to(device.name) for tensor in random_images(sizes))
     NetworkStep(side, sizes, images, labels, passed, compiled=True)()
     device.wait()

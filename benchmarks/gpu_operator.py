@@ -13,11 +13,11 @@ from gpu_run import Line, Row
 from gpu_shapes import GROUP_MAPS, OPTIONS, Bench, Operands, cost, operand_sets, title
 from torch import Tensor
 
-from sasa.analysis.speed import spread
-from sasa.analysis.speed.flex import LEAST_CHANNELS, flex_attention
-from sasa.analysis.speed.timing import Step, ratios
-from sasa.analysis.speed.workloads import HEADS, WINDOW, operator_step, unfold_attention
 from sasa.ops import local_attention
+from sasa.speed import spread
+from sasa.speed.flex import LEAST_CHANNELS, flex_attention
+from sasa.speed.timing import Step, ratios
+from sasa.speed.workloads import HEADS, WINDOW, operator_step, unfold_attention
 
 TOLERANCE = 0.03  # relative L2: bfloat16 gives 0.002 to 0.014, another window or no positions far more
 PICTURES = 2  # of a batch, that are compared with the reference

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sasa.analysis.speed.report import by_name, cell
 from sasa.files import atomic_write
+from sasa.speed.report import by_name, cell
 
 Line = dict[str, Any]
 GRACE = 15.0  # seconds that the row which is measured when the time is over may still take

@@ -8,10 +8,10 @@ from gpu_ceilings import Ceilings
 from gpu_device import Device
 from torch import Tensor
 
-from sasa.analysis.speed import Setting
-from sasa.analysis.speed.workloads import HEADS, WINDOW
 from sasa.ops import flops as op_flops
 from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
+from sasa.speed import Setting
+from sasa.speed.workloads import HEADS, WINDOW
 
 GROUP_MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: the four groups of ResNet-50 at 224 x 224
 OPTIONS: dict[str, Any] = {"kernel_size": WINDOW, "num_heads": HEADS}

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from sasa.analysis.speed import Setting
+from sasa.speed import Setting
 
 PROCESSES, THREADS = 4, 4  # a process holds the memory of one training step
 PATIENCE = 200.0  # seconds, for all
