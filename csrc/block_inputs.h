@@ -69,7 +69,7 @@ class BlockInputs {
   template <int L>
   void attend(const HeadWeights<T>& head, const BlockPlace& place, T* logsumexp) const {
     const int64_t E = shape.value_dim;
-    block_weights<T, L>(weights, head, shape, place, pixels, scratch, tile_weights, logsumexp);
+    block_weights<T, L>(weights, head, place, pixels, scratch, tile_weights, logsumexp);
     if (value_given) {
       value_rows().template load_tile<L>(head.head * E, E, place.x, values);
     } else {

@@ -102,10 +102,10 @@ SASA_INLINE Vec<T, L> block_softmax(T* row, int64_t positions) {
 // weights[p * P + s][L]: the softmax over s of the logits of one head; logsumexp[p][L] in natural units, unless null.
 // Pixels outside the image are not keys, and have weights 0 as queries. `scratch` holds (P * C + 2 * S) vectors.
 template <class T, int L>
-void block_weights(const BlockWeights<T>& all, const HeadWeights<T>& head, const BlockShape& shape,
-                   const BlockPlace& place, const T* pixels, T* scratch, T* weights, T* logsumexp) {
+void block_weights(const BlockWeights<T>& all, const HeadWeights<T>& head, const BlockPlace& place, const T* pixels,
+                   T* scratch, T* weights, T* logsumexp) {
   using V = Vec<T, L>;
-  const int64_t C = shape.channels, S = shape.block, P = S * S;
+  const int64_t C = all.shape().channels, S = place.block, P = S * S;
   T* keys = scratch;  // M x_s, (P, C)
   if (head.content) {
     for (int64_t s = 0; s < P; ++s)

@@ -44,6 +44,7 @@ class BlockWeights {
 
   void lay_out(Arena& arena) { memory_ = arena.take<T>(shape_.heads * head_elements()); }
 
+  const BlockShape& shape() const { return shape_; }
   // Whether M and A of all heads are finite.
   bool finite() const { return finite_; }
 

@@ -8,8 +8,12 @@ namespace {
 using sasa::BlockShape;
 using sasa::LocalShape;
 
-double& at(Numbers& map, int64_t C, int64_t H, int64_t W, int64_t b, int64_t c, int64_t y, int64_t x) {
-  return map[static_cast<size_t>(((b * C + c) * H + y) * W + x)];
+struct MapSize {
+  int64_t C, H, W;
+};
+
+double& at(Numbers& map, const MapSize& size, int64_t b, int64_t c, int64_t y, int64_t x) {
+  return map[static_cast<size_t>(((b * size.C + c) * size.H + y) * size.W + x)];
 }
 
 // Logits to weights in place, 0 where `hidden`. Returns the log-sum-exp.
@@ -51,10 +55,10 @@ struct NaiveLocal {
   explicit NaiveLocal(const LocalShape& shape) : s(shape) {}
 
   double& q(Numbers& map, int64_t b, int64_t c, int64_t y, int64_t x) {
-    return at(map, s.heads * s.head_dim, s.height, s.width, b, c, y, x);
+    return at(map, {s.heads * s.head_dim, s.height, s.width}, b, c, y, x);
   }
   double& v(Numbers& map, int64_t b, int64_t c, int64_t y, int64_t x) {
-    return at(map, s.heads * s.value_dim, s.height, s.width, b, c, y, x);
+    return at(map, {s.heads * s.value_dim, s.height, s.width}, b, c, y, x);
   }
   bool inside(int64_t y, int64_t x) const { return y >= 0 && y < s.height && x >= 0 && x < s.width; }
   // The index in `row` or `col` of channel d of head n at an offset of the window.
@@ -171,7 +175,7 @@ struct NaiveBlock {
   explicit NaiveBlock(const BlockShape& shape) : s(shape) {}
   int64_t values() const { return s.heads * s.value_dim; }
   double& pixel(Numbers& map, int64_t C, int64_t b, int64_t c, int64_t y, int64_t x) {
-    return at(map, C, s.height, s.width, b, c, y, x);
+    return at(map, {C, s.height, s.width}, b, c, y, x);
   }
   double product(const Numbers& matrix, int64_t first, int64_t b, int64_t y, int64_t x) {
     double sum = 0;
