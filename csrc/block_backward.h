@@ -138,56 +138,69 @@ class BlockBackwardTask {
   // dM, dA and the gradient of the pixels from those of the logits x_p . (M x_s + A_row + A_col).
   template <int L>
   void grad_of_logits(const HeadWeights<T>& head) {
+    for (int64_t p = 0; p < in_.positions; ++p) {
+      if (head.content) grad_of_content<L>(head, p);
+      if (head.rows) grad_of_relative<L>(head, p);
+    }
+  }
+
+  // The terms x_p . M x_s of query p.
+  template <int L>
+  void grad_of_content(const HeadWeights<T>& head, int64_t p) {
     using V = Vec<T, L>;
-    const int64_t C = shape_.channels, S = shape_.block, P = in_.positions, n = head.head;
+    const int64_t C = shape_.channels, P = in_.positions;
     const bool image = call_.grad_image.data != nullptr;
-    const T unit = static_cast<T>(kLn2);  // M and A are in units of log2(e)
-    T* weighted = in_.scratch;            // sum over s of ds x_s, (C,)
-    T* sums = in_.scratch + P * C * L;    // of ds over each row, then each column, of the block
-    for (int64_t p = 0; p < P; ++p) {
-      const T *grad_logits = grad_logits_ + p * P * L, *pixel = in_.pixels + p * C * L;
-      T* grad = grad_pixels_ + p * C * L;
-      if (head.content) {
-        for (int64_t c = 0; c < C; ++c) {
-          V sum = {};
-          for (int64_t s = 0; s < P; ++s)
-            sum += load<T, L>(grad_logits + s * L) * load<T, L>(in_.pixels + (s * C + c) * L);
-          store<T, L>(weighted + c * L, sum);
-        }
-        for (int64_t c = 0; c < C; ++c) {
-          V projected = {};  // M^T x_p
-          for (int64_t i = 0; i < C; ++i) {
-            T* total = grad_content(n) + (c * C + i) * kLanes<T>;
-            store<T, L>(total, load<T, L>(total) + load<T, L>(pixel + c * L) * load<T, L>(weighted + i * L));
-            if (!image) continue;
-            const V m = load<T, L>(weighted + i * L) * (head.content[c * C + i] * unit);
-            store<T, L>(grad + c * L, load<T, L>(grad + c * L) + m);
-            projected += load<T, L>(pixel + i * L) * (head.content[i * C + c] * unit);
-          }
-          for (int64_t s = 0; image && s < P; ++s) {
-            T* other = grad_pixels_ + (s * C + c) * L;
-            store<T, L>(other, load<T, L>(other) + load<T, L>(grad_logits + s * L) * projected);
-          }
-        }
+    const T unit = static_cast<T>(kLn2);  // M is in units of log2(e)
+    const T *pixels = in_.pixels, *pixel = pixels + p * C * L, *grad_logits = grad_logits_ + p * P * L;
+    T *grad_pixels = grad_pixels_, *grad = grad_pixels + p * C * L, *totals = grad_content(head.head);
+    T* weighted = in_.scratch;  // sum over s of ds x_s, (C,)
+    for (int64_t c = 0; c < C; ++c) {
+      V sum = {};
+      for (int64_t s = 0; s < P; ++s) sum += load<T, L>(grad_logits + s * L) * load<T, L>(pixels + (s * C + c) * L);
+      store<T, L>(weighted + c * L, sum);
+    }
+    for (int64_t c = 0; c < C; ++c) {
+      V projected = {};  // M^T x_p
+      for (int64_t i = 0; i < C; ++i) {
+        T* total = totals + (c * C + i) * kLanes<T>;
+        store<T, L>(total, load<T, L>(total) + load<T, L>(pixel + c * L) * load<T, L>(weighted + i * L));
+        if (!image) continue;
+        const V m = load<T, L>(weighted + i * L) * (head.content[c * C + i] * unit);
+        store<T, L>(grad + c * L, load<T, L>(grad + c * L) + m);
+        projected += load<T, L>(pixel + i * L) * (head.content[i * C + c] * unit);
       }
-      if (!head.rows) continue;
-      clear(sums, 2 * S * L);
-      for (int64_t s = 0; s < P; ++s) {
-        const V ds = load<T, L>(grad_logits + s * L);
-        T *row = sums + s / S * L, *column = sums + (S + s % S) * L;
-        store<T, L>(row, load<T, L>(row) + ds);
-        store<T, L>(column, load<T, L>(column) + ds);
+      for (int64_t s = 0; image && s < P; ++s) {
+        T* other = grad_pixels + (s * C + c) * L;
+        store<T, L>(other, load<T, L>(other) + load<T, L>(grad_logits + s * L) * projected);
       }
-      for (int64_t t = 0; t < 2 * S; ++t) {
-        const int64_t offset = (t < S ? t - p / S : t - S - p % S) + S - 1;
-        T* totals = grad_offsets(n, t >= S) + offset * C * kLanes<T>;
-        const T* relative = (t < S ? head.rows : head.columns) + offset * C;
-        const V sum = load<T, L>(sums + t * L);
-        for (int64_t c = 0; c < C; ++c) {
-          T* total = totals + c * kLanes<T>;
-          store<T, L>(total, load<T, L>(total) + sum * load<T, L>(pixel + c * L));
-          if (image) store<T, L>(grad + c * L, load<T, L>(grad + c * L) + sum * (relative[c] * unit));
-        }
+    }
+  }
+
+  // The terms x_p . (A_row + A_col) of query p.
+  template <int L>
+  void grad_of_relative(const HeadWeights<T>& head, int64_t p) {
+    using V = Vec<T, L>;
+    const int64_t C = shape_.channels, S = shape_.block, P = in_.positions;
+    const bool image = call_.grad_image.data != nullptr;
+    const T unit = static_cast<T>(kLn2);  // A is in units of log2(e)
+    const T *pixel = in_.pixels + p * C * L, *grad_logits = grad_logits_ + p * P * L;
+    T *grad = grad_pixels_ + p * C * L, *sums = in_.scratch;  // of ds over each row, then each column, of the block
+    clear(sums, 2 * S * L);
+    for (int64_t s = 0; s < P; ++s) {
+      const V ds = load<T, L>(grad_logits + s * L);
+      T *row = sums + s / S * L, *column = sums + (S + s % S) * L;
+      store<T, L>(row, load<T, L>(row) + ds);
+      store<T, L>(column, load<T, L>(column) + ds);
+    }
+    for (int64_t t = 0; t < 2 * S; ++t) {
+      const int64_t offset = (t < S ? t - p / S : t - S - p % S) + S - 1;
+      T* totals = grad_offsets(head.head, t >= S) + offset * C * kLanes<T>;
+      const T* relative = (t < S ? head.rows : head.columns) + offset * C;
+      const V sum = load<T, L>(sums + t * L);
+      for (int64_t c = 0; c < C; ++c) {
+        T* total = totals + c * kLanes<T>;
+        store<T, L>(total, load<T, L>(total) + sum * load<T, L>(pixel + c * L));
+        if (image) store<T, L>(grad + c * L, load<T, L>(grad + c * L) + sum * (relative[c] * unit));
       }
     }
   }
@@ -195,23 +208,24 @@ class BlockBackwardTask {
   template <int L>
   void grad_of_values(int64_t n, int64_t x) {
     using V = Vec<T, L>;
-    const int64_t C = shape_.channels, E = shape_.value_dim, P = in_.positions, S = shape_.block;
+    const int64_t C = shape_.channels, E = shape_.value_dim, P = in_.positions, S = shape_.block, N = shape_.heads;
     if (in_.value_given)
       return in_.rows(grad_value_rows_, in_.channels).template store_tile<L>(n * E, E, x * S, grad_values_);
-    T* totals = grad_matrices(n);
-    const T* matrices = static_cast<const T*>(call_.w_value);
+    const bool image = call_.grad_image.data != nullptr;
+    const T *pixels = in_.pixels, *grad_values = grad_values_, *matrices = static_cast<const T*>(call_.w_value);
+    T *grad_pixels = grad_pixels_, *totals = grad_matrices(n);
     for (int64_t s = 0; s < P; ++s)
       for (int64_t c = 0; c < C; ++c) {
-        const V pixel = load<T, L>(in_.pixels + (s * C + c) * L);
+        const V pixel = load<T, L>(pixels + (s * C + c) * L);
         V grad = {};
         for (int64_t e = 0; e < E; ++e) {
-          const V dv = load<T, L>(grad_values_ + (s * E + e) * L);
+          const V dv = load<T, L>(grad_values + (s * E + e) * L);
           T* total = totals + ((s * C + c) * E + e) * kLanes<T>;
           store<T, L>(total, load<T, L>(total) + dv * pixel);
-          if (call_.grad_image.data) grad += dv * matrices[((s * shape_.heads + n) * E + e) * C + c];
+          if (image) grad += dv * matrices[((s * N + n) * E + e) * C + c];
         }
-        T* to = grad_pixels_ + (s * C + c) * L;
-        if (call_.grad_image.data) store<T, L>(to, load<T, L>(to) + grad);
+        T* to = grad_pixels + (s * C + c) * L;
+        if (image) store<T, L>(to, load<T, L>(to) + grad);
       }
   }
 

@@ -82,15 +82,16 @@ class BlockForwardTask {
   void pool(int64_t n, const BlockPlace& place, int64_t x) {
     using V = Vec<T, L>;
     using I = Vec<IntFor<T>, L>;
-    const int64_t E = shape_.value_dim;
+    const int64_t E = shape_.value_dim, P = in_.positions;
     const bool whole = place.whole(L);
+    const T* output = output_;
     for (int64_t e = 0; e < E; ++e) {
       const int64_t channel = n * E + e;
       const T sign = call_.sign && static_cast<const T*>(call_.sign)[channel] < 0 ? T(-1) : T(1);
       V best = minus_infinity<T, L>(), sum = {}, square = {};
       I at = {};
-      for (int64_t p = 0; p < in_.positions; ++p) {
-        V y = load<T, L>(output_ + (p * E + e) * L);
+      for (int64_t p = 0; p < P; ++p) {
+        V y = load<T, L>(output + (p * E + e) * L);
         const V z = y * sign;
         I better = (z > best) | (z != z);  // NaN wins and stays, as in max pooling
         if (!whole) {
