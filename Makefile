@@ -39,7 +39,7 @@ bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cuda/*.h csrc/cuda/*.cuh tests/cuda/emulation/* tests/csrc/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/cuda/*.cuh tests/cuda/emulation/* tests/csrc/*
 
 types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -55,7 +55,7 @@ wheel: $(INSTALLED)  ## dist/sasa-*.whl
 	@ls dist
 
 # torch goes in first: the build of the CPU kernels looks for its headers in the environment.
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/cuda/*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sasa needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -35,9 +35,7 @@ KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uni
 KERNELS += ["-Wno-unknown-warning-option"]  # clang does not know all of them
 # These compile, cache and launch the CUDA kernels. They load CUDA at run time, so that no build needs it.
 CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver", "cuda_plans"]
-# The files that include torch's headers.
-TORCH = ["register", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about", "threads"]
-TORCH += ["run", "cuda_calls", "cuda_stream"]
+CUDA_WITH_TORCH = ["cuda_calls", "cuda_stream"]  # these, and csrc/ops, include torch's headers
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),
@@ -123,11 +121,16 @@ def common_flags() -> list[str]:
     return [*COMMON, *flags_of("CXXFLAGS"), *flags_of("ARCHFLAGS")]
 
 
+def object_command(flags: list[str], source: Path, objects: Path, name: str | None = None) -> list[str]:
+    """Return the command that compiles a source file to `objects`, as `name`.o (default: the name of the source)."""
+    return [*flags, "-c", str(source), "-o", f"{objects}/{name or source.stem}.o"]
+
+
 def kernel_commands(objects: Path, common: list[str], sets: dict[str, list[str]]) -> list[list[str]]:
     """Return the commands that compile kernels.cpp, once per instruction set."""
-    source = f"{SOURCES}/kernels.cpp"
+    source = Path(SOURCES, "cpu", "kernels.cpp")
     return [
-        [*common, *KERNELS, *flags, f"-DSASA_ISA={name}", "-c", source, "-o", f"{objects}/{name}.o"]
+        object_command([*common, *KERNELS, *flags, f"-DSASA_ISA={name}"], source, objects, name)
         for name, flags in sets.items()
     ]
 
@@ -158,9 +161,8 @@ const char* const sources_digest = "{digest}";
 def cuda_commands(objects: Path, common: list[str]) -> list[list[str]]:
     """Return the commands that compile the host side of the CUDA kernels, and their sources as strings."""
     embed_cuda_sources(objects / "cuda_sources.cpp", cuda_sources())
-    commands = [[*common, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in CUDA]
-    embedded = ["-c", f"{objects}/cuda_sources.cpp", "-o", f"{objects}/cuda_sources.o"]
-    return [*commands, [*common, *embedded]]
+    sources = [*(Path(SOURCES, f"{name}.cpp") for name in CUDA), objects / "cuda_sources.cpp"]
+    return [object_command(common, source, objects) for source in sources]
 
 
 def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: dict[str, list[str]]) -> list[list[str]]:
@@ -169,8 +171,10 @@ def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: di
     commands = kernel_commands(objects, common, sets)
     # The stable ABI of torch 2.11, so that the library loads in that version and all later ones.
     stable = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(headers)]
-    commands += [[*common, *stable, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in TORCH]
-    commands.append([*common, "-c", f"{SOURCES}/dispatch.cpp", "-o", f"{objects}/dispatch.o"])
+    sources = sorted(Path(SOURCES, "ops").glob("*.cpp"))
+    sources += [Path(SOURCES, f"{name}.cpp") for name in CUDA_WITH_TORCH]
+    commands += [object_command([*common, *stable], source, objects) for source in sources]
+    commands.append(object_command(common, Path(SOURCES, "cpu", "dispatch.cpp"), objects))
     return [*commands, *cuda_commands(objects, common)]
 
 
@@ -226,7 +230,7 @@ def build_test(program: Path, machine: str, names: list[str], optimize: int) -> 
     with tempfile.TemporaryDirectory() as temporary:
         objects = Path(temporary)
         tested = "-DSASA_TEST_SETS=" + " ".join(f"SASA_TEST({name})" for name in sets)
-        test = [*compiler, *flags, tested, "-c", "tests/csrc/test_kernels.cpp", "-o", f"{objects}/test_kernels.o"]
+        test = object_command([*compiler, *flags, tested], Path("tests/csrc/test_kernels.cpp"), objects)
         run_together([*kernel_commands(objects, [*compiler, *flags], sets), test])
         run([*compiler, *flags, *map(str, sorted(objects.glob("*.o"))), "-pthread", "-o", str(program)])
 
@@ -238,7 +242,7 @@ def build_cuda_test(program: Path, source: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         objects = Path(temporary)
-        run_together([*cuda_commands(objects, common), [*common, "-c", str(source), "-o", f"{objects}/program.o"]])
+        run_together([*cuda_commands(objects, common), object_command(common, source, objects)])
         run([*common, *map(str, sorted(objects.glob("*.o"))), "-ldl", "-pthread", "-o", str(program)])
 
 

@@ -4,7 +4,7 @@
 //
 // -DSASA_TEST_SETS="SASA_TEST(avx2) SASA_TEST(portable)" names the sets that are linked in (`make test-kernels`: all).
 #include "block.h"
-#include "instruction_sets.h"
+#include "cpu/instruction_sets.h"
 #include "local.h"
 #include "norms.h"
 

@@ -8,7 +8,7 @@
 
 namespace sasa {
 
-// op_local_attention.cpp
+// local_attention.cpp
 std::tuple<Tensor, Tensor> local_attention(const Tensor& query, const MaybeTensor& key, const Tensor& value,
                                            const MaybeTensor& rel_row, const MaybeTensor& rel_col, int64_t kernel_size,
                                            int64_t num_heads, const std::string& padding, double scale);
@@ -33,7 +33,7 @@ Tensor qkv_attention_inference(const Tensor& qkv, const MaybeTensor& rel_row, co
                                int64_t kernel_size, int64_t num_heads, bool content, const std::string& padding,
                                double scale);
 
-// op_block_attention.cpp
+// block_attention.cpp
 std::tuple<Tensor, Tensor> block_attention(const Tensor& image, const Tensor& w_query, const MaybeTensor& w_key,
                                            const MaybeTensor& w_value, const MaybeTensor& rel_row,
                                            const MaybeTensor& rel_col, const MaybeTensor& value, int64_t block_size,
@@ -60,10 +60,10 @@ BlockGradients block_attention_pooled_backward(const Tensor& grad_extreme, const
                                                const MaybeTensor& value, int64_t block_size, int64_t num_heads,
                                                double scale, bool image_gradient);
 
-// op_affine.cpp
+// affine.cpp
 void affine_(Tensor x, const MaybeTensor& gain, const MaybeTensor& shift, const MaybeTensor& residual, bool relu);
 
-// op_norm_relu.cpp
+// norm_relu.cpp
 std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                              const MaybeTensor& residual, bool relu, double eps);
 
@@ -72,7 +72,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
                                                               const Tensor& mean, const Tensor& variance, bool relu,
                                                               double eps);
 
-// op_about.cpp
+// about.cpp
 std::string cpu_kernels();
 std::string cpu_kernels_error();
 double cpu_multiply_adds(int64_t rounds);

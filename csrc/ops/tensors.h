@@ -1,4 +1,4 @@
-// Conversions between tensors and the raw pointers of the kernels, for op_*.cpp, on the LibTorch stable ABI.
+// Conversions between tensors and the raw pointers of the kernels, for the other files, on the LibTorch stable ABI.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
