@@ -1,4 +1,4 @@
-// What forward and backward of attention inside blocks share: their inputs, and how an image becomes tasks.
+// Shared by forward and backward of attention inside blocks: their inputs, and how an image becomes tasks.
 #pragma once
 #include "block_tile.h"
 

@@ -1,4 +1,4 @@
-// Planar rows: the format in which the kernels read and write maps, whatever the memory layout and storage type.
+// Planar rows: the format to which the kernels convert maps of any memory layout and storage type.
 //
 // A planar row holds the channels of one head one after the other, `step` elements apart. Each channel has `pad` zeros
 // (at least half a window), the pixels of the row, and zeros up to a full vector; then comes the pad of the next

@@ -115,7 +115,7 @@ class SmallBackward {
     if (in_.has_relative) softmax.add_outside(delta, sums);
   }
 
-  // dk or dv: for each key the sum over the queries that see it, which are those in its own window, by symmetry.
+  // dk or dv: for each key the sum over the queries that see it, which are those in its own window (windows are symmetric).
   void gather(const LaneGroup& group, const T* weights, const T* sources, int64_t channels, T factor, const Map& to) {
     const int64_t W = shape_.width;
     for (int64_t y = 0; y < shape_.height; ++y) {

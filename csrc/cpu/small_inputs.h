@@ -1,4 +1,4 @@
-// What forward and backward on small maps share: their inputs, and how problems become tasks.
+// Shared by forward and backward on small maps: their inputs, and how problems become tasks.
 #pragma once
 #include "small_tile.h"
 
@@ -14,7 +14,7 @@ uint32_t nonfinite_lanes(const T* numbers, int64_t count) {
   return lanes;
 }
 
-constexpr int64_t kQueryBlock = 4;  // neighbouring queries that share their keys, in products
+constexpr int64_t kQueryBlock = 4;  // neighbouring queries (or keys) that one product handles
 
 // q, k, v and the embeddings of a group, and the relative terms of a row of queries.
 template <class T, int L>
@@ -28,8 +28,11 @@ class SmallInputs {
         window(shape.window),
         has_key(call.key.data != nullptr),
         has_relative(call.rel_row != nullptr),
-        maps_{&call.query, &call.key, &call.value},
-        embeddings_{static_cast<const T*>(call.rel_row), static_cast<const T*>(call.rel_col)} {}
+        query_map_(call.query),
+        key_map_(call.key),
+        value_map_(call.value),
+        all_rel_row_(static_cast<const T*>(call.rel_row)),
+        all_rel_col_(static_cast<const T*>(call.rel_col)) {}
 
   void lay_out(Arena& arena) {
     const int64_t D = shape.head_dim;
@@ -45,11 +48,11 @@ class SmallInputs {
   // Pack the inputs of a group. Returns its nonfinite_lanes.
   uint32_t pack(const LaneGroup& group) {
     const int64_t D = shape.head_dim, E = shape.value_dim, H = shape.height, W = shape.width;
-    io.pack(*maps_[0], group, D, H, W, static_cast<T>(shape.scale * kLog2e), query);
-    io.pack(*maps_[2], group, E, H, W, 1, value);
+    io.pack(query_map_, group, D, H, W, static_cast<T>(shape.scale * kLog2e), query);
+    io.pack(value_map_, group, E, H, W, 1, value);
     uint32_t nonfinite = nonfinite_lanes<T, L>(query, pixels * D) | nonfinite_lanes<T, L>(value, pixels * E);
     if (has_key) {
-      io.pack(*maps_[1], group, D, H, W, 1, key);
+      io.pack(key_map_, group, D, H, W, 1, key);
       nonfinite |= nonfinite_lanes<T, L>(key, pixels * D);
     }
     has_new_heads = group.head(0) != loaded_head_;
@@ -75,7 +78,7 @@ class SmallInputs {
   const LaneAccess<T, L> io;
   const int64_t pixels, window;
   const bool has_key, has_relative;
-  bool has_new_heads = true;  // since the group before
+  bool has_new_heads = true;  // whether the last `pack` had other heads than the one before
   T *query, *key, *value, *terms, *rel_row, *rel_col, *softmax_scratch;
 
  private:
@@ -84,13 +87,13 @@ class SmallInputs {
     const int64_t count = shape.head_dim / 2 * window;
     for (int lane = 0; lane < L; ++lane)
       for (int64_t i = 0; i < count; ++i) {
-        rel_row[i * L + lane] = embeddings_[0][group.head(lane) * count + i];
-        rel_col[i * L + lane] = embeddings_[1][group.head(lane) * count + i];
+        rel_row[i * L + lane] = all_rel_row_[group.head(lane) * count + i];
+        rel_col[i * L + lane] = all_rel_col_[group.head(lane) * count + i];
       }
   }
 
-  const Map* const maps_[3];
-  const T* const embeddings_[2];
+  const Map &query_map_, &key_map_, &value_map_;
+  const T *const all_rel_row_, *const all_rel_col_;  // of all heads
   int64_t loaded_head_ = -1;
 };
 
