@@ -30,7 +30,7 @@ RESULT := benchmarks/results/$(shell date +%F)
 
 bench: $(INSTALLED)  ## the acceptance table: attention beside the convolution it replaces; Ctrl-C keeps what was measured
 	@mkdir -p $(dir $(RESULT))
-	$(BIN)/sasa bench --profile --budget 10m --markdown $(RESULT).md --json $(RESULT).json --image $(RESULT).png
+	$(BIN)/sasa bench --profile --budget 10m --markdown $(RESULT).md --json $(RESULT).json --picture $(RESULT).png
 
 bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, map sizes, threads, FlexAttention, detectors
 	@mkdir -p $(dir $(RESULT))

@@ -1,4 +1,4 @@
-// The operators that register.cpp registers with torch. Each op_*.cpp implements one family. Arguments and results are
+// The operators that register.cpp registers with torch. Each file implements one family. Arguments and results are
 // those of the schemas in src/sasa/ops.
 #pragma once
 #include <string>

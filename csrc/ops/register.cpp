@@ -1,5 +1,6 @@
 // Registers the kernels under the operators whose schemas, fakes and gradients are defined in Python, in src/sasa/ops.
-// The implementations are in op_*.cpp: they check shapes, allocate results, and pass raw pointers to the kernels.
+// The implementations are in the other files here: they check shapes, allocate results, and pass raw pointers to the
+// kernels.
 //
 // The CUDA kernels also have operators in the namespace sasa_cuda. The back-end "cuda" calls those, whichever kernels
 // the dispatcher uses for CUDA tensors.
@@ -24,15 +25,6 @@ bool choose_cuda() {
 bool cuda_chosen() {
   static const bool chosen = choose_cuda();
   return chosen;
-}
-
-// The operators that exist in both namespaces.
-template <class Library>
-void register_attention(Library& m) {
-  m.impl("local_attention", TORCH_BOX(&local_attention));
-  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
-  m.impl("block_attention", TORCH_BOX(&block_attention));
-  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
 }
 
 }  // namespace
@@ -82,14 +74,22 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
   }
 }
 
-STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) { register_attention(m); }
+STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
   if (!cuda_chosen()) return;
-  register_attention(m);
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
   m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
   m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
   m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
   m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
   m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
 }
