@@ -17,7 +17,7 @@ demo: $(INSTALLED)  ## train a network without spatial convolution on real digit
 test: $(INSTALLED)  ## the whole test suite; what reaches a CPU kernel, for every instruction set of this machine
 	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core
 
-test-kernels: $(INSTALLED)  ## the CPU kernels alone, without torch, as the library has them: every instruction set
+test-kernels: $(INSTALLED)  ## test the CPU kernels in C++, without torch, for every instruction set of this machine
 	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels
 	build/test_kernels
 
