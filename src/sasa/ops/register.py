@@ -35,7 +35,7 @@ def register(
     """Register an op of `torch.ops.sasa`.
 
     Args:
-        schema: name, arguments and results; csrc/schemas.cpp has the same text.
+        schema: name, arguments and results; csrc/ops/schemas.cpp has the same text.
         arguments: the named tuple of the schema's arguments.
         plain: the op in plain torch, for every device without a kernel of its own. As in `cuda` and `fake`, a result
             that is None becomes an empty tensor: a schema cannot return an optional one.
