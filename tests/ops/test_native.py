@@ -73,9 +73,9 @@ def test_off_is_a_sentence(tmp_path, monkeypatch):
     assert native.load(tmp_path) == "the environment variable SASA_CPU is off"
 
 
-def test_a_gpu_choice_that_is_none_is_told(monkeypatch):
+def test_an_unknown_gpu_choice_is_a_warning(monkeypatch):
     monkeypatch.setenv("SASA_GPU", "opencl")
-    with pytest.warns(UserWarning, match='SASA_GPU=opencl is neither "cuda" nor "triton", and has no effect'):
+    with pytest.warns(UserWarning, match='SASA_GPU=opencl is neither "cuda" nor "triton" and has no effect'):
         native.check_gpu_choice()
     monkeypatch.setenv("SASA_GPU", "triton")
     native.check_gpu_choice()
