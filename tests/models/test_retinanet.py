@@ -70,7 +70,7 @@ def test_timm_does_not_list_detectors():
 
 
 def test_features_only_is_for_classifiers():
-    with pytest.raises(ArgumentError, match="retinanet_resnet26 is a detector: features_only is for classifiers"):
+    with pytest.raises(ArgumentError, match="retinanet_resnet26 is a detector, and features_only is for classifiers"):
         small("retinanet_resnet26", features_only=True)
 
 
@@ -221,7 +221,7 @@ def test_what_cannot_be_built_is_a_sentence(options, sentence):
 
 
 def test_unknown_names_list_similar_ones():
-    with pytest.raises(ArgumentError, match="near: retinanet_sasa_resnet50"):
+    with pytest.raises(ArgumentError, match="try one of: retinanet_sasa_resnet50"):
         sasa.create_model("retinanet_sasa_resnet5")
 
 
