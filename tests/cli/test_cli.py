@@ -99,7 +99,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "status", "parts"),
     [
-        (["--model", "sasa_resnet51"], 1, ["'sasa_resnet51' is neither", "near: sasa_resnet50"]),
+        (["--model", "sasa_resnet51"], 1, ["'sasa_resnet51' is neither", "try one of: sasa_resnet50"]),
         (["--model", "retinanet_resnet26"], 2, ["retinanet_resnet26 is a detector, which `sasa detect train` trains"]),
         (["--set", "model.kernel_size=4"], 1, ["kernel_size (4) must be odd", "use 3 or 5"]),
         (["--set", "model.heads=4"], 1, ["'heads' is not an option", "'num_heads'"]),

@@ -228,7 +228,7 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
     ("words", "status", "parts"),
     [
         (["--model", "sasa_resnet26"], 2, ["sasa_resnet26 is no detector: detectors are called retinanet_"]),
-        (["--model", "retinanet_resnet51"], 1, ["'retinanet_resnet51' is neither", "near: retinanet_resnet50"]),
+        (["--model", "retinanet_resnet51"], 1, ["'retinanet_resnet51' is neither", "try one of: retinanet_resnet50"]),
         (["--set", "model.num_classes=7"], 2, ["model.num_classes is 7, but the data has 2 classes"]),
         (["--set", "model.anchor=7"], 1, ["'anchor' is not an option of a detector", "did you mean 'anchors'"]),
         (["--set", "data.image_sise=64"], 2, ["'data.image_sise' is no setting", "data.image_size"]),

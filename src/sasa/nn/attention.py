@@ -19,7 +19,6 @@ from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 fx.wrap("qkv_attention")
 
 PROJECTED_BYTES = 2**24  # of q, k and v together, for one chunk of images in inference
-NOTHING = Epilogue(None, None, relu=False, pool=1)
 
 
 class LocalAttention2d(nn.Module):
@@ -143,7 +142,7 @@ class LocalAttention2d(nn.Module):
         if isinstance(x, Tensor) and x.dim() == 3:  # the proxy of a trace has no shape and stands for a batch
             return self(x[None])[0]
         if self.may_infer(x):
-            return self.infer(x)
+            return self.infer(x, Epilogue(None, None, False, self.stride))
         y = qkv_attention(self.inputs(x), self.options, self.backend)
         if self.stride == 1:
             return y
@@ -168,14 +167,11 @@ class LocalAttention2d(nn.Module):
             and may_fuse("qkv_attention_inference", x, self.qkv)
         )
 
-    def infer(self, x: Tensor, epilogue: Epilogue = NOTHING) -> Tensor:
-        """Compute `forward`, then the epilogue's batch norm and ReLU, with one fused operator.
+    def infer(self, x: Tensor, epilogue: Epilogue) -> Tensor:
+        """Compute attention of x (B, in_channels, H, W), then the epilogue, with one fused operator.
 
-        Args:
-            x: (B, in_channels, H, W).
-            epilogue: its `pool` is replaced by the layer's stride.
+        Without a norm and ReLU, and with the stride as `pool`, it computes the same as `forward`.
         """
-        epilogue = epilogue._replace(pool=self.stride)
         # On the CPU large maps are processed in chunks of a few images: q, k and v are read while still in a cache, and
         # equal-sized chunks reuse the allocator's memory.
         bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch._C import _are_functorch_transforms_active, _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -69,4 +69,4 @@ def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
 
 def _is_transforming() -> bool:
     """Whether a transform of torch.func is active, vmap included."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return not torch.compiler.is_compiling() and _are_functorch_transforms_active()
