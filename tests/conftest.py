@@ -30,7 +30,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs kernels on a GPU: the tests in gpu/, and the cases of others whose device is one."""
+    """Mark what runs the CUDA kernels on a GPU: the tests in gpu/, and cases of others with such a device and back-end."""
     without_gpu = pytest.mark.skip(reason="torch finds no GPU here")
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
@@ -38,5 +38,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
                 item.add_marker(without_gpu)
-        elif parameters.get("device") == "cuda" and parameters.get("backend") != "triton":
+        elif parameters.get("device") == "cuda" and parameters.get("backend", "cuda") in ("auto", "cuda"):
             item.add_marker(pytest.mark.gpu)

@@ -94,3 +94,13 @@ def test_without_being_chosen_they_leave_cuda_tensors_to_triton(tmp_path):
     done = fake_gpu.run_python(SCRIPT, ["auto", "local", "float32", "cuda:0", "head_dim=16"], tmp_path)
     assert done.returncode != 0
     assert fake_gpu.launched(tmp_path) == []
+
+
+def test_tests_that_are_made_for_a_gpu_run_on_the_stand_in(tmp_path):
+    """Those of tests/gpu that need none of torch's own kernels: so that they do not fail of themselves on a real one."""
+    tests = emulator.ROOT / "tests" / "gpu" / "test_kernels.py"
+    chosen = "(map_sizes and 7-zeros and 2) or (around and bf16) or (inference and bf16-2) or (stem and fp32 and 5)"
+    script = fake_gpu.HERE / "gpu_tests_on_fake_gpu.py"
+    done = fake_gpu.run_python(script, ["-q", str(tests), "-k", chosen], tmp_path, SASA_GPU="cuda")
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
