@@ -110,9 +110,9 @@ Target target_for(int architecture) {
   if (architecture > supported.back()) return {supported.back(), true};
   const auto next = std::upper_bound(supported.begin(), supported.end(), architecture);
   if (next == supported.begin() || *(next - 1) / 10 != architecture / 10) {
-    throw Error("this GPU's architecture, sm_" + std::to_string(architecture) + ", is not one that NVRTC " +
-                std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) + " compiles for (sm_" +
-                std::to_string(supported.front()) + " to sm_" + std::to_string(supported.back()) + ")");
+    throw UnsupportedError("this GPU's architecture, sm_" + std::to_string(architecture) + ", is not one that NVRTC " +
+                           std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) + " compiles for (sm_" +
+                           std::to_string(supported.front()) + " to sm_" + std::to_string(supported.back()) + ")");
   }
   return {*(next - 1), false};
 }

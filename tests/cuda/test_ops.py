@@ -52,11 +52,29 @@ def test_a_gpu_before_sm_80_takes_the_plain_kernels(tmp_path):
     assert fake_gpu.launched(tmp_path)[:3] == ["sasa_plain_forward", "sasa_plain_queries", "sasa_plain_keys"]
 
 
-@pytest.mark.parametrize(("case", "dtype"), [("qkv", "bfloat16"), ("inference", "bfloat16"), ("pooled", "float32")])
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        ("qkv", "bfloat16"),
+        ("inference", "bfloat16"),
+        ("pooled", "float32"),
+        ("compiled", "bfloat16"),
+        ("exported", "float32"),
+    ],
+)
 def test_the_dispatcher_takes_them_where_they_are_chosen(tmp_path, case, dtype):
     found, _ = errors(tmp_path, "auto", case, dtype, "cuda:0", SASA_GPU="cuda")
     assert_small(found, dtype)
     assert fake_gpu.launched(tmp_path) != []
+
+
+def test_where_no_kernel_runs_on_the_gpu_plain_torch_does(tmp_path):
+    variables = {"SASA_GPU": "cuda", "FAKE_CUDA_ARCHITECTURE": "60"}
+    found, said = errors(tmp_path, "auto", "not_taken", "float32", "cuda:0", **variables)
+    assert_small(found, "float32")
+    assert fake_gpu.launched(tmp_path) == []
+    sentence = "this GPU's architecture, sm_60, is not one that NVRTC 13.99 compiles for (sm_75 to sm_120)"
+    assert f"sasa: {sentence}; plain torch computes it" in said
 
 
 def test_the_stem_of_a_resnet_runs_on_tensor_cores(tmp_path):
