@@ -15,6 +15,9 @@ from hypothesis import HealthCheck, settings
 
 from sasa.ops import native
 
+if torch.cuda.is_available():  # convolutions may otherwise round float32 to TF32, and are compared with exact ones
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+
 GPU_TESTS = Path(__file__).parent / "gpu"
 
 # The same examples every time, and no limit in seconds that a busy machine could miss.

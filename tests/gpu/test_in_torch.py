@@ -13,6 +13,7 @@ from sasa.models import create_model
 
 pytestmark = pytest.mark.usefixtures("chosen")
 BF16 = torch.bfloat16
+COMPILERS_WARN = pytest.mark.filterwarnings("default")  # of themselves: their warnings are not ours
 # opcheck reads .grad of tensors that have none.
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
@@ -50,13 +51,11 @@ def assert_near(got, want, tolerance):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-4), (BF16, 5e-2)], ids=["fp32", "autocast"])
 def test_layers_agree_with_the_reference_back_end(dtype, tolerance):
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     assert_near(gradients(layers(), images(), dtype), gradients(layers("reference"), images()), tolerance)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_resnet_26_agrees_with_plain_torch(training):
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     model = create_model("sasa_resnet26", num_classes=10, zero_init_residual=False).to("cuda").train(training)
     x = images(4, 96)
@@ -74,6 +73,7 @@ def test_inference_with_fused_pooling_and_norm_agrees():
     assert_close(fused.cpu(), model(images()).detach().cpu(), 1e-4)
 
 
+@COMPILERS_WARN
 @pytest.mark.parametrize("dtype", [None, BF16], ids=["fp32", "autocast"])
 def test_compiled_in_one_graph(dtype):
     torch._dynamo.reset()
@@ -82,6 +82,7 @@ def test_compiled_in_one_graph(dtype):
     assert_near(gradients(torch.compile(model, fullgraph=True), images(), dtype), want, 3e-2 if dtype else 1e-3)
 
 
+@COMPILERS_WARN
 def test_exported():
     model = layers().eval()
     with torch.no_grad():
@@ -119,6 +120,7 @@ def test_a_cuda_graph_replays_forward_and_backward():
     assert_near(replayed, gradients(model, x)[1:], 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
 def test_a_first_use_in_a_cuda_graph_is_an_error_and_not_a_crash():
     """With a window that no other test uses, so that the kernel is not loaded."""
     x = torch.randn(1, 32, 9, 9, device="cuda", dtype=BF16).to(memory_format=torch.channels_last)
