@@ -41,8 +41,8 @@ VARIABLES = {
 
 def demo_step(twin: bool) -> Callable[[], object]:
     """A training step of a bare `sasa train`, or of its convolutional twin."""
-    from sasa.training.config import resolve
-    from sasa.training.train import start
+    from sasa.tasks.classification.config import resolve
+    from sasa.tasks.train import start
 
     trainer = start(resolve(None, [("model.groups", "cccc"), ("model.stem", "small_conv")] if twin else []))
     trainer.model.train()

@@ -3,8 +3,8 @@
     python benchmarks/choices.py digits
     python benchmarks/choices.py DIR --epochs 2 --only default mask --seeds 0 1 --output runs/choices
 
-The rows of Table 1, small, of `sasa reproduce`, with `--validation`: on CIFAR-10 a part of the training pictures is
-held out, and the test pictures are not opened. Prints top-1 of each variant, mean and standard error over the seeds,
+The rows of Table 1, small, of `sasa reproduce`, with `--validation`: on CIFAR-10 a part of the training images is
+held out, and the test images are not opened. Prints top-1 of each variant, mean and standard error over the seeds,
 and the paired difference to the default. Runs that are done are not run again. What no setting reaches, such as
 initialisations, is changed from outside, after construction.
 """
@@ -21,9 +21,9 @@ from torch import nn
 from sasa.models import ResNet
 from sasa.nn import LocalAttention2d
 from sasa.reproduce.plan import Plan
-from sasa.training import classification
+from sasa.tasks.classification import task as classification
+from sasa.tasks.train import train
 from sasa.training.settings import Config, parse_setting
-from sasa.training.train import train
 
 Change = Callable[[nn.Module], None]
 

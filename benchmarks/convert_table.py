@@ -40,7 +40,7 @@ SURVEY = """
     tf_efficientnet_b0 tiny_vit_5m_224 tinynet_e twins_svt_small vgg11 visformer_tiny vit_tiny_patch16_224 volo_d1_224
     vovnet39a xception41 xcit_nano_12_p16_224
 """
-# Of those that timm does not mark as taking one size only: their blocks do not divide a picture of 96 pixels.
+# Of those that timm does not mark as taking one size only: their blocks do not divide an image of 96 pixels.
 NEED_FULL_SIZE = ("vit", "nest", "bat_resnext26ts", "halonet26t")
 
 
@@ -91,13 +91,13 @@ def _counts(conversion: Conversion | None) -> str:
     return f"{len(conversion.replacements)} | {len(conversion.kept)} | {before} | {after}"
 
 
-def _run(original: nn.Module, converted: nn.Module, pictures: torch.Tensor) -> None:
+def _run(original: nn.Module, converted: nn.Module, images: torch.Tensor) -> None:
     """Forward through both, backward through the copy; an AssertionError says what does not agree."""
     names = [replacement.name for replacement in converted.conversion.replacements]
     before, after = _watch(original, names), _watch(converted, names)
     with torch.no_grad():
-        want = original.eval()(pictures)
-    got = converted(pictures)
+        want = original.eval()(images)
+    got = converted(images)
     assert got.shape == want.shape, f"output {tuple(got.shape)} instead of {tuple(want.shape)}"
     differing = [name for name in before if before[name] != after.get(name)]
     assert not differing, f"maps of another size: {differing}"

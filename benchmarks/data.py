@@ -1,9 +1,9 @@
-"""Pictures a second on the way to the network: decoding, augmentation, the loader, memory, and a training step.
+"""Images a second on the way to the network: decoding, augmentation, the loader, memory, and a training step.
 
     python benchmarks/data.py [--data DIR_OF_PARQUET] [--count 4096] [--rounds 5] [--json FILE]
 
-Always the built-in digits; with --data (CIFAR-10 as Hugging Face publishes it, or other parquet of small pictures)
-also its first pictures in every format, written to a temporary folder. Prints markdown: medians over the rounds, in
+Always the built-in digits; with --data (CIFAR-10 as Hugging Face publishes it, or other parquet of small images)
+also its first images in every format, written to a temporary folder. Prints markdown: medians over the rounds, in
 which every row of a table has its turn. Worker processes are started before the clock is.
 """
 
@@ -24,18 +24,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sasa.data.batch import Batch
-from sasa.data.in_memory import InMemoryPictures
-from sasa.data.loader import training_loader
+from sasa.data.classification import Source, Subset, open_splits
+from sasa.data.classification.batch import Batch
+from sasa.data.classification.in_memory import InMemoryImages
+from sasa.data.classification.loader import training_loader
 from sasa.data.sampler import EpochBatches
-from sasa.data.sources import Source, Subset, open_splits
 from sasa.models import create_model
-from sasa.training.config import TrainConfig, resolve
+from sasa.tasks.classification.config import TrainConfig, resolve
 from sasa.training.memory import keep_freed_memory
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "small" / "table4_k5.yaml"
 FOREVER = 10_000  # epochs: the clock ends a feed, not the sampler
-Side = Callable[[], float]  # one turn: pictures a second
+Side = Callable[[], float]  # one turn: images a second
 
 
 def write_parquet(source: Source, root: Path) -> None:
@@ -91,7 +91,7 @@ FORMATS: dict[str, Callable[[Source, Path], None]] = {
 
 
 def encoded(source: Source, index: int, kind: str) -> bytes:
-    """A picture as the bytes of a file."""
+    """An image as the bytes of a file."""
     stream = BytesIO()
     source.read(index).save(stream, kind)
     return stream.getvalue()
@@ -107,19 +107,19 @@ def loader_feed(source: Source, config: TrainConfig, workers: int) -> Iterator[B
 def memory_feed(source: Source, config: TrainConfig) -> Iterator[Batch]:
     """Training batches from memory."""
     data, seed = config.data, config.run.seed
-    pictures = InMemoryPictures(source, data.preprocessing(), data.augmentation(), seed, "cpu")
-    return map(pictures.training_batch, EpochBatches(len(source), config.recipe.batch_size, FOREVER, seed))
+    images = InMemoryImages(source, data.preprocessing(), data.augmentation(), seed, "cpu")
+    return map(images.training_batch, EpochBatches(len(source), config.recipe.batch_size, FOREVER, seed))
 
 
 def per_second(count: int, work: Callable[[], object]) -> float:
-    """Pictures a second when `work` goes through `count` of them."""
+    """Images a second when `work` goes through `count` of them."""
     began = time.perf_counter()
     work()
     return count / (time.perf_counter() - began)
 
 
 def decode(source: Source, channels: int) -> Side:
-    """Read every picture in order, and nothing else."""
+    """Read every image in order, and nothing else."""
     return lambda: per_second(len(source), lambda: [source.read(i, channels) for i in range(len(source))])
 
 
@@ -144,8 +144,8 @@ def training(make: Callable[[], Iterator[Batch]], config: TrainConfig, classes: 
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
     def step(batch: Batch) -> int:
-        pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(network(pictures), batch.labels)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(network(images), batch.labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -175,7 +175,7 @@ def measure(title: str, sides: dict[str, Side], rounds: int, report: dict[str, d
             rate = sides[name]()
             if turn:  # the first round fills caches
                 rates[name].append(rate)
-    print(f"\n| {title} | pictures/s | lowest to highest |\n|---|---:|---:|")
+    print(f"\n| {title} | images/s | lowest to highest |\n|---|---:|---:|")
     for name, found in rates.items():
         print(f"| {name} | {statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} |", flush=True)
     report[title] = rates
@@ -223,7 +223,7 @@ def digits(arguments: argparse.Namespace, report: dict) -> None:
 
 
 def formats(arguments: argparse.Namespace, report: dict) -> None:
-    """Pictures of parquet in every format."""
+    """Images of parquet in every format."""
     whole, _ = open_splits(arguments.data, 0.2, 0)
     first = Subset(whole, range(min(arguments.count, len(whole))))
     config = resolve(str(CONFIG), [])
@@ -258,15 +258,15 @@ def decode_once(name: str, source: Source, config: TrainConfig, report: dict) ->
     began = time.perf_counter()
     memory_feed(source, config)
     seconds = time.perf_counter() - began
-    print(f"\n{name}: {len(source):,} pictures decoded into memory in {seconds:.2f} s", flush=True)
-    report[f"{name}: seconds to decode {len(source)} pictures into memory"] = {"in memory": [seconds]}
+    print(f"\n{name}: {len(source):,} images decoded into memory in {seconds:.2f} s", flush=True)
+    report[f"{name}: seconds to decode {len(source)} images into memory"] = {"in memory": [seconds]}
 
 
 def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder of parquet, or a parquet file; left out: the digits alone")
-    parser.add_argument("--count", type=int, default=4096, help="pictures of a turn")
+    parser.add_argument("--count", type=int, default=4096, help="images of a turn")
     parser.add_argument("--steps", type=int, default=16, help="training steps of a turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write every round there")

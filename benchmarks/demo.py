@@ -14,16 +14,16 @@ import statistics
 
 import torch
 
-from sasa.analysis.speed.timing import ratios, spread, take_turns, torch_threads
-from sasa.data.sources.splits import split
+from sasa.data.classification.splits import split
+from sasa.speed.timing import ratios, spread, take_turns, torch_threads
+from sasa.speed.twin import OURS, TWIN, first_batches, inference_step, training_step, twin
+from sasa.tasks.classification.config import TrainConfig, resolve
+from sasa.tasks.classification.task import Classification, open_training_data
 from sasa.training.averages import WeightAverage, warmed_up
-from sasa.training.classification import Classification, open_training_data
-from sasa.training.config import TrainConfig, resolve
 from sasa.training.loop import Trainer
 from sasa.training.memory import keep_freed_memory
 from sasa.training.processes import make_fabric
 from sasa.training.settings import parse_setting
-from sasa.training.twin import OURS, TWIN, first_batches, inference_step, training_step, twin
 
 DECAYS = (0.0, 0.9, 0.95, 0.98)  # 0: the weights of the end, and batch norm with torch's momentum of 0.1
 ROUNDS, SECONDS = 40, 1.5

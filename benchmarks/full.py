@@ -22,14 +22,20 @@ import torch
 from gpu_run import first_line, in_words, plain
 from torch import Tensor, nn
 
-from sasa.analysis.speed import GROUPS, Setting, spread, take_turns
-from sasa.analysis.speed.acceptance import KILLED
-from sasa.analysis.speed.ceilings import Ceilings, machine, measure_ceilings
-from sasa.analysis.speed.flex import flex_attention
-from sasa.analysis.speed.report import by_name
-from sasa.analysis.speed.stop import Stop, StopMeasuringError
-from sasa.analysis.speed.timing import Step, ratios, torch_threads
-from sasa.analysis.speed.workloads import (
+from sasa.files import atomic_write
+from sasa.models import RetinaNet, create_model
+from sasa.models.boxes import losses
+from sasa.ops import flops as op_flops
+from sasa.ops import local_attention
+from sasa.ops.arguments import LocalForward, LocalInputs, LocalOptions
+from sasa.speed import GROUPS, Setting, spread, take_turns
+from sasa.speed.acceptance import KILLED
+from sasa.speed.ceilings import Ceilings, machine, measure_ceilings
+from sasa.speed.flex import flex_attention
+from sasa.speed.report import by_name
+from sasa.speed.stop import Stop, StopMeasuringError
+from sasa.speed.timing import Step, ratios, torch_threads
+from sasa.speed.workloads import (
     BASELINE,
     HEADS,
     OURS,
@@ -40,17 +46,11 @@ from sasa.analysis.speed.workloads import (
     random_map,
     spatial_convolutions,
 )
-from sasa.files import atomic_write
-from sasa.models import RetinaNet, create_model
-from sasa.models.boxes import losses
-from sasa.ops import flops as op_flops
-from sasa.ops import local_attention
-from sasa.ops.arguments import LocalForward, LocalInputs, LocalOptions
 
 GROUP_MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: the four groups of ResNet-50 at 224 x 224
 PASSES = {"forward": False, "forward + backward": True}
-PICTURE = (320, 416)  # height and width of what detectors see
-# Detectors of convolution and of attention, the options that they share, and how many pictures they see at once.
+IMAGE = (320, 416)  # height and width of what detectors see
+# Detectors of convolution and of attention, the options that they share, and how many images they see at once.
 DETECTORS: tuple[tuple[tuple[str, ...], dict[str, Any], int], ...] = (
     (("resnet26", "sasa_resnet26", "sasa_resnet26_attnheads"), {"width": 0.25, "num_heads": 2}, 4),
     (("resnet26", "sasa_resnet26", "sasa_resnet26_attnheads"), {"width": 0.5, "num_heads": 4}, 4),
@@ -176,7 +176,7 @@ def window(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]
 
 
 def size(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Line]:
-    """Growth with the side of the map, 32 to 512, one picture of 64 channels."""
+    """Growth with the side of the map, 32 to 512, one image of 64 channels."""
     channels = 64
     core = attention_core(channels, 1, backend=backend)
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
@@ -251,12 +251,12 @@ def detectors(setting: Setting, ceilings: Ceilings, backend: str) -> Iterator[Li
 
 
 def detector_step(name: str, options: dict[str, Any], batch: int, backward: bool) -> Step:
-    """All outputs of a detector for some pictures of noise; backward with the losses of seven boxes in each."""
+    """All outputs of a detector for some images of noise; backward with the losses of seven boxes in each."""
     torch.manual_seed(0)
     network = create_model(name, num_classes=80, **options).to(memory_format=torch.channels_last).train(backward)
     assert isinstance(network, RetinaNet)
-    images = torch.randn(batch, 3, *PICTURE).contiguous(memory_format=torch.channels_last)
-    corners = torch.rand(batch, 7, 2) * torch.tensor([PICTURE[1] / 2, PICTURE[0] / 2])
+    images = torch.randn(batch, 3, *IMAGE).contiguous(memory_format=torch.channels_last)
+    corners = torch.rand(batch, 7, 2) * torch.tensor([IMAGE[1] / 2, IMAGE[0] / 2])
     boxes = list(torch.cat((corners, corners + torch.linspace(24, 160, 7)[:, None]), 2))
     labels = list(torch.randint(80, (batch, 7)))
 

@@ -1,4 +1,4 @@
-"""How much a trained detector's boxes change when its pictures stand in a batch with larger ones, padded with zeros.
+"""How much a trained detector's boxes change when its images stand in a batch with larger ones, padded with zeros.
 
     python benchmarks/padding.py --model runs/attention/best --data DIR [--split val] [--padding 32 96]
 
@@ -13,26 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sasa.analysis.average_precision import average_precision
-from sasa.analysis.speed.report import markdown
 from sasa.data.detection.open import open_detection_split
 from sasa.data.detection.source import DetectionSource
+from sasa.metrics.average_precision import average_precision
 from sasa.models.boxes import Boxes
-from sasa.training.detector import Detector, coco_results, find
+from sasa.speed.report import markdown
+from sasa.tasks.detection.predictor import Detector, coco_results, find
 
 SCORE, OVERLAP = 0.3, 0.5
 
 
 def found_by(detector: Detector, source: DetectionSource, padding: int) -> list[Boxes]:
-    """Boxes of every picture, padded to a multiple of 32 as always, and by so many pixels more on two sides."""
+    """Boxes of every image, padded to a multiple of 32 as always, and by so many pixels more on two sides."""
     found = []
     for index in range(len(source)):
-        picture = source.read(index)
-        pixels = detector.preprocessing.evaluation(picture)
+        image = source.read(index)
+        pixels = detector.preprocessing.evaluation(image)
         height, width = pixels.shape[1:]
         padded = F.pad(pixels[None], (0, -width % 32 + padding, 0, -height % 32 + padding))
         size = [(height, width)]
-        found += find(detector.network, padded, size, [(picture.height, picture.width)], detector.network.config)
+        found += find(detector.network, padded, size, [(image.height, image.width)], detector.network.config)
     return found
 
 
@@ -84,7 +84,7 @@ def main() -> None:
         lines.append(
             [str(padding), f"{whole:.2f}", f"{half:.2f}", f"{100 * again:.1f}", f"{moved:.3f}", f"{overlap:.3f}"]
         )
-    print(f"{detector.network.name}, {len(source)} pictures, {sure} boxes\n\n{markdown(lines)}")
+    print(f"{detector.network.name}, {len(source)} images, {sure} boxes\n\n{markdown(lines)}")
 
 
 if __name__ == "__main__":

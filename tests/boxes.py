@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sasa.training.detection_config import DetectionConfig
+from sasa.tasks.detection.config import DetectionConfig
 
 WIDTH, HEIGHT = 64, 48
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220)}
@@ -43,7 +43,7 @@ LEARNS = [
 
 
 def tiny(source, *changes):
-    """The defaults cut down to 4 steps of 4 pictures in an epoch, 2 epochs."""
+    """The defaults cut down to 4 steps of 4 images in an epoch, 2 epochs."""
     config = DetectionConfig()
     for key, value in (*TINY, ("data.source", str(source)), *changes):
         config.set(key, value)
@@ -56,9 +56,9 @@ def settings(*changes):
 
 
 def write_boxes(root):
-    """24 pictures with one to three rectangles, in COCO's layout as ../shared/data/bccd has it; the folder.
+    """24 images with one to three rectangles, in COCO's layout as BCCD has it; the folder.
 
-    The first training picture is empty, and the second has a crowd.
+    The first training image is empty, and the second has a crowd.
     """
     root, random, number = Path(root), np.random.default_rng(0), 0
     for split, count in SPLITS.items():
@@ -90,11 +90,11 @@ def _rectangles(random):
 
 def _draw(path, boxes, random):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(random.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+    drawn = Image.fromarray(random.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8))
     names = {category["id"]: category["name"] for category in CATEGORIES}
     for label, (x, y, width, height) in boxes:
-        ImageDraw.Draw(picture).rectangle((x, y, x + width - 1, y + height - 1), COLOURS[names[label]])
-    picture.save(path)
+        ImageDraw.Draw(drawn).rectangle((x, y, x + width - 1, y + height - 1), COLOURS[names[label]])
+    drawn.save(path)
 
 
 def annotation_file(root, split):

@@ -223,12 +223,12 @@ def loop_block_attention(
     batch, channels, height, width = image.shape
     head_dim = w_query.shape[0] // num_heads
     value_dim = (value.shape[1] if value is not None else w_value.shape[1]) // num_heads
-    picture, wq, wk, wv, row, col, v = _lists(image, w_query, w_key, w_value, rel_row, rel_col, value)
+    pixels, wq, wk, wv, row, col, v = _lists(image, w_query, w_key, w_value, rel_row, rel_col, value)
     output = torch.full((batch, num_heads * value_dim, height, width), math.nan, dtype=torch.float64)
     logsumexp = torch.full((batch, num_heads, height, width), math.nan, dtype=torch.float64)
 
     def pixel(b: int, y: int, x: int) -> list[float]:
-        return [picture[b][c][y][x] for c in range(channels)]
+        return [pixels[b][c][y][x] for c in range(channels)]
 
     for b, n, i, j in product(range(batch), range(num_heads), range(height), range(width)):
         q_ij = [_dot(wq[n * head_dim + d], pixel(b, i, j)) for d in range(head_dim)]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from sasa.data.sources import open_splits
-from sasa.training.config import resolve
+from sasa.data.classification import open_splits
+from sasa.tasks.classification.config import resolve
+from sasa.tasks.train import start
 from sasa.training.reports import Reports
-from sasa.training.run_folder import RunFolder
-from sasa.training.train import start
+from sasa.training.run_directory import RunFolder
 
 TINY = [
     ("model.width", 0.05),
@@ -31,7 +31,7 @@ TINY = [
 
 
 def tiny(*changes):
-    """The recipe for the digits with SGD, cut down to 8 steps of 32 pictures in an epoch, 2 epochs."""
+    """The recipe for the digits with SGD, cut down to 8 steps of 32 images in an epoch, 2 epochs."""
     return resolve("digits", [*TINY, *changes])
 
 
@@ -84,29 +84,29 @@ def assert_equal(a, b, where=""):
 def write_digits(root, kind, count=400):
     """The first digits of scikit-learn's as "folder" (of PNGs, a folder for each class) or "parquet"; its path."""
     train, _ = open_splits("digits", 0.5, 0)
-    pictures = []
+    images = []
     for index in range(count):
         content = io.BytesIO()
         train.read(index, 1).save(content, "PNG")
-        pictures.append((train.labels[index], content.getvalue()))
-    return {"folder": _write_folder, "parquet": _write_parquet}[kind](Path(root), pictures)
+        images.append((train.labels[index], content.getvalue()))
+    return {"folder": _write_folder, "parquet": _write_parquet}[kind](Path(root), images)
 
 
-def _write_folder(root, pictures):
-    for number, (label, content) in enumerate(pictures):
+def _write_folder(root, images):
+    for number, (label, content) in enumerate(images):
         path = root / str(label) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return root
 
 
-def _write_parquet(root, pictures):
+def _write_parquet(root, images):
     import pyarrow
     import pyarrow.parquet
 
     rows = {
-        "image": [{"bytes": content, "path": f"{number}.png"} for number, (_, content) in enumerate(pictures)],
-        "label": [label for label, _ in pictures],
+        "image": [{"bytes": content, "path": f"{number}.png"} for number, (_, content) in enumerate(images)],
+        "label": [label for label, _ in images],
     }
     root.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(rows), root / "train.parquet")

@@ -90,7 +90,7 @@ def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, document):
             path = tmp_path / "photos" / name / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.effect_noise((40, 30), 50).convert("RGB").save(path)
-    (tmp_path / "photos" / "cat" / "9.jpg").rename(tmp_path / "picture.jpg")
+    (tmp_path / "photos" / "cat" / "9.jpg").rename(tmp_path / "image.jpg")
     write_boxes(tmp_path / "cells")
     lines = [line for block in blocks(document, "bash") for line in block.splitlines() if line.startswith("sasa ")]
     lines = [line for line in lines if "OWNER/NAME" not in line]  # needs a network and an account

@@ -1,6 +1,7 @@
 """What may import what (CONTRIBUTING.md, "Layout"), and what `import sasa` brings along."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,20 @@ ROOT = Path(sasa.__file__).parent
 ORDER = [
     "errors",
     "files",
+    "durations",
+    "machine",
     "threads",
     "ops",
     "nn",
     "models",
     "timm",
-    "analysis",
+    "counting",
     "data",
+    "metrics",
+    "draw",
     "training",
+    "tasks",
+    "speed",
     "reproduce",
     "cli",
 ]
@@ -72,6 +79,15 @@ def test_every_file_has_its_place_in_the_order():
     assert {"errors", "ops", "nn", "models"} <= homes
 
 
+def test_the_map_of_the_code_is_complete():
+    """CONTRIBUTING.md lists every folder, in the order in which they may import."""
+    repository = ROOT.parents[1]
+    listed = re.findall(r"^\| `([\w/]+)` \| \w", (repository / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    packages = [folder.removeprefix("src/sasa/") for folder in listed if folder.startswith("src/sasa/")]
+    assert packages == [home for home in ORDER if (ROOT / home).is_dir()]
+    assert all((repository / folder).is_dir() for folder in listed)
+
+
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
 def test_imports_go_up_the_list_only(path):
     assert not forbidden(path.read_text(), path.relative_to(ROOT))
@@ -83,8 +99,8 @@ def test_imports_go_up_the_list_only(path):
         ("from sasa.nn import LocalAttention2d", "ops/eager.py"),
         ("def f():\n    from sasa.models import create_model", "nn/convert.py"),
         ("import sasa.cli.main", "training/loop.py"),
-        ("from sasa import analysis", "models/resnet.py"),
-        ("from ..data import digits", "analysis/count.py"),
+        ("from sasa import counting", "models/resnet.py"),
+        ("from ..data import digits", "counting/count.py"),
         ("from .. import training", "data/digits.py"),
         ("from sasa import create_model", "training/loop.py"),
         ("import sasa", "ops/eager.py"),

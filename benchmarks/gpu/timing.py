@@ -10,7 +10,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from sasa.analysis.speed.timing import ratios, take_turns
+from sasa.speed.timing import ratios, take_turns
 
 Step = Callable[[], object]
 TURN = 0.01  # seconds that a turn lasts at least

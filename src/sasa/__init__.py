@@ -10,7 +10,7 @@ from sasa.errors import SasaError
 
 if TYPE_CHECKING:
     from sasa import models, nn, ops
-    from sasa.analysis import count
+    from sasa.counting import count
     from sasa.models import create_model, list_models
     from sasa.nn import AttentionStem, LocalAttention2d, convert, optimize_for_inference
     from sasa.ops import backends
@@ -37,7 +37,7 @@ _HOMES = {
     "LocalAttention2d": "sasa.nn",
     "backends": "sasa.ops",
     "convert": "sasa.nn",
-    "count": "sasa.analysis",
+    "count": "sasa.counting",
     "create_model": "sasa.models",
     "list_models": "sasa.models",
     "optimize_for_inference": "sasa.nn",

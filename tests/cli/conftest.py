@@ -41,10 +41,10 @@ def run_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Three pictures, and a text that is none."""
+def images(tmp_path_factory):
+    """Three images, and a text that is none."""
     root = tmp_path_factory.mktemp("pictures")
     for number in range(3):
         Image.new("L", (20 + number, 16), 80 * number).save(root / f"{number}.png")
-    (root / "notes.txt").write_text("three pictures")
+    (root / "notes.txt").write_text("three images")
     return root

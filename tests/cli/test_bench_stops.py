@@ -16,8 +16,8 @@ PATIENCE = 300  # seconds until a process that hangs is a failure
 # The command, with a first group that is quick and a second one that does not end.
 TABLE = f"""
 import sys, time
-from sasa.analysis import speed
-from sasa.analysis.speed.comparison import Group, Measured
+from sasa import speed
+from sasa.speed.comparison import Group, Measured
 
 def quick(setting):
     return Measured("ms an image", {{"baseline": [2.0, 2.0], "full": [1.0, 1.5], "convstem": [3.0, 3.0]}})
@@ -34,7 +34,7 @@ main()
 # The command on a run: training steps are timed, inference does not end.
 TWIN = f"""
 import sys, time
-from sasa.training import twin
+from sasa.speed import twin
 
 measured = twin.Pair.time
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from command import assert_one_sentence, tiny_settings
-from sasa.analysis import speed
-from sasa.analysis.speed.comparison import Group
+from sasa import speed
 from sasa.models import create_model
+from sasa.speed.comparison import Group
 
 
 def test_train_writes_a_run(run_folder):
@@ -40,7 +40,7 @@ def test_flops_paper_models(sasa):
     assert out.split() == ["resnet26", "resnet38", "resnet50"]
 
 
-def test_bench_writes_json_and_a_picture(sasa, tmp_path):
+def test_bench_writes_json_and_a_image(sasa, tmp_path):
     words = ["bench", "--quick", "--rows", "agreement,cores", "--rounds", 1]
     files = ["--json", tmp_path / "b.json", "--picture", tmp_path / "b.png", "--markdown", tmp_path / "b.md"]
     status, out, err = sasa(*words, *files, "--budget", "1h")
@@ -139,14 +139,14 @@ def test_wrong_data_of_train(sasa, tmp_path, monkeypatch):
     (tmp_path / "texts" / "a").mkdir(parents=True)
     (tmp_path / "texts" / "a" / "x.txt").write_text("x")
     assert_one_sentence(sasa("train", "--data", "empty"), 3, "empty is empty")
-    assert_one_sentence(sasa("train", "--data", "texts"), 3, "texts holds no pictures")
+    assert_one_sentence(sasa("train", "--data", "texts"), 3, "texts holds no images")
     for name in "ab":
         for number in range(3):
             path = tmp_path / "bad" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("this is no picture")
+            path.write_text("this is no image")
     words = ["--config", "digits", "--data", "bad", *tiny_settings("recipe.batch_size=2")]
-    assert_one_sentence(sasa("train", *words), 3, ".png is not a picture that can be read")
+    assert_one_sentence(sasa("train", *words), 3, ".png is not an image that can be read")
 
 
 def test_an_output_that_cannot_be_written(sasa, tmp_path):
@@ -155,19 +155,19 @@ def test_an_output_that_cannot_be_written(sasa, tmp_path):
     assert_one_sentence(sasa(*words), 1, "cannot write the run's folder", "file/run")
 
 
-def test_models_that_are_none(sasa, tmp_path, pictures):
-    picture = pictures / "1.png"
-    assert_one_sentence(sasa("predict", picture, "--model", tmp_path / "x"), 1, "is no folder of a run")
-    assert_one_sentence(sasa("predict", picture, "--model", tmp_path), 1, "config.json is missing")
+def test_models_that_are_none(sasa, tmp_path, images):
+    image = images / "1.png"
+    assert_one_sentence(sasa("predict", image, "--model", tmp_path / "x"), 1, "is no folder of a run")
+    assert_one_sentence(sasa("predict", image, "--model", tmp_path), 1, "config.json is missing")
     create_model("sasa_resnet26", width=0.05, num_heads=1).save_pretrained(tmp_path / "untrained")
-    assert_one_sentence(sasa("predict", picture, "--model", tmp_path / "untrained"), 1, "without labels")
+    assert_one_sentence(sasa("predict", image, "--model", tmp_path / "untrained"), 1, "without labels")
 
 
-def test_a_pickle_as_weights_is_refused_and_not_run(sasa, tmp_path, pictures, run_folder):
+def test_a_pickle_as_weights_is_refused_and_not_run(sasa, tmp_path, images, run_folder):
     (tmp_path / "config.json").write_text((run_folder / "config.json").read_text())
     marker = tmp_path / "marker"
     torch.save(Evil(str(marker)), tmp_path / "model.safetensors")
-    assert_one_sentence(sasa("predict", pictures, "--model", tmp_path), 1, "is a pickle", "not opened")
+    assert_one_sentence(sasa("predict", images, "--model", tmp_path), 1, "is a pickle", "not opened")
     assert not marker.exists()
 
 
@@ -179,10 +179,10 @@ class Evil:
         return open, (self.path, "w")
 
 
-def test_a_network_on_the_hub(sasa, run_folder, pictures, monkeypatch):
+def test_a_network_on_the_hub(sasa, run_folder, images, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: str(run_folder))
-    status, out, _ = sasa("predict", pictures, "--model", "hf:owner/digits")
+    status, out, _ = sasa("predict", images, "--model", "hf:owner/digits")
     assert status == 0
     assert out.count(".png") == 3
     sent = []

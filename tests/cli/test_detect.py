@@ -84,15 +84,15 @@ def test_eval_repeats_the_summary(sasa, detector, tmp_path):
 def test_eval_of_other_data(sasa, detector, own, tmp_path):
     words = ["detect", "eval", "--model", detector, "--data", own]
     bad = own / "val" / "017.png"
-    bad.write_text("no picture")
-    assert_one_sentence(sasa(*words), 3, "017.png is not a picture")
+    bad.write_text("no image")
+    assert_one_sentence(sasa(*words), 3, "017.png is not an image")
     status, out, error = sasa(*words, "--on-bad-image", "skip")
     assert status == 0
     assert error == f"skipped: {bad} cannot be read\n"
     assert "skipped pictures" in out
     for path in (own / "val").iterdir():
-        path.write_text("no picture")
-    assert_one_sentence(sasa(*words, "--on-bad-image", "skip"), 3, "none of the 4 pictures can be read")
+        path.write_text("no image")
+    assert_one_sentence(sasa(*words, "--on-bad-image", "skip"), 3, "none of the 4 images can be read")
     change(own, "val", lambda document: document["categories"][0].update(name="green"))
     written = [tmp_path / "r.json", tmp_path / "e.json"]
     assert_one_sentence(
@@ -124,10 +124,10 @@ def test_wrong_words_of_eval(sasa, detector, tmp_path):
 
 
 def test_classifiers_and_detectors_are_told_apart(sasa, data, detector, run_folder, tmp_path):
-    picture = data / "val" / "017.png"
-    for words in (["eval"], ["predict", picture], ["attend", picture, "--output", tmp_path / "a.png"]):
+    image = data / "val" / "017.png"
+    for words in (["eval"], ["predict", image], ["attend", image, "--output", tmp_path / "a.png"]):
         assert_one_sentence(sasa(*words, "--model", detector), 1, "holds a detector: use sasa detect eval")
-    for words in (["detect", "eval"], ["detect", "predict", picture, "--draw", tmp_path / "drawn"]):
+    for words in (["detect", "eval"], ["detect", "predict", image, "--draw", tmp_path / "drawn"]):
         assert_one_sentence(sasa(*words, "--model", run_folder), 1, "holds a classifier: use sasa eval")
     assert not list(tmp_path.iterdir())
     config = ["--config", detector / "config.yaml"]
@@ -141,11 +141,11 @@ def test_predict_files_folders_patterns(sasa, data, detector, tmp_path):
     status, out, _ = sasa(*words, data / "val", "--json", tmp_path / "p.json", "--draw", tmp_path / "drawn")
     assert status == 0
     *lines, drawn = out.splitlines()
-    assert drawn == f"drawn: 4 pictures in {tmp_path / 'drawn'}"
+    assert drawn == f"drawn: 4 images in {tmp_path / 'drawn'}"
     assert [line.split()[0] for line in lines] == sorted(str(path) for path in (data / "val").iterdir())
     written = json.loads((tmp_path / "p.json").read_text())
     assert [p["picture"] for p in written] == [line.split()[0] for line in lines]
-    found = [box for picture in written for box in picture["found"]]
+    found = [box for image in written for box in image["found"]]
     assert found
     for box in found:
         x1, y1, x2, y2 = box["box"]
@@ -153,12 +153,12 @@ def test_predict_files_folders_patterns(sasa, data, detector, tmp_path):
         assert 0 <= y1 < y2 <= 48
         assert box["label"] in ("red", "blue")
         assert 0.2 <= box["score"] <= 1
-    for picture, line in zip(written, lines, strict=True):
-        assert sum(int(word) for word in line.split() if word.isdigit()) == len(picture["found"])
-        path = Path(picture["picture"])
+    for image, line in zip(written, lines, strict=True):
+        assert sum(int(word) for word in line.split() if word.isdigit()) == len(image["found"])
+        path = Path(image["picture"])
         with Image.open(path) as before, Image.open(tmp_path / "drawn" / path.name) as after:
             assert after.size == before.size
-            assert (after.tobytes() != before.tobytes()) == bool(picture["found"])
+            assert (after.tobytes() != before.tobytes()) == bool(image["found"])
     one = sasa(*words, data / "val" / "017.png")[1]
     assert one.splitlines() == lines[:1]
     assert sasa(*words, data / "val" / "01*.png", data / "val" / "017.png")[1].splitlines() == lines[:3]
@@ -172,30 +172,30 @@ def test_inputs_are_not_overwritten(sasa, own, detector, tmp_path):
     words = ["detect", "predict", own / "val", "--model", detector]
     status, out, _ = sasa(*words, "--draw", own / "val")
     assert status == 0
-    assert out.splitlines()[-1] == f"drawn: 4 pictures in {own / 'val'}"
+    assert out.splitlines()[-1] == f"drawn: 4 images in {own / 'val'}"
     assert sum(path.name.endswith("-2.png") for path in (own / "val").iterdir()) == 4
     first = own / "val" / "017.png"
-    assert_one_sentence(sasa(*words, "--json", first), 2, f"--json {first} is one of the pictures")
+    assert_one_sentence(sasa(*words, "--json", first), 2, f"--json {first} is one of the images")
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_pictures_that_cannot_be_predicted(sasa, data, detector, tmp_path):
+def test_images_that_cannot_be_predicted(sasa, data, detector, tmp_path):
     words = ["detect", "predict", "--model", detector]
     (tmp_path / "bad.png").write_text("text")
     (tmp_path / "sub").mkdir()
     assert_one_sentence(sasa(*words, tmp_path / "no.png"), 3, "no.png is no file, no folder and matches nothing")
-    assert_one_sentence(sasa(*words, tmp_path / "sub"), 3, "sub holds no pictures")
-    assert_one_sentence(sasa(*words, tmp_path / "bad.png"), 3, "bad.png is not a picture")
+    assert_one_sentence(sasa(*words, tmp_path / "sub"), 3, "sub holds no images")
+    assert_one_sentence(sasa(*words, tmp_path / "bad.png"), 3, "bad.png is not an image")
     assert_one_sentence(sasa(*words, data / "val", "--json", tmp_path / "no" / "p.json"), 1, "there is no folder")
     assert_one_sentence(sasa(*words, data / "val", "--draw", tmp_path / "bad.png"), 1, "cannot make the folder")
     skip = [*words, "--on-bad-image", "skip", tmp_path / "bad.png"]
     status, out, error = sasa(*skip, data / "val", "--json", tmp_path / "p.json")
     assert status == 0
-    assert error == f"skipped: {tmp_path / 'bad.png'} is not a picture that can be read\n"
+    assert error == f"skipped: {tmp_path / 'bad.png'} is not an image that can be read\n"
     assert len(json.loads((tmp_path / "p.json").read_text())) == len(out.splitlines()) == 4
     status, _, error = sasa(*skip, "--json", tmp_path / "q.json")
     assert status == 3
-    assert error.endswith("sasa: none of the 1 pictures can be read\n")
+    assert error.endswith("sasa: none of the 1 images can be read\n")
     assert not (tmp_path / "q.json").exists()
 
 
@@ -244,7 +244,7 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--resume", "x", "--epochs", "3"], 2, ["--resume goes on with the run as it was"]),
         (["--resume", "x", "--dry-run"], 2, ["--resume goes on with the run as it was"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
-        (["--set", "model.in_chans=1"], 2, ["model.in_chans is 1, but detection reads pictures in 3 colours"]),
+        (["--set", "model.in_chans=1"], 2, ["model.in_chans is 1, but detection reads images in 3 colours"]),
         (["--set", "model.name=[a]"], 1, ["is neither a known network"]),
         (["--set", "data.mean=[0.5]"], 1, ["mean"]),
         (["--set", "run.seed=-1"], 2, ["run.seed must be at least 0"]),
@@ -300,21 +300,21 @@ def crowds_alone(root):
         (results, ["is a list of results (boxes with scores), not COCO annotations"]),
         (lambda root: (root / "train" / "005.png").unlink(), ["of which 1 are not in", "train: 005.png"]),
         (without_area, ["boxes and none has an area"]),
-        (other_class_in_val, ["instances_val.json has a class 'green' that the training pictures lack"]),
-        (crowds_alone, ["none of the 16 training pictures has a box"]),
-        (lambda root: (root / "train" / "005.png").write_text("no picture"), ["005.png is not a picture"]),
+        (other_class_in_val, ["instances_val.json has a class 'green' that the training images lack"]),
+        (crowds_alone, ["none of the 16 training images has a box"]),
+        (lambda root: (root / "train" / "005.png").write_text("no image"), ["005.png is not an image"]),
         (lambda root: Image.new("RGB", (48, 64)).save(root / "train" / "005.png"), ["was annotated as 48 x 64"]),
     ],
 )
 def test_wrong_data_of_train(sasa, own, tmp_path, damage, parts):
     damage(own)
-    read = ["--dry-run", "--set", "recipe.batch_size=16"]  # a picture is looked at when it is its turn
+    read = ["--dry-run", "--set", "recipe.batch_size=16"]  # an image is looked at when it is its turn
     assert_one_sentence(sasa("detect", "train", "--data", own, *settings(), *read), 3, *parts)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_batch_of_more_than_there_are(sasa, data):
-    """As in classification: all pictures are the batch."""
+    """As in classification: all images are the batch."""
     status, out, _ = sasa("detect", "train", "--data", data, "--dry-run", *settings(("recipe.batch_size", 999)))
     assert status == 0
     assert ["steps", "2"] in [line.split() for line in out.splitlines()]

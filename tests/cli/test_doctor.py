@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sasa import __version__, threads
-from sasa.analysis import doctor
+from sasa.cli import doctor_report as doctor
 from sasa.ops import backends, native
 
 

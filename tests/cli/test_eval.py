@@ -1,4 +1,4 @@
-"""`sasa eval`: the figures, by class, as JSON and as a picture."""
+"""`sasa eval`: the figures, by class, as JSON and as an image."""
 
 import json
 
@@ -10,14 +10,14 @@ from command import assert_one_sentence
 
 @pytest.fixture
 def class_folders(tmp_path):
-    """Ten classes as the digits have them, six pictures each, one of them broken."""
+    """Ten classes as the digits have them, six images each, one of them broken."""
     for number in range(10):
-        for picture in range(6):
-            path = tmp_path / "data" / str(number) / f"{picture}.png"
+        for image in range(6):
+            path = tmp_path / "data" / str(number) / f"{image}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (16, 16), 20 * number + picture).save(path)
-    for picture in range(6):  # all of one class, so that some are held out
-        (tmp_path / "data" / "7" / f"{picture}.png").write_text("no picture")
+            Image.new("L", (16, 16), 20 * number + image).save(path)
+    for image in range(6):  # all of one class, so that some are held out
+        (tmp_path / "data" / "7" / f"{image}.png").write_text("no image")
     return tmp_path / "data"
 
 
@@ -27,7 +27,7 @@ def test_eval_repeats_the_summary(sasa, run_folder):
     assert status == 0
     assert out.split("\n")[0].split() == ["held", "out", "top1", str(summary["held_out_top1"])]
     table = out.split("\n\n")[1].splitlines()
-    assert table[0].split() == ["class", "pictures", "recall", "precision"]
+    assert table[0].split() == ["class", "images", "recall", "precision"]
     assert [line.split()[0] for line in table[1:]] == [str(n) for n in range(10)]
 
 
@@ -55,14 +55,14 @@ def test_many_classes_print_pairs_and_the_table_on_demand(sasa, run_folder, monk
     out = sasa("eval", "--model", run_folder)[1]
     assert "precision" not in out
     pairs = out.split("\n\n")[1].splitlines()
-    assert pairs[0].split() == "true class taken for pictures of its pictures".split()
+    assert pairs[0].split() == "true class taken for images of its images".split()
     assert 1 < len(pairs) <= 21
     assert "precision" in sasa("eval", "--model", run_folder, "--per-class")[1]
 
 
-def test_pictures_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
+def test_images_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
     words = ["eval", "--model", run_folder, "--data", class_folders]
-    assert_one_sentence(sasa(*words), 3, "7/", "is not a picture that can be read")
+    assert_one_sentence(sasa(*words), 3, "7/", "is not an image that can be read")
     status, out, error = sasa(*words, "--on-bad-image", "skip", "--json", tmp_path / "e.json")
     assert status == 0
     assert "skipped pictures" in out

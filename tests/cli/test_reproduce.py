@@ -52,7 +52,7 @@ def test_what_goes_wrong_is_one_sentence(sasa, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_one_sentence(sasa("reproduce", 8), 2, "'8' is no table to reproduce: 1, 2,")
     assert_one_sentence(sasa("reproduce", 2), 3, "there is no 'coco' here: say with --data")
-    assert_one_sentence(sasa("reproduce", 2, "--dataset", "digits"), 2, "table 2 is about pictures with boxes")
+    assert_one_sentence(sasa("reproduce", 2, "--dataset", "digits"), 2, "table 2 is about images with boxes")
     assert_one_sentence(sasa("reproduce", 1, "--dataset", "mnist"), 2, "--dataset must be")
     assert_one_sentence(sasa("reproduce", 1, "--scale", "huge"), 2, "--scale of cifar10 must be full or small")
     assert_one_sentence(sasa("reproduce", 1, "--device", "tpu"), 2, "--device must be")

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import sasa
-from sasa.analysis import doctor
+from sasa.cli import doctor_report as doctor
 from sasa.errors import ArgumentError
 from sasa.ops import native
 from sasa.ops.backends import BACKENDS

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sasa.data.loader import evaluation_loader, shares, training_loader
+from sasa.data.classification import Subset, open_splits
+from sasa.data.classification.loader import evaluation_loader, shares, training_loader
+from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.data.sampler import EpochBatches, epoch_order, mix
-from sasa.data.sources import Subset, open_splits
-from sasa.data.transforms import Augmentation, Preprocessing
 from sasa.errors import ArgumentError, DataError
 
 GRAY = Preprocessing(16, 1, (0.3,), (0.35,))
@@ -48,7 +48,7 @@ def test_lanes_share_the_batch_of_one_process(world_size, accumulate):
     st.integers(0, 9),
 )
 def test_lanes_of_shards_are_apart_and_whole(groups, part, lanes, seed):
-    """In an epoch no picture comes twice, and a lane reads no more files than its share and two at its ends."""
+    """In an epoch no image comes twice, and a lane reads no more files than its share and two at its ends."""
     groups = sorted(groups)
     ranks = [
         list(EpochBatches(len(groups), part * lanes, 2, seed, rank=rank, world_size=lanes, groups=groups))
@@ -87,7 +87,7 @@ def collect(workers, start=0):
     train, _ = open_splits("digits", 0.9, 0)
     batches = EpochBatches(len(train), 32, 2, 3, start)
     loader = training_loader(train, GRAY, Augmentation("pad", 2), 3, batches, workers)
-    return [batch.pictures for batch in loader]
+    return [batch.images for batch in loader]
 
 
 def test_workers_and_a_later_start_change_nothing():
@@ -107,7 +107,7 @@ def test_augmentation_leaves_the_global_random_numbers_alone():
         loader = training_loader(train, GRAY, Augmentation("resized"), 3, [[(epoch, 5)]], 0)
         torch.manual_seed(7)
         batch = next(loader)
-        return batch.pictures, torch.rand(3)
+        return batch.images, torch.rand(3)
 
     torch.manual_seed(7)
     torch.empty((), dtype=torch.int64).random_()  # which every DataLoader draws, for its workers
@@ -118,7 +118,7 @@ def test_augmentation_leaves_the_global_random_numbers_alone():
     assert not torch.equal(a, other)
 
 
-def test_evaluation_reads_every_picture_once():
+def test_evaluation_reads_every_image_once():
     _, held_out = open_splits("digits", 0.05, 0)
     labels = torch.cat([batch.labels for batch in evaluation_loader(held_out, GRAY, 32, 0)])
     assert labels.tolist() == list(held_out.labels)
@@ -146,7 +146,7 @@ class Broken(Subset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_read_ends_the_run_or_is_left_out(workers):
+def test_a_image_that_cannot_be_read_ends_the_run_or_is_left_out(workers):
     source = Broken(open_splits("digits", 0.9, 0)[0], range(20))
     with pytest.raises(DataError, match=r"^digit \d+ cannot be read$"):
         list(evaluation_loader(source, GRAY, 8, workers))
@@ -154,7 +154,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run_or_is_left_out(workers):
     assert [index for batch in batches for index in batch.skipped] == [2, 7, 12, 17]
     for batch in batches:
         assert batch.labels.tolist() == [source.labels[index] for index in batch.indices]
-        assert len(batch.pictures) == len(batch) == len(batch.indices)
+        assert len(batch.images) == len(batch) == len(batch.indices)
     assert sum(map(len, batches)) == 16
     with pytest.raises(ArgumentError, match="on_bad_image must be error or skip, got 'replace'"):
         list(evaluation_loader(source, GRAY, 8, workers, "replace"))
@@ -162,8 +162,8 @@ def test_a_picture_that_cannot_be_read_ends_the_run_or_is_left_out(workers):
 
 @pytest.mark.parametrize("size", [(30, 20), (20, 30), (16, 16), (8, 8), (5, 40)])
 def test_evaluation_is_square_and_normalised(size):
-    picture = Image.new("L", size, 255)
-    tensor = GRAY.evaluation(picture)
+    image = Image.new("L", size, 255)
+    tensor = GRAY.evaluation(image)
     assert tensor.shape == (1, 16, 16)
     torch.testing.assert_close(tensor, torch.full((1, 16, 16), 0.7 / 0.35))
 
@@ -175,7 +175,7 @@ def test_a_pixel_is_found_again_in_the_square():
     y, x = preprocessing.place(41, 71, 60, 100)
     square = np.asarray(preprocessing.square(Image.fromarray(pixels)))
     assert square[int(y * 48), int(x * 48)].min() > 200
-    with pytest.raises(ArgumentError, match="pixel 60,0 is outside the picture of 60 x 100"):
+    with pytest.raises(ArgumentError, match="pixel 60,0 is outside the image of 60 x 100"):
         preprocessing.place(60, 0, 60, 100)
     with pytest.raises(ArgumentError, match="not in the square at its centre"):
         preprocessing.place(30, 2, 60, 100)

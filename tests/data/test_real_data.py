@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sasa.data.sources import ImageParquet, open_splits
+from sasa.data.classification import ImageParquet, open_splits
 
 ROOT = Path(os.environ.get("SASA_DATA", "nowhere"))
 

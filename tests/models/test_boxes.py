@@ -221,7 +221,7 @@ def naive_losses(outputs, boxes, labels):
 SCENES = {
     "one box": [[[8.0, 8, 40, 44]]],
     "several": [[[8.0, 8, 40, 44], [3, 30, 9, 34], [0, 0, 64, 61]], [[20.5, 11.2, 50.1, 60.9]]],
-    "an empty picture between": [[[8.0, 8, 40, 44]], [], [[1, 1, 63, 30], [1.5, 2, 63, 31]]],
+    "an empty image between": [[[8.0, 8, 40, 44]], [], [[1, 1, 63, 30], [1.5, 2, 63, 31]]],
     "none at all": [[], []],
 }
 
@@ -274,11 +274,11 @@ def test_two_boxes_on_one_place_are_one_match():
 # Boxes
 
 
-def say(outputs, anchor, label, box, logit=20.0, picture=0, size=(128, 128)):
+def say(outputs, anchor, label, box, logit=20.0, image=0, size=(128, 128)):
     """Let an anchor say a class with certainty and a box exactly."""
-    outputs.logits[picture, anchor, label] = logit
+    outputs.logits[image, anchor, label] = logit
     own = all_anchors(*size)[anchor : anchor + 1]
-    outputs.deltas[picture, anchor] = CODER.encode_single(torch.tensor([box]), own)[0]
+    outputs.deltas[image, anchor] = CODER.encode_single(torch.tensor([box]), own)[0]
 
 
 @pytest.mark.parametrize("anchor", [0, 777, 6 * 256, 6 * (256 + 64 + 16) + 5, -1])
@@ -286,7 +286,7 @@ def test_what_one_anchor_says_is_the_box(anchor):
     outputs = silent_outputs(128, 128, batch=2)
     anchor %= outputs.logits.shape[1]
     box = [10.5, 20.25, 70.0, 90.75]
-    say(outputs, anchor, 2, box, picture=1)
+    say(outputs, anchor, 2, box, image=1)
     nothing, found = select(CONFIG, outputs, [(128, 128)] * 2)
     assert (nothing.boxes.shape, nothing.labels.shape, nothing.scores.shape) == ((0, 4), (0,), (0,))
     assert nothing.labels.dtype == found.labels.dtype == torch.int64
@@ -295,7 +295,7 @@ def test_what_one_anchor_says_is_the_box(anchor):
     assert found.scores.item() == pytest.approx(1)
 
 
-def test_boxes_are_cut_at_the_picture_inside_its_padding():
+def test_boxes_are_cut_at_the_image_inside_its_padding():
     outputs = silent_outputs(128, 128)
     say(outputs, 900, 0, [-5.0, 30.0, 110.0, 125.0])
     found = select(CONFIG, outputs, [(100, 90)])[0]
@@ -369,7 +369,7 @@ def test_boxes_are_those_of_torchvision(spread):
 
 
 @torch.no_grad()
-def test_an_empty_batch_and_a_picture_of_one_pixel():
+def test_an_empty_batch_and_a_image_of_one_pixel():
     network = sasa.create_model(
         "retinanet_sasa_resnet26_attn", layers=(1, 1, 1, 1), width=0.05, num_heads=2, kernel_size=3, num_classes=3
     ).eval()

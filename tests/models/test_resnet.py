@@ -61,10 +61,10 @@ def convolutions(network):
     return [module for module in network.modules() if isinstance(module, nn.Conv2d)]
 
 
-def step(network, pictures):
+def step(network, images):
     """One forward and backward pass."""
-    target = torch.arange(len(pictures)) % network.num_classes
-    loss = F.cross_entropy(network(pictures), target)
+    target = torch.arange(len(images)) % network.num_classes
+    loss = F.cross_entropy(network(images), target)
     loss.backward()
     return loss
 
@@ -110,12 +110,12 @@ def test_a_step_at_the_start_of_training_is_finite(stem):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (31, 1), (2, 3), (13, 17), (33, 47), (64, 97)], ids=str)
 @pytest.mark.parametrize("stem", STEMS)
-def test_any_size_of_picture(stem, size):
+def test_any_size_of_image(stem, size):
     network = small(stem=stem, groups="caca").eval()
-    pictures = torch.randn(2, 3, *size)
+    images = torch.randn(2, 3, *size)
     with torch.no_grad():
-        maps = network.forward_intermediates(pictures, intermediates_only=True)
-        assert network(pictures).isfinite().all()
+        maps = network.forward_intermediates(images, intermediates_only=True)
+        assert network(images).isfinite().all()
     for features, info in zip(maps, network.feature_info, strict=True):
         expected = [math.ceil(side / info["reduction"]) for side in size]
         assert features.shape == (2, info["num_chs"], *expected)
@@ -164,21 +164,21 @@ def test_a_width_that_was_rounded_runs():
 
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("in_chans", [1, 4])
-def test_channels_of_the_picture(stem, in_chans):
+def test_channels_of_the_image(stem, in_chans):
     network = small(stem=stem, in_chans=in_chans).eval()
     assert network.in_chans == in_chans
     assert network(torch.randn(1, in_chans, 20, 20)).shape == (1, 10)
 
 
-def test_a_picture_with_other_channels_is_a_sentence():
-    with pytest.raises(ArgumentError, match=r"the picture must be \(batch, 3, height, width\), got \(1, 1, 20, 20\)"):
+def test_a_image_with_other_channels_is_a_sentence():
+    with pytest.raises(ArgumentError, match=r"the image must be \(batch, 3, height, width\), got \(1, 1, 20, 20\)"):
         small()(torch.randn(1, 1, 20, 20))
 
 
 def test_no_classes_give_features():
-    pictures = torch.randn(2, 3, 40, 40)
-    assert small(num_classes=0).eval()(pictures).shape == (2, 256)
-    assert small(num_classes=0, global_pool="").eval()(pictures).shape == (2, 256, 2, 2)
+    images = torch.randn(2, 3, 40, 40)
+    assert small(num_classes=0).eval()(images).shape == (2, 256)
+    assert small(num_classes=0, global_pool="").eval()(images).shape == (2, 256, 2, 2)
     assert isinstance(small(num_classes=0).get_classifier(), nn.Identity)
 
 
@@ -348,9 +348,9 @@ def test_feature_pyramid(out_indices):
 
 def test_feature_pyramid_holds_the_networks_maps():
     network = small().eval()
-    pictures = torch.randn(1, 3, 40, 40)
-    expected = network.forward_intermediates(pictures, [1, 3], intermediates_only=True)
-    assert all(torch.equal(a, b) for a, b in zip(FeaturePyramid(network, (1, 3))(pictures), expected, strict=True))
+    images = torch.randn(1, 3, 40, 40)
+    expected = network.forward_intermediates(images, [1, 3], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(FeaturePyramid(network, (1, 3))(images), expected, strict=True))
 
 
 @pytest.mark.parametrize("indices", [0, -1, 6, (), (5,), (-6,), (1, 9)], ids=str)

@@ -80,7 +80,7 @@ def test_features_only_is_for_classifiers():
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (31, 1), (2, 3), (33, 47), (40, 100), (64, 97)], ids=str)
 @pytest.mark.parametrize("name", KINDS)
 @torch.no_grad()
-def test_any_size_of_picture(name, size):
+def test_any_size_of_image(name, size):
     network = small(name).eval()
     outputs = network(torch.randn(2, 3, *size))
     expected = [tuple(math.ceil(side / stride) for side in size) for stride in network.config.strides]
@@ -176,13 +176,13 @@ def test_shortcuts_of_the_heads():
     network = small("retinanet_sasa_resnet26_attnheads", head_shortcuts=True).eval()
     plain = small("retinanet_sasa_resnet26_attnheads").eval()
     plain.load_state_dict(network.state_dict())  # they bring no parameters
-    pictures = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert not torch.allclose(network(pictures).logits, plain(pictures).logits)
+        assert not torch.allclose(network(images).logits, plain(images).logits)
         for norm in (norm for head in (network.classify, network.locate) for part in head.norms for norm in part):
             nn.init.zeros_(norm.weight)
             nn.init.zeros_(norm.bias)
-        levels = network.pyramid(network.backbone(pictures))
+        levels = network.pyramid(network.backbone(images))
         assert torch.equal(
             network.classify(levels)[:, : levels[0].shape[2] * levels[0].shape[3] * 6].flatten(),
             network.classify.predict(levels[0]).permute(0, 2, 3, 1).flatten(),

@@ -1,4 +1,4 @@
-"""A picture alone and in the padding of a larger one: how far a detector's logits move."""
+"""An image alone and in the padding of a larger one: how far a detector's logits move."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from torch import nn
 import sasa
 
 
-def pictures(count, height, width):
-    """Patches and noise of another brightness and contrast in each, as pictures are after normalisation."""
+def images(count, height, width):
+    """Patches and noise of another brightness and contrast in each, as images are after normalisation."""
     patches = F.interpolate(torch.randn(count, 3, height // 8, width // 8), scale_factor=8, mode="bilinear")
     x = patches / patches.std() * 0.9 + 0.4 * torch.randn(count, 3, height, width)
     return x * (0.5 + torch.rand(count, 1, 1, 1)) + torch.randn(count, 3, 1, 1)
@@ -20,14 +20,14 @@ def settle(network, maps_of):
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
-    batch = torch.cat([pictures(8, 96, 128), F.pad(pictures(8, 96, 96), (0, 32))])
+    batch = torch.cat([images(8, 96, 128), F.pad(images(8, 96, 96), (0, 32))])
     maps_of(network.train(), batch)
     network.eval()
 
 
 @torch.no_grad()
 def change_in_padding(maps_of, network):
-    """How far logits inside pictures of 96 x 96 move when these are padded to 96 x 128, in their standard deviations.
+    """How far logits inside images of 96 x 96 move when these are padded to 96 x 128, in their standard deviations.
 
     Args:
         maps_of: gives the logits of a batch as maps (B, C, h, w) from fine to coarse.
@@ -37,8 +37,8 @@ def change_in_padding(maps_of, network):
         For each level.
     """
     settle(network, maps_of)
-    alone = pictures(4, 96, 96)
-    both = torch.cat([F.pad(alone, (0, 32)), pictures(1, 96, 128)])
+    alone = images(4, 96, 96)
+    both = torch.cat([F.pad(alone, (0, 32)), images(1, 96, 128)])
     changes = []
     for before, after in zip(maps_of(network, alone), maps_of(network, both), strict=True):
         inside = after[: len(alone), :, : before.shape[2], : before.shape[3]]
@@ -83,7 +83,7 @@ def torchvisions_change():
     [
         ("retinanet_resnet26", {}, 2, 1.5),
         ("retinanet_resnet26", {"norm": "group"}, 5, 1.5),
-        # P3 and P4 have 93 % of the anchors. Behind batch norms, on P5 to P7 of so small a picture (3 x 3 to 1 x 1,
+        # P3 and P4 have 93 % of the anchors. Behind batch norms, on P5 to P7 of so small an image (3 x 3 to 1 x 1,
         # most positions at the border), zeros beside it move attention up to 4 times as far as torchvision's network:
         ("retinanet_sasa_resnet26_attnheads", {}, 2, 2),
         ("retinanet_sasa_resnet26_attn", {}, 2, 2.5),

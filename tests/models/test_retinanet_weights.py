@@ -11,12 +11,12 @@ from sasa.models import boxes
 from sasa.models.retinanet import HEAD_STD, PRIOR, RetinaNet
 
 
-def step(network, pictures):
-    """One forward and backward pass with one object in each picture."""
-    height, width = pictures.shape[-2:]
+def step(network, images):
+    """One forward and backward pass with one object in each image."""
+    height, width = images.shape[-2:]
     box = torch.tensor([[0.1 * width, 0.1 * height, 0.7 * width, 0.8 * height]])
-    count = len(pictures)
-    outputs = network(pictures)
+    count = len(images)
+    outputs = network(images)
     loss = boxes.losses(
         network.config, outputs, [box] * count, [torch.tensor([1])] * count, [torch.zeros(0, 4)] * count
     )
@@ -71,15 +71,15 @@ def test_a_step_moves_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_group_norm_trains_on_one_picture_whose_coarse_maps_are_one_pixel(name):
-    pictures = torch.randn(1, 3, 64, 64)  # P6 and P7 are 1 x 1
+def test_group_norm_trains_on_one_image_whose_coarse_maps_are_one_pixel(name):
+    images = torch.randn(1, 3, 64, 64)  # P6 and P7 are 1 x 1
     with pytest.raises(ValueError, match="more than"):
-        small(name)(pictures)
+        small(name)(images)
     network = small(name, norm="group")
     assert not any(
         isinstance(m, nn.BatchNorm2d) for part in (network.pyramid, network.classify) for m in part.modules()
     )
-    outputs, loss = step(network, pictures)
+    outputs, loss = step(network, images)
     assert outputs.sizes[-2:] == [(1, 1), (1, 1)]
     assert loss.classification.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
@@ -92,17 +92,17 @@ def test_group_norm_has_groups_of_eight_channels(width, groups):
 
 
 def test_gradient_checkpointing_changes_no_gradient():
-    pictures = torch.randn(2, 3, 72, 64)
+    images = torch.randn(2, 3, 72, 64)
     network = small()
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    step(network, pictures)
+    step(network, images)
     expected = {key: p.grad.clone() for key, p in network.named_parameters()}
     moved = {key: value.clone() for key, value in network.state_dict().items()}
     network.load_state_dict(state)
     network.zero_grad()
     network.set_grad_checkpointing()
     assert network.backbone.body.grad_checkpointing
-    step(network, pictures)
+    step(network, images)
     for key, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-5, atol=1e-7)
     for key, value in network.state_dict().items():
@@ -144,8 +144,8 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path):
     assert (again.name, again.config, again.metadata) == (network.name, network.config, {"labels": ["a", "b", "c"]})
     assert again.state_dict().keys() == network.state_dict().keys()
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
-    pictures = torch.randn(1, 3, 50, 70)
-    assert all(torch.equal(a, b) for a, b in zip(network(pictures)[:2], again(pictures)[:2], strict=True))
+    images = torch.randn(1, 3, 50, 70)
+    assert all(torch.equal(a, b) for a, b in zip(network(images)[:2], again(images)[:2], strict=True))
     assert sasa.create_model(tmp_path, anchors=9, num_classes=3).config == network.config
     with pytest.raises(ArgumentError, match=r"holds a network with anchors=9, not 6$"):
         sasa.create_model(tmp_path, anchors=6)
@@ -170,10 +170,10 @@ def test_a_backbone_starts_from_a_classifier(name):
     assert body.keys() == {key for key in classifier.state_dict() if not key.startswith("fc.")}
     assert all(torch.equal(value, classifier.state_dict()[key]) for key, value in body.items())
     assert all(torch.equal(network.state_dict()[key], value) for key, value in own.items())
-    pictures = torch.randn(1, 3, 40, 40)
+    images = torch.randn(1, 3, 40, 40)
     with torch.no_grad():
-        maps = network.eval().backbone(pictures)
-        expected = classifier.eval().forward_intermediates(pictures, [2, 3, 4], intermediates_only=True)
+        maps = network.eval().backbone(images)
+        expected = classifier.eval().forward_intermediates(images, [2, 3, 4], intermediates_only=True)
     assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
 
 

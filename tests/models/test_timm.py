@@ -61,12 +61,12 @@ def test_every_name_makes_the_network_of_that_name(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_forward(name):
     network = timm.create_model(name, **SMALL).eval()
-    pictures = torch.randn(1, 3, 64, 64)
-    outputs = network(pictures)
+    images = torch.randn(1, 3, 64, 64)
+    outputs = network(images)
     assert outputs.shape == (1, 1000)
     assert outputs.isfinite().all()
     network.set_grad_checkpointing()
-    assert torch.equal(network(pictures), outputs)
+    assert torch.equal(network(images), outputs)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -91,23 +91,23 @@ def test_default_cfg(name):
     assert len(first_conv) == ("stem.conv.weight" in state)
     assert all(conv + ".weight" in state for conv in first_conv)
 
-    pictures = torch.randn(1, *cfg["input_size"])
-    features = network.forward_features(pictures)
+    images = torch.randn(1, *cfg["input_size"])
+    features = network.forward_features(images)
     assert features.shape == (1, network.num_features, *cfg["pool_size"])
-    assert torch.equal(network.forward_head(features), network(pictures))
+    assert torch.equal(network.forward_head(features), network(images))
     pooled = network.forward_head(features, pre_logits=True)
     assert pooled.shape == (1, network.head_hidden_size)
-    assert torch.equal(network.get_classifier()(pooled), network(pictures))
+    assert torch.equal(network.get_classifier()(pooled), network(images))
     network.reset_classifier(0)
     assert network.num_classes == 0
-    assert torch.equal(network(pictures), pooled)
+    assert torch.equal(network(images), pooled)
     network.reset_classifier(0, "")
-    assert torch.equal(network(pictures), features)
+    assert torch.equal(network(images), features)
     network.reset_classifier(5, "avg")
-    assert network(pictures).shape == (1, 5)
+    assert network(images).shape == (1, 5)
 
     bare = small(name, num_classes=0, global_pool="").eval()
-    assert bare(pictures).shape == features.shape
+    assert bare(images).shape == features.shape
 
 
 def test_the_data_config_that_timm_resolves():
@@ -149,10 +149,10 @@ def test_features_of_some_indices(out_indices, feature_cls):
     whole = small().eval()
     torch.manual_seed(0)
     network = small(features_only=True, out_indices=out_indices, feature_cls=feature_cls).eval()
-    pictures = torch.randn(1, 3, 45, 64)
-    outputs = network(pictures)
+    images = torch.randn(1, 3, 45, 64)
+    outputs = network(images)
     outputs = list(outputs.values()) if feature_cls == "dict" else outputs
-    expected = whole.forward_intermediates(pictures, out_indices, intermediates_only=True)
+    expected = whole.forward_intermediates(images, out_indices, intermediates_only=True)
     assert [features.shape[1] for features in outputs] == network.feature_info.channels()
     assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
 
@@ -168,25 +168,25 @@ def test_features_own_no_parameter_that_they_do_not_use(feature_cls):
 def test_forward_intermediates(name):
     network = small(name).eval()
     info = FeatureInfo(copy.deepcopy(network.feature_info), len(network.feature_info))
-    pictures = torch.randn(1, 3, 96, 70)
+    images = torch.randn(1, 3, 96, 70)
     with torch.no_grad():
-        features, maps = network.forward_intermediates(pictures)
-        assert torch.equal(features, network.forward_features(pictures))
+        features, maps = network.forward_intermediates(images)
+        assert torch.equal(features, network.forward_features(images))
         assert torch.equal(features, maps[-1])
         assert [tuple(m.shape[1:]) for m in maps] == [
             (channels, math.ceil(96 / reduction), math.ceil(70 / reduction))
             for channels, reduction in zip(info.channels(), info.reduction(), strict=True)
         ]
         for indices, expected in ((2, maps[3:]), ([0, 2], [maps[0], maps[2]]), ((-1,), maps[4:]), (5, maps)):
-            some = network.forward_intermediates(pictures, indices, intermediates_only=True)
+            some = network.forward_intermediates(images, indices, intermediates_only=True)
             assert all(torch.equal(a, b) for a, b in zip(some, expected, strict=True))
-        last, some = network.forward_intermediates(pictures, [1], stop_early=True)
+        last, some = network.forward_intermediates(images, [1], stop_early=True)
         assert torch.equal(last, maps[1])
         assert torch.equal(some[0], maps[1])
         network.set_grad_checkpointing()
-        assert torch.equal(network.forward_intermediates(pictures)[0], features)
+        assert torch.equal(network.forward_intermediates(images)[0], features)
     with pytest.raises(ArgumentError, match="output_fmt must be \"NCHW\", got 'NLC'"):
-        network.forward_intermediates(pictures, output_fmt="NLC")
+        network.forward_intermediates(images, output_fmt="NLC")
 
 
 @pytest.mark.parametrize("prune_head", [True, False])
@@ -249,10 +249,10 @@ def test_grad_checkpointing_changes_nothing(name):
     ).train()
     other = copy.deepcopy(network)
     other.set_grad_checkpointing()
-    pictures, target = torch.randn(2, 3, 40, 40), torch.tensor([0, 3])
+    images, target = torch.randn(2, 3, 40, 40), torch.tensor([0, 3])
     losses = []
     for each in (network, other):
-        losses.append(F.cross_entropy(each(pictures), target))
+        losses.append(F.cross_entropy(each(images), target))
         losses[-1].backward()
     assert torch.equal(*losses)
     expected = gradients(network)

@@ -19,7 +19,7 @@ from sasa.models import load_pretrained
 from sasa.models.weights import read_safetensors
 
 SMALL = {"layers": (1, 1, 1, 1), "width": 0.125, "num_heads": 4, "kernel_size": 3, "num_classes": 5}
-PICTURES = torch.linspace(-1, 1, 2 * 3 * 20 * 24).reshape(2, 3, 20, 24)
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 20 * 24).reshape(2, 3, 20, 24)
 
 
 def small(name="sasa_resnet26", **options):
@@ -62,8 +62,8 @@ def files(directory):
 )
 def test_what_was_saved_comes_back_bit_by_bit(name, options, tmp_path):
     network = small(name, **options)
-    pictures = PICTURES[:, : network.in_chans]
-    network(pictures)  # moves the running statistics
+    images = IMAGES[:, : network.in_chans]
+    network(images)  # moves the running statistics
     network.save_pretrained(tmp_path / "a" / "b")
     back = sasa.create_model(tmp_path / "a" / "b")
     assert back.config == network.config
@@ -73,7 +73,7 @@ def test_what_was_saved_comes_back_bit_by_bit(name, options, tmp_path):
     assert any(key.endswith("running_var") for key in state)
     assert all(torch.equal(state[key], expected[key]) for key in state)
     with torch.no_grad():
-        assert torch.equal(back.eval()(pictures), network.eval()(pictures))
+        assert torch.equal(back.eval()(images), network.eval()(images))
 
 
 def test_a_network_in_channels_last_comes_back(tmp_path):
@@ -101,8 +101,8 @@ def test_metadata_is_kept_and_added_to(saved, tmp_path):
 
 def test_features_of_a_saved_network(saved):
     pyramid = sasa.create_model(saved, features_only=True, out_indices=(1, 2))
-    expected = sasa.create_model(saved).eval().forward_intermediates(PICTURES, [1, 2], intermediates_only=True)
-    assert all(torch.equal(a, b) for a, b in zip(pyramid.eval()(PICTURES), expected, strict=True))
+    expected = sasa.create_model(saved).eval().forward_intermediates(IMAGES, [1, 2], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(pyramid.eval()(IMAGES), expected, strict=True))
 
 
 def test_written_files_are_as_open_as_others(saved):

@@ -158,7 +158,7 @@ def test_a_stride_pools_what_a_window_holds(size, stride):
             assert_close(got[:, :, i, j], window.mean((2, 3)))
 
 
-def test_a_picture_without_a_batch():
+def test_a_image_without_a_batch():
     layer = LocalAttention2d(6, 8, kernel_size=3, stride=2, num_heads=2)
     x = torch.randn(6, 5, 7)
     assert torch.equal(layer(x), layer(x[None])[0])

@@ -40,7 +40,7 @@ def attention_norm(stride=1):
     return block_of(sasa.LocalAttention2d(8, 16, 3, stride, num_heads=2))
 
 
-def pictures(*shape):
+def images(*shape):
     return normal(*shape).contiguous(memory_format=torch.channels_last)
 
 
@@ -77,7 +77,7 @@ PLAIN = {
 @torch.no_grad()
 def test_inference_behind_a_convolution(seen, form):
     layer, norm = conv_norm()
-    x, residual = pictures(2, 8, 5, 7), pictures(2, 16, 5, 7)
+    x, residual = images(2, 8, 5, 7), images(2, 16, 5, 7)
     norm.eval()
     kept = residual.clone()
     got = FORMS[form](layer, norm, x, residual)
@@ -91,7 +91,7 @@ def test_inference_behind_a_convolution(seen, form):
 def test_inference_behind_attention(seen, stride):
     layer, norm = attention_norm(stride)
     norm.eval()
-    x = pictures(2, 8, 5, 7)
+    x = images(2, 8, 5, 7)
     got = conv_norm_act(x, layer, norm)
     assert seen == ["infer"]
     with torch.enable_grad():
@@ -105,9 +105,9 @@ def test_training_behind_a_convolution(seen, form, momentum):
     layer, norm = conv_norm()
     norm.momentum = momentum
     other_layer, other_norm = copy.deepcopy((layer, norm))
-    x, residual = (pictures(*s).requires_grad_() for s in ((2, 8, 5, 7), (2, 16, 5, 7)))
+    x, residual = (images(*s).requires_grad_() for s in ((2, 8, 5, 7), (2, 16, 5, 7)))
     other_x, other_residual = (t.detach().clone().requires_grad_() for t in (x, residual))
-    grad = pictures(2, 16, 5, 7) + 1
+    grad = images(2, 16, 5, 7) + 1
     for _ in range(2):
         got = FORMS[form](layer, norm, x, residual)
         want = PLAIN[form](other_layer, other_norm, other_x, other_residual)
@@ -132,7 +132,7 @@ def test_a_hook_sees_what_it_waits_for(seen, watched):
     norm.eval()
     caught = []
     {"layer": layer, "norm": norm}[watched].register_forward_hook(lambda m, i, output: caught.append(output.clone()))
-    x = pictures(2, 8, 5, 7)
+    x = images(2, 8, 5, 7)
     conv_norm_act(x, layer, norm)
     assert not seen
     assert len(caught) == 1
@@ -156,7 +156,7 @@ def test_networks_are_the_same_without_it(monkeypatch, name, training):
             nn.init.uniform_(module.weight, -1, 1)  # both signs: the stem pools by them
     network = network.to(memory_format=torch.channels_last).train(training)
     other = copy.deepcopy(network).double()
-    x = pictures(3, 3, 61, 64)
+    x = images(3, 3, 61, 64)
 
     def run(model):
         with torch.set_grad_enabled(training):

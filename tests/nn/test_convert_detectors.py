@@ -36,8 +36,8 @@ def test_a_converted_detector_trains_and_detects(name):
     assert len(spatial) == kept
     assert all(m.groups > 1 for m in spatial)
 
-    pictures = [torch.rand(3, 64, 80), torch.rand(3, 50, 64)]
-    losses = converted.train()(pictures, targets())
+    images = [torch.rand(3, 64, 80), torch.rand(3, 50, 64)]
+    losses = converted.train()(images, targets())
     assert len(losses) >= 2
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
@@ -46,7 +46,7 @@ def test_a_converted_detector_trains_and_detects(name):
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
     with torch.no_grad():
-        found = converted.eval()(pictures)
+        found = converted.eval()(images)
     assert len(found) == 2
     for boxes in found:
         assert len(boxes["boxes"]) == len(boxes["labels"]) == len(boxes["scores"]) > 0
@@ -79,10 +79,10 @@ def test_the_prior_of_the_focal_loss_stays():
     """Without it the first loss would be some twenty times as large."""
     torch.manual_seed(0)
     model = detection.retinanet_resnet50_fpn(**OPTIONS, **SMALL)
-    pictures = [torch.rand(3, 64, 80), torch.rand(3, 50, 64)]
-    before = model.train()(pictures, targets())["classification"].item()
+    images = [torch.rand(3, 64, 80), torch.rand(3, 50, 64)]
+    before = model.train()(images, targets())["classification"].item()
     converted = sasa.convert(model, kernel_size=3, num_heads=2, padding="mask")
-    after = converted.train()(pictures, targets())["classification"].item()
+    after = converted.train()(images, targets())["classification"].item()
     assert before < 3
     assert after < 2 * before
 

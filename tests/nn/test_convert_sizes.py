@@ -152,7 +152,7 @@ def test_real_networks_run_forward_and_backward(library, name, count):
 
 @torch.no_grad()
 def _maps(network: nn.Module) -> list[torch.Size]:
-    """Sizes of the maps after each layer that is, or was, a spatial convolution, of an odd picture, in order."""
+    """Sizes of the maps after each layer that is, or was, a spatial convolution, of an odd image, in order."""
     shapes: list[torch.Size] = []
     layers = [m for m in network.modules() if isinstance(m, LocalAttention2d | FittedAttention2d)]
     layers = [m for m in layers if not any(m is f.attention for f in layers if isinstance(f, FittedAttention2d))]

@@ -53,9 +53,9 @@ def test_outputs_agree(name):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     fast = sasa.optimize_for_inference(model)
     assert (count(fast, FoldedNorm), count(fast, nn.BatchNorm2d)) == (folds, stays)
-    picture = torch.randn(2, 3, 64, 50)
+    image = torch.randn(2, 3, 64, 50)
     with torch.no_grad():
-        want, got = model(picture), fast(picture)
+        want, got = model(image), fast(image)
     assert (got - want).norm() <= 1e-4 * want.norm()
     assert count(model, FoldedNorm) == 0
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

@@ -1,4 +1,4 @@
-"""`AttentionStem`: Eq. 7-9, batch norm and pool at the edges of a picture, the variants of Table 7."""
+"""`AttentionStem`: Eq. 7-9, batch norm and pool at the edges of an image, the variants of Table 7."""
 
 import copy
 import math
@@ -164,7 +164,7 @@ def test_the_mixture_of_a_stem_without_one():
 
 @pytest.mark.parametrize("values", ["mixture", "convolution"])
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (2, 3)], ids=str)
-def test_only_pixels_of_the_picture_enter_the_statistics(size, values):
+def test_only_pixels_of_the_image_enter_the_statistics(size, values):
     stem = small_stem(values=values)
     bare = bare_stem(values=values)
     bare.load_state_dict({n: v for n, v in stem.state_dict().items() if not n.startswith("norm.")})
@@ -210,7 +210,7 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
-def test_the_layout_of_the_picture_is_kept(memory_format):
+def test_the_layout_of_the_image_is_kept(memory_format):
     image = torch.randn(2, 3, 9, 8).contiguous(memory_format=memory_format)
     assert AttentionStem(3, 8)(image).is_contiguous(memory_format=memory_format)
 
@@ -326,6 +326,6 @@ def test_an_unknown_backend_is_an_error_at_construction():
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 8, 8), (2, 3)], ids=str)
-def test_errors_of_the_picture(shape):
-    with says(f"the picture must be (batch, 3, height, width), got {shape}"):
+def test_errors_of_the_image(shape):
+    with says(f"the image must be (batch, 3, height, width), got {shape}"):
         AttentionStem()(torch.randn(shape))

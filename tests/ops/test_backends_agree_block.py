@@ -89,7 +89,7 @@ def test_block_attention_layouts(backend, device, values, layout):
     want = output_and_gradients(block, double(tensors), grad.double(), **options, backend="reference")
     assert_agrees(got, want, torch.float32, grad, BLOCK_NAMES)
     last = torch.channels_last if "channels_last" in layout else torch.contiguous_format
-    assert got[0].is_contiguous(memory_format=last), "the output's layout follows the picture"
+    assert got[0].is_contiguous(memory_format=last), "the output's layout follows the image"
 
 
 @pytest.mark.parametrize("values", ["weights", "map"])
@@ -108,7 +108,7 @@ def test_block_attention_of_an_empty_batch(backend, device, dtype, values):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @EVERYWHERE
-def test_block_attention_of_float32_embeddings_beside_another_picture(backend, device, dtype):
+def test_block_attention_of_float32_embeddings_beside_another_image(backend, device, dtype):
     shape = (2, 3, 2, 4, 3, 6, 7, 4)
     tensors = block_inputs(*shape, dtype=dtype, device=device)
     tensors[4:6] = block_inputs(*shape, dtype=torch.float32, device=device)[4:6]
@@ -129,7 +129,7 @@ def test_block_attention_of_float32_embeddings_beside_another_picture(backend, d
 @EXACT
 @EVERYWHERE
 def test_block_attention_gradient_of_one_input_alone(backend, device, dtype, wanted, values):
-    """A picture wants no gradient in training: the weights' must not depend on that."""
+    """An image wants no gradient in training: the weights' must not depend on that."""
     shape = (1, 3, 2, 4, 3, 6, 5, 4)
     tensors = block_inputs(*shape, values=values, dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])

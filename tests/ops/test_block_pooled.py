@@ -27,7 +27,7 @@ SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_
     (1, 4, 3, 4, 1, 4, 40, 2),
     (1, 2, 1, 2, 1, 5, 18, 16),  # the largest block whose positions fit into a byte
 ]
-FORMS = [  # terms, values, memory format of the picture
+FORMS = [  # terms, values, memory format of the image
     ("both", "weights", torch.contiguous_format),
     ("both", "map", torch.channels_last),
     ("content", "weights", torch.channels_last),
@@ -133,8 +133,8 @@ def test_either_result_may_be_differentiated_alone(result):
 
 
 @pytest.mark.parametrize("values", ["weights", "map"])
-def test_a_picture_that_wants_no_gradient(values):
-    """As in training: the weights' gradients do not depend on whether the picture's is wanted."""
+def test_a_image_that_wants_no_gradient(values):
+    """As in training: the weights' gradients do not depend on whether the image's is wanted."""
     shape = SHAPES[1]
     tensors, sign = make(shape, values=values)
     want = kernels(tensors, sign, options_of(shape))[1]
@@ -149,7 +149,7 @@ def test_a_picture_that_wants_no_gradient(values):
 
 @BOTH
 def test_of_equal_values_the_first_is_taken(run):
-    """As max pooling does: a constant picture has the same y everywhere."""
+    """As max pooling does: a constant image has the same y everywhere."""
     shape = (1, 3, 2, 4, 2, 6, 5, 4)
     tensors, sign = make(shape, dtype=torch.float32)
     tensors[0] = torch.ones(1, 3, 6, 5)
@@ -175,7 +175,7 @@ def test_it_is_what_batch_norm_and_max_pool_want():
     assert_close(sums[1] / count - (sums[0] / count) ** 2, variance)
 
 
-def test_autocast_rounds_picture_and_weights():
+def test_autocast_rounds_image_and_weights():
     shape = SHAPES[0]
     (image, *weights, value), sign = make(shape, dtype=torch.float32)
     options = {**options_of(shape), "value": value}

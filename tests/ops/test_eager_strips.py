@@ -57,7 +57,7 @@ def test_local_attention_in_strips(monkeypatch, strips_seen, padding, budget, st
     assert_agrees(got, local_judge(shape, padding, "both", torch.float64), torch.float64, grad, LOCAL_NAMES)
 
 
-# Pixels of one row of blocks: 4 * 7 = 28; three rows of blocks, the last one partial, 77 pixels in a picture.
+# Pixels of one row of blocks: 4 * 7 = 28; three rows of blocks, the last one partial, 77 pixels in an image.
 @pytest.mark.parametrize(
     ("budget", "strips"),
     [(1, 5 * 3), (2 * 28, 5 * 2), (3 * 28, 5), (2 * 3 * 28, 3), (2**20, 1)],

@@ -61,8 +61,8 @@ def test_block_attention_by_hand(terms, values, image_gradient):
 
     def call(*weights):
         *matrices, value = weights
-        picture = image.requires_grad_(image_gradient)
-        return sasa.ops.block_attention(picture, *matrices, value=value, block_size=side, num_heads=N, content=content)
+        pixels = image.requires_grad_(image_gradient)
+        return sasa.ops.block_attention(pixels, *matrices, value=value, block_size=side, num_heads=N, content=content)
 
     forward, backward = flops(call, weights)
     assert forward == projections + logits + mixed

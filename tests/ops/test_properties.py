@@ -47,7 +47,7 @@ def changed_heads(before: torch.Tensor, after: torch.Tensor) -> list[int]:
 
 
 @PADDING
-def test_a_moved_picture_gives_a_moved_result(attend, padding):
+def test_a_moved_image_gives_a_moved_result(attend, padding):
     """In the interior, where no window reaches the border before or after."""
     large = local_inputs(1, HEADS, HEAD_DIM, HEAD_DIM, 13, 12, KERNEL)
     here = [t[..., 0:9, 0:8] for t in large[:3]]
@@ -92,7 +92,7 @@ def test_the_order_of_offsets_matters_to_every_head(attend, which):
 
 @pytest.mark.parametrize(("which", "axis"), [(3, 2), (4, 3)], ids=["rel_row", "rel_col"])
 def test_rows_are_rows_and_columns_are_columns(attend, which, axis):
-    """An embedding that prefers offset +1 of one axis moves the picture by one along that axis and no other."""
+    """An embedding that prefers offset +1 of one axis moves the image by one along that axis and no other."""
     query = torch.ones(1, 2, 6, 5, dtype=torch.float64)
     value = normal(1, 2, 6, 5)
     rel = [torch.zeros(1, 3, 1, dtype=torch.float64), torch.zeros(1, 3, 1, dtype=torch.float64)]
@@ -158,7 +158,7 @@ def test_a_pixel_depends_on_its_window_and_on_nothing_else(attend, pixel, paddin
 
 
 @PADDING
-def test_a_transposed_picture_gives_the_transposed_result(attend, padding):
+def test_a_transposed_image_gives_the_transposed_result(attend, padding):
     """With rows and columns of r exchanged, and with them the halves of q and k that meet them."""
     query, key, value, rel_row, rel_col = local_inputs(*SHAPE)
 
@@ -240,8 +240,8 @@ def test_blocks_moved_by_a_block_give_a_result_moved_by_a_block(backend):
     assert_close(attend_blocks(tensors, backend), want, 1e-14)
 
 
-def test_what_lies_beyond_the_picture_is_no_key(backend):
-    """The part of a picture in whole blocks does not notice that the rest is cut off."""
+def test_what_lies_beyond_the_image_is_no_key(backend):
+    """The part of an image in whole blocks does not notice that the rest is cut off."""
     tensors = block_inputs(*BLOCKS)
     whole = attend_blocks(tensors, backend)
     tensors[0] = tensors[0][:, :, :7, :11]

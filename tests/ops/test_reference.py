@@ -71,7 +71,7 @@ BLOCK_SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, 
     (1, 2, 1, 4, 2, 5, 7, 4),  # partial blocks on both sides
     (1, 3, 2, 2, 1, 3, 6, 3),
     (1, 3, 2, 2, 2, 1, 5, 4),
-    (1, 3, 2, 2, 2, 2, 1, 4),  # a picture smaller than the block
+    (1, 3, 2, 2, 2, 2, 1, 4),  # an image smaller than the block
     (1, 3, 2, 2, 2, 3, 2, 1),
 ]
 
@@ -103,9 +103,9 @@ def test_half_precision_rounds_once_at_the_end(dtype):
 
 
 def test_blocks_there_and_back():
-    picture = normal(2, 3, 5, 7)
-    blocks = reference.to_blocks(picture, 4)
+    image = normal(2, 3, 5, 7)
+    blocks = reference.to_blocks(image, 4)
     assert blocks.shape == (2, 2, 2, 16, 3)
-    assert torch.equal(blocks[1, 1, 0, 2], picture[1, :, 4, 2])  # block (1, 0), row 0, column 2
-    assert not blocks[:, 1, :, 4:].any()  # rows beyond the picture
-    assert torch.equal(reference.from_blocks(blocks, 5, 7, 4), picture)
+    assert torch.equal(blocks[1, 1, 0, 2], image[1, :, 4, 2])  # block (1, 0), row 0, column 2
+    assert not blocks[:, 1, :, 4:].any()  # rows beyond the image
+    assert torch.equal(reference.from_blocks(blocks, 5, 7, 4), image)

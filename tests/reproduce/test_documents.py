@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sasa.analysis.paper_cells import CELLS
+from sasa.counting.paper_cells import CELLS
 from sasa.reproduce.detection_documents import detection_documents
 from sasa.reproduce.documents import documents
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import CLASSIFYING, NAMES
-from sasa.training.config import TrainConfig
-from sasa.training.detection_config import DetectionConfig
+from sasa.tasks.classification.config import TrainConfig
+from sasa.tasks.detection.config import DetectionConfig
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents()

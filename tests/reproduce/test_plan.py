@@ -2,7 +2,7 @@
 
 import pytest
 
-from sasa.analysis.durations import parse_budget, spoken
+from sasa.durations import parse_budget, spoken
 from sasa.errors import ArgumentError, DataError, SasaError, UsageError
 from sasa.reproduce.budget import Cost, epochs_that_fit
 from sasa.reproduce.measures import measure_of
@@ -66,9 +66,9 @@ def test_what_a_table_varies_cannot_be_set():
 
 
 def test_tables_and_data_sets_that_do_not_go_together():
-    with pytest.raises(UsageError, match="table 2 is about pictures with boxes, and cifar10 has others"):
+    with pytest.raises(UsageError, match="table 2 is about images with boxes, and cifar10 has others"):
         Plan("2", "cifar10", "small").check()
-    with pytest.raises(UsageError, match="table 4 is about pictures with classes, and coco has others"):
+    with pytest.raises(UsageError, match="table 4 is about images with classes, and coco has others"):
         Plan("4", "coco", "full").check()
     with pytest.raises(UsageError, match="--validation is for tables of classification"):
         Plan("2", "bccd", "small", validation=True).check()

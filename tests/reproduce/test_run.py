@@ -56,7 +56,7 @@ def test_a_whole_table(whole):
     assert [line[4].strip() for line in lines[2:]] == ["76.9", "77.4"]
     assert [line[7].strip() for line in lines[2:]] == ["-0.5", ""]
     assert f"{float(rows[0]['top1']):.2f}" in lines[2][5]
-    assert "on 359 pictures: a part of the training pictures that was held out, drawn anew for each seed" in text
+    assert "on 359 images: a part of the training images that was held out, drawn anew for each seed" in text
     assert "Paper: ImageNet, the test set" in text
     assert (folder / "table.md").read_text() == text
 
@@ -93,7 +93,7 @@ def test_stopped_and_gone_on_with_is_the_same_table(whole, tmp_path, monkeypatch
 
 
 def test_a_signal_while_a_run_is_built_stops_it_after_a_step(whole, tmp_path, monkeypatch):
-    """Decoding the pictures of a large set takes a minute, in which `timeout` may end."""
+    """Decoding the images of a large set takes a minute, in which `timeout` may end."""
     taken, train = stop_after(monkeypatch, 100, signal.SIGTERM), running.train
 
     def train_met_by_a_signal(*arguments):
@@ -109,15 +109,15 @@ def test_a_signal_while_a_run_is_built_stops_it_after_a_step(whole, tmp_path, mo
     assert len(taken) == 16
 
 
-def test_runs_on_other_pictures_are_not_put_into_one_table(whole, tmp_path):
+def test_runs_on_other_images_are_not_put_into_one_table(whole, tmp_path):
     shutil.copytree(whole[0] / "runs", tmp_path / "runs")
     runs, summary = runs_of(LOGITS, 1, tmp_path), tmp_path / "runs" / "qr-seed0" / "summary.json"
     found = json.loads(summary.read_text())
     assert (found["training_pictures"], found["held_out_drawn"]) == (128, True)
     summary.write_text(json.dumps({**found, "training_pictures": 127}))
-    with pytest.raises(SasaError, match=r"qr-seed0 has 127 training pictures, .*qk_qr-seed0 has 128: runs of one"):
+    with pytest.raises(SasaError, match=r"qr-seed0 has 127 training images, .*qk_qr-seed0 has 128: runs of one"):
         running.check_done(LOGITS, runs, "digits")
-    with pytest.raises(SasaError, match="has 127 training pictures"):
+    with pytest.raises(SasaError, match="has 127 training images"):
         write_report(LOGITS, runs, tmp_path, "sasa reproduce")
     summary.write_text(json.dumps({**found, "held_out_drawn": False}))
     with pytest.raises(SasaError, match=r"qr-seed0 was scored on the data's own .* as the others were"):
@@ -129,7 +129,7 @@ def test_what_was_scored_is_what_the_runs_say(whole, tmp_path):
     for summary in tmp_path.glob("runs/*/summary.json"):
         summary.write_text(json.dumps({**json.loads(summary.read_text()), "held_out_drawn": False}))
     text = write_report(LOGITS, runs_of(LOGITS, 1, tmp_path), tmp_path, "sasa reproduce")
-    assert "on 359 pictures: the test or validation pictures of the data itself. With" in text
+    assert "on 359 images: the test or validation images of the data itself. With" in text
     validation = Plan("6", "digits", "small", validation=True, changes=TINY)
     with pytest.raises(SasaError, match=r"as --validation says: they do not belong"):
         running.check_done(validation, runs_of(validation, 1, tmp_path), "digits")
@@ -231,7 +231,7 @@ def test_a_table_of_detection(tmp_path):
     ]
     assert last[5:] == ["1", "+0.1", "", ""]
     assert "mAP %, paper" in text
-    assert "bccd, on 4 pictures: the validation pictures of the data itself" in text
+    assert "bccd, on 4 images: the validation images of the data itself" in text
     assert "Paper: COCO (the paper does not say which part)" in text
     row = list(csv.DictReader((tmp_path / "runs" / "results.csv").read_text().splitlines()))[-1]
     assert float(row["map50"]) == pytest.approx(100 * summary["held_out_map50"], abs=1e-3)

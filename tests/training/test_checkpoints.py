@@ -9,8 +9,8 @@ import torch
 from processes import run_python
 from runs import begin, quiet, state_of, tiny
 from sasa.errors import SasaError
-from sasa.training.run_folder import CHECKPOINT_FORMAT, RunFolder, from_format_1
-from sasa.training.train import resume
+from sasa.tasks.train import resume
+from sasa.training.run_directory import CHECKPOINT_FORMAT, RunFolder, from_format_1
 
 HERE = Path(__file__).parent
 STATE = {"step": 1, "model": {"w": torch.ones(100)}}

@@ -1,4 +1,4 @@
-"""Many processes: the same weights as one that accumulates, every picture scored once, one writer."""
+"""Many processes: the same weights as one that accumulates, every image scored once, one writer."""
 
 import json
 import subprocess
@@ -10,12 +10,12 @@ import torch
 from processes import TORCHRUN, run_torchrun, start_python, wait_until
 from runs import assert_equal, settings, state_of, tiny
 from sasa.errors import UsageError
+from sasa.tasks.train import train
 from sasa.training.processes import make_fabric, started
-from sasa.training.train import train
 
-# 20 steps of 32 pictures. Group norm is not needed: batch norm sees the same halves either way.
+# 20 steps of 32 images. Group norm is not needed: batch norm sees the same halves either way.
 TWENTY = [("recipe.epochs", 5), ("data.limit", 128), ("recipe.mixup", 0.2), ("run.checkpoint_steps", 7)]
-HELD = Path(__file__).parent / "held_command.py"
+HELD = Path(__file__).parents[1] / "held_command.py"
 
 
 def distance(a, b):

@@ -14,9 +14,9 @@ from lightning.fabric.plugins import MixedPrecision
 from processes import kill, start_python, wait_until
 from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
 from sasa.errors import DataError
-from sasa.training.run_folder import RunFolder
+from sasa.tasks.train import resume, train
+from sasa.training.run_directory import RunFolder
 from sasa.training.signals import StoppedError, StopRequest
-from sasa.training.train import resume, train
 
 FROM_HERE = [
     ("recipe.epochs", 2),
@@ -25,7 +25,7 @@ FROM_HERE = [
     ("data.limit", 0),
     ("recipe.mixup", 0.2),  # random numbers of the step itself
 ]
-HELD = Path(__file__).parent / "held_command.py"
+HELD = Path(__file__).parents[1] / "held_command.py"
 
 
 def steps_logged(path):
@@ -116,7 +116,7 @@ def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
 def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
     """float16 scales the loss, and the scale is part of the state. Fabric must be told to do it on a CPU."""
     half = lambda run: Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])  # noqa: E731
-    monkeypatch.setattr("sasa.training.train.make_fabric", half)
+    monkeypatch.setattr("sasa.tasks.train.make_fabric", half)
     config = tiny()
     train(config, tmp_path / "whole")
     run_until(tmp_path / "parts", 11, config)
@@ -125,7 +125,7 @@ def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
-def test_pictures_left_out_are_remembered(tmp_path):
+def test_images_left_out_are_remembered(tmp_path):
     source = write_digits(tmp_path / "data", "folder", 200)
     bad = sorted(source.rglob("*.png"))[::40]
     for path in bad:
@@ -138,7 +138,7 @@ def test_pictures_left_out_are_remembered(tmp_path):
     run_until(tmp_path / "parts", 7, config)
     assert resume(tmp_path / "parts")["skipped_pictures"] == len(bad)
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
-    with pytest.raises(DataError, match=r"\.png cannot be read|\.png is not a picture"):
+    with pytest.raises(DataError, match=r"\.png cannot be read|\.png is not an image"):
         train(tiny(*changes, ("data.on_bad_image", "error")), tmp_path / "error")
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from runs import begin, tiny
+from sasa.tasks.train import resume, train
 from sasa.training import thread_count
 from sasa.training.thread_count import restore_thread_count
-from sasa.training.train import resume, train
 
 
 @pytest.fixture(autouse=True)

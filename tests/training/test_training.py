@@ -8,10 +8,10 @@ import pytest
 
 from runs import tiny
 from sasa.errors import DivergedError, SasaError, UsageError
+from sasa.tasks.train import dry_run, start, train
 from sasa.training.optim import parameter_groups, schedule
 from sasa.training.progress import clock
-from sasa.training.run_folder import RunFolder
-from sasa.training.train import dry_run, start, train
+from sasa.training.run_directory import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,12 @@ def test_a_run_is_not_overwritten(finished):
     ("rate", "sentence", "step"),
     [(1e30, "the weights are not finite after step 1 ", 0), (1e6, r"the loss became (nan|inf) at step \d", 1)],
 )
-def test_divergence_names_the_pictures_and_keeps_the_last_good_checkpoint(tmp_path, rate, sentence, step):
+def test_divergence_names_the_images_and_keeps_the_last_good_checkpoint(tmp_path, rate, sentence, step):
     config = tiny(("recipe.learning_rate", rate), ("recipe.warmup_epochs", 0.0), ("run.checkpoint_steps", 1))
     with pytest.raises(DivergedError, match=sentence) as diverged:
         train(config, tmp_path / "run")
     assert diverged.value.exit_status == 4
-    assert "on the pictures digit " in str(diverged.value)
+    assert "on the images digit " in str(diverged.value)
     assert "and 29 more (all in " in str(diverged.value)
     assert len(json.loads((tmp_path / "run" / "diverged.json").read_text())["pictures"]) == 32
     if step:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sasa.training.run_folder import RunFolder
+from sasa.training.run_directory import RunFolder
 
 SIZE = 500_000  # floats of a checkpoint
 

@@ -21,7 +21,7 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", 
 BadImageOption = Annotated[
     str,
     typer.Option(
-        "--on-bad-image", metavar="error|skip", help="A picture that cannot be read: stop, or leave it out and list it."
+        "--on-bad-image", metavar="error|skip", help="An image that cannot be read: stop, or leave it out and list it."
     ),
 ]
 

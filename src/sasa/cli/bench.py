@@ -13,10 +13,10 @@ from sasa.cli.output import replace_text
 from sasa.errors import SasaError, UsageError
 
 if TYPE_CHECKING:
-    from sasa.analysis.speed import Report
-    from sasa.analysis.speed.acceptance import Result
-    from sasa.analysis.speed.rows import Row
-    from sasa.analysis.speed.stop import Stop
+    from sasa.speed import Report
+    from sasa.speed.acceptance import Result
+    from sasa.speed.rows import Row
+    from sasa.speed.stop import Stop
 
 
 @app.command()
@@ -30,17 +30,17 @@ def bench(
     model: Annotated[str | None, typer.Option(help="A run: time its network and the convolutional twin.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Keep the report here as well.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers here.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the ratios here (PNG).")] = None,
+    image: Annotated[Path | None, typer.Option("--picture", help="Draw the ratios here (PNG).")] = None,
 ) -> None:
     """Time attention beside the convolution it replaces: the acceptance table, or the network of a run.
 
     Rows are printed, and files replaced, whenever something was measured: what is there at Ctrl-C, at SIGTERM or at the
     end of the budget is a report.
     """
-    from sasa.analysis.durations import parse_budget
-    from sasa.analysis.speed.stop import Stop
+    from sasa.durations import parse_budget
+    from sasa.speed.stop import Stop
 
-    files = [path for path in (markdown, json_file, picture) if path]
+    files = [path for path in (markdown, json_file, image) if path]
     if model and (rows or budget or profile or quick or files):
         raise UsageError("--model times the network of a run; it goes with --rounds and --threads only")
     for path in files:
@@ -49,12 +49,12 @@ def bench(
     with Stop(parse_budget(budget) if budget else None) as stop:
         if model:
             return beside_twin(Path(model), rounds, threads, stop)
-        from sasa.analysis import speed
-        from sasa.training.demo_speed import DEMO_GROUPS
+        from sasa import speed
+        from sasa.speed.demo import DEMO_GROUPS
 
         chosen = speed.choose([part for text in rows or () for part in text.split(",")])
         setting = speed.Setting.make(quick=quick, rounds=rounds, threads=threads)
-        keep = Outputs(chosen, markdown, json_file, picture)
+        keep = Outputs(chosen, markdown, json_file, image)
         groups = {**speed.GROUPS, **DEMO_GROUPS}
         report = speed.run(chosen, setting, groups, profile=profile, quick=quick, stop=stop, say=say, keep=keep)
     keep.end(report)
@@ -67,7 +67,7 @@ def bench(
 
 def beside_twin(path: Path, rounds: int | None, threads: int | None, stop: "Stop") -> None:
     """Time the network of a run beside its twin."""
-    from sasa.training.twin import time_beside_twin
+    from sasa.speed.twin import time_beside_twin
 
     times = time_beside_twin(path, rounds, threads, stop, say)
     typer.echo(times.to_text())
@@ -98,16 +98,16 @@ class Outputs:
     """Prints the rows as they come, and replaces the files with the report so far."""
 
     def __init__(
-        self, rows: Sequence["Row"], markdown: Path | None, json_file: Path | None, picture: Path | None
+        self, rows: Sequence["Row"], markdown: Path | None, json_file: Path | None, image: Path | None
     ) -> None:
-        from sasa.analysis.speed.report import GrowingTable
+        from sasa.speed.report import GrowingTable
 
         self.table, self.begun = GrowingTable(rows), False
-        self.markdown, self.json_file, self.picture = markdown, json_file, picture
+        self.markdown, self.json_file, self.image = markdown, json_file, image
 
     def __call__(self, report: "Report", results: Sequence["Result"]) -> None:
         """Print what is new, and save all."""
-        from sasa.analysis.speed.report import heading, to_text
+        from sasa.speed.report import heading, to_text
 
         if not self.begun:
             typer.echo(f"{heading(report)}\n\n{self.table.head()}")
@@ -118,13 +118,13 @@ class Outputs:
             replace_text(self.markdown, to_text(report) + "\n")
         if self.json_file:
             replace_text(self.json_file, json.dumps(report.to_dict(), indent=2) + "\n")
-        if self.picture:
-            from sasa.analysis.pictures import draw_ratios
+        if self.image:
+            from sasa.draw.charts import draw_ratios
 
-            draw_ratios(report.to_dict()["rows"], self.picture, heading(report))
+            draw_ratios(report.to_dict()["rows"], self.image, heading(report))
 
     def end(self, report: "Report") -> None:
         """Print what stands below the table."""
-        from sasa.analysis.speed.report import below_the_table
+        from sasa.speed.report import below_the_table
 
         typer.echo("\n" + "\n\n".join(below_the_table(report)))

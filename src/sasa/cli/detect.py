@@ -11,7 +11,7 @@ from sasa.cli.train import DEVICES, begin, go_on
 from sasa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from sasa.training.detection_scoring import DetectionScored
+    from sasa.tasks.detection.evaluation import DetectionScored
 
 detect = typer.Typer(help="Find things: boxes with classes and scores.", no_args_is_help=True)
 app.add_typer(detect, name="detect")
@@ -26,15 +26,15 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="Folder of COCO's JSON or Pascal VOC's XML, or a JSON file: docs/detection.md.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures of a step.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Run of sasa train (or hf:OWNER/NAME) whose weights the backbone starts from.")
     ] = None,
     device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read pictures.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     on_bad_image: Annotated[
-        str | None, typer.Option(metavar="error|skip", help="A picture that cannot be read: stop, or leave it out.")
+        str | None, typer.Option(metavar="error|skip", help="An image that cannot be read: stop, or leave it out.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL-N).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
@@ -43,7 +43,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take two steps, write nothing.")] = False,
 ) -> None:
     """Train a detector on your own boxes."""
-    from sasa.training.detection_config import resolve
+    from sasa.tasks.detection.config import resolve
     from sasa.training.settings import parse_setting
 
     shortcuts = {
@@ -68,9 +68,9 @@ def evaluate(
     model: ModelOption,
     data: Annotated[str | None, typer.Option(help="Score on this data (default: the run's own).")] = None,
     split: Annotated[str, typer.Option(metavar="train|val|test", help="Which part of the data.")] = "val",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the network together.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network together.")] = 8,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read pictures (default: as the run had).")
+        int | None, typer.Option(min=0, help="Processes that read images (default: as the run had).")
     ] = None,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
@@ -83,8 +83,8 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score a trained detector: COCO's mean average precision, over sizes of boxes and of each class."""
-    from sasa.training.detection_scoring import score_detector
-    from sasa.training.detector import Detector
+    from sasa.tasks.detection.evaluation import score_detector
+    from sasa.tasks.detection.predictor import Detector
 
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
@@ -117,46 +117,46 @@ def print_classes(scored: "DetectionScored") -> None:
 
 @detect.command("predict")
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders, or patterns (** looks into folders).")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns (** looks into folders).")],
     model: ModelOption,
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a box.")] = 0.3,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the boxes here.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="Folder for a copy of each picture with its boxes.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Folder for a copy of each image with its boxes.")] = None,
 ) -> None:
-    """Find boxes in pictures: a line for each picture, and on request JSON and drawings."""
+    """Find boxes in images: a line for each image, and on request JSON and drawings."""
     from sasa.cli.drawing import BoxFolder
-    from sasa.cli.inputs import find_pictures
-    from sasa.data.pictures import read_picture
+    from sasa.cli.inputs import find_images
+    from sasa.data.images import read_image
     from sasa.models.boxes import Selection
-    from sasa.training.detector import Detector
+    from sasa.tasks.detection.predictor import Detector
 
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
     check_folder_of(json_file)
-    detector, paths = Detector.load(model, device), find_pictures(pictures)
+    detector, paths = Detector.load(model, device), find_images(images)
     if json_file and json_file.resolve() in {path.resolve() for path in paths}:
-        raise UsageError(f"--json {json_file} is one of the pictures to look at: name another file")
+        raise UsageError(f"--json {json_file} is one of the images to look at: name another file")
     folder = BoxFolder(draw, paths, detector.labels) if draw else None
     written, skipped = [], []
     for path in paths:
         try:
-            picture = read_picture(path)
+            image = read_image(path)
         except DataError as error:
             if on_bad_image != "skip":
                 raise
             skipped.append(str(error))
             continue
-        found = next(detector.detect([(str(path), picture)], Selection(score=score)))
+        found = next(detector.detect([(str(path), image)], Selection(score=score)))
         typer.echo(f"{path}  {count_by_class(found.labels)}")
         written.append(found.to_dict())
         if folder:
-            folder.add(picture, found)
+            folder.add(image, found)
     for sentence in skipped:
         typer.echo(f"skipped: {sentence}", err=True)
     if not written:
-        raise DataError(f"none of the {len(paths)} pictures can be read")
+        raise DataError(f"none of the {len(paths)} images can be read")
     if json_file:
         write_json(json_file, written)
     if folder:
@@ -164,6 +164,6 @@ def predict(
 
 
 def count_by_class(labels: list[str]) -> str:
-    """ "2 dog, 1 cat" of the labels of a picture's boxes."""
+    """ "2 dog, 1 cat" of the labels of an image's boxes."""
     counts = {label: labels.count(label) for label in dict.fromkeys(labels)}
     return ", ".join(f"{count} {shorten(label, 24)}" for label, count in counts.items()) or "nothing"

@@ -10,6 +10,6 @@ from sasa.cli.app import app
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """What this installation is and can use: versions, devices, CPU kernels, back-ends, extras."""
-    from sasa.analysis.doctor import report
+    from sasa.cli.doctor_report import report
 
     typer.echo(report(as_json))

@@ -1,17 +1,17 @@
-"""Words of the command line that name pictures and pixels."""
+"""Words of the command line that name images and pixels."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from sasa.data.pictures import SUFFIXES, is_picture
+from sasa.data.images import SUFFIXES, is_image
 from sasa.errors import ArgumentError, DataError
 
 
-def find_pictures(arguments: list[str]) -> list[Path]:
-    """Picture files named by paths, folders (searched through) and shell patterns, ** among them; each file once.
+def find_images(arguments: list[str]) -> list[Path]:
+    """Image files named by paths, folders (searched through) and shell patterns, ** among them; each file once.
 
     Raises:
-        DataError: an argument that names nothing, or a folder or pattern without pictures.
+        DataError: an argument that names nothing, or a folder or pattern without images.
     """
     return list(dict.fromkeys(path for argument in arguments for path in _named_by(argument)))
 
@@ -21,16 +21,16 @@ def _named_by(argument: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = _pictures(path.rglob("*"))
+        inside = _images(path.rglob("*"))
         if not inside:
-            raise DataError(f"{argument} holds no pictures")
+            raise DataError(f"{argument} holds no images")
         return inside
     matches = _matches(path)
     if not matches:
         raise DataError(f"{argument} is no file, no folder and matches nothing")
-    found = _pictures(matches)
+    found = _images(matches)
     if not found:
-        raise DataError(f"{argument} matches no picture: no name ends in {', '.join(SUFFIXES)}")
+        raise DataError(f"{argument} matches no image: no name ends in {', '.join(SUFFIXES)}")
     return found
 
 
@@ -45,8 +45,8 @@ def _matches(pattern: Path) -> list[Path]:
         raise DataError(f"{pattern} is no pattern: {error}") from error
 
 
-def _pictures(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if is_picture(path) and path.is_file())
+def _images(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if is_image(path) and path.is_file())
 
 
 def parse_pixel(text: str) -> tuple[int, int]:
@@ -58,5 +58,5 @@ def parse_pixel(text: str) -> tuple[int, int]:
     try:
         row, column = (int(part) for part in text.split(","))
     except ValueError:
-        raise ArgumentError(f"--pixel takes ROW,COLUMN in pixels of the picture, got {text!r}") from None
+        raise ArgumentError(f"--pixel takes ROW,COLUMN in pixels of the image, got {text!r}") from None
     return row, column

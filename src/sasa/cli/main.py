@@ -59,7 +59,7 @@ def plain_doctor() -> None:
             "the command line needs typer, which is not installed: pip install 'sasa[train]' "
             "('sasa doctor' runs without)"
         )
-    from sasa.analysis.doctor import report
+    from sasa.cli.doctor_report import report
 
     sys.stdout.write(report(as_json="--json" in sys.argv) + "\n")
 

@@ -13,13 +13,13 @@ from sasa.cli.output import print_table
 def flops(
     name: Annotated[str, typer.Argument(help="Name of a network, or folder of a saved one, or hf:OWNER/NAME.")],
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the picture, in pixels (default: 224; of a detector 640).")
+        int | None, typer.Option(min=1, help="Side of the image, in pixels (default: 224; of a detector 640).")
     ] = None,
     option: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. width=0.5")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count parameters, FLOPS (the paper's two conventions) and GMACs of a network."""
-    from sasa.analysis.count import count
+    from sasa.counting.count import count
     from sasa.models import RetinaNet, create_model
     from sasa.training.settings import parse_setting
 
@@ -43,7 +43,7 @@ def paper(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The paper's tables beside what is counted from the built networks, and its claims checked."""
-    from sasa.analysis import paper as analysis
+    from sasa.counting import paper_tables as analysis
 
     chosen, claims = analysis.tables(tables), analysis.claims(tables)
     values = {"tables": [table.to_dict() for table in chosen], "claims": [claim.to_dict() for claim in claims]}

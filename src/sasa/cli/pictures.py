@@ -12,14 +12,14 @@ from sasa.cli.output import check_folder_of, print_columns, shorten, write_json
 from sasa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from sasa.training.predictor import Predictor
+    from sasa.tasks.classification.predictor import Predictor
 
 LONGEST_LABEL = 24  # letters in the table; JSON has the whole names
 
 
 @app.command()
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders, or patterns (** looks into folders).")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns (** looks into folders).")],
     model: ModelOption,
     top: Annotated[int, typer.Option(min=1, help="Classes to list.")] = 5,
     on_bad_image: BadImageOption = "error",
@@ -27,18 +27,18 @@ def predict(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the predictions here.")] = None,
     draw: Annotated[
         Path | None,
-        typer.Option(help="A name that ends in .png gets a grid of the first 64; a folder one picture for each."),
+        typer.Option(help="A name that ends in .png gets a grid of the first 64; a folder one image for each."),
     ] = None,
 ) -> None:
-    """Say what is on pictures: the best classes of each, with their shares of the softmax."""
+    """Say what is on images: the best classes of each, with their shares of the softmax."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--on-bad-image", on_bad_image, ("error", "skip"))
     check_folder_of(json_file)
-    from sasa.cli.inputs import find_pictures
-    from sasa.training.predictor import Predictor
+    from sasa.cli.inputs import find_images
+    from sasa.tasks.classification.predictor import Predictor
 
     predictor = Predictor.load(model, device)
-    paths, skipped = find_pictures(pictures), []
+    paths, skipped = find_images(images), []
     drawing = open_drawing(draw, paths, predictor)
     readable = read_all(predictor, paths, skipped if on_bad_image == "skip" else None)
     keep = {"keep": drawing.keep} if drawing else {}
@@ -52,7 +52,7 @@ def predict(
     for sentence in skipped:
         typer.echo(f"skipped: {sentence}", err=True)
     if len(skipped) == len(paths):
-        raise DataError(f"none of the {len(paths)} pictures can be read")
+        raise DataError(f"none of the {len(paths)} images can be read")
     if json_file:
         write_json(json_file, written)
     if drawing:
@@ -69,7 +69,7 @@ def open_drawing(path: Path | None, inputs: list[Path], predictor: "Predictor") 
 
 
 def read_all(predictor: "Predictor", paths: list[Path], skipped: list[str] | None) -> Iterator[tuple[str, Any]]:
-    """(name, picture) one by one; where `skipped` is a list, the sentence of an unreadable one goes there."""
+    """(name, image) one by one; where `skipped` is a list, the sentence of an unreadable one goes there."""
     for path in paths:
         try:
             yield str(path), predictor.read(path)
@@ -80,7 +80,7 @@ def read_all(predictor: "Predictor", paths: list[Path], skipped: list[str] | Non
 
 
 class Table:
-    """A line for each picture, printed as it comes: names and labels are known before, so the columns stand."""
+    """A line for each image, printed as it comes: names and labels are known before, so the columns stand."""
 
     def __init__(self, paths: list[Path], labels: list[str], top: int) -> None:
         self.name = min(60, max(len("picture"), *(len(str(path)) for path in paths)))
@@ -98,7 +98,7 @@ class Table:
 @app.command()
 def attend(
     model: ModelOption,
-    picture: Annotated[Path | None, typer.Argument(help="A picture file; --list needs none.")] = None,
+    image: Annotated[Path | None, typer.Argument(help="An image file; --list needs none.")] = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Attention layer; may be repeated; 'all' (default: last of the finest group)."),
@@ -107,29 +107,29 @@ def attend(
         list[int] | None, typer.Option(help="Head, from 1; may be repeated (default: all; of many layers the mean).")
     ] = None,
     pixel: Annotated[
-        list[str] | None, typer.Option(help="ROW,COLUMN in the picture; may be repeated (default: liveliest places).")
+        list[str] | None, typer.Option(help="ROW,COLUMN in the image; may be repeated (default: liveliest places).")
     ] = None,
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("attention.png"),
     list_layers: Annotated[bool, typer.Option("--list", help="Print the layers of the network and stop.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw where a layer's heads look from chosen pixels of a picture, or where many layers look from one pixel."""
+    """Draw where a layer's heads look from chosen pixels of an image, or where many layers look from one pixel."""
     from sasa.cli.inputs import parse_pixel
-    from sasa.training.predictor import Predictor
+    from sasa.tasks.classification.predictor import Predictor
 
     one_of("--device", device, ("auto", "cpu", "cuda"))
     pixels, names = [parse_pixel(text) for text in pixel or []], layer or []
     many = len(names) > 1 or "all" in names
-    if picture is None and not list_layers:
-        raise UsageError("name a picture to look at, or --list the layers")
+    if image is None and not list_layers:
+        raise UsageError("name an image to look at, or --list the layers")
     if many and len(pixels) > 1:
         raise UsageError(f"many layers are drawn for one pixel, got {len(pixels)}: name one --layer, or one --pixel")
     predictor = Predictor.load(model, device)
-    if picture is None or list_layers:
+    if image is None or list_layers:
         return print_layers(predictor)
-    if picture.resolve() == output.resolve():
-        raise UsageError(f"--output {output} is the picture to look at: name another file")
-    seen = predictor.read(picture)
+    if image.resolve() == output.resolve():
+        raise UsageError(f"--output {output} is the image to look at: name another file")
+    seen = predictor.read(image)
     if many:
         chosen = [] if "all" in names else names
         drawn = predictor.draw_layers(seen, output, chosen, pixels[0] if pixels else None, head or [])

@@ -25,7 +25,7 @@ def reproduce(
             metavar="imagenet|cifar10|digits|coco|bccd", help="Whose recipe (default: cifar10, for table 2 coco)."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where its pictures are (default: the name of the set).")] = None,
+    data: Annotated[str | None, typer.Option(help="Where its images are (default: the name of the set).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the rows are compared seed by seed.")] = 3,
     budget: Annotated[
         str | None, typer.Option(help="Time for all runs, or those of --row, such as 20m or 3h: fewer epochs.")
@@ -38,7 +38,7 @@ def reproduce(
     ] = None,
     validation: Annotated[
         bool,
-        typer.Option("--validation", help="Hold out training pictures (classification): to choose something."),
+        typer.Option("--validation", help="Hold out training images (classification): to choose something."),
     ] = False,
     row: Annotated[
         list[str] | None, typer.Option(help="Only rows of this name or pattern, e.g. 'r26_*'; may be repeated.")

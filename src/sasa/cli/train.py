@@ -22,15 +22,15 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="'digits', or a folder or file of any format in docs/training.md.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures of a step.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step.")] = None,
     device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read pictures.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     in_memory: Annotated[
-        bool | None, typer.Option("--in-memory/--no-in-memory", help="Decode all pictures once, and keep them.")
+        bool | None, typer.Option("--in-memory/--no-in-memory", help="Decode all images once, and keep them.")
     ] = None,
     on_bad_image: Annotated[
-        str | None, typer.Option(metavar="error|skip", help="A picture that cannot be read: stop, or leave it out.")
+        str | None, typer.Option(metavar="error|skip", help="An image that cannot be read: stop, or leave it out.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL-N).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
@@ -39,7 +39,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take two steps, write nothing.")] = False,
 ) -> None:
     """Train a network. Without any option: the built-in digits, in half a minute on two CPU cores."""
-    from sasa.training.config import resolve
+    from sasa.tasks.classification.config import resolve
     from sasa.training.settings import parse_setting
 
     shortcuts = {
@@ -63,7 +63,7 @@ def go_on(path: Path, options_too: bool) -> None:
     """Resume a run, of whatever kind."""
     if options_too:
         raise UsageError("--resume goes on with the run as it was configured; leave the other options out")
-    from sasa.training import train as training
+    from sasa.tasks import train as training
 
     print_summary(training.resume(path), path)
 
@@ -72,8 +72,8 @@ def begin(config: "Config", output: Path | None, print_config: bool, dry_run: bo
     """Print a resolved config, or try it, or run it."""
     if print_config:
         return typer.echo(config.to_yaml(), nl=False)
-    from sasa.training import train as training
-    from sasa.training.run_folder import next_run_path
+    from sasa.tasks import train as training
+    from sasa.training.run_directory import next_run_path
 
     if dry_run:
         return print_table(training.dry_run(config))

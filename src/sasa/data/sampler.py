@@ -1,4 +1,4 @@
-"""The order of the pictures: a function of (seed, epoch), so a run can go on at any step.
+"""The order of the images: a function of (seed, epoch), so a run can go on at any step.
 
 A step's batch is cut into lanes, one for each process and each part that a process accumulates over. Two processes
 and one process that accumulates over two parts therefore see the same lanes.
@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from sasa.errors import UsageError
 
-# Pictures that are mixed with each other where files are read one after the other. At ImageNet's 110 kB a picture, a
+# Images that are mixed with each other where files are read one after the other. At ImageNet's 110 kB an image, a
 # window fits into the row groups of parquet files that a process keeps (512 MiB).
 WINDOW = 4096
 
@@ -21,20 +21,20 @@ WINDOW = 4096
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Lists of (epoch, index): the lanes of this process, from step `start` to the last step of the last epoch.
 
-    Without groups a batch is the next part of the epoch's permutation, cut into lanes: the same pictures for any
+    Without groups a batch is the next part of the epoch's permutation, cut into lanes: the same images for any
     number of processes. With groups (shards) each lane has a part of the epoch of its own, so that a process reads
     its own files; then the batches depend on the number of lanes.
 
     Args:
-        size: pictures in the set.
-        batch_size: pictures of a step, over all lanes; no more than there are pictures. The rest of an epoch that
+        size: images in the set.
+        batch_size: images of a step, over all lanes; no more than there are images. The rest of an epoch that
             fills no batch is left out (another rest in every epoch).
         epochs: in all.
         seed: of the order.
         start: the first step to yield.
         rank, world_size: this process, and how many there are.
         accumulate: lanes of this process in a step; they are yielded one after the other.
-        groups: for each picture the number of its file, for files that are read one after the other.
+        groups: for each image the number of its file, for files that are read one after the other.
 
     Raises:
         UsageError: batch_size does not divide by the number of lanes.
@@ -60,7 +60,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 f"recipe.accumulate ({accumulate})"
             )
         if size < self.lanes:
-            raise UsageError(f"{size} pictures are too few for {self.lanes} parts of a batch")
+            raise UsageError(f"{size} images are too few for {self.lanes} parts of a batch")
         self.part = min(batch_size, size) // self.lanes
         self.batch_size = self.part * self.lanes
         self.size, self.epochs, self.seed, self.start = size, epochs, seed, start
@@ -113,7 +113,7 @@ def grouped_order(groups: np.ndarray, seed: int, epoch: int) -> Tensor:
 
 def mixed_windows(indices: Tensor, seed: int, epoch: int) -> Tensor:
     """The indices with each window of `WINDOW` neighbours permuted."""
-    first = int(indices[0]) if len(indices) else 0  # lanes begin at different pictures, and so mix differently
+    first = int(indices[0]) if len(indices) else 0  # lanes begin at different images, and so mix differently
     source = generator(seed, epoch, first)
     return torch.cat([w[torch.randperm(len(w), generator=source)] for w in indices.split(WINDOW)])
 

@@ -1,6 +1,6 @@
 """From RetinaNet's outputs to its losses and to boxes, on torchvision's parts: anchors, matcher, coder, losses, NMS.
 
-Shapes: B batch, A anchors of a picture, K classes, N boxes of a picture. Boxes are (x1, y1, x2, y2) in pixels.
+Shapes: B batch, A anchors of an image, K classes, N boxes of an image. Boxes are (x1, y1, x2, y2) in pixels.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one picture, best first, (N, 4) in pixels; labels (N,), int64; scores (N,), 0 to 1."""
+    """Boxes of one image, best first, (N, 4) in pixels; labels (N,), int64; scores (N,), 0 to 1."""
 
     boxes: Tensor
     labels: Tensor
@@ -44,7 +44,7 @@ class Selection:
         score: least score.
         per_level: so many of the best of each level go on.
         overlap: IoU from which the weaker of two boxes of one class goes.
-        most: boxes of a picture.
+        most: boxes of an image.
     """
 
     score: float = 0.05
@@ -82,10 +82,10 @@ def losses(
 
     Args:
         config: of the detector.
-        outputs: for B pictures.
-        boxes: for each picture (N, 4).
-        labels: for each picture (N,), int64.
-        crowds: for each picture (M, 4), regions of which nothing is asked.
+        outputs: for B images.
+        boxes: for each image (N, 4).
+        labels: for each image (N,), int64.
+        crowds: for each image (M, 4), regions of which nothing is asked.
     """
     from torchvision.ops import sigmoid_focal_loss
 
@@ -139,12 +139,12 @@ def _covered(all_anchors: Tensor, crowd: Tensor) -> Tensor:
 def select(
     config: RetinaNetConfig, outputs: Outputs, sizes: Sequence[tuple[int, int]], selection: Selection = SCORED
 ) -> list[Boxes]:
-    """The boxes that the network finds in each picture, in the pixels that it was shown.
+    """The boxes that the network finds in each image, in the pixels that it was shown.
 
     Args:
         config: of the detector.
-        outputs: for B pictures.
-        sizes: (height, width) of each picture inside its padding; boxes are cut there.
+        outputs: for B images.
+        sizes: (height, width) of each image inside its padding; boxes are cut there.
         selection: what is kept.
     """
     levels = anchors(config, outputs.sizes, outputs.logits.device)

@@ -23,8 +23,8 @@ FIGURES = {
     "held_out_map": "mean average precision (50:95)",
     "held_out_map50": "mean average precision (50)",
     "held_out_loss": "cross-entropy",
-    "held_out_pictures": "held-out pictures",
-    "training_pictures": "training pictures",
+    "held_out_pictures": "held-out images",
+    "training_pictures": "training images",
     "epochs": "epochs",
 }
 
@@ -79,9 +79,9 @@ def _figures(summary: dict[str, Any]) -> str:
     rows = [f"| {text} | {summary[name]} |" for name, text in FIGURES.items() if name in summary]
     if not rows:
         return ""
-    # The name alone: where the pictures lie on somebody's disk is nobody else's business.
+    # The name alone: where the images lie on somebody's disk is nobody else's business.
     data = Path(str(summary.get("data", ""))).name
-    heading = "Measured by `sasa train` on held-out pictures" + (f" of `{data}`." if data else ".")
+    heading = "Measured by `sasa train` on held-out images" + (f" of `{data}`." if data else ".")
     return "\n".join(["## Figures", "", heading, "", "| | |", "| --- | ---: |", *rows])
 
 
@@ -90,7 +90,7 @@ def _use(repo_id: str, command: str) -> str:
 
 ```bash
 pip install 'sasa[train,hub]'
-sasa {command} PICTURES --model hf:{repo_id}
+sasa {command} IMAGES --model hf:{repo_id}
 ```
 
 ```python

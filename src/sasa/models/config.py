@@ -25,11 +25,11 @@ class ResNetConfig:
 
     Args:
         layers: blocks in each of the four groups: (3, 4, 6, 3) for 50 layers.
-        stem: "attention" (Section 3.2), "conv" (7 x 7, stride 2, and max pool), and for small pictures, at full
+        stem: "attention" (Section 3.2), "conv" (7 x 7, stride 2, and max pool), and for small images, at full
             resolution, "small_conv" (3 x 3) and "small_attention" (no spatial convolution).
         groups: a letter for each group: "c" convolution, "a" attention.
         num_classes: outputs; 0 gives pooled features.
-        in_chans: channels of the picture.
+        in_chans: channels of the image.
         width: factor of every width, rounded to a multiple of 2 * num_heads.
         kernel_size: side of the attention window.
         num_heads: attention heads of each layer (the stem has 4).
@@ -107,7 +107,7 @@ class ResNetConfig:
 
     @property
     def stem_reduction(self) -> int:
-        """How many pixels of the picture a side of the stem's output pixel covers."""
+        """How many pixels of the image a side of the stem's output pixel covers."""
         return {"attention": self.stem_block, "conv": 4}.get(self.stem, 1)
 
     def scaled(self, channels: int) -> int:

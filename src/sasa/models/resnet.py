@@ -115,7 +115,7 @@ def make_stem(config: ResNetConfig) -> nn.Module:
 
 
 def default_cfg(config: ResNetConfig) -> dict[str, Any]:
-    """What timm asks of a network: the pictures it is meant for (ImageNet's) and its first and last layer."""
+    """What timm asks of a network: the images it is meant for (ImageNet's) and its first and last layer."""
     side = -(-224 // (8 * config.stem_reduction))
     return {
         "num_classes": config.num_classes,

@@ -1,6 +1,6 @@
 """RetinaNet with convolution or attention in its backbone, its pyramid and its heads (Section 4.2 and A.3).
 
-Shapes: B batch, C channels, h x w a level's map, A all anchors of a picture, K classes.
+Shapes: B batch, C channels, h x w a level's map, A all anchors of an image, K classes.
 """
 
 import math
@@ -134,7 +134,7 @@ class RetinaNet(nn.Module):
         name: the name it was made by, for messages and config.json.
 
     Shape:
-        (B, in_chans, H, W) -> `Outputs`, any H, W >= 1; pictures of several sizes are padded to multiples of 32.
+        (B, in_chans, H, W) -> `Outputs`, any H, W >= 1; images of several sizes are padded to multiples of 32.
     """
 
     def __init__(self, config: RetinaNetConfig, name: str = "retinanet") -> None:

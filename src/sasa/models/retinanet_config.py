@@ -77,7 +77,7 @@ class RetinaNetConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the picture between neighbours, on each level."""
+        """Pixels of the image between neighbours, on each level."""
         return tuple(self.backbone.stem_reduction * 2 ** (level - 2) for level in LEVELS)
 
     def to_dict(self) -> dict[str, Any]:

@@ -177,12 +177,12 @@ class LocalAttention2d(nn.Module):
             shift: the same, or None for 0.
             relu: whether negative results become 0.
         """
-        # On the CPU a few pictures at a time where q, k and v are large: they are read while they are still in a cache,
+        # On the CPU a few images at a time where q, k and v are large: they are read while they are still in a cache,
         # and equal-sized chunks reuse the allocator's memory.
         bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()
-        pictures = max(1, PROJECTED_BYTES // max(1, bytes_each))
-        whole = pictures >= x.shape[0] or torch.compiler.is_compiling() or x.device.type != "cpu"
-        parts = [x] if whole else x.split(pictures)
+        images = max(1, PROJECTED_BYTES // max(1, bytes_each))
+        whole = images >= x.shape[0] or torch.compiler.is_compiling() or x.device.type != "cpu"
+        parts = [x] if whole else x.split(images)
         results = [
             qkv_attention_inference(
                 self.project(part),
@@ -204,7 +204,7 @@ class LocalAttention2d(nn.Module):
         """softmax_ab of Eq. 3, (B, N, K, K, H, W) before pooling: what pixel (i, j) takes from each offset.
 
         Entry [b, n, u, v, i, j] belongs to the position (i + u - K // 2, j + v - K // 2). They sum to one over
-        u and v. For pictures: the memory is K * K * N floats a pixel.
+        u and v. For images: the memory is K * K * N floats a pixel.
         """
         query, key, _ = split(self.project(x), self.content)
         return reference.attention_weights(query, key, self.rel_row, self.rel_col, **self.options())

@@ -24,7 +24,7 @@ def statistics_of_sums(norm: nn.BatchNorm2d, sums: Tensor, count: int) -> tuple[
     Args:
         norm: in training, or without statistics of its own.
         sums: (2, C), float64: of y and of y * y.
-        count: pixels of all pictures.
+        count: pixels of all images.
     """
     if count < 2 and norm.training:
         raise ValueError(f"batch norm in training wants more than one value for each channel, and got {count}")

@@ -316,13 +316,13 @@ def _trim(conv: nn.Conv2d, name: str) -> tuple[int, int]:
 
 
 def _measured_trim(conv: nn.Conv2d, name: str) -> tuple[int, int]:
-    """m of a subclass with its own forward, from the sizes that it gives for pictures without content."""
+    """m of a subclass with its own forward, from the sizes that it gives for images without content."""
     sides = range(2 * max(conv.kernel_size), 2 * max(conv.kernel_size) + 2 * max(conv.stride))
     state = {key: tensor.to("meta") for key, tensor in (*conv.named_parameters(), *conv.named_buffers())}
-    pictures = [torch.empty(1, conv.in_channels, n, n, dtype=conv.weight.dtype, device="meta") for n in sides]
+    images = [torch.empty(1, conv.in_channels, n, n, dtype=conv.weight.dtype, device="meta") for n in sides]
     try:
         with torch.no_grad():
-            shapes = [tuple(torch.func.functional_call(conv, state, (picture,)).shape) for picture in pictures]
+            shapes = [tuple(torch.func.functional_call(conv, state, (image,)).shape) for image in images]
     except Exception as error:
         raise ArgumentError(
             f"{name} is a {type(conv).__name__} whose forward could not be tried ({error}): leave it out with where="

@@ -64,8 +64,8 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
 
     >>> network = sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)
     >>> fast = sasa.optimize_for_inference(network)
-    >>> picture = torch.randn(1, 3, 64, 64)
-    >>> torch.testing.assert_close(fast(picture), network.eval()(picture), rtol=1e-4, atol=1e-4)
+    >>> image = torch.randn(1, 3, 64, 64)
+    >>> torch.testing.assert_close(fast(image), network.eval()(image), rtol=1e-4, atol=1e-4)
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for conv, norm in foldable(folded):

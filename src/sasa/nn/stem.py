@@ -1,6 +1,6 @@
 """`AttentionStem`: the first layer of a network without a spatial convolution (Section 3.2 and Appendix A.1).
 
-Shapes: B batch, C channels, H x W the picture, S the block size, P = S * S positions of a block, M mixtures.
+Shapes: B batch, C channels, H x W the image, S the block size, P = S * S positions of a block, M mixtures.
 """
 
 import torch
@@ -32,13 +32,13 @@ class AttentionStem(nn.Module):
     p depends on nothing but the position in the block, so the M matrices are mixed once and not per pixel.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: channels of the result; divisible by `num_heads` (by `2 * num_heads` with relative positions).
         block_size: S, the side of the attention's block and of the max pool's window.
         num_heads: heads; they share the mixture.
         values: "mixture" (the paper's stem), "pointwise" (one matrix everywhere) or "convolution" (S x S), Table 7.
         num_mixtures: M.
-        position: "relative", "absolute" (a 2-D sinusoid added to the picture) or "none".
+        position: "relative", "absolute" (a 2-D sinusoid added to the image) or "none".
         content: False leaves q.k out, and with it W_K.
         scale: factor of the logits.
         norm: batch norm between attention and pool.
@@ -160,7 +160,7 @@ class AttentionStem(nn.Module):
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / S), ceil(W / S)), or at full size without pool."""
         if isinstance(image, Tensor) and (image.dim() != 4 or image.shape[1] != self.in_channels):
             raise ArgumentError(
-                f"the picture must be (batch, {self.in_channels}, height, width), got {tuple(image.shape)}"
+                f"the image must be (batch, {self.in_channels}, height, width), got {tuple(image.shape)}"
             )
         if self.position == "absolute":
             image = add_sinusoid(image)

@@ -2,7 +2,7 @@
 
 It works on pixels and weights, so that a kernel need not write the full-resolution queries, keys and values.
 
-Shapes: B batch, C image channels, H x W the picture, N heads, D query channels and E value channels of a head,
+Shapes: B batch, C image channels, H x W the image, N heads, D query channels and E value channels of a head,
 S the block size, P = S * S the pixels of a block.
 """
 
@@ -42,7 +42,7 @@ def block_attention(
         y_p      = sum over s of softmax_s(logit) w_value[s] x_s
 
     Args:
-        image: (B, C, H, W). Sides need not be multiples of the block: pixels beyond the picture are no keys.
+        image: (B, C, H, W). Sides need not be multiples of the block: pixels beyond the image are no keys.
         w_query: (N * D, C).
         w_key: (N * D, C), or None with `content=False`.
         w_value: (P, N * E, C), the value matrix of each position of the block, row by row, already mixed

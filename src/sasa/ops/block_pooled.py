@@ -4,7 +4,7 @@ Batch norm is y * gain + shift for each channel, so max pooling after it picks t
 is positive, the smallest where it is negative: y at full resolution, 16 times the result for blocks of 4 x 4, need not
 exist. What batch norm wants to know of it, the sums of y and y * y, comes along.
 
-Shapes: B batch, C image channels, H x W the picture, N heads, D query channels and E value channels of a head,
+Shapes: B batch, C image channels, H x W the image, N heads, D query channels and E value channels of a head,
 S the block size, P = S * S the pixels of a block.
 """
 
@@ -53,7 +53,7 @@ def block_attention_pooled(
 
     Returns:
         The extremes (B, N * E, ceil(H / S), ceil(W / S)), and (2, N * E) in float64: the sums of y and of y * y over
-        the pixels of all pictures. Both are differentiable.
+        the pixels of all images. Both are differentiable.
     """
     if block_size > 16:
         raise ArgumentError(f"block_size ({block_size}) must be at most 16: a position in the block is one byte")

@@ -4,18 +4,18 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from sasa.analysis.durations import spoken
+from sasa.durations import spoken
 from sasa.errors import UsageError
-from sasa.training.classification import open_training_data
-from sasa.training.config import TrainConfig
-from sasa.training.dry_run import time_steps
+from sasa.tasks.classification.config import TrainConfig
+from sasa.tasks.classification.task import open_training_data
+from sasa.tasks.dry_run import time_steps
+from sasa.tasks.registry import config_of
+from sasa.tasks.train import start
 from sasa.training.settings import Config
-from sasa.training.tasks import config_of
-from sasa.training.train import start
 
 STEPS = 6  # measured; the first one is left out
 SCORING = 0.4  # of a training step: a forward pass is a third of it, and some more for reading
-DRAWING = 3.0  # seconds for curves and pictures at the end of a run
+DRAWING = 3.0  # seconds for curves and images at the end of a run
 USED = 0.9  # of the time that is left: machines are not equally fast all the time
 
 
@@ -41,7 +41,7 @@ def measure(config: Config) -> Cost:
 
 
 def _measure_in_memory(short: TrainConfig, began: float) -> Cost:
-    """All pictures would be decoded before the first step; a few batches of them tell how long that takes."""
+    """All images would be decoded before the first step; a few batches of them tell how long that takes."""
     train, held_out = open_training_data(short)
     opening = time.perf_counter() - began
     batch = min(short.recipe.batch_size, len(train))
@@ -54,10 +54,10 @@ def _measure_in_memory(short: TrainConfig, began: float) -> Cost:
     return Cost(building + decoding + DRAWING, _epoch(step, len(train), len(held_out), batch))
 
 
-def _epoch(step: float, pictures: int, held_out: int, batch: int) -> float:
+def _epoch(step: float, images: int, held_out: int, batch: int) -> float:
     """Seconds of an epoch with its scoring, from those of a step."""
-    batch = min(batch, pictures)
-    return pictures // batch * step + SCORING * held_out / batch * step
+    batch = min(batch, images)
+    return images // batch * step + SCORING * held_out / batch * step
 
 
 def epochs_that_fit(costs: list[Cost], seeds: int, seconds: float, most: int) -> int:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from sasa.analysis.paper import MILLION, Row, tables
+from sasa.counting.paper_tables import MILLION, Row, tables
 from sasa.reproduce.documents import SLURM, as_comments
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import COCO, recipe
 from sasa.reproduce.rows import NAMES
-from sasa.training.generated import KNOWN_SETS
+from sasa.tasks.stand_in import KNOWN_SETS
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DetectionDocument:
     def entries(self) -> dict[str, str]:
         """What the header says, by its first word."""
         cells, ours = self.row.cells, self.row.ours
-        pictures, epochs = KNOWN_SETS["coco"].training, recipe("coco", "full")["recipe"]["epochs"]
+        images, epochs = KNOWN_SETS["coco"].training, recipe("coco", "full")["recipe"]["epochs"]
         whole, half, three_quarters, small, medium, large = cells.ap
         words = f"detect train --config configs/{self.path} --data DIR --output {self.run}"
         return {
@@ -48,9 +48,9 @@ class DetectionDocument:
             f"{three_quarters}; small {small}, medium {medium}, large {large}",
             "Counted": f"{ours.flops_calibrated / 1e9:.1f} B FLOPS (calibrated; {ours.flops_simple / 1e9:.1f} simple), "
             f"{ours.parameters / MILLION:.2f} M parameters, for 90 classes as the paper counts; COCO's files have 80",
-            "Cost": f"3 x {ours.flops / 1e9:.3g}e9 FLOPS (products of a forward pass) x {pictures:,} pictures x "
-            f"{epochs} epochs = {3 * ours.flops * pictures * epochs:.2e} FLOPS; hours: not measured by us",
-            "Hardware": "one machine of 8 GPUs, 8 pictures on each",
+            "Cost": f"3 x {ours.flops / 1e9:.3g}e9 FLOPS (products of a forward pass) x {images:,} images x "
+            f"{epochs} epochs = {3 * ours.flops * images * epochs:.2e} FLOPS; hours: not measured by us",
+            "Hardware": "one machine of 8 GPUs, 8 images on each",
             "Dry run": f"sasa detect train --config configs/{self.path} --dry-run",
             "Command": f"torchrun --nproc-per-node 8 -m sasa {words}",
             "Slurm": f"srun --nodes 1 {SLURM} sasa {words}",

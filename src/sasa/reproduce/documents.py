@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from sasa.analysis.count import Count, count
+from sasa.counting.count import Count, count
 from sasa.models import create_model
 from sasa.reproduce.recipes import RECIPES, recipe
 from sasa.reproduce.results import VALIDATION_TABLES
 from sasa.reproduce.rows import CLASSIFYING, FIGURE, NETWORKS, Row, rows, title
-from sasa.training.generated import KNOWN_SETS
+from sasa.tasks.stand_in import KNOWN_SETS
 
 QUESTIONS = {
     "1": "what does attention do in place of every spatial convolution, and of the stem, at each depth?",
@@ -147,19 +147,19 @@ def counted(document: Document) -> str:
 
 def cost(document: Document) -> str:
     """Training as arithmetic: a backward pass counted as two forward ones."""
-    forward, pictures = count_of(document).flops, KNOWN_SETS[document.dataset].training
+    forward, images = count_of(document).flops, KNOWN_SETS[document.dataset].training
     settings = recipe(document.dataset, document.scale)
     if tunes(document):
-        pictures = round(pictures * (1 - settings["data"]["held_out"]))
+        images = round(images * (1 - settings["data"]["held_out"]))
     epochs = settings["recipe"]["epochs"]
     return (
-        f"3 x {forward / 1e9:.3g}e9 FLOPS (products of a forward pass) x {pictures:,} pictures x {epochs} epochs = "
-        f"{3 * forward * pictures * epochs:.2e} FLOPS; hours: not measured by us"
+        f"3 x {forward / 1e9:.3g}e9 FLOPS (products of a forward pass) x {images:,} images x {epochs} epochs = "
+        f"{3 * forward * images * epochs:.2e} FLOPS; hours: not measured by us"
     )
 
 
 def tunes(document: Document) -> bool:
-    """Whether it trains on a part of the training pictures, and is scored on the rest, as the paper's row."""
+    """Whether it trains on a part of the training images, and is scored on the rest, as the paper's row."""
     return document.dataset == "imagenet" and document.row.table in VALIDATION_TABLES
 
 
@@ -202,7 +202,7 @@ def twins(document: Document) -> str:
 
 
 def _run(document: Document) -> tuple[str, str, bool, dict[str, Any]]:
-    """What decides it: the pictures, and the network, which two rows may reach by different words."""
+    """What decides it: the images, and the network, which two rows may reach by different words."""
     return document.dataset, document.scale, tunes(document), resolved(document.row)
 
 
@@ -220,7 +220,7 @@ def network_options(model: str) -> dict[str, Any]:
 
 
 def count_of(document: Document) -> Count:
-    """FLOPS of one picture, parameters, for the data set's classes."""
+    """FLOPS of one image, parameters, for the data set's classes."""
     size = recipe(document.dataset, document.scale)["data"]["image_size"]
     classes = KNOWN_SETS[document.dataset].classes
     return counted_network(json.dumps({**resolved(document.row), "num_classes": classes}), size)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sasa.analysis.pictures import new_figure, save_figure
+from sasa.draw.charts import new_figure, save_figure
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import Result
 from sasa.reproduce.rows import FIGURE
@@ -18,7 +18,7 @@ def draw(plan: Plan, found: Sequence[Result], flops: dict[str, int], path: Path)
     Args:
         plan: whose table it is.
         found: its rows.
-        flops: of a picture, by the name of the row.
+        flops: of an image, by the name of the row.
         path: the PNG.
     """
     done = [result for result in found if result.mean]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sasa.analysis.paper_cells import Cells
+from sasa.counting.paper_cells import Cells
 
 DETECTION = "2"  # the table of detection; all others are of classification
 BOXES = ("coco", "bccd")  # data sets of detection

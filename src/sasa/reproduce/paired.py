@@ -43,7 +43,7 @@ def paired(ours: Mapping[int, float], other: Mapping[int, float]) -> Mean | None
 def conclusion(difference: Mean | None) -> str:
     """ "higher", "lower" or "no conclusion", by a t-test of the paired differences at 5 %.
 
-    Two seeds conclude nothing: accuracies are whole pictures, and two equal differences come by chance.
+    Two seeds conclude nothing: accuracies are whole images, and two equal differences come by chance.
 
     >>> from sasa.reproduce.paired import Mean, conclusion
     >>> conclusion(Mean(1.0, 0.1, 3)), conclusion(Mean(1.0, 0.3, 3)), conclusion(Mean(5.0, 0.0, 2))

@@ -14,8 +14,8 @@ from sasa.models import create_model
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import recipe
 from sasa.reproduce.rows import Row, rows, tables_of
+from sasa.tasks.registry import config_of
 from sasa.training.settings import Config
-from sasa.training.tasks import config_of
 
 PLAN = "plan.json"
 # What may differ between a run and its plan: where it ran, not what it computed.
@@ -32,7 +32,7 @@ class Plan:
 
     Args:
         table, dataset, scale: as `sasa.reproduce.rows.rows` takes them.
-        validation: score on a part of the training pictures instead of the data's own held-out ones.
+        validation: score on a part of the training images instead of the data's own held-out ones.
         epochs: of every run, None for the recipe's.
         budget: what --budget said, for the record.
         changes: (key, value) settings that differ from the recipe.
@@ -73,14 +73,14 @@ class Plan:
         """Refuse settings that would change what the table compares.
 
         Raises:
-            UsageError: names the setting; a table of detection on pictures without boxes, or the other way round.
+            UsageError: names the setting; a table of detection on images without boxes, or the other way round.
             ArgumentError: options of a network that do not fit.
         """
         if self.table not in tables_of(self.dataset):
             of = "boxes" if self.table == DETECTION else "classes"
-            raise UsageError(f"table {self.table} is about pictures with {of}, and {self.dataset} has others")
+            raise UsageError(f"table {self.table} is about images with {of}, and {self.dataset} has others")
         if self.validation and self.table == DETECTION:
-            raise UsageError("--validation is for tables of classification: table 2 is scored on validation pictures")
+            raise UsageError("--validation is for tables of classification: table 2 is scored on validation images")
         before = dataclasses.replace(self, changes=[]).options()
         varied = {f"model.{name}" for name in before[0] if any(o[name] != before[0][name] for o in before)}
         for key, _ in self.changes:
@@ -148,7 +148,7 @@ def agree(asked: Plan, begun: Plan, folder: Path) -> Plan:
 
 
 def training_part(data: str) -> str:
-    """Where the training pictures of a data set lie by themselves, so that the others cannot be read.
+    """Where the training images of a data set lie by themselves, so that the others cannot be read.
 
     Raises:
         DataError: they cannot be told apart by their names.
@@ -162,6 +162,6 @@ def training_part(data: str) -> str:
     if len(files) == 1:
         return str(files[0])
     raise DataError(
-        f"{data} holds no train/ and no single train*.parquet: move the training pictures into a folder of their own "
+        f"{data} holds no train/ and no single train*.parquet: move the training images into a folder of their own "
         "and give that as --data"
     )

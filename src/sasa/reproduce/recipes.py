@@ -24,7 +24,7 @@ data:
 recipe:
   epochs: 130 # A.2
   batch_size: 4096 # A.2, over all processes
-  accumulate: 8 # parts of 64 pictures on 8 GPUs; how much memory a part takes is not measured by us
+  accumulate: 8 # parts of 64 images on 8 GPUs; how much memory a part takes is not measured by us
   optimizer: sgd
   momentum: 0.9 # A.2 names Nesterov momentum, and no number: 0.9 is usual
   learning_rate: 1.6 # A.2

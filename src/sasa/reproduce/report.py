@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from sasa.analysis.count import count
+from sasa.counting.count import count
 from sasa.models import create_model
 from sasa.reproduce.figure import DRAWN, draw
-from sasa.reproduce.pictures import check_pictures
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import results, to_markdown, write, write_csv
 from sasa.reproduce.rows import FIGURE, Row
 from sasa.reproduce.runs import Run
-from sasa.training.config import TrainConfig
-from sasa.training.generated import KNOWN_SETS
+from sasa.reproduce.same_images import check_images
+from sasa.tasks.classification.config import TrainConfig
+from sasa.tasks.stand_in import KNOWN_SETS
 
 CLASSES = {"digits": 10, **{name: known.classes for name, known in KNOWN_SETS.items()}}
 
@@ -25,7 +25,7 @@ def write_report(plan: Plan, runs: Sequence[Run], output: Path, command: str) ->
     Raises:
         SasaError: runs on different data; a file that cannot be written.
     """
-    check_pictures(plan, runs)
+    check_images(plan, runs)
     text = to_markdown(plan, runs, command)
     write_csv(plan, runs, output / "results.csv")
     write(output / "table.md", text)
@@ -36,7 +36,7 @@ def write_report(plan: Plan, runs: Sequence[Run], output: Path, command: str) ->
 
 
 def flops(row: Row, plan: Plan) -> int:
-    """Of one picture of the data set, 2 for each multiply-add; with the settings of the plan."""
+    """Of one image of the data set, 2 for each multiply-add; with the settings of the plan."""
     config = plan.config(row, 0, plan.dataset)
     assert isinstance(config, TrainConfig)  # the figure is of classification
     options = {"num_classes": CLASSES[plan.dataset], **config.model, "in_chans": config.data.channels}

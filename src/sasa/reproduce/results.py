@@ -9,11 +9,11 @@ from sasa.errors import SasaError
 from sasa.files import atomic_write
 from sasa.reproduce.measures import DETECTION, column, measure_of
 from sasa.reproduce.paired import Mean, conclusion, mean, paired
-from sasa.reproduce.pictures import scored_on_drawn
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import NETWORKS, Row, title
 from sasa.reproduce.runs import DIVERGED, DONE, Run
-from sasa.training.run_folder import to_csv
+from sasa.reproduce.same_images import scored_on_drawn
+from sasa.training.run_directory import to_csv
 
 VALIDATION_TABLES = ("3", "5")  # the paper's accuracies there are on a part of the training set
 HEADINGS = (
@@ -121,7 +121,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     """Sentences that a number must not be quoted without."""
     done = [run for run in runs if run.state == DONE]
     epochs = sorted({run.summary()["epochs"] for run in done})
-    pictures = sorted({run.summary()["held_out_pictures"] for run in done})
+    images = sorted({run.summary()["held_out_pictures"] for run in done})
     where = sorted({_machine(run.environment()) for run in done})
     split = "a validation split" if plan.table in VALIDATION_TABLES else "the test set"
     theirs = PAPER_SETS.get(plan.table, f"ImageNet, {split}")
@@ -130,7 +130,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     if plan.validation:
         use = "what is chosen by this number wants another, without --validation"
     sentences = [
-        f"Ours: {plan.dataset}, on {', '.join(map(str, pictures)) or 'no'} pictures: {_scored(plan, runs)}. With the "
+        f"Ours: {plan.dataset}, on {', '.join(map(str, images)) or 'no'} images: {_scored(plan, runs)}. With the "
         f"weights of the end of each run: {use}.",
         f"Our networks: {NETWORKS[plan.dataset, plan.scale]}",
         f"Paper: {theirs}.",
@@ -145,8 +145,8 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
 
 
 def _scored(plan: Plan, runs: Sequence[Run]) -> str:
-    own = "the validation pictures" if plan.table == DETECTION else "the test or validation pictures"
-    drawn = "a part of the training pictures that was held out, drawn anew for each seed"
+    own = "the validation images" if plan.table == DETECTION else "the test or validation images"
+    drawn = "a part of the training images that was held out, drawn anew for each seed"
     found = scored_on_drawn(runs)
     if plan.validation or found == {True}:
         return drawn

@@ -1,6 +1,6 @@
-"""The rows of the paper's tables as networks to train: on ImageNet the paper's, on smaller pictures what fits them.
+"""The rows of the paper's tables as networks to train: on ImageNet the paper's, on smaller images what fits them.
 
-**CIFAR-10, full**: the paper's stems reduce a picture four times, which leaves 1 x 1 in the last group of a 32 x 32
+**CIFAR-10, full**: the paper's stems reduce an image four times, which leaves 1 x 1 in the last group of a 32 x 32
 one. So all networks see 32 x 32 maps in the first group: behind a 3 x 3 convolution (`small_conv`) in place of the
 convolutional stem, behind attention (`small_attention`) in place of the attention stem. Only Table 7, which is about
 the paper's stem, has that stem, with 2 x 2 blocks. Tables 3 to 7 and Figure 5 have ResNet-26 in place of ResNet-50:
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sasa.analysis.paper_cells import CELLS, TITLES, Cells
+from sasa.counting.paper_cells import CELLS, TITLES, Cells
 from sasa.errors import UsageError
 from sasa.models.variants import VARIANTS
 from sasa.reproduce.measures import BOXES, DETECTION
@@ -144,7 +144,7 @@ def _beside(table: str, name: str) -> str | None:
 
 
 def _widths(dataset: str, scale: str) -> tuple[Row, ...]:
-    """The networks of Table 1 at several widths: ResNet-50, or ResNet-26 where the pictures are small."""
+    """The networks of Table 1 at several widths: ResNet-50, or ResNet-26 where the images are small."""
     network, made = _network(dataset, scale), []
     of_fifty = {name.partition("_")[2]: cells for name, cells in zip(NAMES["1"], CELLS["1"], strict=True)}
     for width in WIDTHS[scale]:
@@ -165,7 +165,7 @@ def _network(dataset: str, scale: str) -> Callable[[Cells, str], Options]:
     if dataset in ("imagenet", "coco"):
         return lambda cells, table: {"name": cells.model, **cells.options}
     if scale == "full":
-        return _full_of_small_pictures
+        return _full_of_small_images
     return lambda cells, table: {
         **SMALL,
         **({"num_heads": 2} if dataset == "digits" or table == FIGURE else {}),
@@ -184,7 +184,7 @@ def _small_detector(cells: Cells, table: str) -> Options:
     }
 
 
-def _full_of_small_pictures(cells: Cells, table: str) -> Options:
+def _full_of_small_images(cells: Cells, table: str) -> Options:
     variant = VARIANTS[cells.model]
     depth = _depth(cells.model) if table == "1" else 26
     kind = "resnet{}" if variant["groups"] == "cccc" else "sasa_resnet{}"

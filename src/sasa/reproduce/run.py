@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from sasa.analysis.durations import parse_budget, spoken
+from sasa.durations import parse_budget, spoken
 from sasa.errors import DataError, DivergedError, UsageError
 from sasa.reproduce.budget import epochs_that_fit, measure
-from sasa.reproduce.pictures import check_pictures
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan
 from sasa.reproduce.rows import Row
 from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, runs_of
+from sasa.reproduce.same_images import check_images
 from sasa.reproduce.stops import Stops
+from sasa.tasks.train import resume, train
 from sasa.training.processes import started
 from sasa.training.settings import Config, flatten
 from sasa.training.signals import StoppedError
-from sasa.training.train import resume, train
 
 Say = Callable[[str], None]
 
@@ -105,7 +105,7 @@ def check_done(plan: Plan, runs: Sequence[Run], data: str) -> None:
     for run in runs:
         if run.state == DONE:
             run.check(plan.config(run.row, run.seed, data))
-    check_pictures(plan, runs)
+    check_images(plan, runs)
 
 
 def run_one(run: Run, config: Config) -> None:
@@ -134,4 +134,4 @@ def check_place(data: str) -> None:
             "make the table of them with --collect"
         )
     if data != "digits" and "{" not in data and not Path(data).expanduser().exists():
-        raise DataError(f"there is no {data!r} here: say with --data where the pictures are")
+        raise DataError(f"there is no {data!r} here: say with --data where the images are")

@@ -11,7 +11,7 @@ from typing import Any
 from sasa.errors import SasaError, UsageError
 from sasa.reproduce.plan import FREE, Plan
 from sasa.reproduce.rows import Row
-from sasa.training.run_folder import RunFolder
+from sasa.training.run_directory import RunFolder
 from sasa.training.settings import Config, flatten
 
 NEW, STARTED, DONE, DIVERGED = "new", "started", "done", "diverged"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 PAPER_DECAY = 0.9999
-PAPER_STEPS = 130 * (1_281_167 * 96 // 100) // 4096  # 4 % of ImageNet's training pictures were held out
+PAPER_STEPS = 130 * (1_281_167 * 96 // 100) // 4096  # 4 % of ImageNet's training images were held out
 
 
 def decay_of(value: float | str, steps: int) -> float:

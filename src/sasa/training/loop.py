@@ -18,17 +18,17 @@ from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of
 from sasa.training.optim import make_optimizer, schedule
 from sasa.training.processes import any_of_all, names_of_all
 from sasa.training.reports import Reports
-from sasa.training.run_folder import RunFolder
+from sasa.training.run_directory import RunFolder
 from sasa.training.settings import Config
 from sasa.training.signals import StoppedError, StopRequest
 from sasa.training.task import Scored, Task
 
-NAMED = 3  # pictures named in the sentence about a batch; all of them are in diverged.json
+NAMED = 3  # images named in the sentence about a batch; all of them are in diverged.json
 
 
 @dataclass
 class Totals:
-    """Sums over the steps of the current epoch: of the loss and other figures of each picture; pictures; seconds."""
+    """Sums over the steps of the current epoch: of the loss and other figures of each image; images; seconds."""
 
     sums: Counter[str] = field(default_factory=Counter)
     count: int = 0
@@ -55,7 +55,7 @@ class Trainer:
     rows: list[dict[str, Any]] = field(default_factory=list)
     best: list[float] | None = None
     scored: Scored | None = None  # at this very step
-    seen: list[str] = field(default_factory=list)  # the names of the last step's pictures
+    seen: list[str] = field(default_factory=list)  # the names of the last step's images
 
     @classmethod
     def start(cls, config: Config, fabric: Any, task: Task) -> "Trainer":
@@ -71,7 +71,7 @@ class Trainer:
         return cls(config, fabric, task, model, optimizer, average, statistics)
 
     def run(self, folder: RunFolder, reports: Reports) -> Scored:
-        """Train to the end; save on the way; return the score on the held-out pictures.
+        """Train to the end; save on the way; return the score on the held-out images.
 
         Afterwards the network holds the averaged weights, which are those that were scored.
 
@@ -100,7 +100,7 @@ class Trainer:
         return self.scored or self.task.score(self.model)
 
     def take_step(self, parts: Iterator[Any], folder: RunFolder, reports: Reports) -> None:
-        """One step with the time it took, waiting for pictures included."""
+        """One step with the time it took, waiting for images included."""
         began, before = time.perf_counter(), self.totals.count
         loss = self.train_step(parts, folder)
         seconds = time.perf_counter() - began
@@ -115,7 +115,7 @@ class Trainer:
         which sees each part by itself).
 
         Raises:
-            DivergedError: a loss that is not finite; the weights stay as they are, and the pictures' names go to
+            DivergedError: a loss that is not finite; the weights stay as they are, and the images' names go to
                 diverged.json in `folder`.
         """
         recipe, seed = self.config.recipe, self.config.run.seed
@@ -151,7 +151,7 @@ class Trainer:
         return self.fabric.all_reduce(tensor, reduce_op="mean")
 
     def _check_finite(self, value: float, sentence: str, folder: RunFolder | None) -> None:
-        """Stop all processes if `value` is not finite in one of them, and say on which pictures it happened."""
+        """Stop all processes if `value` is not finite in one of them, and say on which images it happened."""
         wrong = not math.isfinite(value)
         if not any_of_all(self.fabric, wrong):
             return
@@ -165,12 +165,12 @@ class Trainer:
             where = f" (all in {folder.path / 'diverged.json'})"
         more = f" and {len(names) - NAMED} more{where}" if len(names) > NAMED else ""
         raise DivergedError(
-            f"{sentence} (learning rate {rate:.3g}), on the pictures {', '.join(names[:NAMED])}{more}; "
+            f"{sentence} (learning rate {rate:.3g}), on the images {', '.join(names[:NAMED])}{more}; "
             "lower recipe.learning_rate or set recipe.clip_grad_norm"
         )
 
     def end_epoch(self, folder: RunFolder, reports: Reports) -> None:
-        """Score the held-out pictures, add a row of metrics, and keep the weights if they are the best so far."""
+        """Score the held-out images, add a row of metrics, and keep the weights if they are the best so far."""
         means, seconds = self._sums_of_all(), self.totals.seconds
         count = means.pop("count")
         with self.average.in_place():

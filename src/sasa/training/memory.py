@@ -51,7 +51,7 @@ def explained(recipe: RecipeConfig) -> Iterator[None]:
             raise
         raise SasaError(
             f"batch norm needs more than one value for each channel, and has one: recipe.batch_size "
-            f"{recipe.batch_size} in {recipe.accumulate} parts is too small for these pictures"
+            f"{recipe.batch_size} in {recipe.accumulate} parts is too small for these images"
         ) from error
 
 
@@ -59,7 +59,7 @@ def too_large(recipe: RecipeConfig) -> str:
     """What to try when a step does not fit."""
     parts = 2 * recipe.accumulate
     return (
-        f"out of memory in a step of {recipe.batch_size} pictures: try --set recipe.accumulate={parts} (the same step "
+        f"out of memory in a step of {recipe.batch_size} images: try --set recipe.accumulate={parts} (the same step "
         f"in {parts} smaller parts), --batch-size {max(1, recipe.batch_size // 2)}, "
         "or --set run.gradient_checkpointing=true"
     )

@@ -56,7 +56,7 @@ class Progress:
 
 
 def _figures(row: dict[str, Any], prefix: str) -> str:
-    """ "loss 0.693 top-1 51.23%" of the figures whose names begin so: shares of pictures are in percent."""
+    """ "loss 0.693 top-1 51.23%" of the figures whose names begin so: shares of images are in percent."""
     found = ((name.removeprefix(prefix), value) for name, value in row.items() if name.startswith(prefix))
     return " ".join(f"{SHARES[n]} {value:.2%}" if n in SHARES else f"{n} {value:.3f}" for n, value in found)
 

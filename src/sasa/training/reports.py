@@ -3,7 +3,7 @@
 from typing import Any
 
 from sasa.training.progress import Progress
-from sasa.training.run_folder import RunFolder
+from sasa.training.run_directory import RunFolder
 from sasa.training.settings import RunConfig
 from sasa.training.step_log import StepLog
 

@@ -22,8 +22,8 @@ class RecipeConfig:
     """How anything is learned: linear warm-up, cosine decay to zero.
 
     Args:
-        epochs: passes over the training pictures.
-        batch_size: pictures of a step, over all processes and all parts that a process accumulates.
+        epochs: passes over the training images.
+        batch_size: images of a step, over all processes and all parts that a process accumulates.
         accumulate: parts of a step that a process goes through one after the other, to save memory.
         optimizer: "sgd" (with Nesterov momentum) or "adamw".
         learning_rate: at the top of the schedule, for this batch size.
@@ -214,7 +214,7 @@ class Config:
 
 
 def _recipes(folder: str) -> Any:
-    return resources.files("sasa.training") / folder
+    return resources.files("sasa.tasks") / folder
 
 
 def same_type(key: str, value: Any, like: Any) -> Any:

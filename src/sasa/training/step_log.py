@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sasa.files import atomic_write
-from sasa.training.run_folder import to_csv
+from sasa.training.run_directory import to_csv
 
 FIELDS: list[str] = ["step", "learning_rate", "loss", "images_per_second"]
 

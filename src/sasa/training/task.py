@@ -11,7 +11,7 @@ from sasa.training.settings import Config
 
 
 class Scored(Protocol):
-    """The result of scoring held-out pictures."""
+    """The result of scoring held-out images."""
 
     @property
     def quality(self) -> tuple[float, ...]:
@@ -23,7 +23,7 @@ class Scored(Protocol):
         ...
 
 
-class Pictures(Protocol):
+class Images(Protocol):
     """A data set; `classes` are their names."""
 
     @property
@@ -33,9 +33,9 @@ class Pictures(Protocol):
 
 
 class Task(Protocol):
-    """A network, its pictures, its loss and its score.
+    """A network, its images, its loss and its score.
 
-    `steps_per_epoch` and `steps` count steps of the optimizer. `skipped` holds names of pictures that could not be
+    `steps_per_epoch` and `steps` count steps of the optimizer. `skipped` holds names of images that could not be
     read, and were left out.
     """
 
@@ -44,12 +44,12 @@ class Task(Protocol):
     skipped: set[str]
 
     @property
-    def train(self) -> Pictures:
+    def train(self) -> Images:
         """What it learns from."""
         ...
 
     @property
-    def held_out(self) -> Pictures:
+    def held_out(self) -> Images:
         """What it is scored on."""
         ...
 
@@ -63,15 +63,15 @@ class Task(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Any, seed: int) -> tuple[Tensor, dict[str, float]]:
-        """The mean loss of a batch, and sums over its pictures that metrics.csv shall hold the means of."""
+        """The mean loss of a batch, and sums over its images that metrics.csv shall hold the means of."""
         ...
 
     def names(self, batch: Any) -> list[str]:
-        """What a person would call the pictures of a batch."""
+        """What a person would call the images of a batch."""
         ...
 
     def score(self, model: nn.Module) -> Scored:
-        """Score held-out pictures, each once over all processes."""
+        """Score held-out images, each once over all processes."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -83,14 +83,14 @@ class Task(Protocol):
         ...
 
     def draw(self, score: Any, rows: list[dict[str, Any]], folder: Path) -> None:
-        """Pictures of the result, for a person, in the run's folder."""
+        """Images of the result, for a person, in the run's folder."""
         ...
 
 
-def order_of(config: Config, fabric: Any, pictures: int, step: int = 0, groups: Any = None) -> EpochBatches:
-    """The order in which this process goes through so many training pictures, from `step` on."""
+def order_of(config: Config, fabric: Any, images: int, step: int = 0, groups: Any = None) -> EpochBatches:
+    """The order in which this process goes through so many training images, from `step` on."""
     return EpochBatches(
-        pictures,
+        images,
         config.recipe.batch_size,
         config.recipe.epochs,
         config.run.seed,

@@ -1,4 +1,4 @@
-"""Small sets of pictures with boxes, in COCO's and Pascal VOC's formats."""
+"""Small sets of images with boxes, in COCO's and Pascal VOC's formats."""
 
 import json
 
@@ -8,7 +8,7 @@ from PIL import Image
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 
 
-def save_picture(path, size=(40, 30), colour=(200, 30, 30), **options):
+def save_image(path, size=(40, 30), colour=(200, 30, 30), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path, **options)
 
@@ -19,13 +19,13 @@ def annotation(id, image, box, category=3, **more):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Writes tmp_path/set.json and pictures of 40 x 30 (width x height) in tmp_path/pictures; returns both paths."""
+    """Writes tmp_path/set.json and images of 40 x 30 (width x height) in tmp_path/images; returns both paths."""
 
-    def write(annotations, pictures=("a.png", "b.png"), categories=CATEGORIES, json_path=None, folder=None):
-        json_path, folder = json_path or tmp_path / "set.json", folder or tmp_path / "pictures"
-        for name in pictures:
-            save_picture(folder / name)
-        images = [{"id": 10 * n, "file_name": p, "width": 40, "height": 30} for n, p in enumerate(pictures, 1)]
+    def write(annotations, names=("a.png", "b.png"), categories=CATEGORIES, json_path=None, folder=None):
+        json_path, folder = json_path or tmp_path / "set.json", folder or tmp_path / "images"
+        for name in names:
+            save_image(folder / name)
+        images = [{"id": 10 * n, "file_name": p, "width": 40, "height": 30} for n, p in enumerate(names, 1)]
         json_path.parent.mkdir(parents=True, exist_ok=True)
         document = {"images": images, "annotations": annotations, "categories": categories}
         json_path.write_text(json.dumps(document))
@@ -39,12 +39,12 @@ def voc(tmp_path):
     """Writes a folder in Pascal VOC's layout: {split: {id: [(class, (x1, y1, x2, y2), difficult), ...]}}."""
 
     def write(splits, root=tmp_path, size="<size><width>40</width><height>30</height></size>", suffix=".jpg"):
-        for split, pictures in splits.items():
+        for split, listed in splits.items():
             path = root / "ImageSets" / "Main" / f"{split}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{name}\n" for name in pictures))
-            for name, objects in pictures.items():
-                save_picture(root / "JPEGImages" / f"{name}{suffix}")
+            path.write_text("".join(f"{name}\n" for name in listed))
+            for name, objects in listed.items():
+                save_image(root / "JPEGImages" / f"{name}{suffix}")
                 xml = root / "Annotations" / f"{name}.xml"
                 xml.parent.mkdir(exist_ok=True)
                 drawn = "".join(_object(*one) for one in objects)

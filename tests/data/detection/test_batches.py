@@ -1,4 +1,4 @@
-"""Batches: padding, order, workers, pictures that cannot be read."""
+"""Batches: padding, order, workers, images that cannot be read."""
 
 import pickle
 
@@ -24,7 +24,7 @@ SMALL = DetectionPreprocessing(48)
 
 @pytest.fixture
 def source(coco):
-    """Six pictures of several sizes; the last has no box."""
+    """Six images of several sizes; the last has no box."""
     names = [f"{n}.png" for n in range(6)]
     boxes = [[2 + n, 3, 10, 8 + n] for n in range(5)]
     annotations = [
@@ -51,27 +51,27 @@ def test_padding():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_shows_every_picture_once(source, workers):
+def test_evaluation_shows_every_image_once(source, workers):
     batches = list(evaluation_batches(source, SMALL, 4, workers))
     assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
     for batch in batches:
-        assert batch.pictures.dtype == torch.float32
-        assert all(side % 32 == 0 for side in batch.pictures.shape[2:])
+        assert batch.images.dtype == torch.float32
+        assert all(side % 32 == 0 for side in batch.images.shape[2:])
         for place, index in enumerate(batch.indices.tolist()):
-            picture = source.read(index)
-            assert batch.originals[place] == (picture.height, picture.width) == source.size(index)
+            image = source.read(index)
+            assert batch.originals[place] == (image.height, image.width) == source.size(index)
             height, width = batch.sizes[place]
-            assert (height, width) == SMALL.fit(picture.height, picture.width)
-            inside = batch.pictures[place, :, :height, :width]
-            assert torch.equal(inside, SMALL.evaluation(picture))
-            assert batch.pictures[place].count_nonzero() == inside.count_nonzero()
-            expected = SMALL.fit_targets(source.targets(index), picture.height, picture.width)
+            assert (height, width) == SMALL.fit(image.height, image.width)
+            inside = batch.images[place, :, :height, :width]
+            assert torch.equal(inside, SMALL.evaluation(image))
+            assert batch.images[place].count_nonzero() == inside.count_nonzero()
+            expected = SMALL.fit_targets(source.targets(index), image.height, image.width)
             assert torch.equal(batch.targets[place].boxes, expected.boxes)
             assert torch.equal(batch.targets[place].labels, source.targets(index).labels)
             assert torch.equal(batch.targets[place].crowd, source.targets(index).crowd)
 
 
-def test_processes_share_the_pictures(source):
+def test_processes_share_the_images(source):
     parts = [evaluation_batches(source, SMALL, 4, 0, rank=rank, world_size=2) for rank in range(2)]
     assert [[batch.indices.tolist() for batch in part] for part in parts] == [[[0, 1, 2]], [[3, 4, 5]]]
 
@@ -81,7 +81,7 @@ def bits(batches):
     found = []
     for batch in batches:
         targets = [[t.numpy().tobytes() for t in (one.boxes, one.labels, one.crowd)] for one in batch.targets]
-        found.append((batch.pictures.numpy().tobytes(), batch.sizes, targets, batch.indices.tolist(), batch.originals))
+        found.append((batch.images.numpy().tobytes(), batch.sizes, targets, batch.indices.tolist(), batch.originals))
     return found
 
 
@@ -99,36 +99,36 @@ def test_training_is_the_same_for_any_number_of_workers_and_from_any_step(source
     assert train(0, seed=8) != whole
 
 
-def test_pictures_that_cannot_be_read(source, tmp_path):
-    (tmp_path / "pictures" / "1.png").write_bytes(b"nothing")
+def test_images_that_cannot_be_read(source, tmp_path):
+    (tmp_path / "images" / "1.png").write_bytes(b"nothing")
     for workers in (0, 2):
-        with pytest.raises(DataError, match=r"1\.png is not a picture that can be read"):
+        with pytest.raises(DataError, match=r"1\.png is not an image that can be read"):
             list(evaluation_batches(source, SMALL, 4, workers))
     batches = list(evaluation_batches(source, SMALL, 1, 0, "skip"))
     assert [batch.skipped for batch in batches] == [[], [1], [], [], [], []]
-    assert (len(batches[1]), batches[1].pictures.shape, batches[1].targets) == (0, (0, 3, 32, 32), [])
+    assert (len(batches[1]), batches[1].images.shape, batches[1].targets) == (0, (0, 3, 32, 32), [])
     with pytest.raises(ArgumentError, match="on_bad_image must be error or skip, got 'ignore'"):
         evaluation_batches(source, SMALL, 1, 0, "ignore")
 
 
-def test_gray_pictures(source):
+def test_gray_images(source):
     gray = DetectionPreprocessing(48, (0.5,), (0.5,), channels=1)
     [batch] = evaluation_batches(source, gray, 6, 0)
-    assert batch.pictures.shape == (6, 1, 64, 64)
+    assert batch.images.shape == (6, 1, 64, 64)
 
 
 def test_a_batch_moves_with_its_targets(source):
     [batch] = evaluation_batches(source, SMALL, 6, 0)
     moved = batch.to(torch.device("meta"), channels_last=True)
-    assert moved.pictures.is_contiguous(memory_format=torch.channels_last)
+    assert moved.images.is_contiguous(memory_format=torch.channels_last)
     assert (
-        moved.pictures.device.type == moved.targets[0].boxes.device.type == moved.targets[0].crowd.device.type == "meta"
+        moved.images.device.type == moved.targets[0].boxes.device.type == moved.targets[0].crowd.device.type == "meta"
     )
     assert (len(moved), moved.sizes, moved.originals, moved.skipped) == (6, batch.sizes, batch.originals, [])
 
 
 def test_targets_go_between_processes_as_bytes():
-    """As tensors they would be open files, three a picture."""
+    """As tensors they would be open files, three an image."""
     from multiprocessing.reduction import ForkingPickler
 
     targets = Targets(torch.rand(3, 4), torch.arange(3), torch.tensor([True, False, True]))

@@ -65,13 +65,13 @@ def test_targets_are_copies(coco):
         (annotation(2, 10, [1, 2, 10**400, 4]), "has a bbox that is not four finite numbers ([1, 2, 1000"),
         (annotation(2, 10, {"x": 1}), 'has a bbox that is not four finite numbers ({"x": 1})'),
         ({"id": 2, "image_id": 10, "category_id": 3}, "annotation 2 of a.png has no bbox and is left out"),
-        (annotation(2, 99, [1, 2, 3, 4]), "annotation 2 is of the picture with the id 99, which is not listed"),
-        (annotation(2, "10", [1, 2, 3, 4]), "annotation 2 is of the picture with the id '10', which is not listed"),
-        (annotation(2, [1], [1, 2, 3, 4]), "annotation 2 is of the picture with the id [1], which is not listed"),
+        (annotation(2, 99, [1, 2, 3, 4]), "annotation 2 is of the image with the id 99, which is not listed"),
+        (annotation(2, "10", [1, 2, 3, 4]), "annotation 2 is of the image with the id '10', which is not listed"),
+        (annotation(2, [1], [1, 2, 3, 4]), "annotation 2 is of the image with the id [1], which is not listed"),
         (annotation(2, 10, [1, 2, 3, 4], 5), "of a.png is of the category with the id 5, which is not listed, and is"),
-        (annotation(2, 10, [40, 2, 3, 4]), "lies outside its picture of 30 x 40 pixels (x 40 to 43, y 2 to 6) and is"),
-        (annotation(2, 10, [1, -9, 3, 9]), "lies outside its picture of 30 x 40 pixels (x 1 to 4, y -9 to 0) and is"),
-        (annotation(2, 10, [5, 6, 10, 20], 7), "has the same class and box as another of its picture and is left out"),
+        (annotation(2, 10, [40, 2, 3, 4]), "lies outside its image of 30 x 40 pixels (x 40 to 43, y 2 to 6) and is"),
+        (annotation(2, 10, [1, -9, 3, 9]), "lies outside its image of 30 x 40 pixels (x 1 to 4, y -9 to 0) and is"),
+        (annotation(2, 10, [5, 6, 10, 20], 7), "has the same class and box as another of its image and is left out"),
         (annotation(2, 10, [1e308, 0, 1e308, 5]), "annotation 2 of a.png has no area (width inf"),
     ],
 )
@@ -86,18 +86,18 @@ def test_what_cannot_be_learned_is_left_out_and_said(coco, bad, sentence):
     assert problem.file.endswith("set.json")
 
 
-def test_boxes_are_clipped_to_the_picture_and_said_only_beyond_a_pixel(coco):
+def test_boxes_are_clipped_to_the_image_and_said_only_beyond_a_pixel(coco):
     boxes = [[-3, 4, 10, 10], [30, 20, 10.5, 10.9], [0, 0, 1e6, 5]]
     source = CocoSource(*coco([annotation(n, 10, box) for n, box in enumerate(boxes)]), ["cat", "dog"])
     assert source.targets(0).boxes.tolist() == [[0, 4, 7, 14], [30, 20, 40, 30], [0, 0, 40, 5]]
     assert [p.id for p in source.problems] == [0, 2]
     assert str(source.problems[0]).endswith(
-        "set.json: annotation 0 of a.png reaches beyond its picture of 30 x 40 pixels (x -3 to 7, y 4 to 14) "
+        "set.json: annotation 0 of a.png reaches beyond its image of 30 x 40 pixels (x -3 to 7, y 4 to 14) "
         "and is clipped to it"
     )
 
 
-def test_the_same_box_of_another_class_picture_or_as_a_crowd_is_another(coco):
+def test_the_same_box_of_another_class_image_or_as_a_crowd_is_another(coco):
     box = [5, 6, 10, 20]
     others = [annotation(2, 20, box, 7), annotation(3, 10, box, 3), annotation(4, 10, box, 7, iscrowd=1)]
     source = CocoSource(*coco([GOOD, *others]))
@@ -111,7 +111,7 @@ def test_a_class_that_is_only_listed_is_kept_and_said(coco):
     source = CocoSource(path, folder)
     assert source.classes == ["cat", "dog"]
     assert [str(p) for p in source.problems] == [f"{path}: class 'cat' has no boxes"]
-    assert CocoSource(path, folder, ["dog", "cat"]).problems == []  # held-out pictures need not show everything
+    assert CocoSource(path, folder, ["dog", "cat"]).problems == []  # held-out images need not show everything
 
 
 def test_a_class_that_is_listed_twice(coco):
@@ -131,7 +131,7 @@ def test_classes_are_matched_by_name(coco):
     assert source.targets(0).labels.tolist() == [1]
     assert source.category_ids[1:] == [7, 3]
     assert source.category_ids[0] not in (3, 7)
-    with pytest.raises(DataError, match=r"set\.json has a class 'cat' that the training pictures lack"):
+    with pytest.raises(DataError, match=r"set\.json has a class 'cat' that the training images lack"):
         CocoSource(path, folder, ["dog"])
 
 
@@ -150,7 +150,7 @@ def test_classes_are_matched_by_name(coco):
         (b"7", r"is not COCO annotations: it has no images and no annotations and no categories"),
         (b'{"images": {}, "annotations": [], "categories": []}', r"its images are not a list of objects"),
         (b'{"images": [], "annotations": [5], "categories": []}', r"its annotations are not a list of objects"),
-        (b'{"images": [], "annotations": [], "categories": []}', r"has no pictures: its list of images is empty"),
+        (b'{"images": [], "annotations": [], "categories": []}', r"has no images: its list of images is empty"),
     ],
 )
 def test_files_that_are_no_coco(tmp_path, content, sentence):
@@ -170,22 +170,22 @@ def test_files_that_are_no_coco(tmp_path, content, sentence):
         ({"annotations": [annotation(n, 10, [1, 2, 0, 4]) for n in (1, 2)]}, r"has 2 boxes and none has an area"),
         (
             {"annotations": [annotation(1, 10, [1, 2, 0, 4]), annotation(2, 9, [1, 2, 3, 4])]},
-            r"set\.json has 2 boxes and none can be used; .*annotation 2 is of the picture with the id 9",
+            r"set\.json has 2 boxes and none can be used; .*annotation 2 is of the image with the id 9",
         ),
-        ({"images": [{"id": 1, "file_name": "a.png"}] * 2}, r"set\.json lists 2 pictures with the id 1"),
-        ({"images": [{"file_name": "a.png"}]}, r"a picture 'a\.png' whose id is no number and no word: None"),
-        ({"images": [{"id": 1}]}, r"lists the picture with the id 1 without a file_name"),
+        ({"images": [{"id": 1, "file_name": "a.png"}] * 2}, r"set\.json lists 2 images with the id 1"),
+        ({"images": [{"file_name": "a.png"}]}, r"an image 'a\.png' whose id is no number and no word: None"),
+        ({"images": [{"id": 1}]}, r"lists the image with the id 1 without a file_name"),
         ({"categories": [{"id": 3, "name": "x"}, {"id": 3, "name": "y"}]}, r"lists 2 categories with the id 3"),
         ({"categories": [{"id": 3}]}, r"a category that lacks an integer id or a name: \{'id': 3\}"),
-        ({"images": [{"id": 1, "file_name": "../a.png"}]}, r"picture '\.\./a\.png', which leads out of the folder"),
-        ({"images": [{"id": 1, "file_name": "/etc/a.png"}]}, r"picture '/etc/a\.png', which leads out of the folder"),
+        ({"images": [{"id": 1, "file_name": "../a.png"}]}, r"image '\.\./a\.png', which leads out of the folder"),
+        ({"images": [{"id": 1, "file_name": "/etc/a.png"}]}, r"image '/etc/a\.png', which leads out of the folder"),
         ({"images": [{"id": 1, "file_name": "x/../../a.png"}]}, r"which leads out of the folder"),
         ({"images": [{"id": 1, "file_name": "\ud800.png"}]}, r"'\\ud800\.png', which no file can be called"),
         (
             {"images": [{"id": n, "file_name": f"{n}.png"} for n in (1, 2)] + [{"id": 3, "file_name": "a.png"}]},
-            r"names 3 pictures, of which 2 are not in .*pictures: 1\.png and others",
+            r"names 3 images, of which 2 are not in .*images: 1\.png and others",
         ),
-        ({"images": [{"id": 1, "file_name": "deep/1.png"}]}, r"1 pictures, of which 1 are not in .*: deep/1\.png$"),
+        ({"images": [{"id": 1, "file_name": "deep/1.png"}]}, r"1 images, of which 1 are not in .*: deep/1\.png$"),
     ],
 )
 def test_files_that_cannot_be_used(coco, parts, sentence):
@@ -200,7 +200,7 @@ def test_a_file_that_is_not_there(tmp_path):
         CocoSource(tmp_path / "set.json", tmp_path)
 
 
-def test_sizes_that_the_file_does_not_say_are_the_pictures_own_when_upright(coco):
+def test_sizes_that_the_file_does_not_say_are_the_images_own_when_upright(coco):
     path, folder = coco([annotation(1, 10, [0, 0, 900, 900])], ["a.jpg"])
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -211,11 +211,11 @@ def test_sizes_that_the_file_does_not_say_are_the_pictures_own_when_upright(coco
     assert source.targets(0).boxes.tolist() == [[0, 0, 30, 40]]
     assert source.read(0).size == (30, 40)
     (folder / "a.jpg").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"a\.jpg is not a picture that can be read"):
+    with pytest.raises(DataError, match=r"a\.jpg is not an image that can be read"):
         CocoSource(path, folder)
 
 
-def test_a_picture_of_another_size_than_was_annotated(coco):
+def test_a_image_of_another_size_than_was_annotated(coco):
     path, folder = coco([GOOD])
     source = CocoSource(path, folder)
     Image.new("RGB", (30, 40)).save(folder / "a.png")

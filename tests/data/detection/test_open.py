@@ -14,7 +14,7 @@ CAT = [{"id": 3, "name": "cat"}]
 MANY = [f"{n}.png" for n in range(10)]
 
 
-def save_picture(path):
+def save_image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30)).save(path)
 
@@ -36,7 +36,7 @@ def test_layouts_of_coco(coco, tmp_path, json_path, folder):
     for split, names in (("train", ["a.png", "b.png"]), ("val", ["c.png"]), ("test", ["d.png"])):
         word = "valid" if "_annotations" in json_path and split == "val" else split
         coco([BOX], names, json_path=tmp_path / json_path.format(word), folder=tmp_path / folder.format(word))
-    (tmp_path / "images").mkdir(exist_ok=True)  # what is empty is not taken for the folder of the pictures
+    (tmp_path / "images").mkdir(exist_ok=True)  # what is empty is not taken for the folder of the images
     train, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
     assert [train.file_name(n) for n in range(len(train))] == ["a.png", "b.png"]
     assert [held_out.file_name(n) for n in range(len(held_out))] == ["c.png"]
@@ -46,7 +46,7 @@ def test_layouts_of_coco(coco, tmp_path, json_path, folder):
         assert source.read(0).size == (40, 30)
 
 
-def test_held_out_pictures_are_numbered_by_the_training_classes(coco, tmp_path):
+def test_held_out_images_are_numbered_by_the_training_classes(coco, tmp_path):
     coco([BOX], json_path=tmp_path / "annotations/train.json", folder=tmp_path / "images")
     other = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     coco([BOX | {"category_id": 1}], json_path=tmp_path / "annotations/val.json", categories=other, folder=tmp_path)
@@ -56,13 +56,13 @@ def test_held_out_pictures_are_numbered_by_the_training_classes(coco, tmp_path):
     assert held_out.targets(0).labels.tolist() == [1]
     assert held_out.coco()["annotations"][0]["category_id"] == 1
     coco([BOX], json_path=tmp_path / "annotations/train.json", categories=CAT, folder=tmp_path)
-    with pytest.raises(DataError, match=r"val\.json has a class 'dog' that the training pictures lack"):
+    with pytest.raises(DataError, match=r"val\.json has a class 'dog' that the training images lack"):
         open_detection_splits(str(tmp_path), 0.2, 0)
-    with pytest.raises(DataError, match=r"val\.json has a class 'cat' that the training pictures lack"):
+    with pytest.raises(DataError, match=r"val\.json has a class 'cat' that the training images lack"):
         open_detection_split(str(tmp_path), "val", classes=["dog"])
 
 
-def test_held_out_pictures_are_drawn_where_there_are_none(coco, tmp_path):
+def test_held_out_images_are_drawn_where_there_are_none(coco, tmp_path):
     coco([BOX], MANY, CAT, tmp_path / "annotations/instances_train.json", tmp_path / "train")
     train, held_out = open_detection_splits(str(tmp_path), 0.3, 5)
     names = [[source.file_name(n) for n in range(len(source))] for source in (train, held_out)]
@@ -75,7 +75,7 @@ def test_held_out_pictures_are_drawn_where_there_are_none(coco, tmp_path):
     assert [other.file_name(n) for n in range(3)] != names[1]
     with pytest.raises(DataError, match=r"has no split 'test', only 'train'"):
         open_detection_split(str(tmp_path), "test")
-    with pytest.raises(DataError, match=r"has 10 pictures, too few to hold out a fraction of 0\.99"):
+    with pytest.raises(DataError, match=r"has 10 images, too few to hold out a fraction of 0\.99"):
         open_detection_splits(str(tmp_path), 0.99, 0)
     with pytest.raises(ArgumentError, match="split must be one of train, val, test, got 'held-out'"):
         open_detection_split(str(tmp_path), "held-out")
@@ -134,14 +134,14 @@ def test_pascal_voc_of_two_years_or_without_lists(voc, tmp_path):
         ({"train/labels/1.txt": "0 .5 .5 .1 .1", "data.yaml": ""}, r"YOLO's format \(train/labels/1\.txt\)"),
         ({"data.yaml": "names: [a]", "train/1.png": None}, r"a data\.yaml, as YOLO's sets have"),
         ({"train/_annotations.csv": "a,b", "train/1.png": None}, r"a CSV file \(train/_annotations\.csv\)"),
-        ({"1.json": '{"shapes": []}', "1.png": None}, r"a JSON file for each picture, as LabelMe .* \(1\.json\)"),
+        ({"1.json": '{"shapes": []}', "1.png": None}, r"a JSON file for each image, as LabelMe .* \(1\.json\)"),
         (
             {"all.json": "{}", "1.png": None},
             r"whose name says no split \(all\.json\): give the path of the file itself",
         ),
         ({"train/1.xml": "<annotation/>", "train/1.png": None}, r"not in a folder Annotations/ \(train/1\.xml\)"),
-        ({"cat/1.png": None, "dog/1.png": None}, r"folders of pictures without boxes \(cat/\), as for classification"),
-        ({"1.png": None}, "it holds pictures without boxes"),
+        ({"cat/1.png": None, "dog/1.png": None}, r"folders of images without boxes \(cat/\), as for classification"),
+        ({"1.png": None}, "it holds images without boxes"),
         ({"notes.txt": ""}, "it holds nothing that looks like boxes"),
     ],
 )
@@ -149,7 +149,7 @@ def test_other_formats_are_named(tmp_path, files, sentence):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if text is None:
-            save_picture(tmp_path / name)
+            save_image(tmp_path / name)
         else:
             (tmp_path / name).write_text(text)
     with pytest.raises(

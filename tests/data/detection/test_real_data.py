@@ -37,8 +37,8 @@ def test_a_batch_of_blood_cells():
     order = EpochBatches(len(train), 8, 1, 0)
     batch = next(training_batches(train, DetectionPreprocessing(416), DetectionAugmentation(), 0, order, 0))
     assert batch.originals == [(480, 640)] * 8
-    assert batch.pictures.shape[0] == 8
-    assert max(batch.pictures.shape) <= 416
+    assert batch.images.shape[0] == 8
+    assert max(batch.images.shape) <= 416
     for targets, (height, width) in zip(batch.targets, batch.sizes, strict=True):
         assert len(targets) > 0
         assert targets.boxes.min() >= 0

@@ -1,4 +1,4 @@
-"""Boxes follow their pictures through resizing, cropping and flips."""
+"""Boxes follow their images through resizing, cropping and flips."""
 
 import numpy as np
 import pytest
@@ -20,11 +20,11 @@ def targets_of(*boxes, crowd=None):
 
 
 def drawn(size, box):
-    """A black picture with a white rectangle that fills the box."""
-    picture = Image.new("RGB", size)
+    """A black image with a white rectangle that fills the box."""
+    image = Image.new("RGB", size)
     x1, y1, x2, y2 = box
-    ImageDraw.Draw(picture).rectangle((x1, y1, x2 - 1, y2 - 1), fill="white")
-    return picture
+    ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), fill="white")
+    return image
 
 
 def extent(tensor):
@@ -34,7 +34,7 @@ def extent(tensor):
 
 
 @st.composite
-def pictures(draw):
+def images(draw):
     width, height = draw(st.integers(8, 150)), draw(st.integers(8, 150))
     x1, y1 = draw(st.integers(0, width - 6)), draw(st.integers(0, height - 6))
     return (width, height), (x1, y1, draw(st.integers(x1 + 6, width)), draw(st.integers(y1 + 6, height)))
@@ -42,7 +42,7 @@ def pictures(draw):
 
 @settings(max_examples=150)
 @given(
-    pictures(),
+    images(),
     st.integers(40, 120),
     st.floats(0.5, 2.0),
     st.floats(1, 2),
@@ -50,8 +50,8 @@ def pictures(draw):
     st.booleans(),
     st.integers(0, 9),
 )
-def test_a_box_is_where_its_object_is_after_augmentation(picture, image_size, jitter, span, flip, vertical, seed):
-    size, box = picture
+def test_a_box_is_where_its_object_is_after_augmentation(image, image_size, jitter, span, flip, vertical, seed):
+    size, box = image
     preprocessing = DetectionPreprocessing(image_size, **PLAIN)
     augmentation = DetectionAugmentation(jitter, jitter * span, flip, vertical)
     tensor, found = augmentation.seeded(preprocessing, drawn(size, box), targets_of(box), seed, 1, 2)
@@ -68,9 +68,9 @@ def test_a_box_is_where_its_object_is_after_augmentation(picture, image_size, ji
 
 
 @settings(max_examples=60)
-@given(pictures(), st.integers(40, 120))
-def test_a_box_is_where_its_object_is_in_evaluation(picture, image_size):
-    size, box = picture
+@given(images(), st.integers(40, 120))
+def test_a_box_is_where_its_object_is_in_evaluation(image, image_size):
+    size, box = image
     preprocessing = DetectionPreprocessing(image_size, **PLAIN)
     tensor = preprocessing.evaluation(drawn(size, box))
     assert max(tensor.shape) == image_size
@@ -96,17 +96,17 @@ def test_evaluation_normalises():
 
 def test_without_jitter_and_flips_training_sees_what_evaluation_sees():
     preprocessing = DetectionPreprocessing(64)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8))
     targets = targets_of((3, 4, 30, 20), (0, 0, 53, 37), crowd=[False, True])
-    tensor, found = STILL.seeded(preprocessing, picture, targets, 0, 0, 0)
-    torch.testing.assert_close(tensor, preprocessing.evaluation(picture), rtol=0, atol=0)
+    tensor, found = STILL.seeded(preprocessing, image, targets, 0, 0, 0)
+    torch.testing.assert_close(tensor, preprocessing.evaluation(image), rtol=0, atol=0)
     expected = preprocessing.fit_targets(targets, 37, 53)
     torch.testing.assert_close(found.boxes, expected.boxes)
     assert (found.labels.tolist(), found.crowd.tolist()) == ([0, 1], [False, True])
     assert type(found.boxes) is torch.Tensor
 
 
-def test_flips_happen_to_half_of_the_pictures():
+def test_flips_happen_to_half_of_the_images():
     box = (0, 0, 10, 10)
     preprocessing = DetectionPreprocessing(40, **PLAIN)
     augmentation = DetectionAugmentation(1.0, 1.0, flip=True, vertical_flip=True)
@@ -135,19 +135,19 @@ def test_sizes_are_jittered_over_the_whole_range():
 
 def test_crops_reach_every_edge():
     rows = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None], (100, 100, 3))
-    picture = Image.fromarray(rows.copy())
+    image = Image.fromarray(rows.copy())
     double = DetectionAugmentation(2.0, 2.0, flip=False)
-    crops = [double.seeded(DetectionPreprocessing(50, **PLAIN), picture, targets_of(), 0, 0, n)[0] for n in range(400)]
+    crops = [double.seeded(DetectionPreprocessing(50, **PLAIN), image, targets_of(), 0, 0, n)[0] for n in range(400)]
     tops = [round(crop[0, 0, 0].item() * 255) for crop in crops]
     assert (min(tops), max(tops)) == (0, 50)
 
 
 def cropped(monkeypatch, box, crowd=False):
-    """What is left of a box in a picture of 20 x 40 (height x width) of which the left half is cut out."""
+    """What is left of a box in an image of 20 x 40 (height x width) of which the left half is cut out."""
     monkeypatch.setattr("sasa.data.detection.transforms._random_window", lambda *_: (0, 0, 20, 20))
-    double = DetectionAugmentation(2.0, 2.0, flip=False)  # which makes up for the size that the picture is fitted to
-    picture = Image.new("RGB", (40, 20))
-    return double.seeded(DetectionPreprocessing(20), picture, targets_of(box, crowd=[crowd]), 0, 0, 0)[1]
+    double = DetectionAugmentation(2.0, 2.0, flip=False)  # which makes up for the size that the image is fitted to
+    image = Image.new("RGB", (40, 20))
+    return double.seeded(DetectionPreprocessing(20), image, targets_of(box, crowd=[crowd]), 0, 0, 0)[1]
 
 
 @pytest.mark.parametrize(
@@ -193,16 +193,16 @@ def test_the_result_depends_on_seed_epoch_and_index_alone():
     assert len({bits(*key) for key in ((3, 4, 5), (4, 4, 5), (3, 5, 5), (3, 4, 6))}) == 4
 
 
-def test_colour_changes_the_picture_and_not_the_boxes():
+def test_colour_changes_the_image_and_not_the_boxes():
     preprocessing, box = DetectionPreprocessing(40), (10, 10, 30, 30)
-    picture = Image.new("RGB", (40, 40), (200, 100, 50))
+    image = Image.new("RGB", (40, 40), (200, 100, 50))
     coloured = DetectionAugmentation(1.0, 1.0, flip=False, colour=0.4)
-    plain, strong = (a.seeded(preprocessing, picture, targets_of(box), 0, 0, 0) for a in (STILL, coloured))
+    plain, strong = (a.seeded(preprocessing, image, targets_of(box), 0, 0, 0) for a in (STILL, coloured))
     assert not torch.allclose(plain[0], strong[0], atol=0.05)
     assert torch.equal(plain[1].boxes, strong[1].boxes)
 
 
-def test_pictures_without_boxes():
+def test_images_without_boxes():
     augmentation = DetectionAugmentation(1.5, 2.0, vertical_flip=True)
     tensor, found = augmentation.seeded(DetectionPreprocessing(40), Image.new("RGB", (60, 50)), targets_of(), 0, 0, 0)
     assert (tensor.shape, found.boxes.shape, len(found)) == ((3, 40, 40), (0, 4), 0)

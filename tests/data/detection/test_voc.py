@@ -34,17 +34,17 @@ def test_ground_truth_in_coco_format(voc):
     ]
 
 
-def test_classes_are_those_of_the_training_pictures(voc):
+def test_classes_are_those_of_the_training_images(voc):
     root = voc({**TRAIN, "val": {"3": [DOG]}, "trainval": {"3": [DOG]}})
     assert VocSource(root, "val").classes == ["cat", "dog"]
     assert VocSource(root, "trainval").classes == ["dog"]
     assert VocSource(root, ["3"]).classes == ["dog"]
     assert VocSource(root, "val", ["ant", "dog"]).targets(0).labels.tolist() == [1]
-    with pytest.raises(DataError, match=r"3\.xml has a class 'dog' that the training pictures lack"):
+    with pytest.raises(DataError, match=r"3\.xml has a class 'dog' that the training images lack"):
         VocSource(root, "val", ["cat"])
 
 
-def test_pictures_of_other_formats_than_jpeg(voc):
+def test_images_of_other_formats_than_jpeg(voc):
     root = voc(TRAIN, suffix=".png")
     assert VocSource(root, "train").name(1).endswith("2007_2.png")
 
@@ -94,8 +94,8 @@ BOX = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9.5</ymax></bndbo
             2,
             "annotation 2 of 2007_1.jpg has no area (width 8, height -1) and is left out",
         ),
-        ("", None, "2007_1.jpg has no size there: that of the picture file is taken"),
-        (SIZE.replace("40", "0"), None, "2007_1.jpg has no size there: that of the picture file is taken"),
+        ("", None, "2007_1.jpg has no size there: that of the image file is taken"),
+        (SIZE.replace("40", "0"), None, "2007_1.jpg has no size there: that of the image file is taken"),
     ],
 )
 def test_what_is_left_out_is_said(voc, xml, identity, sentence):
@@ -125,11 +125,11 @@ def test_lists_and_files_that_are_missing_or_wrong(voc):
     with pytest.raises(DataError, match=r"Main/val\.txt cannot be read: No such file"):
         VocSource(root, "val")
     for text, sentence in (
-        (b"\n", r"val\.txt lists no pictures"),
+        (b"\n", r"val\.txt lists no images"),
         (b"2007_1\n2007_1\n", r"val\.txt lists '2007_1' twice"),
-        (b"../x\n", r"val\.txt names a picture '\.\./x', which leads out of the folder"),
-        (b"x\ny\n2007_1\n", r"val\.txt names 3 pictures, of which 2 are not in .*JPEGImages: x and others"),
-        (b"\xff\n", r"val\.txt is no list of pictures: it is no text in UTF-8"),
+        (b"../x\n", r"val\.txt names an image '\.\./x', which leads out of the folder"),
+        (b"x\ny\n2007_1\n", r"val\.txt names 3 images, of which 2 are not in .*JPEGImages: x and others"),
+        (b"\xff\n", r"val\.txt is no list of images: it is no text in UTF-8"),
         (b"2007_2\n", r"val\.txt has no boxes"),
     ):
         (lists / "val.txt").write_bytes(text)
@@ -140,7 +140,7 @@ def test_lists_and_files_that_are_missing_or_wrong(voc):
         VocSource(root, "train")
 
 
-def test_a_picture_of_another_size_than_was_annotated(voc):
+def test_a_image_of_another_size_than_was_annotated(voc):
     root = voc(TRAIN)
     Image.new("RGB", (8, 9)).save(root / "JPEGImages" / "2007_1.jpg")
     with pytest.raises(DataError, match=r"2007_1\.jpg is 9 x 8 pixels when upright, but was annotated as 30 x 40"):

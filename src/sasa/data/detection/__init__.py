@@ -1,4 +1,4 @@
-"""Pictures with boxes: sources in COCO's and Pascal VOC's formats, their augmentation, and batches of them."""
+"""Images with boxes: sources in COCO's and Pascal VOC's formats, their augmentation, and batches of them."""
 
 from sasa.data.detection.annotations import Problem, Targets
 from sasa.data.detection.batch import DetectionBatch, pad_batch

@@ -1,4 +1,4 @@
-"""What is known of the objects in a picture, and what was wrong with it."""
+"""What is known of the objects in an image, and what was wrong with it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,28 +14,28 @@ class Problem:
 
     Args:
         file: the annotation file.
-        picture: the picture as that file calls it; "" where the problem is not one picture's.
+        image: the image as that file calls it; "" where the problem is not one image's.
         id: the annotation's id in the file (of VOC: which object of the file, from 1); None where there is none.
         what: the rest of the sentence.
     """
 
     file: str
-    picture: str
+    image: str
     id: str | int | None
     what: str
 
     def __str__(self) -> str:
-        of = f" of {self.picture}" if self.picture else ""
-        subject = self.picture if self.id is None else f"annotation {self.id}{of}"
+        of = f" of {self.image}" if self.image else ""
+        subject = self.image if self.id is None else f"annotation {self.id}{of}"
         return f"{self.file}: {subject} {self.what}" if subject else f"{self.file}: {self.what}"
 
 
 @dataclass
 class Targets:
-    """The objects of one picture.
+    """The objects of one image.
 
     Args:
-        boxes: (N, 4), float32: left, top, right, bottom in pixels, the picture being upright.
+        boxes: (N, 4), float32: left, top, right, bottom in pixels, the image being upright.
         labels: (N,), int64: indices into the source's `classes`.
         crowd: (N,), bool: regions that are neither to be learned nor to be counted as background.
     """
@@ -60,7 +60,7 @@ class Targets:
         boxes, labels, crowd = (t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.crowd))
         return Targets(boxes, labels, crowd)
 
-    # A tensor goes from a worker to the training process as an open file: three for each picture of a batch would
+    # A tensor goes from a worker to the training process as an open file: three for each image of a batch would
     # soon be more than a process may have. Arrays go as bytes.
     def __getstate__(self) -> dict[str, Any]:
         return {name: tensor.cpu().numpy() for name, tensor in vars(self).items()}
@@ -70,26 +70,26 @@ class Targets:
 
 
 class TargetTable:
-    """The targets of many pictures, in four arrays.
+    """The targets of many images, in four arrays.
 
     Args:
-        pictures: (M,): the picture of each object, 0 to `count` - 1, in any order.
+        images: (M,): the image of each object, 0 to `count` - 1, in any order.
         boxes, labels, crowd: (M, 4), (M,), (M,), as in `Targets`.
-        count: pictures, with and without objects.
+        count: images, with and without objects.
     """
 
     def __init__(
-        self, pictures: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, count: int
+        self, images: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, count: int
     ) -> None:
-        order = np.argsort(pictures, kind="stable")
+        order = np.argsort(images, kind="stable")
         self._boxes, self._labels, self._crowd = boxes[order], labels[order], crowd[order]
-        self._firsts = np.searchsorted(pictures[order], np.arange(count + 1))
+        self._firsts = np.searchsorted(images[order], np.arange(count + 1))
 
     def __len__(self) -> int:
         return len(self._firsts) - 1
 
-    def __getitem__(self, picture: int) -> Targets:
-        rows = slice(*self._firsts[[picture, picture + 1]])
+    def __getitem__(self, image: int) -> Targets:
+        rows = slice(*self._firsts[[image, image + 1]])
         boxes = torch.tensor(self._boxes[rows], dtype=torch.float32)  # copies: nobody changes the table
         labels = torch.tensor(self._labels[rows], dtype=torch.int64)
         return Targets(boxes, labels, torch.tensor(self._crowd[rows], dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""COCO's format: one JSON file of boxes for a folder of pictures."""
+"""COCO's format: one JSON file of boxes for a folder of images."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,35 +7,33 @@ from typing import Any
 
 import numpy as np
 
+from sasa.data.classification.names import printable
 from sasa.data.detection.annotations import Problem
 from sasa.data.detection.cleaning import Objects, clean
 from sasa.data.detection.coco_json import box_of, is_id, load
-from sasa.data.detection.source import PictureFiles, check_inside, check_there, upright_size
-from sasa.data.sources.names import printable
+from sasa.data.detection.source import ImageFiles, check_inside, check_there, upright_size
 from sasa.errors import DataError
 
 
-class CocoSource(PictureFiles):
-    """The pictures that a COCO file lists, with its boxes; outlines are ignored, `iscrowd` boxes are kept as crowds.
+class CocoSource(ImageFiles):
+    """The images that a COCO file lists, with its boxes; outlines are ignored, `iscrowd` boxes are kept as crowds.
 
     Args:
         json_path: the file.
-        picture_folder: below which the pictures' `file_name` lie; of several the one that holds the first picture.
+        image_folder: below which the images' `file_name` lie; of several the one that holds the first image.
         classes: the classes to number by; the file may have fewer, not others. By default its own, sorted by id;
             then a class without boxes is a problem.
 
     Raises:
         DataError: the file is damaged or no COCO, says two things with one id, has a class that is not in `classes`,
-            lists pictures that are not there, or has no box that can be used.
+            lists images that are not there, or has no box that can be used.
     """
 
-    def __init__(
-        self, json_path: Path, picture_folder: Path | Sequence[Path], classes: list[str] | None = None
-    ) -> None:
+    def __init__(self, json_path: Path, image_folder: Path | Sequence[Path], classes: list[str] | None = None) -> None:
         self._json, where = str(json_path), printable(json_path)
         document = load(json_path)
         names, image_ids = _images(where, document["images"])
-        folder = _folder_of(names[0], [picture_folder] if isinstance(picture_folder, Path) else picture_folder)
+        folder = _folder_of(names[0], [image_folder] if isinstance(image_folder, Path) else image_folder)
         check_there(where, folder, names)
         sizes = np.array([_size(image, folder / name) for image, name in zip(document["images"], names, strict=True)])
         by_id, problems = _categories(where, document)
@@ -54,13 +52,13 @@ class CocoSource(PictureFiles):
         """The file's own contents, read again, so that a score is the one that others find with this file.
 
         Boxes without area, repeated ones and crowds are in it. Left out are annotations that no one can score:
-        without a proper box, or of a picture or class that is not listed. `iscrowd` (0), `area` (of the box) and `id`
+        without a proper box, or of an image or class that is not listed. `iscrowd` (0), `area` (of the box) and `id`
         are filled in where they are missing. Outlines are left out.
         """
         document = load(Path(self._json))
-        pictures = {image["id"] for image in document["images"]}
+        listed = {image["id"] for image in document["images"]}
         categories = {category["id"] for category in document["categories"]}
-        usable = [a for a in document["annotations"] if _scorable(a, pictures, categories)]
+        usable = [a for a in document["annotations"] if _scorable(a, listed, categories)]
         if any("id" not in annotation for annotation in usable):
             usable = [{**annotation, "id": number} for number, annotation in enumerate(usable, 1)]
         parts = {part: document[part] for part in ("images", "categories")}
@@ -73,12 +71,12 @@ def _images(where: str, images: list[dict[str, Any]]) -> tuple[list[str], list[i
         name = image.get("file_name")
         if not is_id(image.get("id")):
             raise DataError(
-                f"{where} lists a picture {str(name)!r} whose id is no number and no word: {image.get('id')!r}"
+                f"{where} lists an image {str(name)!r} whose id is no number and no word: {image.get('id')!r}"
             )
         if not isinstance(name, str):
-            raise DataError(f"{where} lists the picture with the id {image['id']!r} without a file_name")
+            raise DataError(f"{where} lists the image with the id {image['id']!r} without a file_name")
         check_inside(where, name)
-    _check_once(where, "pictures", [image["id"] for image in images])
+    _check_once(where, "images", [image["id"] for image in images])
     return [image["file_name"] for image in images], [image["id"] for image in images]
 
 
@@ -94,7 +92,7 @@ def _folder_of(first: str, folders: Sequence[Path]) -> Path:
 
 
 def _size(image: dict[str, Any], path: Path) -> tuple[int, int]:
-    """(height, width), from the picture's header where the file does not say."""
+    """(height, width), from the image's header where the file does not say."""
     height, width = image.get("height"), image.get("width")
     if isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31:
         return height, width
@@ -134,7 +132,7 @@ def _numbering(where: str, by_id: dict[int, str], classes: list[str] | None) -> 
         return list(by_id.values()), list(by_id)
     for name in by_id.values():
         if name not in classes:
-            raise DataError(f"{where} has a class {name!r} that the training pictures lack")
+            raise DataError(f"{where} has a class {name!r} that the training images lack")
     ids = {name: category for category, name in by_id.items()}
     return classes, [ids.get(name, max(by_id) + 1 + number) for number, name in enumerate(classes)]
 
@@ -146,7 +144,7 @@ def _objects(
     numbers: dict[int, int],
     names: list[str],
 ) -> tuple[Objects, list[Problem]]:
-    """The boxes whose picture and class are known, and what is wrong with the others."""
+    """The boxes whose image and class are known, and what is wrong with the others."""
     objects, problems = Objects(), []
     for annotation in annotations:
         identity, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
@@ -155,7 +153,7 @@ def _objects(
         number = numbers.get(category) if isinstance(category, int) else None
         box = box_of(annotation)
         if place is None:
-            box = f"is of the picture with the id {image!r}, which is not listed, and is left out"
+            box = f"is of the image with the id {image!r}, which is not listed, and is left out"
         elif number is None:
             box = f"is of the category with the id {category!r}, which is not listed, and is left out"
         if isinstance(box, str) or place is None or number is None:
@@ -165,10 +163,10 @@ def _objects(
     return objects, problems
 
 
-def _scorable(annotation: dict[str, Any], pictures: set[int | str], categories: set[int]) -> bool:
+def _scorable(annotation: dict[str, Any], listed: set[int | str], categories: set[int]) -> bool:
     image, category = annotation.get("image_id"), annotation.get("category_id")
-    listed = is_id(image) and image in pictures and isinstance(category, int) and category in categories
-    return listed and not isinstance(box_of(annotation), str)
+    known = is_id(image) and image in listed and isinstance(category, int) and category in categories
+    return known and not isinstance(box_of(annotation), str)
 
 
 def _completed(annotation: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sasa.data.sources.names import printable
+from sasa.data.classification.names import printable
 from sasa.errors import DataError
 
 PARTS = ("images", "annotations", "categories")
@@ -57,7 +57,7 @@ def _check_parts(where: str, document: dict[str, Any]) -> None:
         entries = document[part]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DataError(f"{where} is not COCO annotations: its {part} are not a list of objects")
-    for part, what in (("images", "pictures"), ("annotations", "boxes"), ("categories", "classes")):
+    for part, what in (("images", "images"), ("annotations", "boxes"), ("categories", "classes")):
         if not document[part]:
             raise DataError(f"{where} has no {what}: its list of {part} is empty")
 
@@ -96,5 +96,5 @@ def _short(value: Any) -> str:
 
 
 def is_id(value: Any) -> TypeGuard[int | str]:
-    """Whether a value can be the id of a picture: an integer or a word."""
+    """Whether a value can be the id of an image: an integer or a word."""
     return isinstance(value, int | str) and not isinstance(value, bool)

@@ -1,15 +1,15 @@
-"""How pictures with boxes lie in folders: the splits that are there, each with what opens it."""
+"""How images with boxes lie in folders: the splits that are there, each with what opens it."""
 
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from sasa.data.classification.names import printable
+from sasa.data.classification.splits import files_in
 from sasa.data.detection.coco import CocoSource
 from sasa.data.detection.source import DetectionSource
 from sasa.data.detection.voc import ANNOTATIONS, LISTS, VocSource, read_list, training_list
-from sasa.data.sources.names import printable
-from sasa.data.sources.splits import files_in
 from sasa.errors import DataError
 
 # A split's opener takes the classes to number by, or None.
@@ -36,7 +36,7 @@ def coco_splits(root: Path) -> Openers:
                 f"{printable(root)} holds {len(paths)} files for the split {split!r} ({names}): give the path of one, "
                 "or move the others away"
             )
-    return {split: partial(CocoSource, paths[0], _picture_folders(root, paths[0])) for split, paths in files.items()}
+    return {split: partial(CocoSource, paths[0], _image_folders(root, paths[0])) for split, paths in files.items()}
 
 
 def _coco_files(folder: Path) -> dict[str, list[Path]]:
@@ -47,8 +47,8 @@ def _coco_files(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _picture_folders(root: Path, json_path: Path) -> list[Path]:
-    """Where the pictures of a file may lie: in the folder of its name, or of its name without the year."""
+def _image_folders(root: Path, json_path: Path) -> list[Path]:
+    """Where the images of a file may lie: in the folder of its name, or of its name without the year."""
     stem = json_path.stem.removeprefix("instances_")
     match = _COCO_STEM.fullmatch(stem)
     words = [stem, match[2]] if match else [stem]
@@ -57,17 +57,17 @@ def _picture_folders(root: Path, json_path: Path) -> list[Path]:
 
 
 def json_file(path: Path) -> Openers:
-    """One COCO file; its pictures lie in a folder of its name, in images/, or beside it.
+    """One COCO file; its images lie in a folder of its name, in images/, or beside it.
 
     All of it is the test split, a part of it is drawn where `val` is asked for.
     """
-    near, above = _picture_folders(path.parent, path), _picture_folders(path.parent.parent, path)
+    near, above = _image_folders(path.parent, path), _image_folders(path.parent.parent, path)
     folders = [*above[:-2], *near[:-1], above[-2], path.parent]
     return {split: partial(CocoSource, path, folders) for split in ("train", "test")}
 
 
 def roboflow_splits(root: Path) -> Openers:
-    """Roboflow's export: train/, valid/ and test/, each with its pictures and _annotations.coco.json."""
+    """Roboflow's export: train/, valid/ and test/, each with its images and _annotations.coco.json."""
     found = [(split, path) for word, split in _WORDS.items() if (path := root / word / ROBOFLOW).is_file()]
     return {split: partial(CocoSource, path, path.parent) for split, path in found}
 

@@ -1,4 +1,4 @@
-"""One path opens any set of pictures with boxes: how they are kept, its contents say."""
+"""One path opens any set of images with boxes: how they are kept, its contents say."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sasa.data.classification.names import printable
 from sasa.data.detection.layouts import SPLITS, Openers, coco_splits, json_file, roboflow_splits, voc_splits
 from sasa.data.detection.other_formats import what_lies_in
 from sasa.data.detection.source import DetectionSource, DetectionSubset
-from sasa.data.sources.names import printable
 from sasa.errors import ArgumentError, DataError
 
 LOOKED_FOR = (
@@ -19,11 +19,11 @@ LOOKED_FOR = (
 
 
 def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:
-    """The training pictures and the held-out pictures of a set.
+    """The training images and the held-out images of a set.
 
     Args:
         data: a folder in the layout of COCO, of Roboflow's COCO export or of Pascal VOC; or one COCO file.
-        held_out: the fraction of the training pictures that is held out where the set has no validation split.
+        held_out: the fraction of the training images that is held out where the set has no validation split.
         seed: of that draw.
 
     Raises:
@@ -39,7 +39,7 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
 def open_detection_split(
     data: str, split: str, held_out: float = 0.2, seed: int = 0, classes: list[str] | None = None
 ) -> DetectionSource:
-    """The pictures of one split; "train" and "val" are what `open_detection_splits` gives.
+    """The images of one split; "train" and "val" are what `open_detection_splits` gives.
 
     Args:
         data, held_out, seed: as there. Of a COCO file given on its own "test" is the whole.
@@ -103,9 +103,9 @@ def _sentences(data: str) -> Iterator[None]:
 
 
 def _draw(data: str, source: DetectionSource, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:
-    """(the rest, a fraction of the pictures): the same for the same seed."""
+    """(the rest, a fraction of the images): the same for the same seed."""
     count = max(1, round(len(source) * held_out))
     if count >= len(source):
-        raise DataError(f"{data} has {len(source)} pictures, too few to hold out a fraction of {held_out}")
+        raise DataError(f"{data} has {len(source)} images, too few to hold out a fraction of {held_out}")
     order = np.random.default_rng(seed).permutation(len(source)).tolist()
     return DetectionSubset(source, sorted(order[count:])), DetectionSubset(source, sorted(order[:count]))

@@ -4,17 +4,17 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from sasa.data.pictures import is_picture
-from sasa.data.sources.names import printable
-from sasa.data.sources.splits import files_in, sub_folders
+from sasa.data.classification.names import printable
+from sasa.data.classification.splits import files_in, sub_folders
+from sasa.data.images import is_image
 
-# Bytes of a JSON file that are looked at: LabelMe's files hold the picture itself, so its keys may be far in.
+# Bytes of a JSON file that are looked at: LabelMe's files hold the image itself, so its keys may be far in.
 MOST_JSON = 16 * 2**20
 
 
 def what_lies_in(root: Path) -> str:
     """What a folder that is no COCO and no Pascal VOC holds instead, for the end of a sentence."""
-    looks = (_nothing, _yolo, _csv, _json, _xml, _class_folders, _pictures)
+    looks = (_nothing, _yolo, _csv, _json, _xml, _class_folders, _images)
     return next((found for look in looks if (found := look(root))), "nothing that looks like boxes")
 
 
@@ -41,7 +41,7 @@ def _json(root: Path) -> str:
         return ""
     name = printable(paths[0].relative_to(root))
     if is_label_me(paths[0]):
-        return f"a JSON file for each picture, as LabelMe writes them ({name})"
+        return f"a JSON file for each image, as LabelMe writes them ({name})"
     return f"a JSON file whose name says no split ({name}): give the path of the file itself"
 
 
@@ -61,18 +61,18 @@ def _xml(root: Path) -> str:
 
 
 def _class_folders(root: Path) -> str:
-    folder = next((folder for folder in sorted(sub_folders(root)) if _has_picture(folder)), None)
-    return f"folders of pictures without boxes ({printable(folder.name)}/), as for classification" if folder else ""
+    folder = next((folder for folder in sorted(sub_folders(root)) if _has_image(folder)), None)
+    return f"folders of images without boxes ({printable(folder.name)}/), as for classification" if folder else ""
 
 
-def _pictures(root: Path) -> str:
-    return "pictures without boxes" if _has_picture(root) else ""
+def _images(root: Path) -> str:
+    return "images without boxes" if _has_image(root) else ""
 
 
-def _has_picture(folder: Path) -> bool:
+def _has_image(folder: Path) -> bool:
     """Here, or in a folder below."""
     entries = [*islice(folder.iterdir(), 100), *islice(folder.glob("*/*"), 100)]
-    return any(is_picture(path) for path in entries)
+    return any(is_image(path) for path in entries)
 
 
 def _here_and_below(root: Path, suffix: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a source of pictures with boxes is, and what those have in common whose pictures are files."""
+"""What a source of images with boxes is, and what those have in common whose images are files."""
 
 import os
 from abc import ABC, abstractmethod
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sasa.data.classification.names import NameTable, printable
 from sasa.data.detection.annotations import Problem, Targets, TargetTable
-from sasa.data.pictures import read_picture
-from sasa.data.sources.names import NameTable, printable
+from sasa.data.images import read_image
 from sasa.errors import DataError
 
-# EXIF's tag of how the camera was held, and its values with which the picture is turned by a quarter.
+# EXIF's tag of how the camera was held, and its values with which the image is turned by a quarter.
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
 
 class DetectionSource(ABC):
-    """Pictures with boxes. `category_ids[i]` is the number that the annotation file gives to `classes[i]`.
+    """Images with boxes. `category_ids[i]` is the number that the annotation file gives to `classes[i]`.
 
     `problems` says what of the annotations was left out or changed. Sources can be pickled and copied into other
     processes.
@@ -32,11 +32,11 @@ class DetectionSource(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Pictures, with and without boxes."""
+        """Images, with and without boxes."""
 
     @abstractmethod
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Picture `index`, upright, 8 bits, RGB (channels=3) or gray (channels=1).
+        """Image `index`, upright, 8 bits, RGB (channels=3) or gray (channels=1).
 
         Raises:
             DataError: it cannot be read, or does not have the size that it was annotated at.
@@ -44,23 +44,23 @@ class DetectionSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """The path of picture `index`: for messages."""
+        """The path of image `index`: for messages."""
 
     @abstractmethod
     def file_name(self, index: int) -> str:
-        """What the annotations call picture `index`."""
+        """What the annotations call image `index`."""
 
     @abstractmethod
     def image_id(self, index: int) -> int | str:
-        """The number (or word) of picture `index` in `coco()`."""
+        """The number (or word) of image `index` in `coco()`."""
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of picture `index`, upright, as annotated."""
+        """(height, width) of image `index`, upright, as annotated."""
 
     @abstractmethod
     def targets(self, index: int) -> Targets:
-        """The boxes of picture `index` that can be learned, and its crowds."""
+        """The boxes of image `index` that can be learned, and its crowds."""
 
     @abstractmethod
     def coco(self) -> dict[str, Any]:
@@ -68,19 +68,19 @@ class DetectionSource(ABC):
 
 
 class DetectionSubset(DetectionSource):
-    """Some pictures of a source, in the given order."""
+    """Some images of a source, in the given order."""
 
     def __init__(self, source: DetectionSource, indices: Sequence[int]) -> None:
         self.source, self.indices = source, list(indices)
         self.classes, self.category_ids = source.classes, source.category_ids
         names = {source.file_name(index) for index in self.indices}
-        self.problems = [problem for problem in source.problems if not problem.picture or problem.picture in names]
+        self.problems = [problem for problem in source.problems if not problem.image or problem.image in names]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Picture `index` of the subset."""
+        """Image `index` of the subset."""
         return self.source.read(self.indices[index], channels)
 
     def name(self, index: int) -> str:
@@ -104,7 +104,7 @@ class DetectionSubset(DetectionSource):
         return self.source.targets(self.indices[index])
 
     def coco(self) -> dict[str, Any]:
-        """Of the whole source what concerns these pictures."""
+        """Of the whole source what concerns these images."""
         whole = self.source.coco()
         own = {self.source.image_id(index) for index in self.indices}
         images = [image for image in whole["images"] if image["id"] in own]
@@ -112,13 +112,13 @@ class DetectionSubset(DetectionSource):
         return {**whole, "images": images, "annotations": annotations}
 
 
-class PictureFiles(DetectionSource):
-    """Pictures in a folder, whose boxes are known.
+class ImageFiles(DetectionSource):
+    """Images in a folder, whose boxes are known.
 
     Args:
-        folder: of the pictures.
-        names: of the N pictures, below the folder.
-        image_ids: of the N pictures.
+        folder: of the images.
+        names: of the N images, below the folder.
+        image_ids: of the N images.
         sizes: (N, 2): height and width.
         table: their boxes.
         classes, category_ids, problems: see `DetectionSource`.
@@ -143,19 +143,19 @@ class PictureFiles(DetectionSource):
         return len(self._names)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """The picture of file `index`; it must have the annotated size when upright."""
-        picture = read_picture(self.path(index), self.name(index), channels)
-        if (picture.height, picture.width) != self.size(index):
+        """The image of file `index`; it must have the annotated size when upright."""
+        image = read_image(self.path(index), self.name(index), channels)
+        if (image.height, image.width) != self.size(index):
             height, width = self.size(index)
             raise DataError(
-                f"{self.name(index)} is {picture.height} x {picture.width} pixels when upright, but was annotated as "
-                f"{height} x {width} (height x width): its boxes belong to another picture, or to one that lies on "
+                f"{self.name(index)} is {image.height} x {image.width} pixels when upright, but was annotated as "
+                f"{height} x {width} (height x width): its boxes belong to another image, or to one that lies on "
                 "its side"
             )
-        return picture
+        return image
 
     def path(self, index: int) -> Path:
-        """Where picture `index` lies."""
+        """Where image `index` lies."""
         return Path(self._folder, self._names[index])
 
     def name(self, index: int) -> str:
@@ -163,7 +163,7 @@ class PictureFiles(DetectionSource):
         return printable(self.path(index))
 
     def file_name(self, index: int) -> str:
-        """The path below the folder of the pictures."""
+        """The path below the folder of the images."""
         return printable(self._names[index])
 
     def image_id(self, index: int) -> int | str:
@@ -181,7 +181,7 @@ class PictureFiles(DetectionSource):
 
 
 def check_inside(where: str, name: str) -> None:
-    """See to it that a picture's name leads to a place below the folder of the pictures.
+    """See to it that an image's name leads to a place below the folder of the images.
 
     Raises:
         DataError: it is an absolute path, climbs out with "..", or cannot be a name at all.
@@ -189,14 +189,14 @@ def check_inside(where: str, name: str) -> None:
     try:
         os.fsencode(name)
     except UnicodeEncodeError as error:
-        raise DataError(f"{where} names a picture {name!a}, which no file can be called") from error
+        raise DataError(f"{where} names an image {name!a}, which no file can be called") from error
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise DataError(f"{where} names a picture {printable(name)!r}, which leads out of the folder of the pictures")
+        raise DataError(f"{where} names an image {printable(name)!r}, which leads out of the folder of the images")
 
 
 def check_there(where: str, folder: Path, names: Iterable[str]) -> None:
-    """See to it that the pictures exist, with one look into each folder instead of one for each of them.
+    """See to it that the images exist, with one look into each folder instead of one for each of them.
 
     Raises:
         DataError: some do not.
@@ -207,7 +207,7 @@ def check_there(where: str, folder: Path, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in there]
     if missing:
         raise DataError(
-            f"{where} names {len(names)} pictures, of which {len(missing)} are not in {printable(folder)}: "
+            f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(folder)}: "
             f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
         )
 
@@ -217,15 +217,15 @@ def _listing(folder: Path) -> list[str]:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) that a picture file has when upright; only its header is read.
+    """(height, width) that an image file has when upright; only its header is read.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(ORIENTATION) in QUARTER_TURNS
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(ORIENTATION) in QUARTER_TURNS
     except Exception as error:  # damaged files make decoders fail in every way there is
-        raise DataError(f"{printable(path)} is not a picture that can be read") from error
+        raise DataError(f"{printable(path)} is not an image that can be read") from error
     return (width, height) if turned else (height, width)

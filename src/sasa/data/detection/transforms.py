@@ -1,4 +1,4 @@
-"""From a picture and its boxes to a tensor and boxes in it: augmented for training, plain for evaluation."""
+"""From an image and its boxes to a tensor and boxes in it: augmented for training, plain for evaluation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sasa.data.chance import seeded_numbers
 from sasa.data.detection.annotations import Targets
+from sasa.data.random_numbers import seeded_numbers
 from sasa.data.sampler import mix
 from sasa.errors import ArgumentError
 
@@ -20,7 +20,7 @@ SMALLEST_SIDE = 1.0
 
 @dataclass(frozen=True)
 class DetectionPreprocessing:
-    """What every picture goes through, in training and ever after; kept beside the weights.
+    """What every image goes through, in training and ever after; kept beside the weights.
 
     Args:
         image_size: pixels of the longer side that the network sees.
@@ -47,34 +47,34 @@ class DetectionPreprocessing:
             raise ArgumentError(f"std must be above 0, got {self.std}")
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of a picture that was resized so that it just fits into image_size x image_size."""
+        """(height, width) of an image that was resized so that it just fits into image_size x image_size."""
         return scaled(height, width, self.image_size / max(height, width))
 
-    def evaluation(self, picture: Image.Image) -> Tensor:
-        """(channels, height, width): resized as `fit` says, smaller pictures enlarged; normalised."""
-        return self.to_tensor(_functional().resize(picture, list(self.fit(picture.height, picture.width))))
+    def evaluation(self, image: Image.Image) -> Tensor:
+        """(channels, height, width): resized as `fit` says, smaller images enlarged; normalised."""
+        return self.to_tensor(_functional().resize(image, list(self.fit(image.height, image.width))))
 
     def fit_targets(self, targets: Targets, height: int, width: int) -> Targets:
-        """The boxes of a height x width picture in what `evaluation` makes of it."""
+        """The boxes of a height x width image in what `evaluation` makes of it."""
         new_height, new_width = self.fit(height, width)
         x, y = new_width / width, new_height / height
         return Targets(targets.boxes * torch.tensor([x, y, x, y]), targets.labels, targets.crowd)
 
-    def to_tensor(self, picture: Image.Image) -> Tensor:
-        """(channels, height, width), normalised, at the picture's own size."""
+    def to_tensor(self, image: Image.Image) -> Tensor:
+        """(channels, height, width), normalised, at the image's own size."""
         T = _functional()
-        return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), self.mean, self.std)
+        return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
 
 
 @dataclass(frozen=True)
 class DetectionAugmentation:
-    """What training does to a picture and its boxes (A.3 of the paper), in this order.
+    """What training does to an image and its boxes (A.3 of the paper), in this order.
 
     Args:
-        jitter_min, jitter_max: the picture is resized to a random factor between these, times the size at which it
+        jitter_min, jitter_max: the image is resized to a random factor between these, times the size at which it
             fits into image_size x image_size. Of what is larger then a random part of that size is cut out.
-        flip: left and right swapped for every other picture.
-        vertical_flip: top and bottom as well: for pictures that have no up and down.
+        flip: left and right swapped for every other image.
+        vertical_flip: top and bottom as well: for images that have no up and down.
         colour: brightness, contrast and saturation change by up to this share, 0 to 1.
 
     Raises:
@@ -98,7 +98,7 @@ class DetectionAugmentation:
     def seeded(
         self,
         preprocessing: DetectionPreprocessing,
-        picture: Image.Image,
+        image: Image.Image,
         targets: Targets,
         seed: int,
         epoch: int,
@@ -111,25 +111,25 @@ class DetectionAugmentation:
             left out if less than a quarter of its box remains, or less than a pixel of a side.
         """
         with seeded_numbers(mix(seed, epoch, index)):
-            picture, targets = self._augmented(preprocessing, picture, targets)
-        return preprocessing.to_tensor(picture), targets
+            image, targets = self._augmented(preprocessing, image, targets)
+        return preprocessing.to_tensor(image), targets
 
     def _augmented(
-        self, preprocessing: DetectionPreprocessing, picture: Image.Image, targets: Targets
+        self, preprocessing: DetectionPreprocessing, image: Image.Image, targets: Targets
     ) -> tuple[Image.Image, Targets]:
         T = _functional()
         factor = torch.empty(()).uniform_(self.jitter_min, self.jitter_max).item()
-        size = scaled(*preprocessing.fit(picture.height, picture.width), factor)
-        drawn = _boxes_in(picture, targets.boxes)
-        picture, drawn = T.resize(picture, list(size)), T.resize(drawn, list(size))
+        size = scaled(*preprocessing.fit(image.height, image.width), factor)
+        drawn = _boxes_in(image, targets.boxes)
+        image, drawn = T.resize(image, list(size)), T.resize(drawn, list(size))
         whole = _areas(drawn)
         window = _random_window(*size, preprocessing.image_size)
-        picture, drawn = T.crop(picture, *window), T.crop(drawn, *window)
+        image, drawn = T.crop(image, *window), T.crop(drawn, *window)
         for step in self._steps():
-            picture, drawn = step(picture, drawn)
+            image, drawn = step(image, drawn)
         boxes = drawn.as_subclass(Tensor)
         keep = _large_enough(boxes) & (targets.crowd | (_areas(boxes) >= SMALLEST_PART * whole))
-        return picture, Targets(boxes, targets.labels, targets.crowd)[keep]
+        return image, Targets(boxes, targets.labels, targets.crowd)[keep]
 
     def _steps(self) -> list[Any]:
         """What follows the crop."""
@@ -147,18 +147,18 @@ def scaled(height: int, width: int, factor: float) -> tuple[int, int]:
 
 
 def _random_window(height: int, width: int, most: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random part of a picture that is at most `most` pixels high and wide."""
+    """(top, left, height, width) of a random part of an image that is at most `most` pixels high and wide."""
     inner_height, inner_width = min(height, most), min(width, most)
     top = int(torch.randint(height - inner_height + 1, ()))
     left = int(torch.randint(width - inner_width + 1, ()))
     return top, left, inner_height, inner_width
 
 
-def _boxes_in(picture: Image.Image, boxes: Tensor) -> Any:
-    """The boxes as torchvision's, whose functions change them as they change the picture."""
+def _boxes_in(image: Image.Image, boxes: Tensor) -> Any:
+    """The boxes as torchvision's, whose functions change them as they change the image."""
     from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-    size = (picture.height, picture.width)
+    size = (image.height, image.width)
     return BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=size)  # pyright: ignore[reportCallIssue]
 
 
@@ -171,7 +171,7 @@ def _large_enough(boxes: Tensor) -> Tensor:
 
 
 def _functional() -> Any:
-    """torchvision's functions of pictures, tensors and boxes; their annotations name tensors only."""
+    """torchvision's functions of images, tensors and boxes; their annotations name tensors only."""
     from torchvision.transforms.v2 import functional
 
     return functional

@@ -1,4 +1,4 @@
-"""Pascal VOC's format: an XML file of boxes for each picture, and lists of the pictures of each split."""
+"""Pascal VOC's format: an XML file of boxes for each image, and lists of the images of each split."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -6,31 +6,31 @@ from typing import Any
 
 import numpy as np
 
+from sasa.data.classification.names import printable
 from sasa.data.detection.annotations import Problem
 from sasa.data.detection.cleaning import Objects, clean
-from sasa.data.detection.source import PictureFiles, check_inside, upright_size
+from sasa.data.detection.source import ImageFiles, check_inside, upright_size
 from sasa.data.detection.voc_xml import Record, read_record
-from sasa.data.pictures import SUFFIXES
-from sasa.data.sources.names import printable
+from sasa.data.images import SUFFIXES
 from sasa.errors import DataError
 
-ANNOTATIONS, PICTURES, LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
+ANNOTATIONS, IMAGES, LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 
 
-class VocSource(PictureFiles):
-    """Pictures of a folder in Pascal VOC's layout: Annotations/, JPEGImages/, ImageSets/Main/.
+class VocSource(ImageFiles):
+    """Images of a folder in Pascal VOC's layout: Annotations/, JPEGImages/, ImageSets/Main/.
 
     VOC counts pixels from 1 and the last one in: its box 1, 1, 4, 3 is 0, 0, 4, 3 here, 4 pixels wide and 3 high.
     Objects marked as difficult are crowds here, neither learned nor scored (`iscrowd` in `coco()`).
 
     Args:
         folder: that holds the three.
-        split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the pictures.
-        classes: the classes to number by; by default those of the training pictures (those of the pictures
+        split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the images.
+        classes: the classes to number by; by default those of the training images (those of the images
             themselves for any other list than "val" and "test"), sorted by name.
 
     Raises:
-        DataError: a list, an XML file or a picture is missing or damaged, a class is not among the classes, or there
+        DataError: a list, an XML file or an image is missing or damaged, a class is not among the classes, or there
             is no box that can be used.
     """
 
@@ -38,21 +38,21 @@ class VocSource(PictureFiles):
         ids = read_list(folder, split) if isinstance(split, str) else list(split)
         title = printable(_list_path(folder, split) if isinstance(split, str) else folder)
         if not ids:
-            raise DataError(f"{title} lists no pictures")
-        names = _picture_names(folder, title, ids)
+            raise DataError(f"{title} lists no images")
+        names = _image_names(folder, title, ids)
         records = [read_record(_xml_path(folder, identity)) for identity in ids]
         if classes is None:
             train = training_list(folder) if split in ("val", "test") else None
             classes = _classes(_records(folder, train) if train else records)
         objects, problems = _objects(folder, ids, names, records, classes)
-        sizes = np.array([r.size or upright_size(folder / PICTURES / n) for r, n in zip(records, names, strict=True)])
+        sizes = np.array([r.size or upright_size(folder / IMAGES / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
         numbers = list(range(1, len(ids) + 1))
         categories = list(range(1, len(classes) + 1))
-        super().__init__(folder / PICTURES, names, numbers, sizes, table, classes, categories, problems)
+        super().__init__(folder / IMAGES, names, numbers, sizes, table, classes, categories, problems)
 
     def coco(self) -> dict[str, Any]:
-        """The boxes as COCO writes them; pictures, boxes and classes numbered from 1."""
+        """The boxes as COCO writes them; images, boxes and classes numbered from 1."""
         images, annotations = [], []
         for index in range(len(self)):
             height, width = self.size(index)
@@ -70,15 +70,15 @@ class VocSource(PictureFiles):
 
 
 def training_list(folder: Path) -> str | None:
-    """The list of the training pictures, if there is one."""
+    """The list of the training images, if there is one."""
     return next((name for name in ("train", "trainval") if _list_path(folder, name).is_file()), None)
 
 
 def read_list(folder: Path, split: str) -> list[str]:
-    """The ids of the pictures of a split.
+    """The ids of the images of a split.
 
     Raises:
-        DataError: there is no such list, or a picture stands on it twice.
+        DataError: there is no such list, or an image stands on it twice.
     """
     path = _list_path(folder, split)
     try:
@@ -86,7 +86,7 @@ def read_list(folder: Path, split: str) -> list[str]:
     except OSError as error:
         raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{printable(path)} is no list of pictures: it is no text in UTF-8") from error
+        raise DataError(f"{printable(path)} is no list of images: it is no text in UTF-8") from error
     if len(set(ids)) < len(ids):
         twice = next(identity for identity in ids if ids.count(identity) > 1)
         raise DataError(f"{printable(path)} lists {twice!r} twice")
@@ -101,17 +101,17 @@ def _xml_path(folder: Path, identity: str) -> Path:
     return folder / ANNOTATIONS / f"{identity}.xml"
 
 
-def _picture_names(folder: Path, title: str, ids: list[str]) -> list[str]:
-    """The file of each picture: JPEG in VOC itself, any format in the sets of others."""
+def _image_names(folder: Path, title: str, ids: list[str]) -> list[str]:
+    """The file of each image: JPEG in VOC itself, any format in the sets of others."""
     for identity in ids:
         check_inside(title, identity)
-    pictures = folder / PICTURES
-    listing = sorted(path.name for path in pictures.iterdir()) if pictures.is_dir() else []
+    directory = folder / IMAGES
+    listing = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
     by_id = {PurePosixPath(n).stem: n for n in listing if PurePosixPath(n).suffix.lower() in SUFFIXES}
     missing = [identity for identity in ids if identity not in by_id]
     if missing:
         raise DataError(
-            f"{title} names {len(ids)} pictures, of which {len(missing)} are not in {printable(pictures)}: {missing[0]}"
+            f"{title} names {len(ids)} images, of which {len(missing)} are not in {printable(directory)}: {missing[0]}"
             f"{' and others' if len(missing) > 1 else ''}"
         )
     return [by_id[identity] for identity in ids]
@@ -134,12 +134,12 @@ def _objects(
     for place, (identity, name, record) in enumerate(zip(ids, names, records, strict=True)):
         where = printable(_xml_path(folder, identity))
         if record.size is None:
-            problems.append(Problem(where, name, None, "has no size there: that of the picture file is taken"))
+            problems.append(Problem(where, name, None, "has no size there: that of the image file is taken"))
         for count, drawn in enumerate(record.objects, 1):
             if isinstance(drawn.box, str):
                 problems.append(Problem(where, name, count, drawn.box))
             elif drawn.name not in numbers:
-                raise DataError(f"{where} has a class {drawn.name!r} that the training pictures lack")
+                raise DataError(f"{where} has a class {drawn.name!r} that the training images lack")
             else:
                 objects.add(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where)
     return objects, problems

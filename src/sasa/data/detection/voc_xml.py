@@ -1,4 +1,4 @@
-"""One XML file of Pascal VOC: the size of a picture and what was drawn in it."""
+"""One XML file of Pascal VOC: the size of an image and what was drawn in it."""
 
 import math
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from sasa.data.sources.names import printable
+from sasa.data.classification.names import printable
 from sasa.errors import DataError
 
 Box = tuple[float, float, float, float]

@@ -78,7 +78,7 @@ def _why_not_block(inputs: BlockInputs, options: BlockOptions) -> str | None:
             return f"{name} ({size}) may be at most {most} in the Triton kernels of block attention"
     wide = any(is_wide(map_) for map_ in (image, inputs.value) if map_ is not None)
     if wide or MOST_VALUES * image.shape[2] * image.shape[3] >= 2**31:
-        return "a head of the picture has 2**31 elements or more, too many for the Triton kernels of block attention"
+        return "a head of the image has 2**31 elements or more, too many for the Triton kernels of block attention"
     return None
 
 

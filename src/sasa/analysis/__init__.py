@@ -1,6 +1,0 @@
-"""FLOPS and parameters counted from a built model, and the paper's tables with those counts beside its cells."""
-
-from sasa.analysis.count import Cost, Count, count
-from sasa.analysis.paper import Claim, Row, Table, claims, tables, to_text
-
-__all__ = ["Claim", "Cost", "Count", "Row", "Table", "claims", "count", "tables", "to_text"]

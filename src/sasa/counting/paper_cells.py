@@ -1,0 +1,123 @@
+"""The tables of the paper, cell by cell, and how the network of each row is made.
+
+FLOPS in billions (a multiply and an add are two), parameters in millions, accuracy on ImageNet in %, one decimal
+each. Tables 3 and 5 have accuracy on the validation split (4 % of the training set), the others on the test set.
+Table 2 is detection: mean average precision on COCO, and FLOPS of 640 x 640 pixels.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One row as printed, and `create_model(model, **options)`, the network that it describes.
+
+    Args:
+        label: what the row is called in the paper.
+        model: a name of `sasa.list_models()`.
+        flops: billions.
+        parameters: millions; None where the table has no such column.
+        top1: accuracy in %; None in Table 2.
+        options: arguments of `create_model`.
+        ap: Table 2: mean average precision in %, of overlaps 50:95, 50, 75, and of small, medium, large boxes.
+    """
+
+    label: str
+    model: str
+    flops: float
+    parameters: float | None
+    top1: float | None
+    options: dict[str, Any] = field(default_factory=dict)
+    ap: tuple[float, ...] = ()
+
+
+CONVSTEM, FULL = "sasa_resnet50_convstem", "sasa_resnet50"
+
+SIDES = {"2": 640}  # pixels of an image's side whose FLOPS the table has
+SIDE = 224  # of the other tables
+
+TITLES = {
+    "1": "ImageNet classification, by depth",
+    "2": "COCO detection, RetinaNet with ResNet-50: what the heads are, what the backbone",
+    "3": "Which groups are convolution, which attention (ResNet-50, convolutional stem)",
+    "4": "Spatial extent k (ResNet-50, convolutional stem)",
+    "5": "Positional encoding (ResNet-50, convolutional stem)",
+    "6": "Terms of the logits (ResNet-50, convolutional stem)",
+    "7": "Form of the attention stem (ResNet-50, full attention)",
+}
+
+CELLS: dict[str, tuple[Cells, ...]] = {
+    "1": (
+        Cells("ResNet-26, baseline", "resnet26", 4.7, 13.7, 74.5),
+        Cells("ResNet-26, conv-stem + attention", "sasa_resnet26_convstem", 4.5, 10.3, 75.8),
+        Cells("ResNet-26, full attention", "sasa_resnet26", 4.7, 10.3, 74.8),
+        Cells("ResNet-38, baseline", "resnet38", 6.5, 19.6, 76.2),
+        Cells("ResNet-38, conv-stem + attention", "sasa_resnet38_convstem", 5.7, 14.1, 77.1),
+        Cells("ResNet-38, full attention", "sasa_resnet38", 6.0, 14.1, 76.9),
+        Cells("ResNet-50, baseline", "resnet50", 8.2, 25.6, 76.9),
+        Cells("ResNet-50, conv-stem + attention", CONVSTEM, 7.0, 18.0, 77.4),
+        Cells("ResNet-50, full attention", FULL, 7.2, 18.0, 77.6),
+    ),
+    "2": (
+        Cells("conv heads, baseline", "retinanet_resnet50", 182, 33.4, None, ap=(36.5, 54.3, 39.0, 18.3, 40.6, 51.7)),
+        Cells(
+            "conv heads, conv-stem + attention",
+            f"retinanet_{CONVSTEM}",
+            173,
+            25.9,
+            None,
+            ap=(36.8, 54.6, 39.3, 18.4, 41.1, 51.7),
+        ),
+        Cells(
+            "conv heads, full attention", f"retinanet_{FULL}", 173, 25.9, None, ap=(36.2, 54.0, 38.7, 17.5, 40.3, 51.7)
+        ),
+        Cells(
+            "attention heads, conv-stem + attention",
+            f"retinanet_{CONVSTEM}_attnheads",
+            111,
+            22.0,
+            None,
+            ap=(36.6, 54.3, 39.1, 19.0, 40.7, 51.1),
+        ),
+        Cells(
+            "attention heads, full attention",
+            f"retinanet_{FULL}_attnheads",
+            110,
+            22.0,
+            None,
+            ap=(36.6, 54.5, 39.2, 18.5, 40.6, 51.6),
+        ),
+    ),
+    "3": (
+        Cells("attention 1 2 3 4", CONVSTEM, 7.0, 18.0, 80.2),
+        Cells("conv 1, attention 2 3 4", "sasa_resnet50_c1a234", 7.3, 18.1, 80.7),
+        Cells("conv 1 2, attention 3 4", "sasa_resnet50_c12a34", 7.5, 18.5, 80.7),
+        Cells("conv 1 2 3, attention 4", "sasa_resnet50_c123a4", 8.0, 20.8, 80.2),
+        Cells("conv 1 2 3 4", "resnet50", 8.2, 25.6, 79.5),
+        Cells("conv 2 3 4, attention 1", "sasa_resnet50_c234a1", 7.9, 25.5, 79.7),
+        Cells("conv 3 4, attention 1 2", "sasa_resnet50_c34a12", 7.8, 25.0, 79.6),
+        Cells("conv 4, attention 1 2 3", "sasa_resnet50_c4a123", 7.2, 22.7, 79.9),
+    ),
+    "4": (
+        Cells("k = 3", CONVSTEM, 6.6, None, 76.4, {"kernel_size": 3}),
+        Cells("k = 5", CONVSTEM, 6.7, None, 77.2, {"kernel_size": 5}),
+        Cells("k = 7", CONVSTEM, 7.0, None, 77.4),
+        Cells("k = 9", CONVSTEM, 7.3, None, 77.7, {"kernel_size": 9}),
+        Cells("k = 11", CONVSTEM, 7.7, None, 77.6, {"kernel_size": 11}),
+    ),
+    "5": (
+        Cells("none", CONVSTEM, 6.9, 18.0, 77.6, {"position": "none"}),
+        Cells("absolute", CONVSTEM, 6.9, 18.0, 78.2, {"position": "absolute"}),
+        Cells("relative", CONVSTEM, 7.0, 18.0, 80.2),
+    ),
+    "6": (
+        Cells("q.r", CONVSTEM, 6.1, 16.7, 76.9, {"content": False}),
+        Cells("q.k + q.r", CONVSTEM, 7.0, 18.0, 77.4),
+    ),
+    "7": (
+        Cells("stand-alone attention", FULL, 7.1, None, 76.2, {"stem_values": "pointwise"}),
+        Cells("spatial convolution for values", FULL, 7.4, None, 77.2, {"stem_values": "convolution"}),
+        Cells("spatially-aware values", FULL, 7.2, None, 77.6),
+    ),
+}

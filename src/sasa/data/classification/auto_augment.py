@@ -1,0 +1,96 @@
+"""timm's policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name: strictly read, and for gray images too."""
+
+import re
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from sasa.errors import ArgumentError
+
+_WHOLE, _NUMBER = r"\d+", r"\d+(\.\d+)?"
+
+# What may follow the first word, as timm 1.0 reads it. timm itself passes over some words it does not know
+# ("rand-foo" or "rand-tfoo"), so that a slip of the pen would be a run with another policy.
+_SECTIONS = {
+    "rand": {
+        "m": _WHOLE,
+        "n": "[1-9]|1[0-4]",  # no more than the weighted sets have operations
+        "p": r"0(\.\d+)?|1(\.0+)?",
+        "mstd": _NUMBER,
+        "mmax": _WHOLE,
+        "inc": "[01]",
+        "t": "weights|3a|3aw",
+    },
+    "augmix": {"m": _WHOLE, "w": r"[1-9]\d*", "d": r"[1-9]\d*", "b": "[01]", "a": _NUMBER, "mstd": _NUMBER},
+    **{first: {"mstd": _NUMBER} for first in ("original", "originalr", "v0", "v0r", "3a")},
+}
+
+
+def check_policy(name: str) -> None:
+    """Read a policy's name without timm, whose import takes seconds.
+
+    Raises:
+        ArgumentError: timm has no such policy, or would pass over a part of the name.
+    """
+    first, *rest = name.split("-")
+    if first not in _SECTIONS:
+        raise ArgumentError(f'auto_augment must be "" or start with one of {", ".join(_SECTIONS)}; got {name!r}')
+    known = _SECTIONS[first]
+    for word in rest:
+        if not any(re.fullmatch(f"{key}({value})", word) for key, value in known.items()):
+            raise ArgumentError(
+                f"auto_augment {name!r} has the part {word!r}; after {first!r} timm knows {', '.join(known)}, "
+                "each with its value"
+            )
+
+
+class Policy:
+    """A policy of timm for RGB and gray images of 8 bits. It draws from `random` and from `numpy.random`.
+
+    Args:
+        name: such as "rand-m9-mstd0.5-inc1".
+        image_size: in pixels; the longest absolute translation is 0.45 of it.
+        mean: of each channel, 0 to 1: the colour of what a rotation or translation uncovers.
+
+    Raises:
+        ArgumentError: timm has no such policy.
+    """
+
+    def __init__(self, name: str, image_size: int, mean: tuple[float, ...]) -> None:
+        from timm.data import auto_augment as timm
+
+        check_policy(name)
+        fill = tuple(min(255, round(255 * value)) for value in mean)
+        options: dict[str, Any] = {"translate_const": int(0.45 * image_size), "img_mean": fill * (3 // len(fill))}
+        if name.startswith("augmix"):
+            options["translate_pct"] = 0.3
+            make = timm.augment_and_mix_transform
+        elif name.startswith("rand"):
+            make = timm.rand_augment_transform
+        else:
+            make = timm.auto_augment_transform
+        try:
+            self.transform = make(name, options)
+        except (AssertionError, ValueError) as error:
+            raise ArgumentError(f"auto_augment {name!r} is no policy of the installed timm: {error}") from error
+        for operation in _operations(self.transform):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Another image of the same size and mode."""
+        if image.mode == "RGB":
+            return self.transform(image)
+        # What moves pixels takes a fill of three channels and fails on one; gray to RGB and back loses nothing.
+        return self.transform(image.convert("RGB")).convert(image.mode)
+
+
+def _operations(transform: Any) -> list[Any]:
+    """timm's operations of a policy: AutoAugment keeps pairs of them, the others one list."""
+    pairs = getattr(transform, "policy", None)
+    return [operation for pair in pairs for operation in pair] if pairs else transform.ops
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """The highest bits of each pixel, at least one: timm may ask for none, which newer Pillows refuse."""
+    return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

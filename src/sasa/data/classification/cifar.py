@@ -1,0 +1,91 @@
+"""CIFAR-10 and CIFAR-100 as torchvision leaves them on the disk: the "python version" of the sets' authors."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sasa.data.classification.safe_pickle import load
+from sasa.data.classification.source import Pixels
+from sasa.errors import DataError
+
+
+class Layout(NamedTuple):
+    """The files of a set, and the words in them."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    meta: str
+    label: str
+    names: str
+    classes: int
+
+
+LAYOUTS = {
+    "cifar-10-batches-py": Layout(
+        tuple(f"data_batch_{n}" for n in range(1, 6)), ("test_batch",), "batches.meta", "labels", "label_names", 10
+    ),
+    "cifar-100-python": Layout(("train",), ("test",), "meta", "fine_labels", "fine_label_names", 100),
+}
+
+
+def layout_of(folder: Path) -> Layout | None:
+    """The set that a folder holds, by its name, or by its files where it was named otherwise."""
+    if folder.absolute().name in LAYOUTS:
+        return LAYOUTS[folder.absolute().name]
+    # CIFAR-100's names (train, test) are those of folders in other data sets.
+    return next((found for found in LAYOUTS.values() if all((folder / n).is_file() for n in found.train)), None)
+
+
+def open_cifar(folder: Path, layout: Layout) -> tuple[Pixels, Pixels]:
+    """(train, test) of the set, 32 x 32 RGB; the pixels are held in memory (184 MB for either set).
+
+    Raises:
+        DataError: a file that is missing, cut off, damaged, or that asks to run code.
+    """
+    meta = load(folder / layout.meta) if (folder / layout.meta).is_file() else {}
+    classes = _class_names(folder / layout.meta, meta, layout)
+    count = meta.get("num_cases_per_batch") if layout.classes == 10 else None
+    train = [_batch(folder / name, layout, count) for name in layout.train]
+    test = [_batch(folder / name, layout, count) for name in layout.test]
+    return _source(train, classes, f"{folder} train image"), _source(test, classes, f"{folder} test image")
+
+
+Batch = tuple[np.ndarray, list[int]]
+
+
+def _source(batches: list[Batch], classes: list[str], title: str) -> Pixels:
+    pixels = np.concatenate([pixels for pixels, _ in batches])
+    return Pixels(pixels, [label for _, labels in batches for label in labels], classes, title)
+
+
+def _class_names(path: Path, meta: dict[str, Any], layout: Layout) -> list[str]:
+    names = meta.get(layout.names)
+    if not meta:
+        return [str(number) for number in range(layout.classes)]
+    if not isinstance(names, list) or len(names) != layout.classes:
+        raise DataError(f"{path} must name {layout.classes} classes as {layout.names!r}")
+    return [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _batch(path: Path, layout: Layout, count: object) -> Batch:
+    """(pixels N x 32 x 32 x 3, labels) of one file."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing: the download was not completed")
+    found = load(path)
+    data, labels = found.get("data"), found.get(layout.label)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        said = f"{data.dtype} of shape {data.shape}" if isinstance(data, np.ndarray) else "none"
+        raise DataError(f"{path} must hold 'data' as uint8 of shape (images, 3072); it has {said}")
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise DataError(f"{path} must hold {layout.label!r} as a list of integers")
+    wrong = next((label for label in labels if not 0 <= label < layout.classes), None)
+    if wrong is not None:
+        raise DataError(f"{path} has the label {wrong}; expected 0 to {layout.classes - 1}")
+    if not len(labels) == len(data) > 0:
+        raise DataError(f"{path} has {len(data)} images and {len(labels)} labels")
+    if isinstance(count, int) and count != len(data):
+        raise DataError(f"{path} has {len(data)} images; {layout.meta} says {count}")
+    # A row is all red, then all green, then all blue pixels.
+    return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels

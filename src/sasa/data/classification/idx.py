@@ -1,0 +1,72 @@
+"""MNIST and Fashion-MNIST as torchvision leaves them on the disk: four files in the idx format of MNIST's authors."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from sasa.data.classification.source import Pixels
+from sasa.errors import DataError
+
+DIGITS = [str(digit) for digit in range(10)]
+CLOTHES = [*"T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split(), "Ankle boot"]
+CLASSES = {"MNIST": DIGITS, "FashionMNIST": CLOTHES}
+LARGEST = 1 << 32  # bytes of pixels: a few kilobytes of gzip can ask for more than any machine has
+
+
+def holds_idx(folder: Path) -> bool:
+    """Whether a folder holds MNIST's training images, packed or not."""
+    return any(_path(folder, "train-images-idx3-ubyte"))
+
+
+def open_idx(folder: Path, name: str) -> tuple[Pixels, Pixels]:
+    """(train, test) of the set in a folder of idx files; gray, the pixels held in memory.
+
+    Raises:
+        DataError: a file that is missing, cut off or damaged.
+    """
+    classes = CLASSES.get(name, DIGITS)
+    train, test = (_pixels(folder, part, classes) for part in ("train", "t10k"))
+    return train, test
+
+
+def _pixels(folder: Path, part: str, classes: list[str]) -> Pixels:
+    images, images_path = _read(folder, f"{part}-images-idx3-ubyte", 3)
+    labels, labels_path = _read(folder, f"{part}-labels-idx1-ubyte", 1)
+    if not len(images) == len(labels) > 0:
+        raise DataError(f"{images_path} has {len(images)} images, and {labels_path.name} {len(labels)} labels")
+    if labels.max() >= len(classes):
+        raise DataError(f"{labels_path} has the label {labels.max()}; expected 0 to {len(classes) - 1}")
+    return Pixels(images, labels.tolist(), classes, f"{folder} {part} image")
+
+
+def _path(folder: Path, name: str) -> list[Path]:
+    # Some copies of the set write a dot for the last hyphen.
+    names = (name, f"{name}.gz", name.replace("-idx", ".idx"))
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _read(folder: Path, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
+    """An array of bytes: two zeros, type 8, the number of dimensions, each as 4 bytes, then the values."""
+    paths = _path(folder, name)
+    if not paths:
+        raise DataError(f"{folder / name} is missing, and so is {name}.gz")
+    path = paths[0]
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(4 + 4 * dimensions)
+            if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
+                raise DataError(f"{path} is no idx file of bytes in {dimensions} dimensions")
+            shape = np.frombuffer(header[4:], ">u4").tolist()
+            size = math.prod(shape)
+            if size > LARGEST:
+                raise DataError(f"{path} asks for {size} bytes of memory; expected {LARGEST} at most")
+            content = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if len(content) != size:
+        held = len(content) if len(content) < size else f"more than {size}"
+        raise DataError(f"{path} must hold {size} bytes after its header; it holds {held}")
+    return np.frombuffer(content, np.uint8).reshape(shape), path

@@ -1,0 +1,207 @@
+"""A set that fits into memory: decoded once, kept as bytes on the device, augmented in batches there.
+
+So that training on small images is bound by the network, without worker processes. What differs from the loader:
+
+- Augmentation is drawn from other random numbers (the same distributions, see
+  `sasa.data.classification.batched_augmentation`), and a resized
+  crop is not rounded to 8 bits.
+- With crop "pad" or "none" the stored image is `Preprocessing.square`, as the loader crops that too.
+- With crop "resized" images are stored as they are if all have one size, of at most four times the pixels that
+  evaluation resizes to. Else a square in the middle of each is stored, of the side that evaluation resizes to: what
+  lies outside it is never seen, and a small crop is enlarged from fewer pixels than the loader has.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sasa.data.classification import Source
+from sasa.data.classification.batch import Batch, check_on_bad_image
+from sasa.data.classification.batched_augmentation import BatchAugmentation, normalise
+from sasa.data.classification.transforms import Augmentation, Preprocessing
+from sasa.errors import ArgumentError, DataError
+
+_SHARE = 0.8  # of the memory; the rest is for the network and its maps
+
+
+class InMemoryImages:
+    """All images of a source, decoded in order when this is made.
+
+    Args:
+        source: of the images; one for training and another for held-out images.
+        preprocessing: what every image goes through.
+        augmentation: what training does; None if there will be no `training_batch`.
+        seed: of the augmentation.
+        device: where images are kept and batches are made.
+        on_bad_image: "error" raises the source's DataError; "skip" lists the image in `bad`.
+
+    Attributes:
+        bad: places in the source that could not be read.
+
+    Raises:
+        ArgumentError: auto_augment, which works on single images; or, before anything but the first image is
+            decoded, a set larger than 80 % of the memory that is left on the device.
+        DataError: an image cannot be read (with "error"), or none can.
+    """
+
+    bad: list[int]
+
+    def __init__(
+        self,
+        source: Source,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation | None,
+        seed: int,
+        device: torch.device | str,
+        on_bad_image: str = "error",
+    ) -> None:
+        if augmentation and augmentation.auto_augment:
+            raise ArgumentError(
+                "data.in_memory augments batches on the device and cannot do data.auto_augment "
+                f"{augmentation.auto_augment!r}; leave one of them out"
+            )
+        self.source, self.preprocessing, self.device = source, preprocessing, torch.device(device)
+        self._skip = check_on_bad_image(on_bad_image) == "skip"
+        self._labels = torch.tensor(list(source.labels), dtype=torch.int64).to(self.device)
+        resized = augmentation is not None and augmentation.crop == "resized"
+        self._squared = not resized
+        if not (resized and self._decode_as_they_are()):
+            self._decode(*((_middle, preprocessing.resized_side) if resized else (_square, preprocessing.image_size)))
+        if len(self.bad) == len(source):
+            raise DataError(f"none of the {len(source)} images can be read, {source.name(0)} being the first")
+        self._is_bad = frozenset(self.bad)
+        self._augment = augmentation and BatchAugmentation(augmentation, preprocessing, self.stored_size, seed)
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Height and width of the images in memory, in pixels."""
+        return self._pixels.shape[1], self._pixels.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def training_batch(self, keys: list[tuple[int, int]]) -> Batch:
+        """Augmented images. Each is a function of the seed and its key, whatever else is in the batch.
+
+        Args:
+            keys: (epoch, index in the source) of each image, as `EpochBatches` yields them.
+
+        Returns:
+            Images that could be read, and their labels, on the device; indices on the CPU.
+
+        Raises:
+            ArgumentError: made without augmentation.
+        """
+        if self._augment is None:
+            raise ArgumentError("these images were kept for evaluation (augmentation None), not for training")
+        keys, skipped = [key for key in keys if key[1] not in self._is_bad], [i for _, i in keys if i in self._is_bad]
+        indices = torch.tensor([index for _, index in keys], dtype=torch.int64)
+        there = indices.to(self.device)
+        return Batch(self._augment(self._pixels[there], keys), self._labels[there], indices, skipped)
+
+    def evaluation_batch(self, indices: Sequence[int]) -> Batch:
+        """Images as `Preprocessing.evaluation` makes them, on the same terms as `training_batch`.
+
+        They are equal bit for bit, but where the stored images are as they were and need resizing (crop "resized"):
+        then a pixel may differ by 1 of 255, as Pillow and torch round differently.
+        """
+        good, skipped = [i for i in indices if i not in self._is_bad], [i for i in indices if i in self._is_bad]
+        chosen = torch.tensor(good, dtype=torch.int64)
+        there = chosen.to(self.device)
+        maps = normalise(self._squares(self._pixels[there]), self.preprocessing)
+        return Batch(maps, self._labels[there], chosen, skipped)
+
+    def _squares(self, pixels_BHWC: Tensor) -> Tensor:
+        """`Preprocessing.square` of stored pixels."""
+        from torchvision.transforms.v2 import functional as T
+
+        size, maps = self.preprocessing.image_size, pixels_BHWC.permute(0, 3, 1, 2)
+        if self._squared:
+            return pixels_BHWC
+        if not len(pixels_BHWC):
+            return pixels_BHWC.new_empty(0, size, size, self.preprocessing.channels)
+        if min(self.stored_size) != self.preprocessing.resized_side:
+            maps = T.resize(maps, [self.preprocessing.resized_side], antialias=True)
+        return T.center_crop(maps, [size, size]).permute(0, 2, 3, 1)
+
+    def _decode_as_they_are(self) -> bool:
+        """Keep images at their own size; False, and none kept, if sizes differ or are too large."""
+        first = next((image for i in range(len(self)) if (image := self._read(i))), None)
+        if first is None or first.width * first.height > (2 * self.preprocessing.resized_side) ** 2:
+            return False
+        return self._decode(_unchanged, first.height, first.width)
+
+    def _decode(self, change: Callable[..., Image.Image], height: int, width: int = 0) -> bool:
+        """Fill `_pixels` (N, height, width or height, C) and `bad`; False at an image of another size."""
+        width = width or height
+        shape = len(self), height, width, self.preprocessing.channels
+        self._pixels = torch.empty(0)  # what an earlier try left
+        check_memory(shape, self.device)
+        self.bad, self._pixels = [], torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        for index in range(len(self)):
+            image = self._read(index)
+            if image is None:
+                self.bad.append(index)
+                continue
+            image = change(image, self.preprocessing)
+            if image.size != (width, height):
+                return False
+            self._pixels[index] = torch.from_numpy(np.array(image).reshape(shape[1:]))
+        return True
+
+    def _read(self, index: int) -> Image.Image | None:
+        try:
+            return self.source.read(index, self.preprocessing.channels)
+        except DataError:
+            if not self._skip:
+                raise
+            return None
+
+
+def _unchanged(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    return image
+
+
+def _square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    return preprocessing.square(image)
+
+
+def _middle(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The square of side `resized_side` in which `square` lies exactly in the middle."""
+    side, size = preprocessing.resized_side, preprocessing.image_size
+    image = preprocessing.resize(image)
+    # Cutting the middle of the middle may be a pixel off the middle of the whole: round() as center_crop does it.
+    margin = round((side - size) / 2)
+    left, top = (round((length - size) / 2) - margin for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def check_memory(shape: tuple[int, ...], device: torch.device) -> None:
+    """Refuse bytes of `shape` that would leave less than a fifth of a device's memory.
+
+    Raises:
+        ArgumentError: with both numbers.
+    """
+    needed, there = float(np.prod(shape, dtype=np.float64)), available_memory(device)
+    if needed > _SHARE * there:
+        raise ArgumentError(
+            f"data.in_memory needs {needed / 1e9:.3g} GB for {shape[0]} images of {shape[1]} x {shape[2]} pixels, "
+            f"more than 80 % of the {there / 1e9:.3g} GB that are left on {device}; leave it out"
+        )
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can be had: of the GPU, or of the machine (a container's own limit is not seen)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():  # counts what the system keeps of files, and gives back when asked
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

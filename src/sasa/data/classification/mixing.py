@@ -1,0 +1,63 @@
+"""Mixup and cutmix: images of a batch mixed with one another in the training step, and their labels with them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sasa.data.random_numbers import seeded_numbers
+from sasa.errors import ArgumentError
+
+
+class Mixing:
+    """Each image mixed with the one before it in the batch, which is in random order.
+
+    Mixup (Zhang et al. 2018) adds images in shares lambda and 1 - lambda; cutmix (Yun et al. 2019) pastes a
+    rectangle of the other in, of a share of about 1 - lambda. Lambda is drawn once a batch from Beta(alpha, alpha),
+    and labels are mixed in the same shares. Done by torchvision's transforms of the same names.
+
+    Args:
+        mixup: alpha of mixup, 0 for none.
+        cutmix: alpha of cutmix, 0 for none. With both, each batch gets one of them with equal chance.
+        num_classes: K, length of a target.
+        label_smoothing: share of each target, 0 to 1, that is spread over all classes.
+
+    Raises:
+        ArgumentError: a negative alpha, or a share outside 0 to 1.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, num_classes: int, label_smoothing: float) -> None:
+        from torchvision.transforms import v2
+
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not 0 <= alpha < float("inf"):
+                raise ArgumentError(f"{name} must be 0 (none) or the alpha of a Beta distribution, got {alpha}")
+        if not 0 <= label_smoothing <= 1:
+            raise ArgumentError(f"label_smoothing must be a share from 0 to 1, got {label_smoothing}")
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
+        self.transforms: list[Any] = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+
+    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Mixed images and their targets: a function of the arguments; global random numbers stay as they are.
+
+        Args:
+            images: (B, C, H, W), floating; not changed in place.
+            labels: (B,), int64, on the same device.
+            seed: 0 to 2^63 - 1.
+
+        Returns:
+            (B, C, H, W), and (B, K) float32 whose rows sum to 1.
+        """
+        targets = self.targets(labels)
+        if not self.transforms:
+            return images, targets
+        with seeded_numbers(seed):
+            transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
+            return transform(images, targets)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """(B, K) float32: what `F.cross_entropy` makes of labels (B,) and its label_smoothing."""
+        spread = self.label_smoothing / self.num_classes
+        targets = torch.full((len(labels), self.num_classes), spread, device=labels.device)
+        return targets.scatter_(1, labels[:, None], 1 - self.label_smoothing + spread)

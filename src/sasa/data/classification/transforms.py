@@ -1,0 +1,174 @@
+"""From an image to a tensor: augmentation for training (a function of seed, epoch and index), none for evaluation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sasa.data.classification.auto_augment import Policy, check_policy
+from sasa.data.random_numbers import seeded_numbers
+from sasa.data.sampler import mix
+from sasa.errors import ArgumentError
+
+CROPS = ("resized", "pad", "none")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What every image goes through, in training and ever after; kept beside the weights.
+
+    Args:
+        image_size: side of the square that the network sees, in pixels.
+        channels: 3 (RGB) or 1 (gray).
+        mean, std: of each channel, pixels being 0 to 1.
+        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre.
+    """
+
+    image_size: int
+    channels: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    crop_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ArgumentError(f"mean {self.mean} and std {self.std} must have {self.channels} values, one a channel")
+        if not 0 < self.crop_fraction <= 1:
+            raise ArgumentError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
+
+    def to_tensor(self, image: Image.Image) -> Tensor:
+        """(channels, height, width), normalised, at the image's own size."""
+        T = _functional()
+        return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
+
+    def evaluation(self, image: Image.Image) -> Tensor:
+        """(channels, image_size, image_size): shorter side resized, centre cut out, normalised."""
+        return self.to_tensor(self.square(image))
+
+    @property
+    def resized_side(self) -> int:
+        """Pixels of the shorter side of an image from which `square` cuts the centre."""
+        return round(self.image_size / self.crop_fraction)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The image with a shorter side of `resized_side`."""
+        if min(image.size) == self.resized_side:
+            return image
+        return _functional().resize(image, [self.resized_side], antialias=True)
+
+    def square(self, image: Image.Image) -> Image.Image:
+        """What the network is shown of an image in evaluation."""
+        return _functional().center_crop(self.resize(image), [self.image_size, self.image_size])
+
+    def place(self, row: int, column: int, height: int, width: int) -> tuple[float, float]:
+        """Where pixel (row, column) of a height x width image lies in `square`, as fractions 0 to 1 of its side.
+
+        Raises:
+            ArgumentError: outside the image, or cut off by the centre crop.
+        """
+        if not (0 <= row < height and 0 <= column < width):
+            raise ArgumentError(f"pixel {row},{column} is outside the image of {height} x {width}")
+        scale = self.resized_side / min(height, width)
+        y = 0.5 + ((row + 0.5) - height / 2) * scale / self.image_size
+        x = 0.5 + ((column + 0.5) - width / 2) * scale / self.image_size
+        if not (0 <= y < 1 and 0 <= x < 1):
+            raise ArgumentError(
+                f"pixel {row},{column} of the {height} x {width} image is not in the square at its centre that the "
+                "network sees"
+            )
+        return y, x
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to an image, in this order.
+
+    Args:
+        crop: "resized" (a random part of the image, `crop_scale` to 1 of its area, resized), "pad" (the image
+            padded by `crop_padding` black pixels and cut out at random) or "none".
+        crop_padding: pixels, for "pad".
+        crop_scale: smallest part of the image's area, above 0 up to 1, for "resized".
+        flip: left and right swapped for every other image.
+        auto_augment: "" or a policy by timm's name, such as "rand-m9-mstd0.5-inc1", "original", "3a" (without the
+            colour jitter that timm's own scripts add to it) or "augmix-m3". Needs timm, whose import takes seconds.
+        erasing: share, 0 to 1, of the images from which a rectangle of 2 to 33 % of the area is erased. It is set
+            to 0 after normalisation, which is the mean colour.
+
+    Raises:
+        ArgumentError: a value outside its range, or a policy that timm does not know.
+    """
+
+    crop: str = "resized"
+    crop_padding: int = 4
+    crop_scale: float = 0.08
+    flip: bool = True
+    auto_augment: str = ""
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop not in CROPS:
+            raise ArgumentError(f"crop must be one of {', '.join(CROPS)}; got {self.crop!r}")
+        if self.crop_padding < 0:
+            raise ArgumentError(f"crop_padding must be 0 or more pixels, got {self.crop_padding}")
+        if not 0 < self.crop_scale <= 1:
+            raise ArgumentError(f"crop_scale must be above 0 and at most 1, got {self.crop_scale}")
+        if not 0 <= self.erasing <= 1:
+            raise ArgumentError(f"erasing must be a share from 0 to 1, got {self.erasing}")
+        if self.auto_augment:
+            check_policy(self.auto_augment)
+
+    def pipeline(self, preprocessing: Preprocessing) -> "Pipeline":
+        """The steps from an image to the network's input, for `seeded`."""
+        from torchvision.transforms import v2
+
+        steps = self._crop(preprocessing)
+        if self.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if self.auto_augment:
+            steps.append(Policy(self.auto_augment, preprocessing.image_size, preprocessing.mean))
+        steps.append(preprocessing.to_tensor)
+        if self.erasing:
+            steps.append(v2.RandomErasing(self.erasing, value=0.0))
+        return Pipeline(steps, python_and_numpy=bool(self.auto_augment))
+
+    def _crop(self, preprocessing: Preprocessing) -> list[Any]:
+        from torchvision.transforms import v2
+
+        size = preprocessing.image_size
+        if self.crop == "resized":
+            return [v2.RandomResizedCrop(size, scale=(self.crop_scale, 1.0), antialias=True)]
+        return [preprocessing.square] + ([v2.RandomCrop(size, padding=self.crop_padding)] if self.crop == "pad" else [])
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps from an image to a tensor.
+
+    Args:
+        steps: called one after the other; they draw from torch's global numbers of the CPU.
+        python_and_numpy: whether they draw from `random` and `numpy.random` as well.
+    """
+
+    steps: list[Any]
+    python_and_numpy: bool = False
+
+    def __call__(self, image: Any) -> Tensor:
+        """(channels, image_size, image_size), with whatever the global random numbers are."""
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+def seeded(pipeline: Pipeline, image: Image.Image, seed: int, epoch: int, index: int) -> Tensor:
+    """The pipeline's result as a pure function of (seed, epoch, index): other random numbers stay untouched."""
+    with seeded_numbers(mix(seed, epoch, index), pipeline.python_and_numpy):
+        return pipeline(image)
+
+
+def _functional() -> Any:
+    """torchvision's functions of images and tensors; their annotations name tensors only."""
+    from torchvision.transforms.v2 import functional
+
+    return functional

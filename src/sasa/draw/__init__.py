@@ -1,0 +1,1 @@
+"""Figures: curves, attention, boxes, confusion matrices."""

@@ -1,0 +1,1 @@
+"""Scores of predictions: confusion matrix, average precision."""

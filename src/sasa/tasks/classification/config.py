@@ -1,0 +1,103 @@
+"""A run of `sasa train`: its data, its recipe, and where both are read from."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from sasa.data.classification.transforms import Augmentation, Preprocessing
+from sasa.errors import UsageError
+from sasa.training.settings import Config, RecipeConfig
+
+
+@dataclass
+class DataConfig:
+    """What is learned from.
+
+    Args:
+        source: "digits"; a folder of class folders, of parquet files, of WebDataset shards, or as torchvision lays
+            out CIFAR and MNIST; a parquet file.
+        held_out: the fraction held out where the data has no split of its own.
+        limit: train on the first so many images of a seeded order, 0 for all.
+        image_size: side of the square that the network sees, in pixels.
+        channels: 3 (RGB) or 1 (gray).
+        mean, std: of each channel, pixels being 0 to 1.
+        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction, and cuts the centre out.
+        crop: "resized", "pad" or "none" (see `Augmentation`).
+        crop_padding: pixels, for crop "pad".
+        crop_scale: smallest part of the image's area, for crop "resized".
+        flip: whether training swaps left and right at random.
+        auto_augment: "" for none, or a policy by timm's name such as "rand-m9-mstd0.5-inc1" (RandAugment).
+        erasing: share of the training images from which a rectangle is erased.
+        in_memory: decode all images once and augment them in batches on the device.
+        on_bad_image: what to do with an image that cannot be read: "error", or "skip" (left out, counted, listed).
+        workers: processes that read images; 0 reads them in the training process.
+    """
+
+    source: str = "digits"
+    held_out: float = 0.2
+    limit: int = 0
+    image_size: int = 224
+    channels: int = 3
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    crop_fraction: float = 0.875
+    crop: str = "resized"
+    crop_padding: int = 4
+    crop_scale: float = 0.08
+    flip: bool = True
+    auto_augment: str = ""
+    erasing: float = 0.0
+    in_memory: bool = False
+    on_bad_image: str = "error"
+    workers: int = 2
+
+    def preprocessing(self) -> Preprocessing:
+        """The part that evaluation and prediction need as well."""
+        return Preprocessing(self.image_size, self.channels, tuple(self.mean), tuple(self.std), self.crop_fraction)
+
+    def augmentation(self) -> Augmentation:
+        """The part that only training does."""
+        return Augmentation(self.crop, self.crop_padding, self.crop_scale, self.flip, self.auto_augment, self.erasing)
+
+
+@dataclass
+class ClassificationRecipe(RecipeConfig):
+    """How classes are learned: the settings of every recipe, and these.
+
+    Args:
+        label_smoothing: share of the target spread over all classes.
+        mixup, cutmix: parameter of the beta distribution that mixes pairs of images, 0 for none.
+    """
+
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass
+class TrainConfig(Config):
+    """Everything that decides a run of classification. `model` holds `name` and any option of `sasa.create_model`."""
+
+    TASK: ClassVar[str] = "classification"
+    COMMAND: ClassVar[str] = "train"
+    RECIPES: ClassVar[str] = "classification/recipes"
+
+    model: dict[str, Any] = field(default_factory=lambda: {"name": "sasa_resnet26"})
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: ClassificationRecipe = field(default_factory=ClassificationRecipe)
+
+    def check(self) -> None:
+        """Refuse values that no run can have."""
+        super().check()
+        if self.data.limit < 0:
+            raise UsageError(f"data.limit must be at least 0, got {self.data.limit}")
+
+
+def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> TrainConfig:
+    """The config of a file or recipe with changes applied in order.
+
+    Without either, or with the data "digits" alone, it is the recipe for the digits; images of one's own start
+    from the defaults of the classes above.
+    """
+    data = dict(changes).get("data.source", "digits")
+    config = TrainConfig.read(path_or_name or "digits") if path_or_name or data == "digits" else TrainConfig()
+    return config.apply(changes)

@@ -1,0 +1,109 @@
+"""Class folders, in ImageNet's layout."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sasa.data.classification import ClassFolders, open_splits
+from sasa.data.classification.names import NameTable, printable
+from sasa.errors import DataError
+
+
+def save_image(path, colour=(200, 30, 30), size=(20, 12)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        for number in range(5):
+            save_image(tmp_path / name / f"{number}.png", colour)
+    return tmp_path
+
+
+def test_class_folders_are_split_class_by_class(folders):
+    train, held_out = open_splits(str(folders), 0.2, 0)
+    assert train.classes == ["blue", "red"]
+    assert sorted(held_out.labels) == [0, 1]
+    assert len(train) == 8
+    for source in (train, held_out):
+        for index, label in enumerate(source.labels):
+            assert source.classes[label] in source.name(index)
+            assert source.read(index).getpixel((0, 0)) == ((0, 0, 255), (255, 0, 0))[label]
+
+
+def test_train_and_val_folders_are_taken_as_they_are(folders, tmp_path_factory):
+    root = tmp_path_factory.mktemp("imagenet")
+    (folders / "red").rename(folders / "a")
+    folders.rename(root / "train")
+    save_image(root / "val" / "a" / "x.jpg")
+    train, held_out = open_splits(str(root), 0.2, 0)
+    assert (len(train), len(held_out)) == (10, 1)
+    assert held_out.classes == train.classes
+    save_image(root / "val" / "unseen" / "x.jpg")
+    with pytest.raises(DataError, match="has a class 'unseen' that the training images lack"):
+        open_splits(str(root), 0.2, 0)
+
+
+def test_imagenet_names_and_order(tmp_path):
+    for name in ("train/n01440764/n01440764_18.JPEG", "train/n01440764/n01440764_9.JPEG", "train/n01443537/a.JPEG"):
+        save_image(tmp_path / name)
+    save_image(tmp_path / "val" / "n01443537" / "ILSVRC2012_val_00000236.JPEG")
+    train, held_out = open_splits(str(tmp_path), 0.2, 0)
+    assert train.classes == ["n01440764", "n01443537"]
+    assert [Path(train.name(n)).name for n in range(3)] == ["n01440764_18.JPEG", "n01440764_9.JPEG", "a.JPEG"]
+    assert list(held_out.labels) == [1]  # the first class has no image in val/, and keeps its number
+    assert train.groups is None
+
+
+def test_folders_within_classes_links_and_hidden_names(tmp_path):
+    save_image(tmp_path / "elsewhere" / "1.png", (0, 255, 0))
+    root = tmp_path / "set"
+    save_image(root / "a" / "deep" / "er" / "1.png")
+    save_image(root / "a" / ".hidden" / "2.png")
+    save_image(root / "a" / "._1.png")
+    save_image(root / ".trash" / "3.png")
+    (root / "a" / "notes.txt").write_text("x")
+    (root / "a" / "circle").symlink_to(root / "a")
+    (root / "a" / "folder.png").mkdir()
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "linked.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    source = ClassFolders(root)
+    assert source.classes == ["a", "b"]
+    assert [source.name(n) for n in range(3)] == [str(root / p) for p in ("a/deep/er/1.png", "a/linked.png", "b/1.png")]
+    assert list(source.labels) == [0, 0, 1]
+    assert source.read(2).getpixel((0, 0)) == (0, 255, 0)
+
+
+def test_a_link_that_leads_nowhere_is_no_image_to_pass_over(tmp_path):
+    save_image(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"a/2\.png is a link that leads to no file"):
+        ClassFolders(tmp_path)
+
+
+def test_names_that_are_no_text_can_be_read_and_printed(tmp_path):
+    save_image(tmp_path / "a" / "1.png")
+    save_image(tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"\xff.png"), (1, 2, 3))
+    source = pickle.loads(pickle.dumps(ClassFolders(tmp_path)))
+    assert source.read(1).getpixel((0, 0)) == (1, 2, 3)
+    assert source.name(1).encode("utf-8").endswith(rb"caf\xe9/\xff.png")
+    assert source.classes == ["a", r"caf\xe9"]
+
+
+def test_many_names_take_little_memory():
+    names = [f"n01440764/n01440764_{n}.JPEG" for n in range(1000)]
+    table = NameTable(names)
+    assert [table[n] for n in range(len(table))] == names
+    assert len(pickle.dumps(table)) < 40 * len(names)
+    assert printable("plain") == "plain"
+
+
+def test_a_file_for_each_class_is_no_class_folder(tmp_path):
+    save_image(tmp_path / "1.png")
+    with pytest.raises(DataError, match=r"expected a folder for each class .*; looked for .*\.tar shards.*MNIST/raw/"):
+        open_splits(str(tmp_path), 0.2, 0)

@@ -1,0 +1,358 @@
+"""Hugging Face's parquet files: in memory and by row groups, and images that lie beside the file."""
+
+import io
+import json
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from sasa.data import sampler
+from sasa.data.classification import ImageParquet, Subset, open_splits
+from sasa.data.classification.parquet_rows import RowGroups
+from sasa.data.sampler import EpochBatches
+from sasa.errors import DataError
+
+
+def png_bytes(colour, size=8):
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(path, labels, names=None, image="img", label="label"):
+
+    encoded = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
+    table = pa.table({image: encoded, label: labels})
+    if names:
+        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path)
+
+
+def test_parquet_of_hugging_face(tmp_path):
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", [0, 1, 2], ["x", "y", "z"])
+    write_parquet(tmp_path / "train-00001-of-00002.parquet", [2, 1], ["x", "y", "z"])
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [1], ["x", "y", "z"])
+    train, held_out = open_splits(str(tmp_path), 0.2, 0)
+    assert train.classes == ["x", "y", "z"]
+    assert list(train.labels) == [0, 1, 2, 2, 1]
+    assert [train.read(i).getpixel((0, 0))[0] for i in range(5)] == [0, 25, 50, 50, 25]
+    assert list(held_out.labels) == [1]
+
+
+def test_parquet_without_names_numbers_its_classes(tmp_path):
+    path = tmp_path / "mine.parquet"
+    write_parquet(path, [0, 1] * 5, image="image")
+    train, held_out = open_splits(str(path), 0.2, 0)
+    assert train.classes == ["0", "1"]
+    assert len(train) + len(held_out) == 10
+
+
+def noisy_png(number):
+    """Each another size of file, so that a wrong place shows; the first pixel tells the number."""
+    pixels = np.random.default_rng(number).integers(0, 255, (4 + number % 5, 6, 3), np.uint8)
+    pixels[0, 0] = (number % 256, number // 256, 7)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def number_of(decoded):
+    red, green, blue = decoded.getpixel((0, 0))
+    assert blue == 7
+    return red + 256 * green
+
+
+def write_many(path, count=300, repeat=False, binary=False, **options):
+    encoded = [noisy_png(n % 3 if repeat else n) for n in range(count)]
+    column = encoded if binary else [{"bytes": one, "path": f"{n}.png"} for n, one in enumerate(encoded)]
+    table = pa.table({"image": column, "label": [n % 4 for n in range(count)]})
+    pq.write_table(table, path, **{"row_group_size": 100, "data_page_size": 1500, "write_batch_size": 10, **options})
+
+
+WRITERS = {
+    "plain": {"use_dictionary": False},
+    "dictionary first, then plain": {"dictionary_pagesize_limit": 3000},
+    "one entry": {"repeat": True},
+    "another codec": {"compression": "zstd"},
+    "second version of pages": {"data_page_version": "2.0"},
+    "one row group": {"row_group_size": 1 << 20},
+    "plain bytes": {"binary": True},
+    "delta": {"column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}, "use_dictionary": False},
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_row_groups_give_what_memory_gives(tmp_path, writer):
+    path = tmp_path / "x.parquet"
+    write_many(path, **WRITERS[writer])
+    held, by_groups = ImageParquet([path]), ImageParquet([path], held=0)
+    order = np.random.default_rng(0).permutation(len(held)).tolist()
+    for index in order:
+        expected = index % 3 if WRITERS[writer].get("repeat") else index
+        assert number_of(by_groups.read(index)) == number_of(held.read(index)) == expected
+    assert held.groups is None
+    assert by_groups.groups == ([0] * 300 if writer == "one row group" else [n // 100 for n in range(300)])
+    assert list(Subset(by_groups, order[:5]).groups or []) == [by_groups.groups[index] for index in order[:5]]
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The row groups that were read from the disk, in order."""
+    found, load = [], RowGroups._load
+    monkeypatch.setattr(RowGroups, "_load", lambda self, group: found.append(group) or load(self, group))
+    return found
+
+
+def open_kept(paths, groups):
+    """A large set, of which a process keeps as much as so many row groups of 20 rows take, and two more."""
+    source = ImageParquet(paths, held=0)
+    largest = max(source._row_groups[group].nbytes for group in range(len(source._row_groups._parts)))
+    source._row_groups = RowGroups(source._row_groups._parts, "image", hold=False, kept=groups * largest)
+    return source
+
+
+def test_an_epoch_reads_each_row_group_once(tmp_path, monkeypatch, loads):
+    monkeypatch.setattr(sampler, "WINDOW", 60)
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path in paths:
+        write_many(path, row_group_size=20)
+    source, held = open_kept(paths, 3), ImageParquet(paths)
+    loads.clear()
+    batches = list(EpochBatches(600, 30, 2, 0, groups=source.groups))
+    for epoch in (batches[:20], batches[20:]):
+        indices = [index for batch in epoch for _, index in batch]
+        assert [number_of(source.read(index)) for index in indices] == [number_of(held.read(i)) for i in indices]
+        assert sorted(indices) == list(range(600))
+        assert len(loads) == len(set(loads)) >= 27  # the second finds three that the first left behind
+        loads.clear()
+
+
+def test_large_row_groups_across_windows(tmp_path, monkeypatch, loads):
+    """A window smaller than a row group may lie in two of them; each is still read once for the window."""
+    monkeypatch.setattr(sampler, "WINDOW", 80)
+    write_many(tmp_path / "x.parquet", 600)
+    source = ImageParquet([tmp_path / "x.parquet"], held=0)
+    source._row_groups._kept = 1
+    for batch in EpochBatches(600, 20, 1, 0, groups=source.groups):
+        for _, index in batch:
+            assert number_of(source.read(index)) == index
+    assert len(loads) == 6
+
+
+def test_row_groups_larger_than_pyarrow_reads(tmp_path, monkeypatch):
+    write_many(tmp_path / "x.parquet")
+    monkeypatch.setattr("sasa.data.classification.parquet.LARGEST", 1000)
+    with pytest.raises(DataError, match=r"x\.parquet has a row group of \d+ bytes.*; expected 1000 at most"):
+        ImageParquet([tmp_path / "x.parquet"])
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_goes_first(tmp_path, loads):
+    images = [png_bytes((n, 0, 0)).ljust(2000, b"\0") for n in range(10)]
+    pq.write_table(pa.table({"image": images, "label": [0] * 10}), tmp_path / "x.parquet", row_group_size=1)
+    source = ImageParquet([tmp_path / "x.parquet"], held=0)
+    kept = source._row_groups._kept = 2100
+    for index in (0, 1, 2, 0, 3, 0, 1, 4, 5):  # 0 is asked for again before 3 comes, so 1 goes
+        assert source.read(index).getpixel((0, 0)) == (index, 0, 0)
+        assert source._row_groups._size <= kept + 2 * source._row_groups[index].nbytes
+    assert loads == [0, 1, 2, 3, 1, 4, 5]
+    assert [*source._row_groups._recent] == [1, 4, 5]
+
+
+def test_nothing_that_was_read_is_pickled(tmp_path, loads):
+    write_many(tmp_path / "x.parquet")
+    for held in (1 << 30, 0):
+        source = ImageParquet([tmp_path / "x.parquet"], held=held)
+        source.read(0)
+        content = pickle.dumps(source)
+        assert noisy_png(0) not in content
+        again = pickle.loads(content)
+        loads.clear()
+        assert [number_of(again.read(index)) for index in (299, 298, 5)] == [299, 298, 5]
+        assert loads == ([] if held else [2, 0])
+
+
+@pytest.mark.parametrize("held", [1 << 30, 0])
+def test_several_files_are_one_source_and_are_named(tmp_path, held):
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path in paths:
+        write_many(path, 120)
+    source = ImageParquet(paths, held=held)
+    assert len(source) == 240
+    assert number_of(source.read(120 + 77)) == 77
+    assert source.name(120 + 77) == f"{paths[1]} row 77"
+    again = pickle.loads(pickle.dumps(source))
+    assert number_of(again.read(239)) == 119
+    assert source.groups in (None, [0] * 100 + [1] * 20 + [2] * 100 + [3] * 20)
+
+
+class Numbers(Dataset):
+    """(number of the image, row groups that this process keeps, whether it began with none)."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __getitem__(self, index):
+        number = number_of(self.source.read(index))
+        return number, len(self.source._row_groups._recent), self.source._row_groups._process == os.getpid()
+
+
+@pytest.mark.parametrize("held", [1 << 30, 0])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_read_by_themselves(tmp_path, held, method):
+    write_many(tmp_path / "x.parquet")
+    source = ImageParquet([tmp_path / "x.parquet"], held=held)
+    for index in (0, 100, 200):
+        source.read(index)
+    order = list(np.random.default_rng(0).permutation(300))
+    loader = DataLoader(
+        Numbers(source), batch_size=10, sampler=order, num_workers=2, multiprocessing_context=method, collate_fn=list
+    )
+    rows = [row for batch in loader for row in batch]
+    assert [number for number, _, _ in rows] == order
+    if not held:
+        assert rows[0][1] == 1  # a forked worker begins with nothing
+        assert all(own for _, _, own in rows)
+
+
+def test_threads_read_at_once(tmp_path):
+    write_many(tmp_path / "x.parquet", row_group_size=20)
+    source = open_kept([tmp_path / "x.parquet"], 2)
+    order = np.random.default_rng(0).integers(0, 300, 500).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda index: number_of(source.read(index)), order)) == order
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001.parquet"),
+        ("plain_text/train-00000-of-00002.parquet", "plain_text/train-1.parquet", "plain_text/test-0.parquet"),
+        ("train/0000.parquet", "train/0001.parquet", "val/0000.parquet"),
+        ("train.parquet", "mnist-train-2.parquet", "validation.parquet"),
+    ],
+)
+def test_layouts(tmp_path, names):
+    for name, labels in zip(names, ([0, 1, 2], [2, 1], [1]), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_parquet(tmp_path / name, labels)
+    train, held_out = open_splits(str(tmp_path), 0.2, 0)
+    assert sorted(train.labels) == [0, 1, 1, 2, 2]
+    assert list(held_out.labels) == [1]
+    assert held_out.classes == ["0", "1", "2"]  # numbered as in training, though only one is there
+
+
+def write_pathed(folder, *names):
+    images = [{"bytes": None, "path": name} for name in names]
+    images.append({"bytes": png_bytes((9, 9, 9)), "path": "/etc/passwd"})
+    pq.write_table(pa.table({"image": images, "label": [0] * len(images)}), folder / "x.parquet")
+
+
+@pytest.mark.parametrize("held", [1 << 30, 0])
+def test_images_beside_the_file(tmp_path, held):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png_bytes((1, 2, 3)))
+    write_pathed(tmp_path, "images/a.png", "images/none.png", None)
+    source = ImageParquet([tmp_path / "x.parquet"], held=held)
+    assert source.read(0).getpixel((0, 0)) == (1, 2, 3)
+    assert source.read(3).getpixel((0, 0)) == (9, 9, 9)
+    with pytest.raises(DataError, match=r"row 1 names the file 'images/none.png', which is not in"):
+        source.read(1)
+    with pytest.raises(DataError, match="row 2 has neither bytes nor a path"):
+        source.read(2)
+
+
+@pytest.mark.parametrize("held", [1 << 30, 0])
+def test_paths_that_lead_out_of_the_folder_are_not_read(tmp_path, held):
+    outside, inside = tmp_path / "secret", tmp_path / "set"
+    outside.mkdir()
+    inside.mkdir()
+    (outside / "a.png").write_bytes(png_bytes((1, 2, 3)))
+    (inside / "own.png").write_bytes(png_bytes((4, 5, 6)))
+    (inside / "link.png").symlink_to(outside / "a.png")
+    (inside / "folder").symlink_to(outside)
+    (inside / "fine.png").symlink_to(inside / "own.png")
+    (inside / "round.png").symlink_to(inside / "round.png")
+    climbing = ["../secret/a.png", str(outside / "a.png"), "link.png", "folder/a.png", "x/../own.png"]
+    write_pathed(inside, *climbing, "fine.png", "round.png", "zero\0byte.png", "")
+    source = ImageParquet([inside / "x.parquet"], held=held)
+    for index in range(len(climbing)):
+        with pytest.raises(DataError, match=f"row {index} names the file .*outside of .*: nothing was read"):
+            source.read(index)
+    assert source.read(len(climbing)).getpixel((0, 0)) == (4, 5, 6)
+    for index in (1, 2, 3):
+        with pytest.raises(DataError, match="which is not in"):
+            source.read(len(climbing) + index)
+
+
+def table_of(count, **others):
+    return pa.table({"image": [{"bytes": png_bytes((n, 0, 0)), "path": None} for n in range(count)], **others})
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"label": pa.array([-1, -1])}, "has images with the label -1: they have no label"),
+        ({"label": pa.array([0, 10**12])}, "has the label 1000000000000, and labels outside 0 to"),
+        ({"label": pa.array([0, None])}, r"x\.parquet row 1 has no label"),
+        ({"label": pa.array(["cat", "dog"])}, "column 'label' must hold integers; it holds string"),
+        ({"labels": pa.array([0.0, 1.0])}, "column 'labels' must hold integers; it holds double"),
+        ({"image": pa.array(["a", "b"]), "label": pa.array([0, 1])}, "'image' must hold {bytes, path}; it holds str"),
+        ({"name": pa.array([0, 1])}, "has columns image, name; expected one of label, labels, fine_label"),
+    ],
+)
+def test_odd_columns(tmp_path, columns, sentence):
+    pq.write_table(table_of(2, **columns) if "image" not in columns else pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=sentence):
+        open_splits(str(tmp_path), 0.5, 0)
+
+
+def test_no_rows_and_other_classes(tmp_path):
+    write_parquet(tmp_path / "empty.parquet", [])
+    with pytest.raises(DataError, match=r"must hold \{bytes, path\}|holds no images"):
+        ImageParquet([tmp_path / "empty.parquet"])
+    write_parquet(tmp_path / "a.parquet", [0, 1], ["x", "y"])
+    with pytest.raises(DataError, match="has other classes than the training images"):
+        ImageParquet([tmp_path / "a.parquet"], ["x", "z"])
+
+
+def test_damage_anywhere_is_a_sentence(tmp_path):
+    """A byte turned over in the middle of the pages: either an image is refused, or nothing depended on it."""
+    path = tmp_path / "x.parquet"
+    write_many(path, 60)
+    content = path.read_bytes()
+    refused = []
+    for place in np.random.default_rng(0).integers(4, len(content) * 3 // 4, 40).tolist():
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            source = ImageParquet([path], held=0)
+            for index in range(60):
+                source.read(index)
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all("x.parquet" in sentence for sentence in refused)
+
+
+def test_a_file_cut_off_after_it_was_opened(tmp_path):
+    path = tmp_path / "x.parquet"
+    write_many(path)
+    source = ImageParquet([path], held=0)
+    os.truncate(path, 2000)
+    with pytest.raises(DataError, match=r"x\.parquet is not a whole parquet file: "):
+        source.read(299)
+
+
+def test_a_bad_image_is_named_with_its_row(tmp_path):
+    table = pa.table({"image": [{"bytes": b"text", "path": None}] * 3, "label": [0, 1, 1]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet row 2 is not an image"):
+        ImageParquet([tmp_path / "x.parquet"]).read(2)

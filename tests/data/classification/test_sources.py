@@ -1,0 +1,125 @@
+"""Opening data sets: one string, and what lies there says what it is."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sasa.data.classification import Digits, Pixels, Subset, open_splits, split
+from sasa.errors import DataError
+
+
+def save_image(path, colour=(200, 30, 30), size=(20, 12)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def png_bytes(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(path, labels, names=None, image="img", label="label"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
+    table = pa.table({image: images, label: labels})
+    if names:
+        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path)
+
+
+def test_digits_have_ten_classes_and_split_the_same_way_every_time():
+    train, held_out = open_splits("digits", 0.2, 0)
+    again, _ = open_splits("digits", 0.2, 0)
+    other, _ = open_splits("digits", 0.2, 1)
+    assert len(train) + len(held_out) == len(Digits()) == 1797
+    assert 355 <= len(held_out) <= 365
+    assert not set(train.indices) & set(held_out.indices)
+    assert train.indices == again.indices != other.indices
+    assert set(held_out.labels) == set(range(10))
+    assert train.read(0).size == (8, 8)
+    assert max(np.asarray(train.read(n)).max() for n in range(20)) == 255
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda p: None, "is empty"),
+        (lambda p: (p / "a").mkdir(), "holds no images: expected a folder for each class"),
+        (lambda p: (p / "a.txt").write_text("x"), "holds no images"),
+        (lambda p: (save_image(p / "a" / "1.png"), (p / "b").mkdir()), "b holds no images .1 of 2 classes empty"),
+        (lambda p: (p / "x.parquet").write_bytes(b"PAR1"), "x.parquet is not a whole parquet file"),
+        (
+            lambda p: write_parquet(p / "x.parquet", [0, 1], image="photo"),
+            "columns photo, label; expected one of image",
+        ),
+        (lambda p: write_parquet(p / "x.parquet", [0, -2]), "has the label -2, and labels outside 0 to"),
+        (lambda p: save_image(p / "a" / "1.png"), "1 images are too few"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_path(tmp_path, make, sentence):
+    make(tmp_path)
+    with pytest.raises(DataError, match=sentence):
+        open_splits(str(tmp_path), 0.2, 0)
+
+
+def test_nothing_there():
+    sentence = "'/nowhere' is no folder, no parquet or tar file, no pattern of tar files, and not the built-in set"
+    with pytest.raises(DataError, match=sentence):
+        open_splits("/nowhere", 0.2, 0)
+
+
+def test_two_kinds_of_data_in_a_folder(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [0, 1])
+    with tarfile.open(tmp_path / "train.tar", "w"):
+        pass
+    with pytest.raises(DataError, match="holds parquet files and tar files: give the path of the one that is meant"):
+        open_splits(str(tmp_path), 0.2, 0)
+
+
+@pytest.mark.parametrize("folder", ["cat", "train/cat"])
+def test_an_archive_beside_what_it_held(tmp_path, folder):
+    save_image(tmp_path / folder / "1.png")
+    save_image(tmp_path / folder / "2.png")
+    (tmp_path / "download.tar.gz").write_bytes(b"x")
+    assert sum(len(source) for source in open_splits(str(tmp_path), 0.5, 0)) == 2
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w"):
+        pass
+    with pytest.raises(DataError, match=r"holds tar files and class folders: give .* or move the others away"):
+        open_splits(str(tmp_path), 0.2, 0)
+
+
+def test_many_classes_are_split_as_few_are():
+    labels = np.random.default_rng(0).integers(0, 50, 2000).tolist()
+    source = Pixels(np.zeros((2000, 1, 1), np.uint8), labels, [str(n) for n in range(60)], "pixel")
+    train, held_out = split(source, 0.2, 3)
+    generator, expected = np.random.default_rng(3), []
+    for label in range(60):
+        members = generator.permutation(np.flatnonzero(np.asarray(labels) == label)).tolist()
+        expected += members[: round(len(members) * 0.2)]
+    assert held_out.indices == sorted(expected)
+    assert len(train) + len(held_out) == 2000
+
+
+def test_groups_pass_through_subsets():
+    source = Digits()
+    assert source.groups is None
+    assert Subset(source, [1, 2]).groups is None
+    source.groups = [n // 100 for n in range(len(source))]
+    assert Subset(Subset(source, [5, 300, 700]), [2, 0]).groups == [7, 0]
+
+
+def test_split_refuses_too_few():
+    with pytest.raises(DataError, match="too few"):
+        split(type("One", (Digits,), {"__len__": lambda self: 1, "__init__": _one})(), 0.2, 0)
+
+
+def _one(self):
+    self.classes, self.labels = ["a"], [0]
