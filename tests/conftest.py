@@ -33,7 +33,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs the CUDA kernels on a GPU: the tests in gpu/, and cases of others with such a device and back-end."""
+    """Mark what runs the CUDA kernels on a GPU: the tests in gpu/, and the cases of others that do."""
     without_gpu = pytest.mark.skip(reason="torch finds no GPU here")
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}

@@ -115,7 +115,7 @@ def test_without_being_chosen_they_leave_cuda_tensors_to_triton(tmp_path):
 
 
 def test_tests_that_are_made_for_a_gpu_run_on_the_stand_in(tmp_path):
-    """Those of tests/gpu that need none of torch's own kernels: so that they do not fail of themselves on a real one."""
+    """Some of tests/gpu, so that a mistake in the tests themselves is found without a GPU."""
     tests = emulator.ROOT / "tests" / "gpu" / "test_kernels.py"
     chosen = "(map_sizes and 7-zeros and 2) or (around and bf16) or (inference and bf16-2) or (stem and fp32 and 5)"
     script = fake_gpu.HERE / "gpu_tests_on_fake_gpu.py"

@@ -1,8 +1,8 @@
 """The back-end "cuda": CUDA C++ kernels (csrc/cuda), compiled by NVRTC at first use and launched from C++.
 
-Where the environment variable SASA_GPU is "cuda", they are also what the dispatcher ops run for CUDA tensors; calls that
-they do not support then go to plain torch. Requested by name, they are reached through ops of their own, in the namespace
-`sasa_cuda`, whatever the dispatcher would choose, and such a call is an error.
+Where the environment variable SASA_GPU is "cuda", the dispatcher ops run them for CUDA tensors, and plain torch for calls
+that they do not support. Requested by name, they are reached through ops of their own, in the namespace `sasa_cuda`,
+whatever the dispatcher would choose, and such a call is an error.
 """
 
 import torch

@@ -1,7 +1,8 @@
 """How a map is cut for the kernels of local attention: a rule for any kernel size, and a table of measured exceptions.
 
 No autotuning: a user's first step compiles one variant of each kernel. TABLE holds what a measurement found better than
-the rule, by the arguments of `tiling`; it is empty. The rule was found by counting instructions of compiled kernels (benchmarks/README.md).
+the rule, by the arguments of `tiling`; it is empty. The rule was found by counting instructions of compiled kernels
+(benchmarks/README.md).
 """
 
 from dataclasses import dataclass
