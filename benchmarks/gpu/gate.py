@@ -94,12 +94,8 @@ def compile_all(bench: Bench) -> Values:
 
 def local(bench: Bench, case: Case) -> Values:
     """Errors of the output and of every gradient of a case."""
-    inputs, grad = _case_tensors(case)
-    options: dict[str, Any] = {
-        "kernel_size": case.window, "num_heads": case.heads, "padding": case.padding, "content": case.content,
-    }  # fmt: skip
-    want = _results(inputs, grad, "cpu", torch.float64, backend="reference", **options)
-    got = _results(inputs, grad, bench.device, None, backend="cuda" if bench.on_gpu else "eager", **options)
+    want = _results(case, "cpu", torch.float64, "reference")
+    got = _results(case, bench.device, None, "cuda" if bench.on_gpu else "eager")
     return judged(dict(zip(NAMES, zip(got, want, strict=True), strict=True)), BOUNDS[case.dtype])
 
 
@@ -143,34 +139,33 @@ def _relative(got: Tensor, want: Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def _case_tensors(case: Case) -> tuple[list[Tensor | None], Tensor]:
-    """q, k, v, both tables, and the gradient of the output, on the CPU, rounded to the dtype of the case."""
+def _case_tensors(case: Case, device: str, dtype: torch.dtype | None) -> tuple[list[Tensor | None], Tensor]:
+    """q, k and v as slices of one map, both tables and the output's gradient, of numbers that case.dtype holds."""
     generator = torch.Generator().manual_seed(0)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
     channels = case.heads * case.head_dim
 
-    def random(*shape: int) -> Tensor:
-        return 0.7 * torch.randn(*shape, generator=generator)
+    def random(kept: torch.dtype, *shape: int) -> Tensor:
+        rounded = (0.7 * torch.randn(*shape, generator=generator)).to(kept)
+        return (rounded.contiguous(memory_format=layout) if len(shape) == 4 else rounded).to(device, dtype or kept)
 
-    whole, grad = (
-        random(2, parts * channels, case.height, case.width).to(case.dtype).contiguous(memory_format=layout)
-        for parts in (3, 1)
-    )
+    whole, grad = (random(case.dtype, 2, parts * channels, case.height, case.width) for parts in (3, 1))
     query, key, value = whole.chunk(3, dim=1)
-    table_dtype = torch.promote_types(case.dtype, torch.float32)
-    tables = [random(case.heads, case.window, case.head_dim // 2).to(table_dtype) for _ in range(2)]
+    wide = torch.promote_types(case.dtype, torch.float32)
+    tables = [random(wide, case.heads, case.window, case.head_dim // 2) for _ in range(2)]
     return [query, key if case.content else None, value, *(tables if case.position else (None, None))], grad
 
 
-def _results(
-    inputs: list[Tensor | None], grad: Tensor, device: str, dtype: torch.dtype | None, **options: Any
-) -> list[Tensor | None]:
-    """The output and the gradient of each input, None where the input is."""
-    tensors = [None if t is None else t.to(device, dtype or t.dtype).requires_grad_() for t in inputs]
-    output = local_attention(*tensors, **options)  # pyright: ignore[reportArgumentType]
-    given = [t for t in tensors if t is not None]
-    grads = iter(torch.autograd.grad(output, given, grad.to(device, dtype or grad.dtype)))
-    return [output, *(None if t is None else next(grads) for t in tensors)]
+def _results(case: Case, device: str, dtype: torch.dtype | None, backend: str) -> list[Tensor | None]:
+    """The output and the gradient of each input, None where the input is, computed in `dtype` or that of the case."""
+    inputs, grad = _case_tensors(case, device, dtype)
+    leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
+    options: dict[str, Any] = {
+        "kernel_size": case.window, "num_heads": case.heads, "padding": case.padding, "content": case.content,
+    }  # fmt: skip
+    output = local_attention(*leaves, **options, backend=backend)  # pyright: ignore[reportArgumentType]
+    grads = iter(torch.autograd.grad(output, [t for t in leaves if t is not None], grad))
+    return [output, *(None if t is None else next(grads) for t in leaves)]
 
 
 def _local_results(given: Any, backend: str) -> list[Tensor]:

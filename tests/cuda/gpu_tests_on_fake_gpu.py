@@ -1,6 +1,6 @@
 """Run by test_ops.py in a process that sees fake GPUs: tests of tests/gpu, whose kernels run in emulation.
 
-    python gpu_tests_on_fake_gpu.py ARGUMENT ...        of pytest; torch's own kernels do not run here
+python gpu_tests_on_fake_gpu.py ARGUMENT ...        of pytest; torch's own kernels do not run here
 """
 
 import os

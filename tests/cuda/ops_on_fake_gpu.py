@@ -11,9 +11,12 @@ import os
 import sys
 import threading
 
+import pytest
 import torch
+import torch._dynamo
 from torch import Tensor
 
+import sasa
 import sasa.ops
 from cuda import emulator, fake_gpu
 from sasa.ops import eager
@@ -208,6 +211,22 @@ def exported(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]
     return {"output": relative_error(got, qkv_attention(*(t.double() for t in inputs), **options))}
 
 
+def layers(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    """The fused operators are in one graph of torch.compile; it is not run, for it holds kernels of torch's."""
+    operators: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, _inputs: object) -> None:
+        operators.extend(str(node.target) for node in graph.graph.nodes if str(node.target).startswith("sasa."))
+        raise NotImplementedError("this graph is only looked at")
+
+    for module in (sasa.AttentionStem(3, 64), sasa.LocalAttention2d(3, 32, stride=2, num_heads=2)):
+        image = torch.zeros(2, 3, 16, 16, dtype=dtype).to(device)
+        with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="only looked at"), torch.no_grad():
+            torch.compile(module.to(device, dtype), fullgraph=True, backend=keep)(image)
+    assert operators == ["sasa.block_attention_pooled", "sasa.qkv_attention_inference"]
+    return {}
+
+
 def threads(dtype: torch.dtype, _device: str, backend: str) -> dict[str, float]:
     """Four threads on two GPUs, each on a stream of its own; the largest error of each."""
     errors: dict[str, float] = {}
@@ -236,6 +255,7 @@ CASES = {
     "not_taken": not_taken,
     "compiled": compiled,
     "exported": exported,
+    "layers": layers,
     "threads": threads,
 }
 

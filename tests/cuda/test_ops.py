@@ -68,6 +68,10 @@ def test_the_dispatcher_takes_them_where_they_are_chosen(tmp_path, case, dtype):
     assert fake_gpu.launched(tmp_path) != []
 
 
+def test_layers_compile_into_one_graph_with_the_fused_operators(tmp_path):
+    errors(tmp_path, "auto", "layers", "float32", "cuda:0", SASA_GPU="cuda")
+
+
 def test_where_no_kernel_runs_on_the_gpu_plain_torch_does(tmp_path):
     variables = {"SASA_GPU": "cuda", "FAKE_CUDA_ARCHITECTURE": "60"}
     found, said = errors(tmp_path, "auto", "not_taken", "float32", "cuda:0", **variables)

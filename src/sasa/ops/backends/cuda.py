@@ -1,7 +1,7 @@
 """The back-end "cuda": CUDA C++ kernels (csrc/cuda), compiled by NVRTC at first use and launched from C++.
 
-Where the environment variable SASA_GPU is "cuda", the dispatcher ops run them for CUDA tensors, and plain torch for calls
-that they do not support. Requested by name, they are reached through ops of their own, in the namespace `sasa_cuda`,
+Where the environment variable SASA_GPU is "cuda", the dispatcher ops run them for CUDA tensors, with plain torch for
+calls that they do not support. By name they are reached through ops of their own, in the namespace `sasa_cuda`,
 whatever the dispatcher would choose, and such a call is an error.
 """
 
