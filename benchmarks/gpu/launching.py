@@ -1,7 +1,5 @@
 """What it costs the host to launch a layer from Python: tiny maps, calls that are not waited for."""
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -16,13 +14,14 @@ LAYER = Layer(64, 7, 1)
 
 def rows(backend: str) -> list[Row]:
     """One row."""
-    return [Row(f"launching, {backend}", functools.partial(launching), backend)]
+    return [Row(f"launching, {backend}", launching, backend)]
 
 
 def launching(bench: Bench) -> Values:
     """Milliseconds until a call has returned: an addition, the operator, the layer; forward, and with backward."""
     inputs, grad_output = operands(LAYER, 1, bench.device)
-    leaves = [t.detach().requires_grad_() for t in inputs if t is not None]
+    given = [t.detach() for t in inputs if t is not None]
+    leaves = [t.detach().requires_grad_() for t in given]
     layer = sasa.LocalAttention2d(64, 64, WINDOW, num_heads=HEADS).to(bench.device, torch.bfloat16)
     parameters = list(layer.parameters())
 
@@ -35,7 +34,7 @@ def launching(bench: Bench) -> Values:
 
     steps = {
         "addition": lambda: torch.add(grad_output, grad_output),
-        "operator": lambda: operator([t.detach() for t in leaves]),
+        "operator": lambda: operator(given),
         "operator with backward": lambda: torch.autograd.grad(operator(leaves), leaves, grad_output),
         "layer, inference": inference,
         "layer with backward": lambda: torch.autograd.grad(layer(grad_output), parameters, grad_output),

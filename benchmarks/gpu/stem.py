@@ -46,6 +46,6 @@ def _step(module: nn.Module, images: torch.Tensor, training: bool) -> Step:
         with torch.set_grad_enabled(training), torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
             output = module(images)
         if training:
-            torch.autograd.grad(output.float().sum(), list(module.parameters()))
+            torch.autograd.grad(output.float().sum(), list(module.parameters()), allow_unused=True)
 
     return step
