@@ -49,7 +49,7 @@ def assert_near(got, want, tolerance):
         assert_close(one.cpu(), other.cpu(), tolerance, otherwise=other.double().norm().item() + 1e-3)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-4), (BF16, 5e-2)], ids=["fp32", "autocast"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-4), (BF16, 0.15)], ids=["fp32", "autocast"])
 def test_layers_agree_with_the_reference_back_end(dtype, tolerance):
     assert_near(gradients(layers(), images(), dtype), gradients(layers("reference"), images()), tolerance)
 
@@ -79,7 +79,7 @@ def test_compiled_in_one_graph(dtype):
     torch._dynamo.reset()
     model = layers()
     want = gradients(model, images(), dtype)
-    assert_near(gradients(torch.compile(model, fullgraph=True), images(), dtype), want, 3e-2 if dtype else 1e-3)
+    assert_near(gradients(torch.compile(model, fullgraph=True), images(), dtype), want, 0.15 if dtype else 1e-3)
 
 
 @COMPILERS_WARN
