@@ -26,8 +26,8 @@ Target target_for(int architecture);  // raises an UnsupportedError on a GPU tha
 // Compile one kernel now, without the cache. Raises an Error with the first line of what NVRTC says.
 std::string compile(const Launch& launch, const Target& target);
 
-// Kernels that were asked for, by their full description. Each is compiled once, by whoever comes first: its caller, or
-// one of the threads that work ahead.
+// Requested kernels, by their full description. Each is compiled once: by its caller or by one of the threads that
+// compile ahead, whichever comes first.
 class Compiler {
  public:
   static Compiler& shared();

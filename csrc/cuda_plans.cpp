@@ -54,7 +54,7 @@ std::vector<Launch> launches_of(const BackwardPlan& plan) {
 }
 std::vector<Launch> launches_of(const BlockPlan& plan) { return {plan.fold, plan.attend, plan.sum, plan.unfold}; }
 
-// Adds what a call launches; nothing where no kernel takes it, since nobody has asked for it yet.
+// Adds what a call launches; nothing where no kernel takes it: the call has not been made yet.
 template <class Call>
 void add_launches(const Call& call, const Device& device, std::vector<Launch>& launches) {
   try {

@@ -79,7 +79,7 @@ double cpu_multiply_adds(int64_t rounds);
 // Why CUDA kernels cannot run in this process, or on that GPU; empty where they can.
 std::string cuda_error();
 std::string cuda_error_on(int64_t device);
-// Version and file of NVRTC, the folder of compiled kernels, and how many it holds.
+// Version and file of NVRTC, the directory of compiled kernels, and how many it holds.
 std::tuple<std::string, std::string, std::string, int64_t> cuda_compiler();
 
 }  // namespace sasa

@@ -94,7 +94,7 @@ class CudaCompiler(NamedTuple):
 
     version: str  # of NVRTC
     file: str  # NVRTC's
-    cache: str  # a folder
+    cache: str  # a directory
     cached: int  # kernels in it
 
 

@@ -37,7 +37,7 @@ class Tiling:
     across: int  # GT, groups side by side
     num_warps: int
     num_stages: int
-    single: bool = False  # one picture a program: what a loop over pictures carries along costs registers
+    single: bool = False  # one image a program: what a loop over images carries along costs registers
 
 
 TABLE: dict[tuple[str, int, int, int, int, bool], Tiling] = {}
