@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "cuda_api.h"
-#include "tensors.h"
+#include "ops/tensors.h"
 
 namespace sasa::cuda {
 
