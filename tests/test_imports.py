@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "files",
     "durations",
+    "markdown",
     "machine",
     "threads",
     "ops",

@@ -1,4 +1,4 @@
-"""How far the operator in float32 is from the reference in float64, over random shapes and options."""
+"""Errors of the float32 operator relative to the float64 reference, over random shapes and options."""
 
 import random
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from sasa.ops import local_attention
 
-LARGEST = 2_000_000  # elements of the reference's unfolded keys and values: it gathers every window
+LARGEST = 2_000_000  # elements of the reference's unfolded keys and values
 NAMES = ("query", "key", "value", "rel_row", "rel_col")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of `sasa.ops.local_attention`: B, N, D, E, H, W, K and the options."""
+    """Shapes and options of one call of `sasa.ops.local_attention`."""
 
     batch: int
     heads: int
@@ -30,7 +30,7 @@ class Case:
     channels_last: bool
 
     def shapes(self) -> list[tuple[int, ...] | None]:
-        """Of query, key, value, rel_row and rel_col; None for what the terms leave out."""
+        """Shapes of query, key, value, rel_row and rel_col; None for those that `terms` leaves out."""
         size = (self.height, self.width)
         rel = None if self.terms == "content" else (self.heads, self.window, self.head_dim // 2)
         query = (self.batch, self.heads * self.head_dim, *size)
@@ -49,7 +49,7 @@ class Case:
 
 
 def random_case(choose: random.Random) -> Case:
-    """Small shapes of every kind: 1 x N, smaller than the window, odd widths of heads and of values."""
+    """Draw a small case: also 1 x N maps, maps smaller than the window, odd head and value dimensions."""
     window, heads = choose.choice((1, 3, 5, 7, 9, 11)), choose.choice((1, 2, 3, 4, 8))
     head_dim = choose.choice((2, 4, 6, 8, 8, 16, 32, 64))
     value_dim = head_dim if choose.random() < 0.7 else choose.randint(1, 20)
@@ -73,10 +73,10 @@ def random_case(choose: random.Random) -> Case:
 
 
 def worst_error(case: Case, seed: int, backend: str = "auto") -> tuple[float, str]:
-    """The largest relative L2 error of the output and of every gradient, and which of them it is.
+    """Compute the largest relative L2 error of the output and of all gradients, and the name of that tensor.
 
-    Inputs are 0.7 * normal in float32; the reference gets the same numbers in float64. Where a gradient vanishes (a
-    softmax over one key has none), its error is relative to the gradient of the output.
+    Inputs are 0.7 * normal in float32, converted to float64 for the reference. The error of a gradient that is zero
+    (softmax over a single key) is relative to the gradient of the output.
     """
     generator = torch.Generator().manual_seed(seed)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
@@ -84,7 +84,7 @@ def worst_error(case: Case, seed: int, backend: str = "auto") -> tuple[float, st
     for shape in case.shapes():
         tensor = None if shape is None else 0.7 * torch.randn(shape, generator=generator)
         maps = tensor is not None and tensor.dim() == 4
-        tensors.append(tensor.contiguous(memory_format=layout) if maps else tensor)  # pyright: ignore
+        tensors.append(tensor.contiguous(memory_format=layout) if maps else tensor)
     value = tensors[2]
     assert value is not None
     grad_output = 0.7 * torch.randn(value.shape, generator=generator)
@@ -102,7 +102,7 @@ def worst_error(case: Case, seed: int, backend: str = "auto") -> tuple[float, st
 
 def _output_and_gradients(tensors: list[Tensor | None], grad: Tensor, options: dict[str, Any]) -> list[Tensor | None]:
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
-    output = local_attention(*leaves, **options)  # pyright: ignore[reportArgumentType]
+    output = local_attention(*leaves, **options)
     output.backward(grad)
     return [output.detach(), *(None if leaf is None else leaf.grad for leaf in leaves)]
 
@@ -110,14 +110,14 @@ def _output_and_gradients(tensors: list[Tensor | None], grad: Tensor, options: d
 def _relative_error(got: Tensor, want: Tensor, otherwise: float) -> float:
     size = want.norm().item()
     error = (got.double() - want).norm().item()
-    if error != error:  # a NaN must be the largest error, and max() would lose it
+    if error != error:  # max() would lose a NaN
         return float("inf")
     return error / (size if size > 1e-12 * otherwise else max(otherwise, 1e-300))
 
 
 def errors_of(cases: int, backend: str = "auto") -> tuple[list[float], str]:
-    """The worst error of each of so many random cases, always the same ones; and a sentence on the worst of all."""
-    choose = random.Random(0)  # noqa: S311 - chooses shapes
+    """Compute the worst error of each of a fixed sequence of random cases, and describe the worst of all."""
+    choose = random.Random(0)
     found = []
     for seed in range(cases):
         case = random_case(choose)

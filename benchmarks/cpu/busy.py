@@ -1,12 +1,12 @@
-"""Training on a machine that others use: a step beside busy loops, over the same step alone.
+"""Training on a shared machine: a training step beside busy loops, relative to the same step alone.
 
-    python benchmarks/busy.py                              # the demo's network: torch as it is, sasa's commands
-    python benchmarks/busy.py --settings command,spin=1000,threads=1 --loops 0,1,2
-    python benchmarks/busy.py --network resnet50 --batch 8 --rounds 3
-    python benchmarks/busy.py --pair                                   # two trainings side by side
+    python -m benchmarks.cpu.busy                              # the demo's network: torch's settings, sasa's
+    python -m benchmarks.cpu.busy --settings command,spin=1000,threads=1 --loops 0,1,2
+    python -m benchmarks.cpu.busy --network resnet50 --batch 8 --rounds 3
+    python -m benchmarks.cpu.busy --pair                       # two trainings side by side
 
-Each setting has a process of its own, which waits while others are measured: settings and loads take turns, round by
-round. A turn gives the mean of its steps; printed are the medians over rounds.
+Each setting has its own process, which is idle while others are measured: settings and loads take turns. A turn is the
+mean of its steps; the tables hold medians over rounds.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 from sasa import threads
 
 WARMUPS, LEAST_STEPS = 3, 2
-# It ends with the process that started it, however that ends.
+# Ends when its parent process has ended.
 LOOP = """
 import os
 parent = os.getppid()
@@ -40,7 +40,7 @@ VARIABLES = {
 
 
 def demo_step(twin: bool) -> Callable[[], object]:
-    """A training step of a bare `sasa train`, or of its convolutional twin."""
+    """Make a training step of `sasa train` with its defaults, or of the convolutional twin."""
     from sasa.tasks.classification.config import resolve
     from sasa.tasks.train import start
 
@@ -51,12 +51,12 @@ def demo_step(twin: bool) -> Callable[[], object]:
 
 
 def resnet50_step(twin: bool, batch: int) -> Callable[[], object]:
-    """Forward, cross-entropy and backward of a ResNet-50 with full attention, or of convolutions, at 224 x 224."""
+    """Make a training step, without optimizer, of sasa_resnet50 or resnet50 at 224 x 224."""
     import torch
 
     from sasa.models import create_model
 
-    network = create_model("resnet50" if twin else "sasa_resnet50").to(memory_format=torch.channels_last)  # pyright: ignore
+    network = create_model("resnet50" if twin else "sasa_resnet50").to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (batch,))
 
@@ -68,7 +68,7 @@ def resnet50_step(twin: bool, batch: int) -> Callable[[], object]:
 
 
 def work(network: str, batch: int, twin: bool, setting: str) -> None:
-    """The entry of a measured process: for each line "SECONDS" on stdin, takes steps and prints their mean in ms."""
+    """Run a measured process: for each line "SECONDS" on stdin, take steps and print their mean in ms."""
     words = setting.split("+")
     if "command" in words:
         threads.prepare()
@@ -90,7 +90,7 @@ def work(network: str, batch: int, twin: bool, setting: str) -> None:
 
 
 class Worker:
-    """A process that trains with one setting, when asked."""
+    """A process that trains with one setting, on request."""
 
     def __init__(self, setting: str, arguments: argparse.Namespace) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
@@ -101,19 +101,19 @@ class Worker:
         twin = ["--twin"] if arguments.twin else []
         words = ["--network", arguments.network, "--batch", str(arguments.batch), *twin, "--work", setting]
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, *words],
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.cpu.busy", *words],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.answer()
 
     def ask(self, seconds: float) -> None:
-        """Begin a turn."""
+        """Start a turn."""
         assert self.process.stdin
         self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
 
     def answer(self) -> str:
-        """A line of what it says."""
+        """Read a line of its output."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
@@ -121,17 +121,17 @@ class Worker:
         return line
 
     def take_turn(self, seconds: float) -> dict[str, float]:
-        """The mean time of a step, and the cores that it got."""
+        """Measure the mean time of a step, and the number of cores used."""
         self.ask(seconds)
         return json.loads(self.answer())
 
 
 @contextlib.contextmanager
 def busy(loops: int) -> Iterator[None]:
-    """So many processes that only spin."""
+    """Run busy loops beside the block, a process each."""
     processes = [subprocess.Popen([sys.executable, "-S", "-c", LOOP]) for _ in range(loops)]
     try:
-        time.sleep(0.3 if loops else 0)  # until they have begun
+        time.sleep(0.3 if loops else 0)  # until they have started
         yield
     finally:
         for process in processes:
@@ -141,7 +141,7 @@ def busy(loops: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def started(settings: Sequence[str], arguments: argparse.Namespace) -> Iterator[list[Worker]]:
-    """A worker for each setting, all ready; they end with the block."""
+    """Start a worker for each setting; they end with the block."""
     with contextlib.ExitStack() as stack:
         workers = []
         for setting in settings:
@@ -152,7 +152,7 @@ def started(settings: Sequence[str], arguments: argparse.Namespace) -> Iterator[
 
 
 def measure(arguments: argparse.Namespace) -> list[list[str]]:
-    """A line for each setting: ms of a step by load, and their ratios to the first setting's alone."""
+    """Measure each setting: ms of a step by load, and the ratios to the first setting under the first load."""
     settings, loads = arguments.settings.split(","), [int(number) for number in arguments.loops.split(",")]
     taken: dict[str, dict[int, list[dict[str, float]]]] = {s: {load: [] for load in loads} for s in settings}
     with started(settings, arguments) as workers:
@@ -179,7 +179,7 @@ def measure(arguments: argparse.Namespace) -> list[list[str]]:
 
 
 def measure_pairs(arguments: argparse.Namespace) -> list[list[str]]:
-    """Two trainings with the same setting, one alone and both side by side."""
+    """Measure two trainings with the same setting, one alone and both side by side."""
     lines = [["setting", "alone: ms", "side by side: ms", "ratios"]]
     for setting in arguments.settings.split(","):
         with started([setting, setting], arguments) as workers:
@@ -200,27 +200,29 @@ def measure_pairs(arguments: argparse.Namespace) -> list[list[str]]:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=("demo", "resnet50"), default="demo")
-    parser.add_argument("--twin", action="store_true", help="the network of convolutions")
-    parser.add_argument("--batch", type=int, default=8, help="of resnet50; the demo has that of its recipe")
+    parser.add_argument("--twin", action="store_true", help="the convolutional network")
+    parser.add_argument("--batch", type=int, default=8, help="batch size of resnet50")
     parser.add_argument(
         "--settings",
         default="torch,command",
-        help="torch (as it is), command (what sasa's commands set); words of a setting are joined by +: "
+        help="torch (unchanged), command (as sasa's commands do); options joined by +: "
         "spin=N, policy=passive, threads=N, bind=true, turn=MICROSECONDS",
     )
-    parser.add_argument("--loops", default=f"0,1,{threads.cores()}", help="busy loops beside it; the first are 'alone'")
+    parser.add_argument(
+        "--loops", default=f"0,1,{threads.cores()}", help="numbers of busy loops; ratios refer to the first"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.7, help="of a turn")
-    parser.add_argument("--pair", action="store_true", help="two trainings side by side, in place of busy loops")
+    parser.add_argument("--seconds", type=float, default=0.7, help="duration of a turn")
+    parser.add_argument("--pair", action="store_true", help="two trainings side by side, instead of busy loops")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Run the command line."""
     arguments: Any = parse()
     if arguments.work:
         return work(arguments.network, arguments.batch, arguments.twin, arguments.work)

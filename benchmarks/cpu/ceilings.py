@@ -1,20 +1,13 @@
-"""What this machine can do at most: multiply-adds a second and bytes a second, measured, not looked up."""
+"""Ceilings of the machine, measured: multiply-adds a second and bytes a second."""
 
 import functools
-import os
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from sasa.machine import cpu_name
-from sasa.ops import backends
-from sasa.ops.native import instruction_set
-from sasa.speed.timing import torch_threads
-from sasa.threads import cores
+from sasa.speed import torch_threads
 
 TENSOR_BYTES = 256 * 2**20  # far beyond any cache
 CALL_SECONDS = 0.2
@@ -26,11 +19,11 @@ class Ceilings:
     """Measured ceilings of this machine.
 
     Args:
-        threads: that worked together.
-        flops: FLOP a second in float32, 2 for each multiply-add; None where the native library has no such loop.
-        flops_one_thread: the same of one thread alone.
-        copy: bytes a second, read and written, of a copy between two large tensors.
-        triad: bytes a second of a = b + 3 c. A cache that reads a line before it writes it moves a third more.
+        threads: number of torch's threads.
+        flops: float32 FLOP a second, 2 for each multiply-add; None if the native library is missing.
+        flops_one_thread: the same with one thread.
+        copy: bytes a second, read plus written, of a copy between large tensors.
+        triad: bytes a second of a = b + 3 c. A cache that reads a line before writing it moves a third more.
     """
 
     threads: int
@@ -40,14 +33,10 @@ class Ceilings:
     triad: float
 
     def floor(self, flops: float, moved: float) -> float | None:
-        """Seconds that `flops` operations on `moved` bytes take at least; None where the peak was not measured."""
+        """Compute the least seconds for `flops` operations on `moved` bytes; None if the peak was not measured."""
         if self.flops is None:
             return None
         return max(flops / self.flops, moved / max(self.copy, self.triad))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them."""
-        return asdict(self)
 
     def __str__(self) -> str:
         if self.flops is None or self.flops_one_thread is None:
@@ -61,12 +50,12 @@ class Ceilings:
 
 
 def measure_ceilings(threads: int, size: int = TENSOR_BYTES, seconds: float = CALL_SECONDS) -> Ceilings:
-    """Measure them now.
+    """Measure the ceilings.
 
     Args:
-        threads: of torch.
+        threads: number of torch's threads.
         size: bytes of each tensor.
-        seconds: of each call that does nothing but multiply and add.
+        seconds: duration of each call of the multiply-add loop.
     """
     with torch_threads(threads):
         copied, summed = bandwidth(size)
@@ -74,24 +63,24 @@ def measure_ceilings(threads: int, size: int = TENSOR_BYTES, seconds: float = CA
 
 
 def flops_per_second(threads: int, least: float = CALL_SECONDS) -> float | None:
-    """2 * multiply-adds a second of so many of torch's threads, best of a few calls; None without the native op."""
+    """Measure FLOP a second of the multiply-add loop, best of a few calls; None if the native library is missing."""
     multiply_adds = getattr(torch.ops.sasa, "cpu_multiply_adds", None)
     if multiply_adds is None:
         return None
     with torch_threads(threads):
         try:
             rounds, seconds = 1000, 0.0
-            while seconds < least / 2:  # long enough that starting threads is nothing
+            while seconds < least / 2:  # until starting threads is negligible
                 seconds = _seconds(functools.partial(multiply_adds, rounds))
                 rounds = int(rounds * min(1000.0, max(2.0, least / max(seconds, 1e-6))))
             done = multiply_adds(rounds)
             return 2 * done / min(_seconds(functools.partial(multiply_adds, rounds)) for _ in range(REPEATS))
-        except RuntimeError:  # the library has none for this instruction set
+        except RuntimeError:  # no such loop for this instruction set
             return None
 
 
 def bandwidth(size: int = TENSOR_BYTES) -> tuple[float, float]:
-    """Bytes a second of a copy and of a triad a = b + 3 c, best of a few, over tensors of `size` bytes."""
+    """Measure bytes a second of a copy and of a = b + 3 c over tensors of `size` bytes, best of a few calls."""
     a, b, c = (torch.ones(max(1, size // 4)) for _ in range(3))
     moved = a.numel() * a.element_size()
     copied = min(_seconds(lambda: a.copy_(b)) for _ in range(REPEATS))
@@ -103,18 +92,3 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "cpu": cpu_name(),
-        "cores": cores(),
-        "vectors": torch.backends.cpu.get_cpu_capability(),
-        "kernels": instruction_set(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "backends": [str(backend) for backend in backends()],
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }

@@ -1,10 +1,10 @@
-"""The Markdown tables of docs/convert.md: what `sasa.convert` makes of well-known networks, and that they still run.
+"""The Markdown tables of docs/convert.md: well-known networks converted by `sasa.convert`, checked and run.
 
-    python benchmarks/convert_table.py             # six networks, at the paper's window of 7 and 8 heads
-    python benchmarks/convert_table.py --survey    # 82 small timm networks of many kinds, window of 3
+    python -m benchmarks.cpu.convert_table             # six networks, with the paper's window of 7 and 8 heads
+    python -m benchmarks.cpu.convert_table --survey    # 82 small timm networks of many kinds, window of 3
 
-"Runs" is yes where the converted network's output has the shape of the original's, every replaced layer gives a map
-of the size that the convolution gave, and each parameter gets a finite gradient; else the error.
+"Runs" is yes if the output of the converted network and of every replaced layer has the original's shape, and every
+parameter has a finite gradient; else it is the error.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SURVEY = """
     tf_efficientnet_b0 tiny_vit_5m_224 tinynet_e twins_svt_small vgg11 visformer_tiny vit_tiny_patch16_224 volo_d1_224
     vovnet39a xception41 xcit_nano_12_p16_224
 """
-# Of those that timm does not mark as taking one size only: their blocks do not divide an image of 96 pixels.
+# Not marked by timm as having a fixed input size, but their blocks do not divide an image of 96 pixels.
 NEED_FULL_SIZE = ("vit", "nest", "bat_resnext26ts", "halonet26t")
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--survey", action="store_true", help="many timm networks")
     survey = parser.parse_args().survey
-    warnings.simplefilter("ignore")  # heads that do not divide: the subject of other lines of the documentation
+    warnings.simplefilter("ignore")  # convert warns where heads do not divide the channels
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
     print("| network | replaced | kept | parameters before (M) | after (M) | runs |\n|---|---:|---:|---:|---:|---|")
@@ -66,7 +66,7 @@ def _row(name: str, survey: bool) -> tuple[str, str]:
     side = 96 if survey else 64
     if survey and (original.default_cfg.get("fixed_input_size") or any(part in name for part in NEED_FULL_SIZE)):
         side = original.default_cfg["input_size"][-1]
-    # Dilated convolutions stay convolutions: attention has no holes. Only skresnet18 has any.
+    # Attention cannot be dilated, so dilated convolutions stay (only skresnet18 has any).
     options = {"kernel_size": 3, "num_heads": 4, "where": lambda _, conv: conv.dilation == (1, 1)} if survey else {}
     conversion, runs = None, "yes"
     try:
@@ -92,7 +92,7 @@ def _counts(conversion: Conversion | None) -> str:
 
 
 def _run(original: nn.Module, converted: nn.Module, images: torch.Tensor) -> None:
-    """Forward through both, backward through the copy; an AssertionError says what does not agree."""
+    """Run both forward and the copy backward; raise an AssertionError that says what differs."""
     names = [replacement.name for replacement in converted.conversion.replacements]
     before, after = _watch(original, names), _watch(converted, names)
     with torch.no_grad():
@@ -100,14 +100,14 @@ def _run(original: nn.Module, converted: nn.Module, images: torch.Tensor) -> Non
     got = converted(images)
     assert got.shape == want.shape, f"output {tuple(got.shape)} instead of {tuple(want.shape)}"
     differing = [name for name in before if before[name] != after.get(name)]
-    assert not differing, f"maps of another size: {differing}"
+    assert not differing, f"feature maps of another size: {differing}"
     got.square().mean().backward()
     without = [n for n, p in converted.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not without, f"no finite gradient: {without}"
 
 
 def _watch(model: nn.Module, names: list[str]) -> dict[str, torch.Size]:
-    """The shapes that the named layers give, filled in as the network runs."""
+    """Record the output shapes of the named layers when the network runs."""
     shapes: dict[str, torch.Size] = {}
     for name in names:
         layer = model.get_submodule(name)

@@ -1,16 +1,15 @@
-"""Images a second on the way to the network: decoding, augmentation, the loader, memory, and a training step.
+"""Images a second of the data pipeline: decoding, augmentation, loader or memory, and a training step.
 
-    python benchmarks/data.py [--data DIR_OF_PARQUET] [--count 4096] [--rounds 5] [--json FILE]
+    python -m benchmarks.cpu.data [--data DIR_OF_PARQUET] [--count 4096] [--rounds 5] [--json FILE]
 
-Always the built-in digits; with --data (CIFAR-10 as Hugging Face publishes it, or other parquet of small images)
-also its first images in every format, written to a temporary folder. Prints markdown: medians over the rounds, in
-which every row of a table has its turn. Worker processes are started before the clock is.
+Measures the built-in digits and, with --data (CIFAR-10 as published on Hugging Face, or other parquet files of small
+images), its first images in every format, written to a temporary directory. Prints Markdown tables whose rows are
+measured in turns: medians over the rounds. Starting worker processes is not timed.
 """
 
 import argparse
 import itertools
 import json
-import os
 import pickle
 import statistics
 import tarfile
@@ -30,16 +29,18 @@ from sasa.data.classification.in_memory import InMemoryImages
 from sasa.data.classification.loader import training_loader
 from sasa.data.sampler import EpochBatches
 from sasa.models import create_model
+from sasa.reproduce.plan import Plan
 from sasa.tasks.classification.config import TrainConfig, resolve
+from sasa.threads import cores
 from sasa.training.memory import keep_freed_memory
 
-CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "small" / "table4_k5.yaml"
-FOREVER = 10_000  # epochs: the clock ends a feed, not the sampler
+ROW = "k5"  # of Table 4 on CIFAR-10, small: the recipe that is timed
+FOREVER = 10_000  # epochs: more than any feed is read for
 Side = Callable[[], float]  # one turn: images a second
 
 
 def write_parquet(source: Source, root: Path) -> None:
-    """A file as Hugging Face's, of PNG."""
+    """Write a parquet file of PNG images, as Hugging Face does."""
     import pyarrow
     import pyarrow.parquet
 
@@ -48,8 +49,8 @@ def write_parquet(source: Source, root: Path) -> None:
     pyarrow.parquet.write_table(table, root / "train-00000-of-00001.parquet", row_group_size=1000)
 
 
-def write_folders(source: Source, root: Path, kind: str) -> None:
-    """A folder for each class."""
+def write_class_directories(source: Source, root: Path, kind: str) -> None:
+    """Write a directory for each class."""
     for i, label in enumerate(source.labels):
         folder = root / f"{label:03d}"
         folder.mkdir(exist_ok=True)
@@ -57,7 +58,7 @@ def write_folders(source: Source, root: Path, kind: str) -> None:
 
 
 def write_shards(source: Source, root: Path, of: int = 1000) -> None:
-    """WebDataset: tar files of NAME.png and NAME.cls."""
+    """Write WebDataset shards: tar files of NAME.png and NAME.cls."""
     for first in range(0, len(source), of):
         with tarfile.open(root / f"train-{first // of:06d}.tar", "w") as tar:
             for i in range(first, min(first + of, len(source))):
@@ -69,11 +70,11 @@ def write_shards(source: Source, root: Path, of: int = 1000) -> None:
 
 
 def write_cifar(source: Source, root: Path) -> None:
-    """The "python version" of CIFAR-10, which torchvision downloads."""
+    """Write the "python version" of CIFAR-10, which torchvision downloads."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     pixels = np.stack([np.asarray(source.read(i)).transpose(2, 0, 1).reshape(-1) for i in range(len(source))])
-    parts = np.arange(len(source) // 5 * 5).reshape(5, -1)  # all files hold as many
+    parts = np.arange(len(source) // 5 * 5).reshape(5, -1)  # files of equal size
     for name, part in [(f"data_batch_{n}", part) for n, part in enumerate(parts, 1)] + [("test_batch", parts[0])]:
         batch = {"data": pixels[part], "labels": [int(source.labels[i]) for i in part]}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
@@ -83,48 +84,48 @@ def write_cifar(source: Source, root: Path) -> None:
 
 FORMATS: dict[str, Callable[[Source, Path], None]] = {
     "parquet (PNG)": write_parquet,
-    "class folders, PNG": lambda source, root: write_folders(source, root, "PNG"),
-    "class folders, JPEG": lambda source, root: write_folders(source, root, "JPEG"),
+    "class directories, PNG": lambda source, root: write_class_directories(source, root, "PNG"),
+    "class directories, JPEG": lambda source, root: write_class_directories(source, root, "JPEG"),
     "WebDataset tars (PNG)": write_shards,
-    "torchvision's CIFAR folder": write_cifar,
+    "torchvision's CIFAR directory": write_cifar,
 }
 
 
 def encoded(source: Source, index: int, kind: str) -> bytes:
-    """An image as the bytes of a file."""
+    """Encode an image as a file of a kind, such as PNG."""
     stream = BytesIO()
     source.read(index).save(stream, kind)
     return stream.getvalue()
 
 
 def loader_feed(source: Source, config: TrainConfig, workers: int) -> Iterator[Batch]:
-    """Training batches through the loader."""
+    """Make training batches through the loader."""
     data, seed = config.data, config.run.seed
     batches = EpochBatches(len(source), config.recipe.batch_size, FOREVER, seed)
     return training_loader(source, data.preprocessing(), data.augmentation(), seed, batches, workers)
 
 
 def memory_feed(source: Source, config: TrainConfig) -> Iterator[Batch]:
-    """Training batches from memory."""
+    """Make training batches from memory."""
     data, seed = config.data, config.run.seed
     images = InMemoryImages(source, data.preprocessing(), data.augmentation(), seed, "cpu")
     return map(images.training_batch, EpochBatches(len(source), config.recipe.batch_size, FOREVER, seed))
 
 
 def per_second(count: int, work: Callable[[], object]) -> float:
-    """Images a second when `work` goes through `count` of them."""
+    """Time `work`, which processes `count` images; in images a second."""
     began = time.perf_counter()
     work()
     return count / (time.perf_counter() - began)
 
 
 def decode(source: Source, channels: int) -> Side:
-    """Read every image in order, and nothing else."""
+    """Make a turn that reads every image."""
     return lambda: per_second(len(source), lambda: [source.read(i, channels) for i in range(len(source))])
 
 
 def feed(make: Callable[[], Iterator[Batch]], count: int) -> Side:
-    """Take batches of a fresh feed; the first batch, which waits for the workers to start, is not timed."""
+    """Make a turn that reads batches; the first batch, which waits for the workers to start, is not timed."""
 
     def turn() -> float:
         batches = make()
@@ -138,7 +139,7 @@ def feed(make: Callable[[], Iterator[Batch]], count: int) -> Side:
 
 
 def training(make: Callable[[], Iterator[Batch]], config: TrainConfig, classes: int, steps: int) -> Side:
-    """Training steps (forward, cross-entropy, backward, SGD) on the batches of a fresh feed."""
+    """Make a turn of training steps: forward, cross-entropy, backward, SGD."""
     options = {**config.model, "num_classes": classes, "in_chans": config.data.channels}
     network = create_model(options.pop("name"), **options).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
@@ -162,12 +163,12 @@ def training(make: Callable[[], Iterator[Batch]], config: TrainConfig, classes: 
 
 
 def close(batches: Iterator[Batch]) -> None:
-    """End a feed, and its workers with it."""
+    """Close a feed and its workers."""
     getattr(batches, "close", lambda: None)()
 
 
 def measure(title: str, sides: dict[str, Side], rounds: int, report: dict[str, dict[str, list[float]]]) -> None:
-    """Print the medians of a table whose sides take turns, in an order that moves on."""
+    """Measure the sides in turns, in a rotating order, and print the table of medians."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for turn in range(rounds + 1):
@@ -182,7 +183,7 @@ def measure(title: str, sides: dict[str, Side], rounds: int, report: dict[str, d
 
 
 def feeds(source: Source, config: TrainConfig) -> dict[str, Callable[[], Iterator[Batch]]]:
-    """The three ways to batches that are compared."""
+    """List the three ways to make batches."""
     return {
         "loader, no workers": lambda: loader_feed(source, config, 0),
         "loader, 2 workers": lambda: loader_feed(source, config, 2),
@@ -191,7 +192,7 @@ def feeds(source: Source, config: TrainConfig) -> dict[str, Callable[[], Iterato
 
 
 def compare(name: str, source: Source, config: TrainConfig, arguments: argparse.Namespace, report: dict) -> None:
-    """Crops of all kinds without a network, then the config's own training step, fed in three ways."""
+    """Measure both kinds of crops without a network, then the config's training step, fed in three ways."""
     for crop in ("pad", "resized"):
         sides = {way: feed(make, arguments.count) for way, make in feeds(source, changed(config, crop=crop)).items()}
         measure(f"{name}: decode and augment, crop {crop}", sides, arguments.rounds, report)
@@ -206,7 +207,7 @@ def compare(name: str, source: Source, config: TrainConfig, arguments: argparse.
 
 
 def changed(config: TrainConfig, **data: object) -> TrainConfig:
-    """Another config, with some of its data section set."""
+    """Copy a config and set fields of its data section."""
     copy = TrainConfig.from_dict(config.to_dict())
     for key, value in data.items():
         copy.set(f"data.{key}", value)
@@ -214,7 +215,7 @@ def changed(config: TrainConfig, **data: object) -> TrainConfig:
 
 
 def digits(arguments: argparse.Namespace, report: dict) -> None:
-    """What comes with the package."""
+    """Measure the built-in digits."""
     config = resolve("digits", [])
     source, _ = open_splits("digits", 0.2, 0)
     measure("digits: decode alone", {"digits": decode(source, 1)}, arguments.rounds, report)
@@ -223,10 +224,13 @@ def digits(arguments: argparse.Namespace, report: dict) -> None:
 
 
 def formats(arguments: argparse.Namespace, report: dict) -> None:
-    """Images of parquet in every format."""
+    """Measure the images of parquet files in every format."""
     whole, _ = open_splits(arguments.data, 0.2, 0)
     first = Subset(whole, range(min(arguments.count, len(whole))))
-    config = resolve(str(CONFIG), [])
+    plan = Plan("4", "cifar10", "small")
+    row = next(row for row in plan.rows if row.name == ROW)
+    config = plan.config(row, 0, arguments.data, "cpu")
+    assert isinstance(config, TrainConfig)
     with tempfile.TemporaryDirectory() as temporary:
         sources: dict[str, Source] = {}
         for number, (name, write) in enumerate(FORMATS.items()):
@@ -254,7 +258,7 @@ def formats(arguments: argparse.Namespace, report: dict) -> None:
 
 
 def decode_once(name: str, source: Source, config: TrainConfig, report: dict) -> None:
-    """What a run in memory waits for before its first step."""
+    """Measure how long a run with data.in_memory decodes before its first step."""
     began = time.perf_counter()
     memory_feed(source, config)
     seconds = time.perf_counter() - began
@@ -263,25 +267,24 @@ def decode_once(name: str, source: Source, config: TrainConfig, report: dict) ->
 
 
 def main() -> None:
-    """Measure, and print the tables."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="a folder of parquet, or a parquet file; left out: the digits alone")
-    parser.add_argument("--count", type=int, default=4096, help="images of a turn")
-    parser.add_argument("--steps", type=int, default=16, help="training steps of a turn")
+    parser.add_argument("--data", help="directory of parquet files, or a parquet file [default: the digits alone]")
+    parser.add_argument("--count", type=int, default=4096, help="images in a turn")
+    parser.add_argument("--steps", type=int, default=16, help="training steps in a turn")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write every round there")
+    parser.add_argument("--json", type=Path, help="write every round here as well")
     arguments = parser.parse_args()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    import torchvision.transforms.v2  # noqa: F401  takes a second, which is not decoding
+    import torchvision.transforms.v2  # noqa: F401 - importing it takes a second, which is not decoding
 
     keep_freed_memory()  # as `sasa train` does
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cores} cores, {arguments.rounds} rounds")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cores()} cores, {arguments.rounds} rounds")
     report: dict[str, dict[str, list[float]]] = {}
     digits(arguments, report)
     if arguments.data:
         formats(arguments, report)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"torch": torch.__version__, "cores": cores, "rates": report}, indent=1))
+        arguments.json.write_text(json.dumps({"torch": torch.__version__, "cores": cores(), "rates": report}, indent=1))
 
 
 if __name__ == "__main__":

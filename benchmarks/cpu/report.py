@@ -1,60 +1,51 @@
-"""A report as text: the table, the ceilings, the stages. Markdown, so that it can go into a document as it is."""
+"""A report of the acceptance table as Markdown and as a bar chart."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from sasa.speed.acceptance import Report, Result
-from sasa.speed.ceilings import Ceilings
-from sasa.speed.comparison import MEGABYTES
-from sasa.speed.rows import FACTOR, LARGEST, Row
-from sasa.speed.stages import Profile
+from benchmarks.cpu.ceilings import Ceilings
+from benchmarks.cpu.results import MEGABYTES, Report, Result
+from benchmarks.cpu.rows import FACTOR, LARGEST, SHARE
+from benchmarks.cpu.stages import Profile
+from sasa.draw.charts import RIGHT, WRONG, new_figure, save_figure
+from sasa.markdown import markdown_table
 
-BUSY = 0.5  # load average of a machine that is not left alone
-COLUMNS = ("row", "ours", "baseline", "value", "quartiles", "rounds", "goal", "must", "verdict")
-WIDTHS = (0, 10, 10, 7, 18, 6, 7, 7, 31)  # that hold any cell of these columns; the first is as wide as its titles
+BUSY = 0.5  # load average of a machine on which something else is running
+COLUMNS = ["row", "ours", "baseline", "value", "quartiles", "rounds", "goal", "must", "verdict"]
 
 
 def to_text(report: Report) -> str:
-    """The whole report."""
-    return "\n\n".join([heading(report), table(report.table), *below_the_table(report)])
-
-
-def below_the_table(report: Report) -> list[str]:
-    """The ceilings, notes on the rows, whether the run was stopped, and the networks by stage."""
-    parts = [str(report.ceilings or "ceilings of the machine: not measured")]
+    """Format the whole report: heading, table, ceilings, notes, profiles."""
+    parts = [heading(report), markdown_table([COLUMNS, *map(cells, report.table)])]
+    parts.append(str(report.ceilings or "ceilings of the machine: not measured"))
     if report.stopped:
         parts.append(f"The run was stopped: {report.stopped}. Rows without a value were not measured.")
-    notes = dict.fromkeys(f"- {r.row.group}: {r.note}" for r in report.table if r.note)
-    notes |= dict.fromkeys(f"- {name}: {said}" for name, said in report.failures.items())
+    notes = dict.fromkeys(f"- {r.row.comparison}: {r.note}" for r in report.table if r.note)
+    notes |= dict.fromkeys(f"- {name}: {message}" for name, message in report.failures.items())
     if notes:
         parts.append("\n".join(notes))
-    return parts + [stage_table(profile, report.ceilings) for profile in report.profiles]
+    return "\n\n".join([*parts, *(profile_table(profile, report.ceilings) for profile in report.profiles)])
 
 
 def heading(report: Report) -> str:
-    """Date, machine, setting, and what makes the numbers doubtful."""
+    """Format date, machine and setting, and warnings."""
     setting, machine = report.setting, report.machine
     lines = [
         f"{report.date}, {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
         f"{setting.threads} thread{'s' * (setting.threads > 1)}; {machine['vectors']}, our kernels: "
-        f"{machine['kernels'] or 'not in use, attention runs eager'}",
+        f"{machine['kernels'] or 'not in use (attention runs eager)'}",
         f"batch {setting.batch}, {setting.side} x {setting.side}, channels_last; medians of at most {setting.rounds} "
         "interleaved rounds, ratios by round with their quartiles",
     ]
     if report.quick:
-        lines.append("QUICK: small networks and few rounds, to try the command; these are no measurements")
+        lines.append("QUICK: small networks and few rounds, to try the command, not to be quoted")
     if (machine["load_before"] or 0) > BUSY:
-        lines.append(f"the machine was busy before the run (load {machine['load_before']}): measure on a quiet one")
+        lines.append(f"the machine was busy before the run (load {machine['load_before']})")
     return "\n".join(lines)
 
 
-def table(results: Sequence[Result]) -> str:
-    """One line a row."""
-    return markdown([COLUMNS, *map(cells, results)])
-
-
 def cells(result: Result) -> list[str]:
-    """A line of the table."""
+    """Format a row of the table."""
     row = result.row
     return [
         row.title,
@@ -69,30 +60,15 @@ def cells(result: Result) -> list[str]:
     ]
 
 
-class GrowingTable:
-    """The table line by line, before anybody knows its last one: columns that are wide enough for any result."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.widths = (max([len(COLUMNS[0]), *(len(row.title) for row in rows)]), *WIDTHS[1:])
-
-    def head(self) -> str:
-        """The names of the columns, and the rule below them."""
-        return f"{to_line(COLUMNS, self.widths)}\n{rule(self.widths)}"
-
-    def line(self, result: Result) -> str:
-        """One row."""
-        return to_line(cells(result), self.widths)
-
-
 def value(number: float | None, kind: str) -> str:
-    """What goal and must judge, with the digits that its kind deserves."""
+    """Format a value, goal or must of a kind of row."""
     if number is None:
         return "-"
     return f"{number:.1e}" if kind == LARGEST else f"{number:.1f}x" if kind == FACTOR else f"{number:.3f}"
 
 
 def amount(number: float | None, unit: str) -> str:
-    """A side's median with its unit."""
+    """Format the median of a side."""
     if number is None:
         return "-"
     if unit == MEGABYTES:
@@ -100,14 +76,14 @@ def amount(number: float | None, unit: str) -> str:
     return f"{number:.2f} ms" if unit.startswith("ms") else f"{number:.1e}"
 
 
-def stage_table(profile: Profile, ceilings: Ceilings | None) -> str:
-    """Milliseconds an image by stage, beside the least that the measured ceilings allow."""
+def profile_table(profile: Profile, ceilings: Ceilings | None) -> str:
+    """Format milliseconds an image by stage, beside the least that the ceilings allow."""
     total = sum(stage.milliseconds for stage in profile.stages)
-    lines = [["stage", "ms", "share", "GFLOP", "GFLOP/s", "MB", "GB/s", "floor, ms"]]
+    rows = [["stage", "ms", "share", "GFLOP", "GFLOP/s", "MB", "GB/s", "floor, ms"]]
     for stage in profile.stages:
         seconds = stage.milliseconds / 1000
         floor = ceilings.floor(stage.flops, stage.moved) if ceilings else None
-        lines.append(
+        rows.append(
             [
                 stage.name,
                 f"{stage.milliseconds:.2f}",
@@ -119,41 +95,27 @@ def stage_table(profile: Profile, ceilings: Ceilings | None) -> str:
                 "-" if floor is None else f"{1000 * floor:.2f}",
             ]
         )
-    lines.append(["sum", f"{total:.2f}", "", "", "", "", "", ""])
-    return f"{profile.side}, {profile.passed}, an image:\n\n{markdown(lines)}"
+    rows.append(["sum", f"{total:.2f}", "", "", "", "", "", ""])
+    return f"{profile.side}, {profile.passed}, an image:\n\n{markdown_table(rows)}"
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table: the first line its head, the first column left-aligned, the others right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    head, *others = (to_line(line, widths) for line in lines)
-    return "\n".join((head, rule(widths), *others))
-
-
-def to_line(texts: Sequence[str], widths: Sequence[int]) -> str:
-    """A line of a table."""
-    first, *others = zip(texts, widths, strict=True)
-    return f"| {' | '.join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)])} |"
-
-
-def rule(widths: Sequence[int]) -> str:
-    """What Markdown wants below the head."""
-    first, *others = widths
-    return f"| {' | '.join(['-' * first, *('-' * (width - 1) + ':' for width in others)])} |"
-
-
-def by_name(lines: Sequence[dict[str, Any]]) -> str:
-    """A table whose head is every name that a line has."""
-    names = list({name: None for line in lines for name in line})
-    return markdown([names, *([cell(line.get(name)) for name in names] for line in lines)])
-
-
-def cell(value: Any) -> str:
-    """Numbers with the digits that they deserve."""
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    if 0 < abs(value) < 1e-4:
-        return f"{value:.1e}"
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
+def draw(results: Sequence[Result], title: str, path: Path) -> None:
+    """Draw the measured shares as bars with goal, must and quartiles, as a PNG."""
+    shown = [(r, r.value, r.lower or 0, r.upper or 0) for r in results if r.row.kind == SHARE and r.value is not None]
+    figure = new_figure(9, 1.4 + 0.32 * len(shown))
+    axes = figure.subplots()
+    for place, (result, share, lower, upper) in enumerate(reversed(shown)):
+        limits = {"-": result.row.goal, ":": result.row.must}
+        colour = WRONG if result.verdict == "MISSED" else RIGHT
+        whiskers = [[max(0.0, share - lower)], [max(0.0, upper - share)]]
+        axes.barh(place, share, color=colour, alpha=0.75, xerr=whiskers, error_kw={"linewidth": 1})
+        for style, limit in limits.items():
+            if limit is not None:
+                axes.plot([limit] * 2, [place - 0.45, place + 0.45], style, color="black", linewidth=1.5)
+        axes.annotate(f" {share:.2f}", (max(share, upper), place), va="center", fontsize=8)
+    axes.axvline(1, color="gray", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [result.row.title for result, *_ in reversed(shown)], fontsize=8)
+    axes.set_xlim(0, 1.15 * max([1.2, *(upper for *_, upper in shown)]))
+    axes.set_xlabel("ours / baseline, lower is better; line: goal, dots: must, whiskers: quartiles", fontsize=8)
+    figure.suptitle(title, fontsize=8)
+    save_figure(figure, path)

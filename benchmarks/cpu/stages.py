@@ -1,13 +1,12 @@
-"""Where the time of a network goes: every operation timed and put under a stage, with the floor of the machine beside.
+"""Profile of a network: time, FLOPS and bytes of its operations, summed by stage.
 
-Operations are caught below autograd, so forward and backward are seen alike, and the same way on both sides. FLOPS
-are those of the registered formulas; bytes are those of all tensors that an operation takes and gives, once each: what
-it must move if nothing stays in a cache.
+Operations are intercepted below autograd, in forward and backward alike. FLOPS come from the registered formulas; bytes
+are those of all inputs and outputs of an operation, which it must move if nothing stays in a cache.
 """
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from sasa.speed.setting import Setting
-from sasa.speed.timing import Step, spread
-from sasa.speed.workloads import SIDES, network, random_images, training_step
+from benchmarks.cpu.setting import Setting
+from benchmarks.cpu.workloads import SIDES, network, random_images, training_step
+from sasa.speed import Step, spread
 
 ROUNDS = 3
-# The first word that the name of an operation holds decides; sasa's own operations come first.
+# The first word that occurs in the name of an operation decides its stage.
 BY_NAME = (
     ("local_attention", "attention cores"),
     ("qkv_attention", "attention cores"),
@@ -43,7 +42,7 @@ BY_NAME = (
 
 @dataclass
 class Stage:
-    """What one stage of a network takes, for one image: milliseconds, FLOPS, bytes, calls in the whole step."""
+    """Cost of one stage for one image: milliseconds, FLOPS and bytes moved; and calls in the whole step."""
 
     name: str
     milliseconds: float = 0.0
@@ -54,19 +53,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Profile:
-    """The stages of one network in one pass, the slowest first."""
+    """Stages of one network in one pass, the slowest first."""
 
     side: str
     passed: str  # "inference" or "training step"
     stages: list[Stage]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them."""
-        return asdict(self)
-
 
 class StageTimer(TorchDispatchMode):
-    """While entered, adds up seconds, FLOPS, bytes and calls of all operations, by stage."""
+    """Sums milliseconds, FLOPS, bytes and calls of all operations by stage, while entered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +85,7 @@ class StageTimer(TorchDispatchMode):
 
 
 def stage_of(name: str, args: tuple) -> str:
-    """The stage of an operation, by its name ("aten::convolution") and, for a convolution, its weights' shape."""
+    """Return the stage of an operation from its name ("aten::convolution"), for convolutions from the weights' shape."""
     if "convolution" in name:
         # convolution(input, weight, ...), convolution_backward(grad_output, input, weight, ...)
         out, into, *sides = args[2 if "backward" in name else 1].shape
@@ -101,13 +96,13 @@ def stage_of(name: str, args: tuple) -> str:
 
 
 def _bytes(values: Any) -> int:
-    """Of all tensors among the arguments and results of an operation."""
+    """Sum the bytes of all tensors in a nest of values."""
     tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def stages_of(step: Step, images: int, rounds: int = ROUNDS) -> list[Stage]:
-    """The stages of a step over so many images, for one image: medians over rounds, the slowest first."""
+    """Profile a step over `images` images, for one image: medians over rounds, the slowest stage first."""
     step()
     seen: list[dict[str, Stage]] = []
     for _ in range(rounds):
@@ -128,14 +123,14 @@ def stages_of(step: Step, images: int, rounds: int = ROUNDS) -> list[Stage]:
 
 
 def profiles(setting: Setting, sides: Iterable[str] = SIDES) -> list[Profile]:
-    """Inference and training step of every side, eager, float32."""
+    """Profile inference and training step of every side, eager, float32."""
     images, labels = random_images(setting)
     found = []
     for side in sides:
         model = network(side, setting).eval()
 
         def forward(model: torch.nn.Module = model) -> None:
-            with torch.no_grad():  # in inference mode, operations arrive that are made of others
+            with torch.no_grad():  # inference mode would pass composite operations
                 model(images)
 
         found.append(Profile(side, "inference", stages_of(forward, setting.batch)))

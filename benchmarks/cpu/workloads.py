@@ -1,5 +1,4 @@
-"""What is run: attention networks beside torchvision's ResNet, attention cores beside its 3 x 3 convolutions, and the
-operator beside attention over unfolded windows.
+"""Networks, attention cores and operators that are timed, and the baselines beside them.
 
 Shapes: B batch, C channels, H x W the map, N heads, D channels of a head, K the kernel size, P pixels.
 """
@@ -10,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.cpu.setting import Setting
 from sasa.errors import SasaError
 from sasa.models import create_model
 from sasa.nn import LocalAttention2d
 from sasa.ops import local_attention
-from sasa.speed.setting import Setting
-from sasa.speed.timing import Step
+from sasa.speed import Step
 
 BASELINE = "baseline"  # torchvision's ResNet-50
 OURS = {"full": "sasa_resnet50", "convstem": "sasa_resnet50_convstem"}
@@ -25,9 +24,9 @@ CLASSES = 1000
 
 
 def network(side: str, setting: Setting) -> nn.Module:
-    """One side of a comparison, seeded, float32, channels_last: `BASELINE` or a key of `OURS`.
+    """Build the network of a side (`BASELINE` or a key of `OURS`), seeded, float32, channels_last.
 
-    Ours start without the zero gamma at the end of each block, as torchvision's does, so that no gradient is zero.
+    Ours have no zero-initialised gamma at the end of a block, as torchvision's default, so that no gradient is zero.
     """
     torch.manual_seed(0)
     if side == BASELINE:
@@ -35,11 +34,11 @@ def network(side: str, setting: Setting) -> nn.Module:
         model = resnet.ResNet(resnet.Bottleneck, list(setting.layers), num_classes=CLASSES)
     else:
         model = create_model(OURS[side], layers=setting.layers, num_classes=CLASSES, zero_init_residual=False)
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model.to(memory_format=torch.channels_last)
 
 
 def torchvision() -> Any:
-    """The library of the baseline, or a sentence."""
+    """Import torchvision."""
     try:
         import torchvision.models.resnet
     except ImportError as error:
@@ -48,7 +47,7 @@ def torchvision() -> Any:
 
 
 def random_images(setting: Setting) -> tuple[Tensor, Tensor]:
-    """(B, 3, side, side) of noise, channels_last, and B labels."""
+    """Draw images (B, 3, side, side), channels_last, and B labels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(setting.batch, 3, setting.side, setting.side, generator=generator)
     labels = torch.randint(CLASSES, (setting.batch,), generator=generator)
@@ -56,7 +55,7 @@ def random_images(setting: Setting) -> tuple[Tensor, Tensor]:
 
 
 def inference_step(model: nn.Module, images: Tensor) -> Step:
-    """A forward pass in evaluation mode, without anything kept for gradients."""
+    """Make a forward pass in evaluation mode, without gradients."""
     model.eval()
 
     def step() -> None:
@@ -67,7 +66,7 @@ def inference_step(model: nn.Module, images: Tensor) -> Step:
 
 
 def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """Forward, cross-entropy, backward; no optimizer."""
+    """Make a training step: forward, cross-entropy, backward; no optimizer."""
     model.train()
 
     def step() -> None:
@@ -77,11 +76,11 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
     return step
 
 
-# All attention cores and the 3 x 3 convolutions where they stand
+# All attention cores beside the 3 x 3 convolutions that they replace
 
 
 def spatial_convolutions(setting: Setting) -> list[tuple[nn.Conv2d, tuple[int, ...]]]:
-    """The 3 x 3 convolutions of torchvision's ResNet-50 with the shapes (B, C, H, W) that they get, in order."""
+    """List the 3 x 3 convolutions of torchvision's ResNet-50 with the shapes (B, C, H, W) of their inputs."""
     found: list[tuple[nn.Conv2d, tuple[int, ...]]] = []
 
     def note(conv: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -98,18 +97,15 @@ def spatial_convolutions(setting: Setting) -> list[tuple[nn.Conv2d, tuple[int, .
 
 
 def attention_core(channels: int, stride: int, kernel_size: int = WINDOW, backend: str = "auto") -> nn.Module:
-    """The layer without its projection: from q, k and v as one map (B, 3 C, H, W) to what the layer gives.
-
-    The layer itself, so that pooling is done wherever the layer does it.
-    """
+    """Build a `LocalAttention2d` without its projection: from q, k and v as one map (B, 3 C, H, W) to its output."""
     layer = LocalAttention2d(channels, channels, kernel_size, stride, num_heads=HEADS, backend=backend)
-    layer.qkv = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    layer.qkv = nn.Identity()
     layer.in_channels = 3 * channels
     return layer.eval()
 
 
 def core_step(shapes: list[tuple[nn.Conv2d, tuple[int, ...]]]) -> Step:
-    """All attention cores forward, at the resolution of each convolution's input; it pools where that strides."""
+    """Make a forward pass of all attention cores, at the resolution of each convolution's input."""
     torch.manual_seed(0)
     cores = [
         (attention_core(shape[1], conv.stride[0]), random_map((shape[0], 3 * shape[1], *shape[2:])))
@@ -119,12 +115,12 @@ def core_step(shapes: list[tuple[nn.Conv2d, tuple[int, ...]]]) -> Step:
 
 
 def convolution_step(shapes: list[tuple[nn.Conv2d, tuple[int, ...]]]) -> Step:
-    """All 3 x 3 convolutions forward, with their own strides."""
+    """Make a forward pass of all 3 x 3 convolutions."""
     torch.manual_seed(0)
     convolutions = []
     for like, shape in shapes:
-        conv = nn.Conv2d(like.in_channels, like.out_channels, 3, like.stride, 1, bias=False)  # pyright: ignore
-        convolutions.append((conv.to(memory_format=torch.channels_last), random_map(shape)))  # pyright: ignore
+        conv = nn.Conv2d(like.in_channels, like.out_channels, 3, like.stride, 1, bias=False)
+        convolutions.append((conv.to(memory_format=torch.channels_last), random_map(shape)))
     return lambda: _run_all(convolutions)
 
 
@@ -135,17 +131,17 @@ def _run_all(layers: list[tuple[nn.Module, Tensor]]) -> None:
 
 
 def random_map(shape: tuple[int, ...]) -> Tensor:
-    """0.7 * normal, channels_last."""
+    """Draw 0.7 * normal, channels_last."""
     return (0.7 * torch.randn(shape)).contiguous(memory_format=torch.channels_last)
 
 
-# The operator and its fixed baseline
+# The operator and its baseline
 
 
 def unfold_attention(query: Tensor, key: Tensor, value: Tensor, rel_row: Tensor, rel_col: Tensor) -> Tensor:
-    """Eq. 3 over unfolded windows: F.unfold of k and v, einsum, softmax. Memory and traffic are K * K times the map.
+    """Compute Eq. 3 over unfolded windows: F.unfold of k and v, einsum, softmax. Needs K * K times the memory of a map.
 
-    The baseline is fixed: contiguous NCHW float32. Maps (B, C, H, W), embeddings (N, K, D / 2).
+    Maps (B, C, H, W), embeddings (N, K, D / 2).
     """
     batch, channels, height, width = query.shape
     heads, window = rel_row.shape[:2]
@@ -164,7 +160,7 @@ def unfold_attention(query: Tensor, key: Tensor, value: Tensor, rel_row: Tensor,
 
 
 def operator_inputs(batch: int, channels: int, side: int, window: int = WINDOW) -> tuple[list[Tensor], list[Tensor]]:
-    """q, k, v, rel_row, rel_col for our operator (views of one channels_last map) and for unfold (contiguous)."""
+    """Draw q, k, v, rel_row, rel_col for our operator (views of one channels_last map) and for unfold (contiguous)."""
     torch.manual_seed(0)
     whole = random_map((batch, 3 * channels, side, side))
     rels = [0.7 * torch.randn(HEADS, window, channels // HEADS // 2) for _ in range(2)]
@@ -176,18 +172,20 @@ def operator_inputs(batch: int, channels: int, side: int, window: int = WINDOW) 
 def operator_steps(
     batch: int, channels: int, side: int, *, backward: bool, window: int = WINDOW, backend: str = "auto"
 ) -> dict[str, Step]:
-    """Our operator ("ours") and attention over unfolded windows ("unfold"), on the same numbers.
+    """Make steps of our operator ("ours") and of attention over unfolded windows ("unfold") on the same numbers.
 
     Raises:
-        SasaError: the two do not compute the same: then no ratio means anything.
+        SasaError: their outputs differ.
     """
     options: dict[str, Any] = {"kernel_size": window, "num_heads": HEADS, "backend": backend}
     ours, unfolds = operator_inputs(batch, channels, side, window)
     with torch.no_grad():
-        got, want = local_attention(*ours, **options), unfold_attention(*unfolds)  # pyright: ignore
+        got, want = local_attention(*ours, **options), unfold_attention(*unfolds)
     error = ((got - want).norm() / want.norm()).item()
     if not error < 1e-4:
-        raise SasaError(f"our operator and the unfolded one differ by {error:.1e} (relative L2): nothing was timed")
+        raise SasaError(
+            f"our operator and the unfolded one differ by {error:.1e} (relative L2), so they were not timed"
+        )
     for tensor in (*ours, *unfolds):
         tensor.requires_grad_(backward)
     sides = {"ours": (lambda *t: local_attention(*t, **options), ours), "unfold": (unfold_attention, unfolds)}
@@ -195,7 +193,7 @@ def operator_steps(
 
 
 def operator_step(function: Any, tensors: list[Tensor], grad_output: Tensor, backward: bool) -> Step:
-    """A forward pass of a function of tensors, or with `backward` one with the gradients of them all."""
+    """Make a forward pass of a function of tensors, with the gradients of all if `backward`."""
 
     def step() -> None:
         with torch.set_grad_enabled(backward):

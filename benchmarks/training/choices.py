@@ -1,12 +1,12 @@
-"""What docs/choices.md rests on: variants of one choice at a time, trained with paired seeds, scored on validation.
+"""Ablations for docs/choices.md: one choice varied at a time, trained with paired seeds, scored on a validation set.
 
-    python benchmarks/choices.py digits
-    python benchmarks/choices.py DIR --epochs 2 --only default mask --seeds 0 1 --output runs/choices
+    python -m benchmarks.training.choices digits
+    python -m benchmarks.training.choices DIR --epochs 2 --only default mask --seeds 0 1 --output runs/choices
 
-The rows of Table 1, small, of `sasa reproduce`, with `--validation`: on CIFAR-10 a part of the training images is
-held out, and the test images are not opened. Prints top-1 of each variant, mean and standard error over the seeds,
-and the paired difference to the default. Runs that are done are not run again. What no setting reaches, such as
-initialisations, is changed from outside, after construction.
+Trains a row of the small Table 1 of `sasa reproduce` with `--validation`: on CIFAR-10 a part of the training set is
+held out, and the test set is not opened. Prints top-1 accuracy of each variant, mean and standard error over the seeds,
+and the paired difference to the default. Finished runs are not repeated. What has no setting, such as an
+initialisation, is changed after construction.
 """
 
 import argparse
@@ -29,16 +29,16 @@ Change = Callable[[nn.Module], None]
 
 
 def no_change(network: nn.Module) -> None:
-    """The default."""
+    """Leave the network as it is."""
 
 
 def attention_of(network: nn.Module) -> list[LocalAttention2d]:
-    """The layers in the place of 3 x 3 convolutions."""
+    """List the local attention layers."""
     return [module for module in network.modules() if isinstance(module, LocalAttention2d)]
 
 
 def rescale_query_key(power: float) -> Change:
-    """W_Q and W_K times head_dim ** power: 0.25 gives plain fan-in."""
+    """Scale W_Q and W_K by head_dim ** power; 0.25 gives plain fan-in initialisation."""
 
     def change(network: nn.Module) -> None:
         for layer in attention_of(network):
@@ -49,7 +49,7 @@ def rescale_query_key(power: float) -> Change:
 
 
 def rescale_value(factor: float) -> Change:
-    """W_V times a factor."""
+    """Scale W_V."""
 
     def change(network: nn.Module) -> None:
         for layer in attention_of(network):
@@ -60,7 +60,7 @@ def rescale_value(factor: float) -> Change:
 
 
 def set_relative(std: Callable[[int], float]) -> Change:
-    """r from a normal of another standard deviation."""
+    """Draw r from a normal distribution with a standard deviation that depends on head_dim."""
 
     def change(network: nn.Module) -> None:
         for layer in attention_of(network):
@@ -72,9 +72,9 @@ def set_relative(std: Callable[[int], float]) -> Change:
 
 
 def decay_relative(network: nn.Module) -> None:
-    """Weight decay on r, as on the projections."""
-    spared = network.no_weight_decay  # pyright: ignore[reportAttributeAccessIssue]
-    network.no_weight_decay = lambda: {name for name in spared() if "rel_" not in name}  # pyright: ignore
+    """Apply weight decay to r as well."""
+    exempt = network.no_weight_decay
+    network.no_weight_decay = lambda: {name for name in exempt() if "rel_" not in name}
 
 
 VARIANTS: dict[str, tuple[dict[str, object], Change]] = {
@@ -115,7 +115,7 @@ VARIANTS: dict[str, tuple[dict[str, object], Change]] = {
 
 
 def configure(arguments: argparse.Namespace, variant: str, seed: int) -> Config:
-    """The recipe of `sasa reproduce 1 --scale small --validation`, with the settings of all, then the variant's."""
+    """Make the config of `sasa reproduce 1 --scale small --validation` with common settings and those of the variant."""
     dataset = "digits" if arguments.data == "digits" else "cifar10"
     plan = Plan("1", dataset, "small", validation=True, epochs=arguments.epochs)
     row = next(row for row in plan.rows if row.name == arguments.row)
@@ -125,9 +125,9 @@ def configure(arguments: argparse.Namespace, variant: str, seed: int) -> Config:
     return config
 
 
-def accuracy(config: Config, change: Change, folder: Path) -> float:
-    """Top-1 on what is held out, in %."""
-    summary = folder / "summary.json"
+def accuracy(config: Config, change: Change, directory: Path) -> float:
+    """Train, unless the run is finished; return top-1 accuracy on the validation set, in %."""
+    summary = directory / "summary.json"
     if summary.is_file():
         return 100 * json.loads(summary.read_text())["held_out_top1"]
     make_network = classification.make_network
@@ -139,7 +139,7 @@ def accuracy(config: Config, change: Change, folder: Path) -> float:
 
     classification.make_network = changed
     try:
-        result = train(config, folder)
+        result = train(config, directory)
     finally:
         classification.make_network = make_network
     assert result
@@ -149,9 +149,9 @@ def accuracy(config: Config, change: Change, folder: Path) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="digits, or where CIFAR-10 lies")
-    parser.add_argument("--row", default="r26_full", help="of Table 1, small: r26_full or r26_baseline")
-    parser.add_argument("--epochs", type=int, help="the recipe's")
+    parser.add_argument("data", help="digits, or the directory of CIFAR-10")
+    parser.add_argument("--row", default="r26_full", help="of the small Table 1: r26_full or r26_baseline")
+    parser.add_argument("--epochs", type=int, help="[default: the recipe's]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all variants")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def with_error(values: list[float], form: str) -> str:
-    """Mean and standard error."""
+    """Format mean and standard error."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     return f"{statistics.mean(values):{form}} ± {error:.2f}"
 

@@ -1,9 +1,9 @@
-"""How much a trained detector's boxes change when its images stand in a batch with larger ones, padded with zeros.
+"""Sensitivity of a trained detector to zero padding, as in a batch with larger images.
 
-    python benchmarks/padding.py --model runs/attention/best --data DIR [--split val] [--padding 32 96]
+    python -m benchmarks.training.padding --model runs/attention/best --data DIR [--split val] [--padding 32 96]
 
-Prints average precision without the padding and with it, and of the boxes with a score of at least 0.3 the share that
-is found again (same class, overlap of at least 0.5), and of these how far the scores move and how much they overlap.
+Prints average precision without and with padding; the share of the boxes with a score of at least 0.3 that is found
+again (same class, IoU of at least 0.5); and for those boxes the mean change of the score and the mean IoU.
 """
 
 import argparse
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from sasa.data.detection.open import open_detection_split
 from sasa.data.detection.source import DetectionSource
+from sasa.markdown import markdown_table
 from sasa.metrics.average_precision import average_precision
 from sasa.models.boxes import Boxes
-from sasa.speed.report import markdown
 from sasa.tasks.detection.predictor import Detector, coco_results, find
 
 SCORE, OVERLAP = 0.3, 0.5
 
 
 def found_by(detector: Detector, source: DetectionSource, padding: int) -> list[Boxes]:
-    """Boxes of every image, padded to a multiple of 32 as always, and by so many pixels more on two sides."""
+    """Detect boxes in every image, padded to a multiple of 32 and by `padding` pixels more at the right and the bottom."""
     found = []
     for index in range(len(source)):
         image = source.read(index)
@@ -37,22 +37,22 @@ def found_by(detector: Detector, source: DetectionSource, padding: int) -> list[
 
 
 def precision(source: DetectionSource, found: list[Boxes]) -> tuple[float, float]:
-    """mAP and mAP 50, in %."""
+    """Compute mAP and mAP 50, in %."""
     results = [
         line
         for index, boxes in enumerate(found)
         for line in coco_results(boxes, source.image_id(index), source.category_ids)
     ]
-    row = average_precision(source.coco(), results).row()
-    return 100 * row["held_out_map"], 100 * row["held_out_map50"]
+    score = average_precision(source.coco(), results)
+    return 100 * score.map, 100 * score.map50
 
 
 def found_again(before: Boxes, after: Boxes) -> Tensor:
-    """(N, 3) for the N sure boxes of `before`: 1 if found again, then the change of the score, and the overlap."""
+    """Compare boxes: (N, 3) for the N confident boxes of `before`: 1 if found again, change of the score, IoU."""
     from torchvision.ops import box_iou
 
-    sure = before.scores >= SCORE
-    boxes, labels, scores = before.boxes[sure], before.labels[sure], before.scores[sure]
+    confident = before.scores >= SCORE
+    boxes, labels, scores = before.boxes[confident], before.labels[confident], before.scores[confident]
     if not len(boxes) or not len(after.boxes):
         return torch.zeros(len(boxes), 3)
     overlaps = box_iou(boxes, after.boxes) * (labels[:, None] == after.labels)
@@ -61,8 +61,8 @@ def found_again(before: Boxes, after: Boxes) -> Tensor:
 
 
 def main() -> None:
-    """Print a table with a line for each padding."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Print a table with a row for each padding."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="val")
@@ -72,9 +72,9 @@ def main() -> None:
     source = open_detection_split(words.data, words.split, classes=detector.labels)
     alone = found_by(detector, source, 0)
     whole, half = precision(source, alone)
-    lines = [["padded by, pixels", "mAP %", "mAP 50 %", "found again %", "scores move by", "overlap"]]
+    lines = [["padded by, pixels", "mAP %", "mAP 50 %", "found again %", "change of score", "IoU"]]
     lines.append(["0", f"{whole:.2f}", f"{half:.2f}", "", "", ""])
-    sure = sum(int((boxes.scores >= SCORE).sum()) for boxes in alone)
+    confident = sum(int((boxes.scores >= SCORE).sum()) for boxes in alone)
     for padding in words.padding:
         padded = found_by(detector, source, padding)
         whole, half = precision(source, padded)
@@ -84,7 +84,7 @@ def main() -> None:
         lines.append(
             [str(padding), f"{whole:.2f}", f"{half:.2f}", f"{100 * again:.1f}", f"{moved:.3f}", f"{overlap:.3f}"]
         )
-    print(f"{detector.network.name}, {len(source)} images, {sure} boxes\n\n{markdown(lines)}")
+    print(f"{detector.network.name}, {len(source)} images, {confident} boxes\n\n{markdown_table(lines)}")
 
 
 if __name__ == "__main__":
