@@ -85,7 +85,7 @@ class StageTimer(TorchDispatchMode):
 
 
 def stage_of(name: str, args: tuple) -> str:
-    """Return the stage of an operation from its name ("aten::convolution"), for convolutions from the weights' shape."""
+    """Return the stage of an operation by its name ("aten::convolution"), of convolutions by the weights' shape."""
     if "convolution" in name:
         # convolution(input, weight, ...), convolution_backward(grad_output, input, weight, ...)
         out, into, *sides = args[2 if "backward" in name else 1].shape

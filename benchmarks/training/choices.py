@@ -115,7 +115,7 @@ VARIANTS: dict[str, tuple[dict[str, object], Change]] = {
 
 
 def configure(arguments: argparse.Namespace, variant: str, seed: int) -> Config:
-    """Make the config of `sasa reproduce 1 --scale small --validation` with common settings and those of the variant."""
+    """Make the config of `sasa reproduce 1 --scale small --validation` with the settings of a variant."""
     dataset = "digits" if arguments.data == "digits" else "cifar10"
     plan = Plan("1", dataset, "small", validation=True, epochs=arguments.epochs)
     row = next(row for row in plan.rows if row.name == arguments.row)

@@ -24,7 +24,7 @@ SCORE, OVERLAP = 0.3, 0.5
 
 
 def found_by(detector: Detector, source: DetectionSource, padding: int) -> list[Boxes]:
-    """Detect boxes in every image, padded to a multiple of 32 and by `padding` pixels more at the right and the bottom."""
+    """Detect boxes in every image, padded at right and bottom to a multiple of 32 and by `padding` pixels more."""
     found = []
     for index in range(len(source)):
         image = source.read(index)

@@ -10,13 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from sasa.draw.charts import draw_ratios
-from sasa.errors import SasaError, UsageError
-from sasa.nn import LocalAttention2d
-from sasa.speed import GROUPS, ROWS, Setting, agreement, ceilings, choose, groups, isolated, measuring, stages
-from sasa.speed import demo as demo_speed
-from sasa.speed import instruction_sets as sets
 from sasa.speed.acceptance import FAILED, STOPPED, Result, judge
 from sasa.speed.ceilings import Ceilings
 from sasa.speed.comparison import Group, Measured, NotMeasuredError
@@ -24,8 +17,6 @@ from sasa.speed.measuring import run
 from sasa.speed.report import GrowingTable, markdown, stage_table, table, to_text
 from sasa.speed.rows import FACTOR, LARGEST, Row
 from sasa.speed.stages import Profile, Stage, stage_of, stages_of
-from sasa.speed.stop import Stop
-from sasa.speed.timing import LEAST_ROUNDS, ratios, spread, take_turns, torch_threads
 from sasa.speed.workloads import (
     attention_core,
     core_step,
@@ -34,6 +25,15 @@ from sasa.speed.workloads import (
     spatial_convolutions,
     unfold_attention,
 )
+
+from sasa.draw.charts import draw_ratios
+from sasa.errors import SasaError, UsageError
+from sasa.nn import LocalAttention2d
+from sasa.speed import GROUPS, ROWS, Setting, agreement, ceilings, choose, groups, isolated, measuring, stages
+from sasa.speed import demo as demo_speed
+from sasa.speed import instruction_sets as sets
+from sasa.speed.stop import Stop
+from sasa.speed.timing import LEAST_ROUNDS, ratios, spread, take_turns, torch_threads
 
 TINY = Setting(batch=2, side=32, layers=(1, 1, 1, 1), rounds=1, seconds=1.0, cases=2)
 MEASURED_CEILINGS = Ceilings(2, 100e9, 60e9, 10e9, 20e9)

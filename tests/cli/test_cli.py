@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from sasa.speed.comparison import Group
 
 from command import assert_one_sentence, tiny_settings
 from sasa import speed
 from sasa.models import create_model
-from sasa.speed.comparison import Group
 
 
 def test_train_writes_a_run(run_folder):

@@ -1,4 +1,4 @@
-"""Boxes drawn on images: where the colours are, and where they are not."""
+"""Classes and boxes drawn on images."""
 
 import itertools
 import math
@@ -8,19 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
-from sasa.draw.boxes import Found, colour_of, draw_boxes, draw_detection_curves, draw_detections_grid
-from sasa.errors import ArgumentError, SasaError
+from sasa.draw.annotate import LabelledBoxes, annotate, colour_of, draw_boxes
+from sasa.errors import ArgumentError
 
 CLASSES = ["cat", "dog", "a class with a name that is far too long to be written on one line of any image", "Ωmega"]
 GRAY = (90, 90, 90)
 
 
 def draw(size, boxes, labels, scores=None, classes=CLASSES):
-    """(H, W, 3) pixels of a gray image with the boxes."""
+    """Pixels (H, W, 3) of a gray image with boxes."""
     image = Image.new("RGB", size, GRAY)
-    drawn = draw_boxes(image, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels, scores, classes)
+    found = LabelledBoxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels, scores)
+    drawn = draw_boxes(image, found, classes)
     assert drawn.size == size
-    assert image.getcolors() == [(size[0] * size[1], GRAY)], "the image given stays as it is"
+    assert image.getcolors() == [(size[0] * size[1], GRAY)], "the original is unchanged"
     return np.asarray(drawn)
 
 
@@ -38,7 +39,7 @@ def test_a_box_and_its_label():
     outside = marks.copy()
     outside[60:120, 50:150] = False
     rows, columns = np.nonzero(outside)
-    assert rows.max() == 59, "the label stands right on the box"
+    assert rows.max() == 59, "the label touches the box"
     assert rows.min() >= 40
     assert columns.min() == 50
     assert columns.max() < 150
@@ -91,20 +92,20 @@ def test_the_line_grows_with_the_image_but_not_beyond_the_box():
     "box",
     [[300, 0, 310, 10], [-20, 5, -10, 9], [-20, 5, 0, 9], [9, 9, 5, 20], [math.nan, 0, 9, 9], [0, 0, math.inf, 9]],
 )
-def test_boxes_that_are_not_there(box):
+def test_boxes_outside_or_not_finite_are_not_drawn(box):
     assert not changed(draw((300, 200), [box], ["cat"], [0.9])).any()
 
 
-def test_a_box_without_an_area_is_a_line():
+def test_a_box_without_area_is_a_line():
     marks = changed(draw((300, 200), [[100, 100, 100, 150]], ["cat"]))
     assert marks[101:].sum() == 49
     assert marks[101:150, 100].all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_no_boxes_and_other_kinds_of_images(mode):
+def test_no_boxes_and_other_image_modes(mode):
     image = Image.new(mode, (30, 20))
-    drawn = draw_boxes(image, torch.zeros(0, 4), [], None, CLASSES)
+    drawn = draw_boxes(image, LabelledBoxes(torch.zeros(0, 4), []), CLASSES)
     assert (drawn.mode, drawn.size, image.mode) == ("RGB", (30, 20), mode)
     assert drawn.tobytes() == image.convert("RGB").tobytes()
 
@@ -114,73 +115,32 @@ def test_colours_of_classes():
     colours = [colour_of(name, names) for name in names]
     assert len(set(colours[:21])) == 21
     assert min(math.dist(*pair) for pair in itertools.combinations(colours[:7], 2)) > 60
-    assert colour_of("3", names[:5]) == colours[3], "it does not depend on the classes after it"
+    assert colour_of("3", names[:5]) == colours[3], "independent of the classes after it"
 
 
 @pytest.mark.parametrize(
-    ("boxes", "labels", "scores", "sentence"),
+    ("boxes", "scores", "sentence"),
     [
-        (torch.zeros(2, 4), ["cat"], None, r"boxes are \(2, 4\), but there are 1 labels"),
-        (torch.zeros(4), ["cat"], None, r"boxes are \(4,\), but there are 1 labels"),
-        (torch.zeros(1, 4), ["cat"], [0.5, 0.5], "there are 2 scores, but 1 labels"),
-        (torch.zeros(1, 4), ["owl"], None, "the label 'owl' is none of the 4 classes"),
+        (torch.zeros(2, 4), None, r"boxes are \(2, 4\), but there are 1 labels"),
+        (torch.zeros(4), None, r"boxes are \(4,\), but there are 1 labels"),
+        (torch.zeros(1, 4), [0.5, 0.5], "there are 2 scores, but 1 labels"),
     ],
 )
-def test_what_does_not_fit(boxes, labels, scores, sentence):
+def test_numbers_of_boxes_labels_and_scores_must_agree(boxes, scores, sentence):
     with pytest.raises(ArgumentError, match=sentence):
-        draw_boxes(Image.new("RGB", (9, 9)), boxes, labels, scores, CLASSES)
+        LabelledBoxes(boxes, ["cat"], scores)
 
 
-@pytest.mark.parametrize(("images", "shown"), [(1, 1), (8, 8), (11, 8)])
-def test_a_grid(tmp_path, images, shown):
-    size = (64, 48)
-    truth = Found(torch.tensor([[10.0, 10, 40, 30]]), ["cat"])
-    nothing = Found(torch.zeros(0, 4), [], [])
-    path = tmp_path / "new" / "detections.png"
-    given = [Image.new("RGB", size, GRAY)] * images
-    draw_detections_grid(given, [nothing] * images, [truth] * images, CLASSES, path)
-    with Image.open(path) as drawn:
-        pixels = np.asarray(drawn.convert("RGB")).astype(int)
-    marks = np.abs(pixels - colour_of("cat", CLASSES)).max(-1) < 12
-    assert marks[:, : marks.shape[1] // 2].sum() > 500, "truth on the left"
-    assert not marks[:, marks.shape[1] // 2 :].any(), "nothing was found"
-    assert shown * 350 < pixels.shape[0] < shown * 600
-    assert [each.name for each in path.parent.iterdir()] == ["detections.png"]
+def test_a_label_must_be_a_class():
+    with pytest.raises(ArgumentError, match="the label 'owl' is not one of the 4 classes"):
+        draw([9, 9], [[0, 0, 5, 5]], ["owl"])
 
 
-def test_a_grid_of_odd_images(tmp_path):
-    given = [Image.new("L", size) for size in ((1, 40), (900, 3), (2000, 1000))]
-    some = [Found(torch.tensor([[0.0, 0, 1, 1]]), ["Ωmega"], [0.3])] * 3
-    draw_detections_grid(given, some, some, CLASSES, tmp_path / "grid.png")
-    with Image.open(tmp_path / "grid.png") as drawn:
-        assert max(drawn.size) < 4000
-
-
-def test_a_grid_of_nothing(tmp_path):
-    with pytest.raises(ArgumentError, match="there are 0 images, it takes at least 1"):
-        draw_detections_grid([], [], [], CLASSES, tmp_path / "grid.png")
-
-
-ROW = {"train_loss": 2.0, "train_classification": 1.5, "train_box": 0.5, "held_out_map": 0.1, "held_out_map50": 0.2}
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [{"epoch": 1} | ROW],
-        [{"epoch": epoch} | ROW for epoch in range(1, 9)],
-        [{"epoch": 1, "train_loss": 1.0, "held_out_map": None}, {"epoch": 2, "train_loss": 0.5, "held_out_map": 0.1}],
-        [{"epoch": 1, "train_loss": 0.0}],
-    ],
-)
-def test_curves(tmp_path, rows):
-    draw_detection_curves(rows, tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as drawn:
-        assert drawn.size == (1170, 468)
-
-
-def test_a_file_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SasaError, match=r"cannot write .*curves\.png: "):
-        draw_detection_curves([], tmp_path / "file" / "curves.png")
+@pytest.mark.parametrize(("size", "shown"), [((4000, 50), (1024, 13)), ((8, 8), (240, 240)), ((600, 300), (600, 300))])
+def test_classes_below_an_image(size, shown):
+    image = Image.new("L", size, 200)
+    drawn = annotate(image, ["a name that is far too long for one line of the band " * 4, "Ωmega"], [0.9, 0.1])
+    assert image.size == size
+    assert drawn.width == max(240, shown[0])
+    assert drawn.height > shown[1] + 2 * 20
+    assert drawn.getpixel((shown[0] // 2, shown[1] // 2)) == (200, 200, 200)
