@@ -133,7 +133,7 @@ def time_pair(
     stop = stop or Stop()
     with contextlib.suppress(StopMeasuringError):
         for passed in PASSES:
-            say(f"{passed}, about {SECONDS:.0f} s at most")
+            say(f"{passed}, at most about {SECONDS:.0f} s")
             with stop.measuring():
                 times = pair.time(passed, rounds or ROUNDS, SECONDS)
             result.times[passed] = times
