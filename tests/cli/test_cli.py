@@ -65,9 +65,7 @@ def test_options_of_the_acceptance_table_name_its_place(sasa, words):
 
 
 def test_wrong_arguments_of_bench(sasa, run_folder, tmp_path):
-    assert_one_sentence(
-        sasa("bench", "--model", run_folder, "--size", 64), 2, "--size is for random"
-    )
+    assert_one_sentence(sasa("bench", "--model", run_folder, "--size", 64), 2, "--size is for random")
     assert_one_sentence(sasa("bench", "--json", tmp_path / "no" / "b.json"), 1, "cannot write", tmp_path / "no")
     assert_one_sentence(sasa("bench", "--budget", "soon"), 2, "--budget takes a time such as 90s", "'soon'")
     assert_one_sentence(sasa("bench", "--model", tmp_path), 1, str(tmp_path))

@@ -57,7 +57,7 @@ def test_points_of_a_column():
 def test_curves(tmp_path, rows):
     panels = [
         Panel("loss", {"sum": points(rows, "loss")}, logarithmic=True),
-        Panel("mAP, %", {"": points(rows, "map")}),
+        Panel("mAP, %", {"mean": points(rows, "map")}),
     ]
     draw_curves(panels, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as drawn:
