@@ -131,8 +131,8 @@ class _StemCorrections:
 
     - Values. The paper's FLOPS include M value matrices applied to every pixel and the mixture of M values (Eq. 8). We
       mix the matrices once, since p depends only on the position in the block, and apply one matrix a pixel, which the
-      op's formulas count. `simple` and `calibrated` get the rest while the model runs. Mixing the matrices happens here,
-      before the counters start, and is added to the computed count only (`flops`).
+      op's formulas count. `simple` and `calibrated` get the rest while the model runs. The matrices are mixed here,
+      before the counters start, and counted in `flops` only.
     - ReLU. The paper's stem has it at full resolution. Ours follows the max pool, with the same result and 1 / S**2 of
       the work. `calibrated`, the only convention that counts ReLU, gets the difference.
     """
