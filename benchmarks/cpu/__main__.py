@@ -20,9 +20,9 @@ from pathlib import Path
 from benchmarks.common.text import plain
 from benchmarks.cpu.comparisons import COMPARISONS
 from benchmarks.cpu.report import COLUMNS, cells, draw, heading, to_text
-from benchmarks.cpu.results import Report, Result
+from benchmarks.cpu.results import Report, RowResult
 from benchmarks.cpu.rows import choose
-from benchmarks.cpu.run import Run, new_report
+from benchmarks.cpu.run import TableRun, new_report
 from benchmarks.cpu.setting import Setting
 from sasa.durations import parse_budget
 from sasa.errors import SasaError
@@ -31,7 +31,7 @@ from sasa.speed import Stop, torch_threads
 
 
 @dataclass
-class Outputs:
+class ReportFiles:
     """Prints results as they come, and replaces NAME.md, NAME.json and NAME.png with the report so far.
 
     Args:
@@ -40,7 +40,7 @@ class Outputs:
 
     name: Path | None
 
-    def __call__(self, report: Report, results: Sequence[Result]) -> None:
+    def __call__(self, report: Report, results: Sequence[RowResult]) -> None:
         """Print new results and save the report."""
         for result in results:
             texts = [f"{column} {text}" for column, text in zip(COLUMNS, cells(result), strict=True) if text != "-"]
@@ -49,6 +49,11 @@ class Outputs:
             atomic_write(self.name.with_suffix(".md"), f"{to_text(report)}\n".encode())
             atomic_write(self.name.with_suffix(".json"), f"{json.dumps(plain(report.to_dict()), indent=2)}\n".encode())
             draw(report.table, heading(report), self.name.with_suffix(".png"))
+
+
+def say(sentence: str) -> None:
+    """Print what is being measured."""
+    print(f"measuring: {sentence}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Stop(words.budget) as stop, torch_threads(setting.threads):
         report = new_report(rows, setting, words.quick)
         print(heading(report), flush=True)
-        run = Run(report, COMPARISONS, stop, lambda sentence: print(f"measuring: {sentence}", file=sys.stderr))
-        run.keep = Outputs(words.output)
+        run = TableRun(report, COMPARISONS, stop, say, ReportFiles(words.output))
         run.measure(words.profile)
     print(f"\n{to_text(report)}", flush=True)
     if stop.signal_number is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cpu.ceilings import Ceilings
-from benchmarks.cpu.results import MEGABYTES, Report, Result
+from benchmarks.cpu.results import MEGABYTES, Report, RowResult
 from benchmarks.cpu.rows import FACTOR, LARGEST, SHARE
 from benchmarks.cpu.stages import Profile
 from sasa.draw.charts import RIGHT, WRONG, new_figure, save_figure
@@ -44,7 +44,7 @@ def heading(report: Report) -> str:
     return "\n".join(lines)
 
 
-def cells(result: Result) -> list[str]:
+def cells(result: RowResult) -> list[str]:
     """Format a row of the table."""
     row = result.row
     return [
@@ -99,7 +99,7 @@ def profile_table(profile: Profile, ceilings: Ceilings | None) -> str:
     return f"{profile.side}, {profile.passed}, an image:\n\n{markdown_table(rows)}"
 
 
-def draw(results: Sequence[Result], title: str, path: Path) -> None:
+def draw(results: Sequence[RowResult], title: str, path: Path) -> None:
     """Draw the measured shares as bars with goal, must and quartiles, as a PNG."""
     shown = [(r, r.value, r.lower or 0, r.upper or 0) for r in results if r.row.kind == SHARE and r.value is not None]
     figure = new_figure(9, 1.4 + 0.32 * len(shown))

@@ -26,7 +26,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Result:
+class RowResult:
     """A row with its value.
 
     Args:
@@ -73,16 +73,16 @@ class Result:
         return {**values.pop("row"), **values, "verdict": self.verdict}
 
 
-def judge(row: AcceptanceRow, measured: Measured) -> Result:
+def judge(row: AcceptanceRow, measured: Measured) -> RowResult:
     """Compute a row's result: the median of the ratios by round, or the largest value."""
     ours = measured.values[row.side]
     if row.kind == LARGEST:
         found = spread(ours)
         note = f"median of {len(ours)} cases {found.median:.1e}; {measured.note}"
-        return Result(row, measured.unit, max(ours), found.lower, found.upper, found.median, None, len(ours), note)
+        return RowResult(row, measured.unit, max(ours), found.lower, found.upper, found.median, None, len(ours), note)
     theirs = measured.values[row.baseline]
     found = spread(ratios(theirs, ours) if row.kind == FACTOR else ratios(ours, theirs))
-    return Result(
+    return RowResult(
         row, measured.unit, found.median, found.lower, found.upper,
         spread(ours).median, spread(theirs).median, len(ours), measured.note,
     )  # fmt: skip
@@ -111,7 +111,7 @@ class Report:
     machine: dict[str, Any]
     rows: Sequence[AcceptanceRow]
     ceilings: Ceilings | None = None
-    results: dict[str, Result] = field(default_factory=dict)
+    results: dict[str, RowResult] = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     profiles: list[Profile] = field(default_factory=list)
@@ -119,9 +119,9 @@ class Report:
     stopped: str | None = KILLED
 
     @property
-    def table(self) -> list[Result]:
+    def table(self) -> list[RowResult]:
         """A result for every row, in the order of the table."""
-        return [self.results.get(row.name, Result(row, missing=STOPPED)) for row in self.rows]
+        return [self.results.get(row.name, RowResult(row, missing=STOPPED)) for row in self.rows]
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values."""

@@ -10,7 +10,7 @@ from benchmarks.common.text import first_line
 from benchmarks.cpu.ceilings import measure_ceilings
 from benchmarks.cpu.comparisons import Comparison
 from benchmarks.cpu.fresh_process import NotPossibleError
-from benchmarks.cpu.results import FAILED, IMPOSSIBLE, Report, Result, judge
+from benchmarks.cpu.results import FAILED, IMPOSSIBLE, Report, RowResult, judge
 from benchmarks.cpu.rows import AcceptanceRow, comparisons_of
 from benchmarks.cpu.setting import Setting
 from benchmarks.cpu.stages import profiles
@@ -27,7 +27,7 @@ def new_report(rows: Sequence[AcceptanceRow], setting: Setting, quick: bool = Fa
 
 
 @dataclass
-class Run:
+class TableRun:
     """Measures the rows of a report.
 
     Args:
@@ -43,7 +43,7 @@ class Run:
     comparisons: Mapping[str, Comparison]
     stop: Stop | None = None
     say: Callable[[str], object] = lambda sentence: None
-    keep: Callable[[Report, Sequence[Result]], object] = lambda report, results: None
+    keep: Callable[[Report, Sequence[RowResult]], object] = lambda report, results: None
 
     def measure(self, profile: bool = False) -> Report:
         """Measure everything, or as much as the stop allows, with the networks by stage if `profile`."""
@@ -62,20 +62,20 @@ class Run:
         self.keep(report, [result for result in report.table if result.row.name not in report.results])
         return report
 
-    def _steps(self, profile: bool) -> dict[str, Callable[[], list[Result]]]:
+    def _steps(self, profile: bool) -> dict[str, Callable[[], list[RowResult]]]:
         """What to measure, in order; the profile before what compiles."""
         names = comparisons_of(self.report.rows)
-        steps: dict[str, Callable[[], list[Result]]] = {"ceilings of the machine": self._ceilings}
+        steps: dict[str, Callable[[], list[RowResult]]] = {"ceilings of the machine": self._ceilings}
         steps |= {name: lambda name=name: self._compare(name) for name in names if not name.startswith(COMPILED)}
         steps |= {PROFILE: self._profile} if profile else {}
         return steps | {name: lambda name=name: self._compare(name) for name in names if name.startswith(COMPILED)}
 
-    def _ceilings(self) -> list[Result]:
+    def _ceilings(self) -> list[RowResult]:
         sizes = {"size": 2**22, "seconds": 0.01} if self.report.quick else {}
         self.report.ceilings = measure_ceilings(self.report.setting.threads, **sizes)
         return []
 
-    def _compare(self, name: str) -> list[Result]:
+    def _compare(self, name: str) -> list[RowResult]:
         """Measure the rows of a comparison. A failure is a result, and the other comparisons are measured."""
         report, comparison = self.report, self.comparisons[name]
         rows = [row for row in report.rows if row.comparison == name]
@@ -85,15 +85,15 @@ class Run:
             report.measured[name] = comparison.measure(setting)
             results = [judge(row, report.measured[name]) for row in rows]
         except NotPossibleError as reason:
-            results = [Result(row, note=str(reason), missing=IMPOSSIBLE) for row in rows]
+            results = [RowResult(row, note=str(reason), missing=IMPOSSIBLE) for row in rows]
         except Exception as error:  # too little memory, a broken installation, sides that disagree
             report.failures[name] = first_line(error)
-            results = [Result(row, note=report.failures[name], missing=FAILED) for row in rows]
+            results = [RowResult(row, note=report.failures[name], missing=FAILED) for row in rows]
         report.seconds[name] = round(time.perf_counter() - began, 1)
         report.results |= {result.row.name: result for result in results}
         return results
 
-    def _profile(self) -> list[Result]:
+    def _profile(self) -> list[RowResult]:
         try:
             self.report.profiles = profiles(self.report.setting)
         except Exception as error:

@@ -12,7 +12,7 @@ from benchmarks.cpu.ceilings import Ceilings
 from benchmarks.cpu.comparisons import COMPARISONS, Comparison
 from benchmarks.cpu.fresh_process import NotPossibleError
 from benchmarks.cpu.report import draw, profile_table, to_text
-from benchmarks.cpu.results import FAILED, STOPPED, Measured, Result, judge
+from benchmarks.cpu.results import FAILED, STOPPED, Measured, RowResult, judge
 from benchmarks.cpu.rows import FACTOR, LARGEST, ROWS, AcceptanceRow, choose
 from benchmarks.cpu.setting import Setting
 from benchmarks.cpu.stages import Profile, Stage
@@ -71,11 +71,11 @@ def test_rows_are_chosen_by_name_comparison_and_pattern():
     ],
 )
 def test_verdicts(row, value, verdict):
-    assert Result(row, value=value).verdict == verdict
+    assert RowResult(row, value=value).verdict == verdict
 
 
 def test_verdict_without_a_value():
-    assert Result(AcceptanceRow("a/b", "t", 1, 2), missing=STOPPED).verdict == "not measured: stopped"
+    assert RowResult(AcceptanceRow("a/b", "t", 1, 2), missing=STOPPED).verdict == "not measured: stopped"
 
 
 def test_a_share_a_factor_and_a_largest_value():
@@ -117,7 +117,7 @@ def _quick_ceilings(monkeypatch):
 def measure(measures, **options):
     """Return the report of the given comparisons, and the names of the rows that were kept at each call."""
     kept = []
-    run = runs.Run(
+    run = runs.TableRun(
         runs.new_report(choose(list(measures)), TINY),
         {name: Comparison(measure) for name, measure in measures.items()},
         keep=lambda report, results: kept.append([result.row.name for result in results]),
@@ -133,7 +133,7 @@ def report(monkeypatch):
     said = []
     comparisons = {"inference": Comparison(fake_times), "compiled-inference": Comparison(not_possible)}
     report = runs.new_report(choose(["inference", "compiled-inference/full"]), TINY, quick=True)
-    runs.Run(report, comparisons, say=said.append).measure(profile=True)
+    runs.TableRun(report, comparisons, say=said.append).measure(profile=True)
     names = ["ceilings of the machine", "inference", "profile by stage", "compiled-inference"]
     assert said == [f"{name} ({place} of 4)" for place, name in enumerate(names, 1)]
     return report
@@ -151,7 +151,7 @@ def test_a_report_says_at_any_time_that_the_rest_was_not_measured():
     texts = []
     comparisons = {"inference": Comparison(fake_times), "training": Comparison(fake_times)}
     report = runs.new_report(choose(list(comparisons)), TINY)
-    runs.Run(report, comparisons, keep=lambda report, results: texts.append(to_text(report))).measure()
+    runs.TableRun(report, comparisons, keep=lambda report, results: texts.append(to_text(report))).measure()
     assert [text.count("not measured: stopped") for text in texts] == [4, 4, 2, 0, 0]
     assert ["The run was stopped: it was killed." in text for text in texts] == [True, True, True, True, False]
 
@@ -179,7 +179,7 @@ def test_a_comparison_gets_its_share_of_the_time():
     seen = []
     comparison = Comparison(lambda setting: seen.append(setting.seconds) or fake_times(setting), share=0.5)
     report = runs.new_report(choose(["inference"]), replace(TINY, seconds=8.0))
-    runs.Run(report, {"inference": comparison}).measure()
+    runs.TableRun(report, {"inference": comparison}).measure()
     assert seen == [4.0]
 
 

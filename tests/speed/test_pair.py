@@ -8,8 +8,19 @@ import torch
 
 from sasa.data.classification.batch import Batch
 from sasa.models import create_model
-from sasa.speed import PASSES, PairTimes, Stop, pair_of_network, time_pair
-from sasa.speed.pair import BATCHES, INFERENCE, OURS, TRAINING, TWIN, first_batches
+from sasa.speed import Stop
+from sasa.speed.pair import (
+    BATCHES,
+    INFERENCE,
+    OURS,
+    PASSES,
+    TRAINING,
+    TWIN,
+    PairTimes,
+    first_batches,
+    pair_of_network,
+    time_pair,
+)
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.registry import make_task
 from sasa.training.processes import make_fabric

@@ -12,7 +12,8 @@ from sasa.cli.output import check_folder_of, replace_text
 from sasa.errors import UsageError
 
 if TYPE_CHECKING:
-    from sasa.speed import PairTimes, Stop
+    from sasa.speed import Stop
+    from sasa.speed.pair import PairTimes
 
 MOVED = ("--rows", "--profile", "--quick", "--markdown", "--picture")
 
@@ -45,7 +46,8 @@ def bench(
     """
     from sasa.durations import parse_budget
     from sasa.models import create_model
-    from sasa.speed import Stop, pair_of_network, pair_of_run, time_pair, torch_threads
+    from sasa.speed import Stop, torch_threads
+    from sasa.speed.pair import pair_of_network, pair_of_run, time_pair
     from sasa.training.run_directory import RunFolder
 
     run = Path(model) if (Path(model) / "config.yaml").is_file() else None
