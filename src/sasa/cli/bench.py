@@ -45,7 +45,7 @@ def bench(
     `sasa models` is timed on 8 random images. Ctrl-C and SIGTERM keep what has been measured.
     """
     from sasa.durations import parse_budget
-    from sasa.models import create_model
+    from sasa.models import ResNet, RetinaNet, create_model
     from sasa.speed import Stop, torch_threads
     from sasa.speed.pair import pair_of_network, pair_of_run, time_pair
     from sasa.training.run_directory import RunFolder
@@ -55,7 +55,12 @@ def bench(
         raise UsageError(f"--size is for random images, but {model} is a run, which is timed on its own data")
     check_folder_of(json_file)
     with Stop(parse_budget(budget) if budget else None) as stop, torch_threads(threads):
-        pair = pair_of_run(run) if run else pair_of_network(create_model(model), size=size or 224)
+        if run:
+            pair = pair_of_run(run)
+        else:
+            network = create_model(model)
+            assert isinstance(network, ResNet | RetinaNet)
+            pair = pair_of_network(network, size=size or 224)
 
         def save(times: "PairTimes") -> None:
             text = json.dumps(times.to_dict(), indent=2) + "\n"
