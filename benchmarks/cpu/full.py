@@ -90,7 +90,7 @@ def milliseconds(steps: dict[str, Step], setting: Setting, images: int) -> dict[
 
 
 def core_flops(batch: int, channels: int, side: int, window: int) -> int:
-    """Count the FLOPS of an attention core, forward, 2 for each multiply-add."""
+    """Count the FLOPs of an attention core, forward, 2 for each multiply-add."""
     qkv = torch.empty(batch, channels, side, side, device="meta")
     rel = torch.empty(HEADS, window, channels // HEADS // 2, device="meta")
     options = LocalOptions(window, HEADS, "zeros", 1.0)

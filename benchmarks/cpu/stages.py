@@ -1,6 +1,6 @@
-"""Profile of a network: time, FLOPS and bytes of its operations, summed by stage.
+"""Profile of a network: time, FLOPs and bytes of its operations, summed by stage.
 
-Operations are intercepted below autograd, in forward and backward alike. FLOPS come from the registered formulas; bytes
+Operations are intercepted below autograd, in forward and backward alike. FLOPs come from the registered formulas; bytes
 are those of all inputs and outputs of an operation, which it must move if nothing stays in a cache.
 """
 
@@ -42,7 +42,7 @@ BY_NAME = (
 
 @dataclass
 class Stage:
-    """Cost of one stage for one image: milliseconds, FLOPS and bytes moved; and calls in the whole step."""
+    """Cost of one stage for one image: milliseconds, FLOPs and bytes moved; and calls in the whole step."""
 
     name: str
     milliseconds: float = 0.0
@@ -61,7 +61,7 @@ class Profile:
 
 
 class StageTimer(TorchDispatchMode):
-    """Sums milliseconds, FLOPS, bytes and calls of all operations by stage, while entered."""
+    """Sums milliseconds, FLOPs, bytes and calls of all operations by stage, while entered."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,9 +19,9 @@ def flops(
     option: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. width=0.5")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count parameters, multiply-adds and FLOPS of a network.
+    """Count parameters, multiply-adds and FLOPs of a network.
 
-    FLOPS are counted in two conventions that fit the paper's tables: "simple" counts multiply-adds twice, "calibrated"
+    FLOPs are counted in two conventions that fit the paper's tables: "simple" counts multiply-adds twice, "calibrated"
     adds element-wise operations.
     """
     from sasa.counting.count import count
@@ -39,7 +39,7 @@ def flops(
         "flops_calibrated_G": round(counted.flops_calibrated / 1e9, 2),
         "macs_G": round(counted.macs / 1e9, 2),
     }
-    labels = ("network", "image", "parameters, M", "FLOPS, simple, G", "FLOPS, calibrated, G", "multiply-adds, G")
+    labels = ("network", "image", "parameters, M", "FLOPs, simple, G", "FLOPs, calibrated, G", "multiply-adds, G")
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:

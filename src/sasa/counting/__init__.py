@@ -1,4 +1,4 @@
-"""FLOPS and parameters counted from built networks, also beside the cells of the paper's tables."""
+"""FLOPs and parameters counted from built networks, also beside the cells of the paper's tables."""
 
 from sasa.counting.count import Cost, Count, count
 from sasa.counting.paper_tables import Claim, CountedRow, CountedTable, claims, tables, to_text

@@ -1,4 +1,4 @@
-"""Two conventions of counting the FLOPS in the paper's tables, as formulas for torch's FlopCounterMode.
+"""Two conventions of counting the FLOPs in the paper's tables, as formulas for torch's FlopCounterMode.
 
 The paper does not say how it counts. Both conventions were fitted to its tables, and only the fit supports them. Both
 count 2 for each multiply-add of convolutions, linear layers, q/k/v, q.k and a.v, with all keys of the window even at
@@ -30,14 +30,14 @@ SOFTMAX, NORM = 5, 4  # for each logit, for each element
 
 
 def _attention_simple(query: int, value: int, keys: int, content: bool, relative: bool) -> int:
-    """Count FLOPS of one query pixel; `query` and `value` are channels of all heads together."""
+    """Count FLOPs of one query pixel; `query` and `value` are channels of all heads together."""
     return 2 * keys * (content * query + relative * query + value)
 
 
 def _attention_calibrated(
     query: int, value: int, keys: int, content: bool, relative: bool, num_heads: int, side: int
 ) -> int:
-    """Count FLOPS of one query pixel; `side` is the side of its window, in keys."""
+    """Count FLOPs of one query pixel; `side` is the side of its window, in keys."""
     relative_ops = keys * query if content else 2 * side * query
     return 2 * keys * (content * query + value) + relative * relative_ops + SOFTMAX * keys * num_heads
 
@@ -74,7 +74,7 @@ def _block_calibrated(call: BlockForward) -> int:
 
 
 def mixture_extra_flops(image: Tensor, out_channels: int, num_mixtures: int) -> int:
-    """Count FLOPS of the values in Section 3.2, M products a pixel and their mixture, beyond the op's one product.
+    """Count FLOPs of the values in Section 3.2, M products a pixel and their mixture, beyond the op's one product.
 
     2 * M * (C * d + d) a pixel for C channels of the image, less the 2 * C * d that the op's formula counts.
     """

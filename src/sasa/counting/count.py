@@ -1,4 +1,4 @@
-"""`sasa.count`: parameters and FLOPS of any network.
+"""`sasa.count`: parameters and FLOPs of any network.
 
 A copy of the network runs on torch's meta device, where tensors have a shape but no memory. Three FlopCounterModes of
 torch, one for each convention, add up the formulas of the operators that it calls.
@@ -57,7 +57,7 @@ class Count(Cost):
 
 
 def count(model: nn.Module, input_size: InputSize) -> Count:
-    """Count parameters and FLOPS of a network for one image, in evaluation mode. The model is not changed.
+    """Count parameters and FLOPs of a network for one image, in evaluation mode. The model is not changed.
 
     Args:
         model: any module that takes a batch of images (1, C, H, W), on any device.
@@ -127,9 +127,9 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 
 class _StemCorrections:
-    """FLOPS to add to each attention stem, by its name, where our stem computes the paper's in another way.
+    """FLOPs to add to each attention stem, by its name, where our stem computes the paper's in another way.
 
-    - Values. The paper's FLOPS include M value matrices applied to every pixel and the mixture of M values (Eq. 8). We
+    - Values. The paper's FLOPs include M value matrices applied to every pixel and the mixture of M values (Eq. 8). We
       mix the matrices once, since p depends only on the position in the block, and apply one matrix a pixel, which the
       op's formulas count. `simple` and `calibrated` get the rest while the model runs. The matrices are mixed here,
       before the counters start, and counted in `flops` only.
@@ -161,7 +161,7 @@ class _StemCorrections:
 
 
 def _by_module(mode: FlopCounterMode, model: nn.Module, corrections: dict[str, int]) -> dict[str, int]:
-    """Return FLOPS by module name, "" for the whole; torch's names start with the name of the model's class."""
+    """Return FLOPs by module name, "" for the whole; torch's names start with the name of the model's class."""
     root = type(model).__name__
     flops = {
         name.removeprefix(root).removeprefix("."): sum(by_op.values())

@@ -1,8 +1,8 @@
 """The cells of the paper's tables, and the network of each row.
 
-FLOPS in billions (a multiply and an add are two), parameters in millions, accuracy on ImageNet in %, one decimal
+FLOPs in billions (a multiply and an add are two), parameters in millions, accuracy on ImageNet in %, one decimal
 each. Tables 3 and 5 have accuracy on the validation split (4 % of the training set), the others on the test set.
-Table 2 is detection: mean average precision on COCO, and FLOPS of 640 x 640 pixels.
+Table 2 is detection: mean average precision on COCO, and FLOPs of 640 x 640 pixels.
 """
 
 from dataclasses import dataclass, field

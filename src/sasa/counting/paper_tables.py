@@ -27,7 +27,7 @@ class CountedRow:
 
     @property
     def differences(self) -> dict[str, float | None]:
-        """Our count relative to the paper's cell, in %: parameters (None without a cell) and FLOPS by convention."""
+        """Our count relative to the paper's cell, in %: parameters (None without a cell) and FLOPs by convention."""
         cells, ours = self.cells, self.ours
         return {
             "parameters": cells.parameters and _percent(ours.parameters / MILLION, cells.parameters),
@@ -127,7 +127,7 @@ def _fewer(table: str, what: str, stated: float, model: str, baseline_model: str
     counted = {"simple": "flops_simple", "calibrated": "flops_calibrated"} if what == "flops" else {"ours": what}
     for name, unit in counted.items():
         values[name] = -_percent(getattr(ours, unit), getattr(baseline, unit))
-    label = "FLOPS" if what == "flops" else what
+    label = "FLOPs" if what == "flops" else what
     return Claim(f"{sentence.format(f'{stated} % fewer {label}')} (Table {table})", "%", values)
 
 
@@ -190,12 +190,12 @@ def _percent(ours: float, paper: float) -> float:
     return 100 * (ours / paper - 1)
 
 
-HEADINGS = ("", "top-1 %", "params M", "ours", "diff", "FLOPS B", "simple", "diff", "calibrated", "diff")
+HEADINGS = ("", "top-1 %", "params M", "ours", "diff", "FLOPs B", "simple", "diff", "calibrated", "diff")
 
 
 LEGEND = """\
 Beside each of the paper's cells stands the count of the network built here, and the difference in %. The paper does not
-say how it counts FLOPS: "simple" counts multiply-adds, "calibrated" element-wise operations as well."""
+say how it counts FLOPs: "simple" counts multiply-adds, "calibrated" element-wise operations as well."""
 
 
 def to_text(tables: Sequence[CountedTable], claims: Iterable[Claim] = ()) -> str:
