@@ -52,9 +52,9 @@ def write_parquet(source: Source, root: Path) -> None:
 def write_class_directories(source: Source, root: Path, kind: str) -> None:
     """Write a directory for each class."""
     for i, label in enumerate(source.labels):
-        folder = root / f"{label:03d}"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{i:06d}.{kind.lower()}").write_bytes(encoded(source, i, kind))
+        directory = root / f"{label:03d}"
+        directory.mkdir(exist_ok=True)
+        (directory / f"{i:06d}.{kind.lower()}").write_bytes(encoded(source, i, kind))
 
 
 def write_shards(source: Source, root: Path, of: int = 1000) -> None:
@@ -71,15 +71,15 @@ def write_shards(source: Source, root: Path, of: int = 1000) -> None:
 
 def write_cifar(source: Source, root: Path) -> None:
     """Write the "python version" of CIFAR-10, which torchvision downloads."""
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
+    directory = root / "cifar-10-batches-py"
+    directory.mkdir()
     pixels = np.stack([np.asarray(source.read(i)).transpose(2, 0, 1).reshape(-1) for i in range(len(source))])
     parts = np.arange(len(source) // 5 * 5).reshape(5, -1)  # files of equal size
     for name, part in [(f"data_batch_{n}", part) for n, part in enumerate(parts, 1)] + [("test_batch", parts[0])]:
         batch = {"data": pixels[part], "labels": [int(source.labels[i]) for i in part]}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        (directory / name).write_bytes(pickle.dumps(batch, protocol=2))
     names = {"label_names": list(source.classes), "num_cases_per_batch": len(parts[0]), "num_vis": 3072}
-    (folder / "batches.meta").write_bytes(pickle.dumps(names, protocol=2))
+    (directory / "batches.meta").write_bytes(pickle.dumps(names, protocol=2))
 
 
 FORMATS: dict[str, Callable[[Source, Path], None]] = {

@@ -194,8 +194,8 @@ HEADINGS = ("", "top-1 %", "params M", "ours", "diff", "FLOPs B", "simple", "dif
 
 
 LEGEND = """\
-Beside each of the paper's cells stands the count of the network built here, and the difference in %. The paper does not
-say how it counts FLOPs: "simple" counts multiply-adds, "calibrated" element-wise operations as well."""
+Each cell of the paper is followed by the count of the network built here, and by the difference in %. The paper does
+not say how it counts FLOPs: "simple" counts multiply-adds, "calibrated" element-wise operations as well."""
 
 
 def to_text(tables: Sequence[CountedTable], claims: Iterable[Claim] = ()) -> str:

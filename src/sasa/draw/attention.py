@@ -17,7 +17,7 @@ from sasa.errors import ArgumentError
 from sasa.nn import LocalAttention2d
 
 QUERY = "#00c2ff"
-TALLEST = 5  # layers in a column of the figure; more stand in columns side by side
+TALLEST = 5  # layers in a column of the figure; more layers need several columns
 
 
 def attention_layers(model: nn.Module) -> dict[str, LocalAttention2d]:
