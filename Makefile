@@ -17,7 +17,7 @@ demo: $(INSTALLED)  ## train a network without spatial convolution on handwritte
 test: $(INSTALLED)  ## all tests; those of CPU kernels for every instruction set of this machine
 	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core
 
-test-kernels: $(INSTALLED)  ## the CPU kernels without torch, every instruction set
+test-kernels: $(INSTALLED)  ## test the CPU kernels in C++, without torch, for every instruction set of this machine
 	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels
 	build/test_kernels
 
@@ -38,7 +38,7 @@ bench-full: $(INSTALLED)  ## more comparisons: layers, batch sizes, windows, map
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cuda/*.h csrc/cuda/*.cuh tests/cuda/emulation/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/cuda/*.cuh tests/cuda/emulation/* tests/csrc/*
 
 types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -54,7 +54,7 @@ wheel: $(INSTALLED)  ## dist/sasa-*.whl
 	@ls dist
 
 # torch is installed first, because the build of the CPU kernels needs its headers.
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/cuda/*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sasa needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
