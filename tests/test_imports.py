@@ -16,6 +16,7 @@ ORDER = [
     "errors",
     "files",
     "durations",
+    "markdown",
     "machine",
     "threads",
     "ops",

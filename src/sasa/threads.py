@@ -1,7 +1,7 @@
 """Threads on a machine that others use too: how many, how long they spin, and how long their turns on a core are.
 
 The command line calls `prepare` before torch is imported, since OpenMP reads its settings when it is loaded. Importing
-`sasa` changes nothing of this. benchmarks/busy.py measures what each setting costs and brings.
+`sasa` changes nothing of this. benchmarks/cpu/busy.py measures what each setting costs and brings.
 """
 
 import contextlib
