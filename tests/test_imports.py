@@ -17,6 +17,7 @@ ORDER = [
     "files",
     "imports",
     "durations",
+    "markdown",
     "machine",
     "threads",
     "ops",

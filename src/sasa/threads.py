@@ -1,7 +1,7 @@
 """Thread settings for a machine that is shared: number of threads, time that they spin, length of a time slice.
 
 The command line calls `prepare` before torch is imported, since OpenMP reads its settings when it is loaded. Importing
-`sasa` changes none of them. benchmarks/busy.py measures the cost and benefit of each setting.
+`sasa` changes none of them. benchmarks/cpu/busy.py measures the cost and benefit of each setting.
 """
 
 import contextlib

@@ -74,10 +74,19 @@ def cuda_missing_on(device: int) -> str | None:
 
 def cuda_not_chosen() -> str | None:
     """None if the dispatcher uses the CUDA C++ kernels for CUDA tensors, else a sentence that says why not."""
-    reason = cuda_missing()
-    if reason is None and not torch.ops.sasa.cuda_chosen():
-        return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
-    return reason
+    return _CUDA_NOT_CHOSEN
+
+
+def _find_cuda_not_chosen() -> str | None:
+    if _LOADED and torch.ops.sasa.cuda_chosen():
+        return None
+    if not _LOADED or os.environ.get("SASA_GPU") == "cuda":
+        return cuda_missing()
+    return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
+
+
+# Computed once: layers need it in every call, and compilers cannot trace an op that returns text.
+_CUDA_NOT_CHOSEN = _find_cuda_not_chosen()
 
 
 class CudaCompiler(NamedTuple):

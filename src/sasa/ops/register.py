@@ -19,6 +19,7 @@ from sasa.ops.gradients import CustomGradient, Gradient, SecondGradient
 
 Arguments = type[Any]  # a named tuple
 Implementation = Callable[[Any], Any]  # the op's arguments -> its results
+PLAIN_NAMESPACE = "sasa_plain"
 FLOP_FORMULAS: dict[Any, Callable[..., int]] = {}
 
 
@@ -51,8 +52,12 @@ def register(
         torch.library.define(qualified, parenthesis + rest)
     pack = packer(arguments)
     torch.library.impl(qualified, "CompositeExplicitAutograd", _flat(plain, pack))
-    if cuda is not None and not has_kernel(name, "CUDA"):
-        torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
+    if not has_kernel(name, "CUDA"):
+        if cuda is not None:
+            torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
+    else:  # csrc/cuda_or_plain.h calls it where no kernel supports a call
+        torch.library.define(f"{PLAIN_NAMESPACE}::{name}", parenthesis + rest)
+        torch.library.impl(f"{PLAIN_NAMESPACE}::{name}", "CompositeExplicitAutograd", _flat(plain, pack))
     torch.library.register_fake(qualified, _flat(fake, pack))
     if isinstance(gradient, SecondGradient):
         gradient = gradient.functions(pack)
