@@ -9,7 +9,7 @@ from sasa.data.classification import open_splits
 from sasa.tasks.classification.config import resolve
 from sasa.tasks.train import start
 from sasa.training.reports import Reports
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 
 TINY = [
     ("model.width", 0.05),
@@ -48,7 +48,7 @@ def quiet(trainer, folder):
 def begin(config, path):
     """A trainer and its folder, made as `train` makes them."""
     trainer = start(config)
-    folder = RunFolder(path)
+    folder = RunDirectory(path)
     folder.create(config)
     return trainer, folder
 

@@ -18,7 +18,7 @@ from sasa.metrics.average_precision import AveragePrecision
 from sasa.models import create_model
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.train import dry_run, resume, start, train
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 from sasa.training.signals import StoppedError
 
 HELD = Path(__file__).parents[1] / "held_command.py"
@@ -160,7 +160,7 @@ def test_really_killed_and_resumed_is_bit_equal(data, tmp_path):
     process = start_python(HELD, 12, "detect", "train", "--data", data, "--output", path, *settings(*changes))
     wait_until((path / "checkpoint.pt").exists, process)
     kill(process)
-    assert RunFolder(path).load_checkpoint()[0]["step"] <= 12
+    assert RunDirectory(path).load_checkpoint()[0]["step"] <= 12
     resume(path)
     train(DetectionConfig.read(str(path / "config.yaml")), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", path)

@@ -10,7 +10,7 @@ from processes import run_python
 from runs import begin, quiet, state_of, tiny
 from sasa.errors import SasaError
 from sasa.tasks.train import resume
-from sasa.training.run_directory import CHECKPOINT_FORMAT, RunFolder, from_format_1
+from sasa.training.run_directory import CHECKPOINT_FORMAT, RunDirectory, from_format_1
 
 HERE = Path(__file__).parent
 STATE = {"step": 1, "model": {"w": torch.ones(100)}}
@@ -18,7 +18,7 @@ STATE = {"step": 1, "model": {"w": torch.ones(100)}}
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     for step in (1, 2):
         folder.save_checkpoint({**STATE, "step": step})
     return folder
@@ -31,7 +31,7 @@ def test_the_last_of_two_is_read(folder):
 
 def test_no_checkpoint_is_a_sentence(tmp_path):
     with pytest.raises(SasaError, match="holds no checkpoint to resume from"):
-        RunFolder(tmp_path).load_checkpoint()
+        RunDirectory(tmp_path).load_checkpoint()
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
@@ -71,7 +71,7 @@ class Evil:
 
 
 def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
-    folder, marker = RunFolder(tmp_path), tmp_path / "marker"
+    folder, marker = RunDirectory(tmp_path), tmp_path / "marker"
     torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": Evil(str(marker))}, folder.checkpoint_path)
     with pytest.raises(SasaError, match="is damaged, or no checkpoint"):
         folder.load_checkpoint()
@@ -79,7 +79,7 @@ def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
 
 
 def test_another_format_is_a_sentence(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     torch.save({"format": 99}, folder.checkpoint_path)
     with pytest.raises(SasaError, match="no checkpoint that this version reads"):
         folder.load_checkpoint()
@@ -87,7 +87,7 @@ def test_another_format_is_a_sentence(tmp_path):
 
 def test_a_disk_that_refuses_is_a_sentence(tmp_path):
     with pytest.raises(SasaError, match=r"cannot write .*checkpoint\.pt: No such file"):
-        RunFolder(tmp_path / "gone").save_checkpoint(STATE)
+        RunDirectory(tmp_path / "gone").save_checkpoint(STATE)
 
 
 def test_the_state_opens_with_weights_only_and_is_plain(tmp_path):

@@ -15,7 +15,7 @@ from processes import kill, start_python, wait_until
 from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
 from sasa.errors import DataError
 from sasa.tasks.train import resume, train
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 from sasa.training.signals import StoppedError, StopRequest
 
 FROM_HERE = [
@@ -48,7 +48,7 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, worker
     wait_until(lambda: len(steps_logged(tmp_path / "killed")) >= chosen, process)
     time.sleep(random.uniform(0, 0.05))  # anywhere within a step
     kill(process)
-    assert RunFolder(tmp_path / "killed").load_checkpoint()[0]["step"] <= 36
+    assert RunDirectory(tmp_path / "killed").load_checkpoint()[0]["step"] <= 36
     summary = resume(tmp_path / "killed")
 
     assert summary["steps"] == 40

@@ -11,7 +11,7 @@ from sasa.errors import DivergedError, SasaError, UsageError
 from sasa.tasks.train import dry_run, start, train
 from sasa.training.optim import parameter_groups, schedule
 from sasa.training.progress import clock
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_divergence_names_the_images_and_keeps_the_last_good_checkpoint(tmp_path
     assert "and 29 more (all in " in str(diverged.value)
     assert len(json.loads((tmp_path / "run" / "diverged.json").read_text())["pictures"]) == 32
     if step:
-        state, _ = RunFolder(tmp_path / "run").load_checkpoint()
+        state, _ = RunDirectory(tmp_path / "run").load_checkpoint()
         assert state["step"] >= step
         assert all(t.isfinite().all() for t in state["model"].values())
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 
 SIZE = 500_000  # floats of a checkpoint
 
 
-def write_forever(folder: RunFolder, step: int) -> None:
+def write_forever(folder: RunDirectory, step: int) -> None:
     while True:
         step += 1
         folder.save_checkpoint({"step": step, "weights": torch.full((SIZE,), float(step))})
@@ -25,7 +25,7 @@ def write_forever(folder: RunFolder, step: int) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)  # a forked process has no pool of threads, and could wait for one for ever
-    folder, kills = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
+    folder, kills = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
     chance, step, fallbacks = random.Random(0), 0, 0
     for _ in range(kills):
         child = os.fork()

@@ -1,7 +1,7 @@
-"""What `sasa predict --draw` makes: a grid of the first images in one PNG, or a folder with an image each."""
+"""The drawings of the predict commands: a grid of the first images in one PNG, or a directory with one an image."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -9,35 +9,52 @@ from PIL import Image
 from sasa.draw.annotate import annotate, reduce
 from sasa.draw.boxes import draw_boxes
 from sasa.draw.charts import draw_predictions
-from sasa.errors import SasaError, UsageError
+from sasa.errors import UsageError
+from sasa.files import write_errors
 from sasa.tasks.classification.predictor import Prediction, Predictor
-from sasa.tasks.detection.predictor import Detected
+from sasa.tasks.detection.predictor import Detected, Detector
 
 MOST_IN_GRID = 64
 
 
+class Drawing(Protocol):
+    """Draws answers as they come."""
+
+    def keep(self, image: Image.Image) -> Any:
+        """Return what `add` needs of an image; it is in memory until the answer is there."""
+        ...
+
+    def add(self, answer: Any, kept: Any) -> None:
+        """Draw an answer."""
+        ...
+
+    def close(self) -> str:
+        """Finish, and return a sentence about what was drawn."""
+        ...
+
+
 class Grid:
-    """One page with the first images as the network saw them."""
+    """One PNG with the first images as the network sees them."""
 
     def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
         if path.resolve() in {image.resolve() for image in inputs}:
             raise UsageError(f"--draw {path} is one of the images to look at: name another file")
-        self.path, self.predictor, self.count, self.asked = path, predictor, 0, 0
-        self.shown: list[tuple[Prediction, Any]] = []
+        self.path, self.predictor, self.count, self.seen = path, predictor, 0, 0
+        self.shown: list[tuple[Prediction, Image.Image]] = []
 
     def keep(self, image: Image.Image) -> Image.Image | None:
-        """A small copy, of as many as the page holds."""
-        self.asked += 1
-        return self.predictor.preprocessing.square(image) if self.asked <= MOST_IN_GRID else None
+        """Return a small copy, of as many images as the grid holds."""
+        self.seen += 1
+        return self.predictor.preprocessing.square(image) if self.seen <= MOST_IN_GRID else None
 
     def add(self, prediction: Prediction, kept: Image.Image | None) -> None:
-        """Put one image on the page, where there is room."""
+        """Add an image to the grid, if there is room."""
         self.count += 1
         if kept is not None:
             self.shown.append((prediction, kept))
 
     def close(self) -> str:
-        """Write the page; what was drawn, in words."""
+        """Write the grid."""
         predictions = [prediction for prediction, _ in self.shown]
         guesses, shares = [p.labels[0] for p in predictions], [p.shares[0] for p in predictions]
         draw_predictions([image for _, image in self.shown], guesses, shares, None, self.path)
@@ -45,28 +62,28 @@ class Grid:
         return f"drawn: {self.path}{left_out}"
 
 
-class ImageFolder:
-    """A folder with one drawing for each image that was looked at. Inputs are never overwritten."""
+class ImageDirectory:
+    """A directory with one drawing for each image. Input images are never overwritten."""
 
     def __init__(self, path: Path, inputs: list[Path]) -> None:
         self.path, self.count = path, 0
         self.taken = {image.resolve() for image in inputs}
-        try:
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SasaError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+    def keep(self, image: Image.Image) -> Image.Image:
+        """Return the image itself."""
+        return image
 
     def write(self, name: str, drawing: Image.Image) -> None:
         """Write the drawing of an image of that name."""
         path = self.free(Path(name).stem)
-        try:
+        with write_errors(path):
             drawing.save(path)
-        except OSError as error:
-            raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
         self.count += 1
 
     def free(self, stem: str) -> Path:
-        """STEM.png, or STEM-2.png and so on where that is an input, or was written for another image."""
+        """Return STEM.png, or STEM-2.png and so on where that is an input or the drawing of another image."""
         number, path = 1, self.path / f"{stem}.png"
         while path.resolve() in self.taken:
             number += 1
@@ -75,18 +92,18 @@ class ImageFolder:
         return path
 
     def close(self) -> str:
-        """What was drawn, in words."""
+        """Return a sentence about what was drawn."""
         return f"drawn: {self.count} images in {self.path}"
 
 
-class Folder(ImageFolder):
-    """Images with their best classes written beside them."""
+class ClassDirectory(ImageDirectory):
+    """Images with their most likely classes below them."""
 
-    def __init__(self, path: Path, inputs: list[Path], _predictor: Predictor) -> None:
+    def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
         super().__init__(path, inputs)
 
     def keep(self, image: Image.Image) -> Image.Image:
-        """The image, or a copy of at most 1024 pixels a side."""
+        """Return the image, or a copy of at most 1024 pixels a side."""
         return reduce(image)
 
     def add(self, prediction: Prediction, kept: Image.Image) -> None:
@@ -94,14 +111,14 @@ class Folder(ImageFolder):
         self.write(prediction.name, annotate(kept, prediction.labels, prediction.shares))
 
 
-class BoxFolder(ImageFolder):
+class BoxDirectory(ImageDirectory):
     """Images with the boxes that were found in them."""
 
-    def __init__(self, path: Path, inputs: list[Path], classes: list[str]) -> None:
+    def __init__(self, path: Path, inputs: list[Path], detector: Detector) -> None:
         super().__init__(path, inputs)
-        self.classes = classes
+        self.classes = detector.labels
 
-    def add(self, image: Image.Image, found: Detected) -> None:
+    def add(self, found: Detected, image: Image.Image) -> None:
         """Write one image with its boxes."""
         boxes = torch.tensor(found.boxes).view(-1, 4)
         self.write(found.name, draw_boxes(image, boxes, found.labels, found.scores, self.classes))

@@ -20,11 +20,11 @@ from sasa.speed.report import markdown
 from sasa.speed.stop import Stop, StopMeasuringError
 from sasa.speed.timing import Spread, Step, ratios, spread, take_turns, torch_threads
 from sasa.tasks.classification.config import TrainConfig
-from sasa.tasks.registry import make_task, read_config, with_own_weights
+from sasa.tasks.registry import make_task, read_config
 from sasa.training.memory import keep_freed_memory
 from sasa.training.optim import make_optimizer
 from sasa.training.processes import make_fabric
-from sasa.training.run_directory import RunFolder, environment
+from sasa.training.run_directory import RunDirectory, environment
 from sasa.training.settings import Config
 from sasa.training.task import Task
 
@@ -159,7 +159,7 @@ def time_beside_twin(
             with stop.measuring():
                 times = pair.time(passed, rounds or ROUNDS, SECONDS)
             result.times[passed] = times
-            RunFolder(path).write_text("speed.json", json.dumps(result.to_dict(), indent=2) + "\n")
+            RunDirectory(path).write_text("speed.json", json.dumps(result.to_dict(), indent=2) + "\n")
     return result
 
 
@@ -167,7 +167,7 @@ def _config_of(path: Path) -> Config:
     """The run's own, on the CPU in one process, with the batches that each of its processes had."""
     if not (path / "config.yaml").is_file():
         raise SasaError(f"{path} is no run: its config.yaml, which says what to time it on, is missing")
-    config = with_own_weights(read_config(path / "config.yaml"))
+    config = read_config(path / "config.yaml").without_initial_weights()
     config.run.accelerator, config.run.precision, config.data.workers = "cpu", "32-true", 0
     if isinstance(config, TrainConfig):
         config.data.in_memory = False  # a few batches are wanted, not all images

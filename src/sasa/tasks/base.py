@@ -1,0 +1,76 @@
+"""Base of the tasks: what classification and detection do alike between the loop and their data."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sasa.data.sampler import EpochBatches
+from sasa.errors import UsageError
+from sasa.tasks.trained import preprocessing_to
+from sasa.training.settings import Config
+from sasa.training.task import order_of
+
+
+class BaseTask:
+    """A network with the training and held-out images of a config.
+
+    Args:
+        config: of the run.
+        fabric: Lightning Fabric, launched.
+        splits: (training images, held-out images).
+        network: for the classes of the training images.
+    """
+
+    def __init__(self, config: Any, fabric: Any, splits: tuple[Any, Any], network: Any) -> None:
+        self.config, self.fabric, self.network = config, fabric, network
+        self.train, self.held_out = splits
+        order = self.order(0)
+        self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
+        self.skipped: set[str] = set()
+
+    def order(self, step: int) -> EpochBatches:
+        """Return the order of this process's training images, from `step` on."""
+        return order_of(self.config, self.fabric, len(self.train), step, self.train.groups)
+
+    def names(self, batch: Any) -> list[str]:
+        """Return the names of the images of a training batch, for messages."""
+        return [self.train.name(index) for index in batch.indices.tolist()]
+
+    @property
+    def part(self) -> int:
+        """Images of a micro-batch: the share of a process and an accumulation step in `recipe.batch_size`."""
+        recipe = self.config.recipe
+        return max(1, recipe.batch_size // (self.fabric.world_size * recipe.accumulate))
+
+    def sum_over_processes(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, on the CPU."""
+        if self.fabric.world_size == 1:
+            return tensor
+        return self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum").cpu()
+
+    def save(self, folder: Path) -> None:
+        """Write the network with its class names and preprocessing, as `sasa.create_model` and the commands read it."""
+        preprocessing = preprocessing_to(self.config.data.preprocessing())
+        self.network.save_pretrained(folder, labels=self.train.classes, preprocessing=preprocessing)
+
+
+def network_options(config: Config, num_classes: int) -> dict[str, Any]:
+    """Return the config's options of `sasa.create_model` without the name, for the number of classes in the data.
+
+    Raises:
+        UsageError: the config asks for another number of classes.
+    """
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    if options.get("num_classes", num_classes) != num_classes:
+        raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
+    return {**options, "num_classes": num_classes}
+
+
+def set_up(network: Any, config: Config) -> None:
+    """Apply the settings `run.gradient_checkpointing` and `run.channels_last` to a network."""
+    network.set_grad_checkpointing(config.run.gradient_checkpointing)
+    if config.run.channels_last:
+        assert isinstance(network, nn.Module)
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
