@@ -68,8 +68,8 @@ def test_numbers_in_scientific_notation_are_numbers():
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("recipe.epoch", 3, "'recipe.epoch' is no setting; did you mean 'recipe.epochs'"),
-        ("speed", 3, "'speed' is no setting"),
+        ("recipe.epoch", 3, "'recipe.epoch' is not a setting; did you mean 'recipe.epochs'"),
+        ("speed", 3, "'speed' is not a setting"),
         ("recipe.epochs", "many", "recipe.epochs must be a whole number, got 'many'"),
         ("data.flip", 1, "data.flip must be true or false, got 1"),
         ("data.mean", ["a"], "data.mean must be a list of numbers"),
@@ -124,7 +124,7 @@ def test_other_yaml_is_refused(tmp_path, text, sentence):
 
 
 def test_no_such_config():
-    with pytest.raises(UsageError, match=r"'nothing' is no file and no recipe of the package .*digits"):
+    with pytest.raises(UsageError, match=r"'nothing' is neither a file nor a recipe of the package .*digits"):
         TrainConfig.read("nothing")
     with pytest.raises(UsageError, match=r"--set takes key=value, got 'x'"):
         parse_setting("x")

@@ -171,7 +171,7 @@ def test_sigterm_saves_and_says_how_to_go_on(data, whole, tmp_path):
     stop_after(trainer, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     reports = quiet(trainer, folder)
     with pytest.raises(
-        StoppedError, match="stopped at step 6, saved; go on with: sasa detect train --resume"
+        StoppedError, match="stopped at step 6, saved; resume with: sasa detect train --resume"
     ) as stopped:
         trainer.run(folder, reports)
     reports.close()
@@ -252,7 +252,7 @@ def test_a_backbone_that_does_not_fit_is_a_sentence(data, finished, tmp_path):
     tiny_classifier(tmp_path / "other", kernel_size=5)
     with pytest.raises(SasaError, match=r"the backbone has kernel_size=3, and the network .* shall take 5"):
         start(tiny(data, ("recipe.backbone", str(tmp_path / "other"))))
-    with pytest.raises(UsageError, match=r"recipe\.backbone .* is no classifier"):
+    with pytest.raises(UsageError, match=r"recipe\.backbone .* is not a classifier"):
         start(tiny(data, ("recipe.backbone", str(finished[0]))))
     with pytest.raises(SasaError, match="nowhere"):
         start(tiny(data, ("recipe.backbone", "nowhere")))
@@ -334,7 +334,7 @@ def test_many_problems_are_told_in_short(own, capsys):
     start(tiny(own))
     error = capsys.readouterr().err
     assert error.count("has no area") == 5
-    assert error.endswith("annotations: and 4 more problems: the finished run has all in problems.txt\n")
+    assert error.endswith("annotations: and 4 more problems: the finished run lists all of them in problems.txt\n")
 
 
 def test_held_out_images_without_boxes_are_told_before_training(own):
@@ -386,7 +386,7 @@ def test_settings_that_cannot_be(data, tmp_path, change, sentence):
 def test_a_classifier_is_no_detector(data):
     config = tiny(data)
     config.model = {"name": "sasa_resnet26", "width": 0.05, "num_heads": 2}
-    with pytest.raises(UsageError, match=r"sasa_resnet26 is no detector: detectors are called retinanet_\.\.\."):
+    with pytest.raises(UsageError, match=r"sasa_resnet26 is not a detector: detectors are called retinanet_\.\.\."):
         start(config)
 
 

@@ -76,7 +76,7 @@ def run_until(path, stop_at, config, number=signal.SIGTERM):
 
     trainer.train_step = stopping
     reports = quiet(trainer, folder)
-    with pytest.raises(StoppedError, match=f"stopped at step {stop_at}, saved; go on with: sasa train") as stopped:
+    with pytest.raises(StoppedError, match=f"stopped at step {stop_at}, saved; resume with: sasa train") as stopped:
         trainer.run(folder, reports)
     reports.close()
     assert stopped.value.exit_status == 128 + number
@@ -98,7 +98,7 @@ def test_a_damaged_checkpoint_falls_back_and_still_ends_bit_equal(tmp_path, caps
     checkpoint = tmp_path / "parts" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     resume(tmp_path / "parts")
-    assert "going on from checkpoint.previous.pt, step 9" in capsys.readouterr().err
+    assert "resuming from checkpoint.previous.pt, step 9" in capsys.readouterr().err
     assert (tmp_path / "parts" / "checkpoint.damaged.pt").exists()
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
     assert len(steps_logged(tmp_path / "parts")) == 16

@@ -10,7 +10,6 @@ from runs import tiny
 from sasa.errors import DivergedError, SasaError, UsageError
 from sasa.tasks.train import dry_run, start, train
 from sasa.training.optim import parameter_groups, schedule
-from sasa.training.progress import clock
 from sasa.training.run_directory import RunDirectory
 
 
@@ -98,7 +97,3 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch):
 def test_a_wrong_number_of_classes_is_a_sentence():
     with pytest.raises(UsageError, match=r"model\.num_classes is 7, but the data has 10 classes"):
         start(tiny(("model.num_classes", 7)))
-
-
-def test_clock():
-    assert (clock(5), clock(65), clock(3725)) == ("0:05", "1:05", "1:02:05")

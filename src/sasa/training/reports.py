@@ -118,7 +118,8 @@ class Progress:
 
     def close(self) -> None:
         """Remove the bar."""
-        self.bar.stop()
+        if self.drawn:
+            self.bar.stop()
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
