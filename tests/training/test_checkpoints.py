@@ -98,7 +98,7 @@ def test_a_disk_that_refuses_is_a_sentence(tmp_path):
 @contextlib.contextmanager
 def full_disk(path):
     """In place of `atomic_file`: a file on which every write fails as on a full disk."""
-    with open("/dev/full", "wb", buffering=0) as file:
+    with Path("/dev/full").open("wb", buffering=0) as file:
         yield file
 
 

@@ -20,11 +20,11 @@ MOST_IN_GRID = 64
 class Drawing(Protocol):
     """Draws answers as they come."""
 
-    def keep(self, image: Image.Image) -> Any:
+    def keep(self, image: Image.Image, /) -> Any:
         """Return what `add` needs of an image; it is in memory until the answer is there."""
         ...
 
-    def add(self, answer: Any, kept: Any) -> None:
+    def add(self, answer: Any, kept: Any, /) -> None:
         """Draw an answer."""
         ...
 

@@ -58,7 +58,7 @@ def run_eval(
     from sasa.tasks.registry import TASKS
     from sasa.tasks.trained import EvaluationOptions
 
-    predictor = TASKS[task].Predictor.load(call.model, call.device)
+    predictor = TASKS[task].predictor.load(call.model, call.device)
     evaluation = TASKS[task].evaluate(predictor, call.model, EvaluationOptions(**data))
     print_table(evaluation.summary())
     if call.per_class or len(evaluation.labels) <= FEW:

@@ -51,7 +51,7 @@ def run_predict(task: str, call: PredictCall, options: Any, open_table: OpenTabl
     from sasa.cli.inputs import find_images
     from sasa.tasks.registry import TASKS
 
-    predictor = TASKS[task].Predictor.load(call.model, call.device)
+    predictor = TASKS[task].predictor.load(call.model, call.device)
     paths, skipped, written = find_images(call.images), [], []
     if call.json_file and call.json_file.resolve() in {path.resolve() for path in paths}:
         raise UsageError(f"--json {call.json_file} is one of the images to look at: name another file")

@@ -1,5 +1,7 @@
-"""Base of the tasks: what classification and detection do alike between the loop and their data."""
+"""What a task's package has, and what the tasks do alike between the loop and their data."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,35 @@ from torch import Tensor, nn
 
 from sasa.data.sampler import EpochBatches
 from sasa.errors import UsageError
-from sasa.tasks.trained import preprocessing_to
+from sasa.tasks.stand_in import KnownSet
+from sasa.tasks.trained import Evaluation, EvaluationOptions, TrainedNetwork, preprocessing_to
 from sasa.training.settings import Config
-from sasa.training.task import order_of
+from sasa.training.task import Task, order_of
+
+
+@dataclass(frozen=True)
+class TaskPackage:
+    """What training and the commands use of a task: the names of its modules.
+
+    Args:
+        config: class of the settings of a run.
+        resolve: (YAML file or recipe or None, changes) -> config.
+        make: (config, fabric, splits or None for those of the config) -> what the loop trains.
+        predictor: class of its trained networks.
+        evaluate: (predictor, its directory, options) -> score on held-out images.
+        generate: (known set, config) -> generated splits, for a dry run without the data.
+        known_sets: data sets that can be generated, by name.
+        cpu_part: images a step of such a dry run without a GPU.
+    """
+
+    config: type[Config]
+    resolve: Callable[[str | None, list[tuple[str, Any]]], Config]
+    make: Callable[[Any, Any, Any], Task]
+    predictor: type[TrainedNetwork]
+    evaluate: Callable[[Any, str, EvaluationOptions], Evaluation]
+    generate: Callable[[KnownSet, Any], tuple[Any, Any]]
+    known_sets: dict[str, KnownSet]
+    cpu_part: int
 
 
 class BaseTask:

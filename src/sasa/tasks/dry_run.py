@@ -46,7 +46,7 @@ def report(task: Task, seconds: float, steps: int) -> dict[str, Any]:
 def stand_in(config: Config) -> KnownSet | None:
     """Return the known set to generate images for: the config has its bare name, and no such directory exists."""
     source = config.data.source
-    return None if Path(source).exists() else TASKS[config.TASK].KNOWN_SETS.get(source)
+    return None if Path(source).exists() else TASKS[config.TASK].known_sets.get(source)
 
 
 def on_generated(config: Config, known: KnownSet, steps: int) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def on_generated(config: Config, known: KnownSet, steps: int) -> dict[str, Any]:
     fabric, package = make_fabric(config.run), TASKS[config.TASK]
     if fabric.device.type == "cpu":
         keep_freed_memory()  # as a run does
-    splits = package.generated(known, config)
+    splits = package.generate(known, config)
     whole = EpochBatches(
         len(splits[0]),
         config.recipe.batch_size,
@@ -64,7 +64,7 @@ def on_generated(config: Config, known: KnownSet, steps: int) -> dict[str, Any]:
         world_size=fabric.world_size,
         accumulate=config.recipe.accumulate,
     )
-    part = whole.part if fabric.device.type == "cuda" else min(whole.part, package.CPU_PART)
+    part = whole.part if fabric.device.type == "cuda" else min(whole.part, package.cpu_part)
     small = config.without_images_in_memory()
     small.recipe = dataclasses.replace(config.recipe, batch_size=part * fabric.world_size, accumulate=1)
     task = make_task(small, fabric, splits)

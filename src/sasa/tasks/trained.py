@@ -1,4 +1,4 @@
-"""Trained networks of any task: loading one with its class names and preprocessing, predicting, what it is scored on."""
+"""Trained networks of any task: loading one with its class names and preprocessing, predicting, evaluating."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -161,14 +161,14 @@ class EvaluationOptions:
 
 
 def config_and_options(
-    name: str, options: EvaluationOptions, config_class: type[Config]
+    name: str, options: EvaluationOptions | None, config_class: type[Config]
 ) -> tuple[Any, EvaluationOptions]:
     """Return the config of the run `name`, or the default one, and the options without None.
 
     Raises:
         SasaError: no data given, and the directory is not a run.
     """
-    path = locate(name) / "config.yaml"
+    options, path = options or EvaluationOptions(), locate(name) / "config.yaml"
     config = config_class.read(str(path)) if path.is_file() else None
     if options.data is None and config is None:
         raise SasaError(f"{name} is not a run with data of its own: name some with --data")

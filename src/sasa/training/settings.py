@@ -153,7 +153,7 @@ class Config:
         return config
 
     def apply(self, changes: list[tuple[str, Any]]) -> Self:
-        """Set values in order; a saved network as model.name drops the other model options, which were not meant for it.
+        """Set values in order; a saved network as model.name drops the other model options, meant for another network.
 
         Raises:
             UsageError: as `set`.

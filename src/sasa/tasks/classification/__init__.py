@@ -1,10 +1,10 @@
-"""Image classification: labelled images, cross-entropy, accuracy. The names below are those of `TaskPackage`."""
+"""Image classification: labelled images, cross-entropy, accuracy."""
 
-from sasa.tasks.classification.config import TrainConfig as Config
-from sasa.tasks.classification.config import resolve
+from sasa.tasks.base import TaskPackage
+from sasa.tasks.classification.config import TrainConfig, resolve
 from sasa.tasks.classification.evaluation import evaluate
-from sasa.tasks.classification.generated import CPU_PART, KNOWN_SETS, generated
+from sasa.tasks.classification.generated import CPU_PART, KNOWN_SETS, generate
 from sasa.tasks.classification.predictor import Predictor
-from sasa.tasks.classification.task import Classification as Task
+from sasa.tasks.classification.task import Classification
 
-__all__ = ["CPU_PART", "KNOWN_SETS", "Config", "Predictor", "Task", "evaluate", "generated", "resolve"]
+PACKAGE = TaskPackage(TrainConfig, resolve, Classification, Predictor, evaluate, generate, KNOWN_SETS, CPU_PART)

@@ -158,9 +158,7 @@ def _to_json(row: ClassScore | Confusion) -> dict[str, Any]:
     return {"pictures" if name == "images" else name: value for name, value in asdict(row).items()}
 
 
-def evaluate(
-    predictor: Predictor, name: str, options: EvaluationOptions = EvaluationOptions()
-) -> ClassificationEvaluation:
+def evaluate(predictor: Predictor, name: str, options: EvaluationOptions | None = None) -> ClassificationEvaluation:
     """Score a trained network on held-out images: by default those that its run held out.
 
     Args:

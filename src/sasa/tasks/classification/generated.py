@@ -27,7 +27,7 @@ class GeneratedImages(Source):
         return f"generated image {index}"
 
 
-def generated(known: KnownSet, config: TrainConfig) -> tuple[GeneratedImages, GeneratedImages]:
+def generate(known: KnownSet, config: TrainConfig) -> tuple[GeneratedImages, GeneratedImages]:
     """Return training and held-out images of the size that the config's network sees."""
     side, count = config.data.image_size, min(known.training, config.data.limit or known.training)
     return GeneratedImages(known.classes, count, side), GeneratedImages(known.classes, known.held_out, side)

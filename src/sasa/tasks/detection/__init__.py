@@ -1,10 +1,10 @@
-"""Object detection: boxes with classes, RetinaNet's losses, average precision. The names are those of `TaskPackage`."""
+"""Object detection: boxes with classes, RetinaNet's losses, average precision."""
 
-from sasa.tasks.detection.config import DetectionConfig as Config
-from sasa.tasks.detection.config import resolve
+from sasa.tasks.base import TaskPackage
+from sasa.tasks.detection.config import DetectionConfig, resolve
 from sasa.tasks.detection.evaluation import evaluate
-from sasa.tasks.detection.generated import CPU_PART, KNOWN_SETS, generated
-from sasa.tasks.detection.predictor import Detector as Predictor
-from sasa.tasks.detection.task import Detection as Task
+from sasa.tasks.detection.generated import CPU_PART, KNOWN_SETS, generate
+from sasa.tasks.detection.predictor import Detector
+from sasa.tasks.detection.task import Detection
 
-__all__ = ["CPU_PART", "KNOWN_SETS", "Config", "Predictor", "Task", "evaluate", "generated", "resolve"]
+PACKAGE = TaskPackage(DetectionConfig, resolve, Detection, Detector, evaluate, generate, KNOWN_SETS, CPU_PART)

@@ -68,7 +68,7 @@ class DetectionEvaluation:
         return {**self.score.to_dict(), "skipped": self.skipped, "problems": self.problems}
 
 
-def evaluate(detector: Detector, name: str, options: EvaluationOptions = EvaluationOptions()) -> DetectionEvaluation:
+def evaluate(detector: Detector, name: str, options: EvaluationOptions | None = None) -> DetectionEvaluation:
     """Score a trained detector on the images of a split: by default the validation split of its run's data.
 
     Args:

@@ -57,7 +57,7 @@ class GeneratedBoxes(DetectionSource):
         raise NotImplementedError
 
 
-def generated(known: KnownSet, config: DetectionConfig) -> tuple[GeneratedBoxes, GeneratedBoxes]:
+def generate(known: KnownSet, config: DetectionConfig) -> tuple[GeneratedBoxes, GeneratedBoxes]:
     """Return training and held-out images of the size that the config's network sees."""
     side = config.data.image_size
     return GeneratedBoxes(known.classes, known.training, side), GeneratedBoxes(known.classes, known.held_out, side)
