@@ -91,7 +91,7 @@ def test_eval_of_other_data(sasa, detector, own, tmp_path):
     status, out, error = sasa(*words, "--on-bad-image", "skip")
     assert status == 0
     assert error == f"skipped: {bad} cannot be read\n"
-    assert "skipped pictures" in out
+    assert "skipped images" in out
     for path in (own / "val").iterdir():
         path.write_text("no image")
     assert_one_sentence(sasa(*words, "--on-bad-image", "skip"), 3, "none of the 4 images can be read")

@@ -65,7 +65,7 @@ def test_images_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
     assert_one_sentence(sasa(*words), 3, "7/", "is not an image that can be read")
     status, out, error = sasa(*words, "--on-bad-image", "skip", "--json", tmp_path / "e.json")
     assert status == 0
-    assert "skipped pictures" in out
+    assert "skipped images" in out
     values = json.loads((tmp_path / "e.json").read_text())
     assert values["skipped_pictures"] == len(values["skipped"]) == error.count("skipped: ")
     assert all("/7/" in name for name in values["skipped"])

@@ -25,7 +25,7 @@ def test_predict_table_json_and_drawing(sasa, run_folder, images, tmp_path):
     assert [Path(p["name"]).name for p in written] == ["0.png", "1.png", "2.png"]
     assert all(len(p["labels"]) == 2 and p["shares"][0] >= p["shares"][1] for p in written)
     heading, *lines, drawn = out.splitlines()
-    assert heading.split() == ["picture", "top", "1", "top", "2"]
+    assert heading.split() == ["image", "top", "1", "top", "2"]
     assert [line.split()[0] for line in lines] == [str(images / f"{n}.png") for n in range(3)]
     assert lines[0].split()[1:3] == [written[0]["labels"][0], f"{written[0]['shares'][0]:.1%}"]
     assert drawn == f"drawn: {tmp_path / 'p.png'}"

@@ -1,6 +1,7 @@
 """Printing tables, and writing files, for the commands."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ from sasa.files import atomic_write, write_errors
 
 
 def print_table(values: dict[str, Any]) -> None:
-    """Print a name and a value on each line."""
-    width = max(len(name) for name in values)
-    for name, value in values.items():
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+    """Print a name and a value on each line; JSON's "pictures" are images here, and a network's options are wrapped."""
+    shown = {name.replace("_", " ").replace("picture", "image"): value for name, value in values.items()}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        if isinstance(value, dict):
+            options = [f"{key}={option}" for key, option in value.items() if key != "name"]
+            value = f"\n{' ' * (width + 2)}".join(
+                textwrap.wrap(" ".join([value.get("name", ""), *options]), 78 - width)
+            )
+        typer.echo(f"{name:<{width}}  {value}")
 
 
 def print_columns(heading: list[str], rows: list[list[str]]) -> None:

@@ -118,10 +118,10 @@ class Table:
     """A line for each image, printed at once: the widest path and class name are known before."""
 
     def __init__(self, paths: list[Path], labels: list[str], top: int) -> None:
-        self.name = min(60, max(len("picture"), *(len(str(path)) for path in paths)))
+        self.name = min(60, max(len("image"), *(len(str(path)) for path in paths)))
         self.label = min(LONGEST_LABEL, max(map(len, labels)))
         heading = "  ".join(f"top {n + 1}".ljust(self.label + 7) for n in range(min(top, len(labels))))
-        typer.echo(f"{'picture':<{self.name}}  {heading.rstrip()}")
+        typer.echo(f"{'image':<{self.name}}  {heading.rstrip()}")
 
     def add(self, prediction: "Prediction") -> None:
         """Print one line."""
