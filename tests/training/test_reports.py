@@ -49,6 +49,16 @@ def test_a_terminal_of_80_columns_shows_every_figure(at_once):
     assert "epoch   3  train loss 2.100 top-1 24.3%  held out loss 1.700 top-1 50.0%\n" in text
 
 
+@pytest.mark.parametrize(
+    "columns", ["train_loss train_top1 held_out_loss held_out_top1", "train_loss train_box held_out_map held_out_map75"]
+)
+def test_the_line_of_an_epoch_fits_into_80_columns(columns):
+    row = {"epoch": 1000, **dict.fromkeys(columns.split(), 1.0), "images_per_second": 5.0}
+    console = Console(file=io.StringIO())
+    Progress(1, 0, console).epoch(row)
+    assert len(console.file.getvalue()) < 80
+
+
 def test_a_pipe_gets_lines_without_escapes_that_are_not_wrapped(at_once):
     text = shown(Console(file=io.StringIO()), 300_000, 2, 9_876.0)
     assert "\x1b" not in text

@@ -126,9 +126,10 @@ class Progress:
 
 
 def _figures(row: dict[str, Any], prefix: str) -> str:
-    """Return "loss 0.693 top-1 51.2%" for the columns with this prefix."""
-    found = ((name.removeprefix(prefix), value) for name, value in row.items() if name.startswith(prefix))
-    return " ".join(f"{PERCENT[n]} {value:.1%}" if n in PERCENT else f"{n} {value:.3f}" for n, value in found)
+    """Return "loss 0.693 top-1 51.2%": the loss and the shares of the columns with this prefix, which fit in a line."""
+    found = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+    loss = [f"loss {found['loss']:.3f}"] if "loss" in found else []
+    return " ".join([*loss, *(f"{PERCENT[n]} {value:.1%}" for n, value in found.items() if n in PERCENT)])
 
 
 class StepLog:
