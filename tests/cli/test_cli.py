@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, and one sentence and a status where something is wrong."""
+"""The command line: what it prints, and one sentence and an exit status for each error."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_flops_paper_models(sasa):
     assert out.split() == ["resnet26", "resnet38", "resnet50"]
 
 
-def test_bench_writes_json_and_a_image(sasa, tmp_path):
+def test_bench_writes_json_and_an_image(sasa, tmp_path):
     words = ["bench", "--quick", "--rows", "agreement,cores", "--rounds", 1]
     files = ["--json", tmp_path / "b.json", "--picture", tmp_path / "b.png", "--markdown", tmp_path / "b.md"]
     status, out, err = sasa(*words, *files, "--budget", "1h")
@@ -144,7 +144,7 @@ def test_wrong_data_of_train(sasa, tmp_path, monkeypatch):
         for number in range(3):
             path = tmp_path / "bad" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("this is no image")
+            path.write_text("not an image")
     words = ["--config", "digits", "--data", "bad", *tiny_settings("recipe.batch_size=2")]
     assert_one_sentence(sasa("train", *words), 3, ".png is not an image that can be read")
 
@@ -155,7 +155,7 @@ def test_an_output_that_cannot_be_written(sasa, tmp_path):
     assert_one_sentence(sasa(*words), 1, "cannot write", "file/run: Not a directory")
 
 
-def test_models_that_are_none(sasa, tmp_path, images):
+def test_directories_without_a_trained_network(sasa, tmp_path, images):
     image = images / "1.png"
     assert_one_sentence(sasa("predict", image, "--model", tmp_path / "x"), 1, "is not the directory of a run")
     assert_one_sentence(sasa("predict", image, "--model", tmp_path), 1, "config.json is missing")

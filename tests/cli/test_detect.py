@@ -1,4 +1,4 @@
-"""`sasa detect` as a person meets it: what it prints and writes, and one sentence where something is wrong."""
+"""`sasa detect`: what it prints and writes, and one sentence for each error."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def detector(data, tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """A set that a test may change."""
+    """A data set that a test may change."""
     return write_boxes(tmp_path / "data")
 
 
@@ -112,7 +112,7 @@ def test_bench_times_a_detector_beside_its_twin(sasa, detector):
     assert written["parameters"]["this network"] < written["parameters"]["convolutional twin"]
 
 
-def test_wrong_words_of_eval(sasa, detector, tmp_path):
+def test_wrong_arguments_of_eval(sasa, detector, tmp_path):
     words = ["detect", "eval", "--model"]
     assert_one_sentence(sasa(*words, detector, "--split", "all"), 2, "--split must be train or val or test")
     assert_one_sentence(sasa(*words, detector, "--results", tmp_path / "no" / "r.json"), 1, "is not a directory")
@@ -125,7 +125,7 @@ def test_wrong_words_of_eval(sasa, detector, tmp_path):
     assert_one_sentence(sasa(*words, tmp_path / "alone"), 1, "is not a run with data of its own: name some with --data")
 
 
-def test_classifiers_and_detectors_are_told_apart(sasa, data, detector, run_folder, tmp_path):
+def test_a_network_of_the_other_task_is_a_sentence(sasa, data, detector, run_folder, tmp_path):
     image = data / "val" / "017.png"
     for words in (["eval"], ["predict", image], ["attend", image, "--output", tmp_path / "a.png"]):
         assert_one_sentence(sasa(*words, "--model", detector), 1, "holds a detector: use sasa detect eval")
@@ -169,7 +169,7 @@ def test_predict_files_folders_patterns(sasa, data, detector, tmp_path):
 
 
 def test_predict_takes_images_in_batches_and_finds_what_single_images_give(sasa, detector, tmp_path, monkeypatch):
-    """Images of different sizes among them: each is padded as it is alone."""
+    """Also images of different sizes: each is padded as it is alone."""
     random = np.random.default_rng(0)
     for number, size in enumerate([(64, 48)] * 5 + [(48, 64), (40, 60), (64, 20)] + [(64, 48)] * 3):
         Image.fromarray(random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(tmp_path / f"{number:02}.png")
@@ -193,7 +193,7 @@ def test_predict_takes_images_in_batches_and_finds_what_single_images_give(sasa,
 
 
 def test_inputs_are_not_overwritten(sasa, own, detector, tmp_path):
-    """Not by a drawing in their own folder, nor by JSON."""
+    """Neither by a drawing in their own directory, nor by JSON."""
     before = {path: path.read_bytes() for path in (own / "val").iterdir()}
     words = ["detect", "predict", own / "val", "--model", detector]
     status, out, _ = sasa(*words, "--draw", own / "val")
@@ -279,7 +279,7 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--set", "data.held_out=.nan"], 2, ["data.held_out must be at least 0 and below 1, got nan"]),
     ],
 )
-def test_wrong_words_of_train(sasa, data, tmp_path, monkeypatch, words, status, parts):
+def test_wrong_arguments_of_train(sasa, data, tmp_path, monkeypatch, words, status, parts):
     monkeypatch.chdir(tmp_path)
     own = [] if "--data" in words or "--resume" in words else ["--data", data]
     assert_one_sentence(sasa("detect", "train", *own, *words), status, *parts)
@@ -341,7 +341,7 @@ def test_wrong_data_of_train(sasa, own, tmp_path, damage, parts):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_batch_of_more_than_there_are(sasa, data):
+def test_a_batch_larger_than_the_data(sasa, data):
     """As in classification: all images are the batch."""
     status, out, _ = sasa("detect", "train", "--data", data, "--dry-run", *settings(("recipe.batch_size", 999)))
     assert status == 0

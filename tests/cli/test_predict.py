@@ -45,7 +45,7 @@ def test_batches_give_what_single_images_give(run_folder, images, monkeypatch):
         assert one.shares == pytest.approx(other.shares, abs=1e-5)
 
 
-def test_images_are_read_when_their_turn_comes(run_folder, monkeypatch):
+def test_at_most_a_batch_of_images_is_read_ahead(run_folder, monkeypatch):
     monkeypatch.setattr(Predictor, "BATCH", 4)
     read = []
 
@@ -59,14 +59,14 @@ def test_images_are_read_when_their_turn_comes(run_folder, monkeypatch):
     assert len(read) == 4
 
 
-def test_a_grid_holds_so_many(sasa, run_folder, images, tmp_path, monkeypatch):
+def test_a_grid_has_a_limit(sasa, run_folder, images, tmp_path, monkeypatch):
     monkeypatch.setattr("sasa.cli.drawing.MOST_IN_GRID", 2)
     out = sasa("predict", "--model", run_folder, images, "--draw", tmp_path / "p.png")[1]
     assert out.splitlines()[-1] == f"drawn: {tmp_path / 'p.png'} (the first 2 of 3 images)"
 
 
-def test_a_folder_of_annotated_images(sasa, run_folder, tmp_path):
-    """Names that are taken get numbers, and no input is touched, not even in its own folder."""
+def test_a_directory_of_annotated_images(sasa, run_folder, tmp_path):
+    """Names that are taken get numbers, and no input is overwritten, not even in its own directory."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         Image.new("L", (3000, 30), 40).save(tmp_path / folder / "x.png")
@@ -82,7 +82,7 @@ def test_a_folder_of_annotated_images(sasa, run_folder, tmp_path):
         assert drawn.height > 10 + 5 * 20  # the image, and a line for each of five classes
 
 
-def test_drawings_that_cannot_be(sasa, run_folder, images, tmp_path):
+def test_drawings_that_cannot_be_written(sasa, run_folder, images, tmp_path):
     image = tmp_path / "0.png"
     shutil.copy(images / "0.png", image)
     words = ["predict", image, "--model", run_folder, "--draw"]
@@ -91,7 +91,7 @@ def test_drawings_that_cannot_be(sasa, run_folder, images, tmp_path):
     assert_one_sentence(sasa(*words, tmp_path / "file"), 1, "cannot write", tmp_path / "file")
 
 
-def test_images_that_are_none(sasa, run_folder, tmp_path):
+def test_arguments_without_an_image(sasa, run_folder, tmp_path):
     (tmp_path / "x.png").write_text("text")
     assert_one_sentence(sasa("predict", tmp_path / "x.png", "--model", run_folder), 3, "x.png is not an image")
     assert_one_sentence(sasa("predict", tmp_path / "y.png", "--model", run_folder), 3, "matches nothing")

@@ -1,4 +1,4 @@
-"""A dry run without the data: generated images stand in for those of a known set, and only for those."""
+"""A dry run without the data: generated images replace those of a known set, and no others."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_a_config_of_coco_runs_dry_without_coco(tmp_path, monkeypatch):
         dry_run(resolve_detection(COCO, [("data.source", "imagenet"), *changes]))
 
 
-def test_only_the_bare_name_of_a_known_set_is_stood_in_for(tmp_path, monkeypatch):
+def test_only_the_bare_name_of_a_known_set_is_generated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def known(source):

@@ -113,7 +113,7 @@ def test_in_memory_trains_as_well(tmp_path):
 def test_steps_are_logged_for_tensorboard_and_cut_back(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for first, values in ((0, [1.0, 2.0, 3.0, 4.0]), (2, [30.0, 40.0])):  # the second goes on at step 2
+    for first, values in ((0, [1.0, 2.0, 3.0, 4.0]), (2, [30.0, 40.0])):  # the second resumes at step 2
         log = StepLog(tmp_path, first, 1, True)
         for step, value in enumerate(values, first + 1):
             log.step(step, 0.1, value, 10.0)
@@ -143,7 +143,7 @@ def test_out_of_memory_is_a_sentence_with_a_way_out():
         raise RuntimeError("something else")
 
 
-def test_freed_memory_is_kept_where_the_c_library_can():
+def test_freed_memory_is_kept_if_the_c_library_can():
     code = (
         "import resource, torch; from sasa.training.memory import keep_freed_memory\n"
         "kept = keep_freed_memory()\n"

@@ -1,4 +1,4 @@
-"""A run that was stopped or killed, and resumed, is the run that was not: bit for bit."""
+"""A run that was stopped or killed, and resumed, ends bit for bit like an uninterrupted one."""
 
 import csv
 import os
@@ -114,7 +114,7 @@ def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
 
 
 def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
-    """float16 scales the loss, and the scale is part of the state. Fabric must be told to do it on a CPU."""
+    """float16 scales the loss, and the scale is part of the state. Fabric does it on a CPU only if asked explicitly."""
     half = lambda run: Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])  # noqa: E731
     monkeypatch.setattr("sasa.tasks.train.make_fabric", half)
     config = tiny()
@@ -142,7 +142,7 @@ def test_images_left_out_are_remembered(tmp_path):
         train(tiny(*changes, ("data.on_bad_image", "error")), tmp_path / "error")
 
 
-def test_a_second_signal_would_end_at_once():
+def test_a_second_signal_ends_at_once():
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)

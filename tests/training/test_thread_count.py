@@ -1,4 +1,4 @@
-"""A resumed run has the threads of the run, or says why not."""
+"""A resumed run uses as many threads as before, or says why not."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from sasa.training.processes import restore_thread_count
 
 @pytest.fixture(autouse=True)
 def two_threads_on_four_cores(monkeypatch):
-    """So that other numbers are both possible and not; the number is put back."""
+    """Other numbers of threads are possible up to 4; the number is restored afterwards."""
     monkeypatch.setattr(processes, "cores", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()

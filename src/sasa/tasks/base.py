@@ -78,10 +78,10 @@ class BaseTask:
             return tensor
         return self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum").cpu()
 
-    def save(self, folder: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write the network with its class names and preprocessing, as `sasa.create_model` and the commands read it."""
         preprocessing = preprocessing_to(self.config.data.preprocessing())
-        self.network.save_pretrained(folder, labels=self.train.classes, preprocessing=preprocessing)
+        self.network.save_pretrained(directory, labels=self.train.classes, preprocessing=preprocessing)
 
 
 def network_options(config: Config, num_classes: int) -> dict[str, Any]:

@@ -37,11 +37,11 @@ def start(config: Config) -> Trainer:
 def train(config: Config, path: Path) -> dict[str, Any] | None:
     """Train from the first step into a new directory; return summary.json in the first process, None in others."""
     trainer = start(config.with_absolute_paths())  # before the directory: an error in the config leaves nothing behind
-    folder = RunDirectory(path)
+    directory = RunDirectory(path)
     if trainer.fabric.is_global_zero:
-        folder.create(trainer.config)
+        directory.create(trainer.config)
     trainer.fabric.barrier()
-    return _run(trainer, folder)
+    return _run(trainer, directory)
 
 
 def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any] | None:
@@ -55,8 +55,8 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
     Raises:
         DataError: the data is not what the run was trained on.
     """
-    folder = RunDirectory(path)
-    state, note = folder.load_checkpoint()
+    directory = RunDirectory(path)
+    state, note = directory.load_checkpoint()
     config = config_of(state["config"]).without_initial_weights()
     for key, value in [("data.source", _recorded_source(path, config)), *changes]:
         config.set(key, value)
@@ -70,12 +70,12 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
         for sentence in filter(None, notes):
             sys.stderr.write(f"sasa: {sentence}\n")
         if note:
-            folder.set_damaged_aside()
+            directory.set_damaged_aside()
         if config.data.source != state["config"]["data"]["source"]:  # `sasa eval` looks for the data there
-            for directory in filter(Path.is_dir, (folder.path, folder.best_path)):
-                RunDirectory(directory).write_text("config.yaml", config.to_yaml())
-        folder.write_metrics(trainer.rows)
-    return _run(trainer, folder)
+            for place in filter(Path.is_dir, (directory.path, directory.best_path)):
+                RunDirectory(place).write_text("config.yaml", config.to_yaml())
+        directory.write_metrics(trainer.rows)
+    return _run(trainer, directory)
 
 
 def _recorded_source(path: Path, config: Config) -> str:
@@ -99,26 +99,26 @@ def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
     return report(task, seconds[-1] if seconds else 0.0, task.steps)
 
 
-def _run(trainer: Trainer, folder: RunDirectory) -> dict[str, Any] | None:
+def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     task, fabric, first = trainer.task, trainer.fabric, trainer.fabric.is_global_zero
     began = time.monotonic()
     progress = Progress(task.steps, trainer.step)
-    reports = Reports(folder, progress, trainer.config.run, trainer.step, silent=not first)
+    reports = Reports(directory, progress, trainer.config.run, trainer.step, silent=not first)
     try:
         with batch_size_errors(trainer.config.recipe):
-            score = trainer.run(folder, reports)
+            score = trainer.run(directory, reports)
     finally:
         reports.close()
     skipped = union_over_processes(fabric, task.skipped)
     summary = None
     if first:
         summary = summarise(trainer, score, skipped, time.monotonic() - began)
-        task.save(folder.path)
-        folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+        task.save(directory.path)
+        directory.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
         if skipped:
-            folder.write_text("skipped.txt", "".join(f"{name}\n" for name in skipped))
+            directory.write_text("skipped.txt", "".join(f"{name}\n" for name in skipped))
         task.skipped.update(skipped)  # also those of other processes: an image that cannot be read cannot be drawn
-        task.draw(score, trainer.rows, folder.path)
+        task.draw(score, trainer.rows, directory.path)
     end_process_group(fabric)
     return summary
 

@@ -77,7 +77,7 @@ class Trainer:
         """What identifies the data set: computed for the first checkpoint, or to resume."""
         return same_data.record(self.task)
 
-    def run(self, folder: RunDirectory, reports: Reports) -> Scored:
+    def run(self, directory: RunDirectory, reports: Reports) -> Scored:
         """Train to the end, saving checkpoints; return the score on the held-out images.
 
         Afterwards the network has the averaged weights, which are the ones that were scored.
@@ -91,30 +91,30 @@ class Trainer:
         self.model.train()
         with StopRequest() as stop:
             while self.step < self.task.steps:
-                self.take_step(batches, folder, reports)
+                self.take_step(batches, directory, reports)
                 if self.step % self.task.steps_per_epoch == 0:
-                    self.end_epoch(folder, reports)
+                    self.end_epoch(directory, reports)
                 stopping = max_over_processes(self.fabric, stop.signal_number or 0)
                 if stopping or self.step % every == 0:
                     reports.flush()  # first: a resumed run could not log again what happened before its checkpoint
-                    self.save(folder)
+                    self.save(directory)
                 if stopping and self.step < self.task.steps:
-                    command = f"sasa {self.config.COMMAND} --resume {folder.path}"
+                    command = f"sasa {self.config.COMMAND} --resume {directory.path}"
                     raise StoppedError(f"stopped at step {self.step}, saved; resume with: {command}", stopping)
         self.average.finish()
         self.statistics.release()
         return self.scored or self.task.score(self.model)
 
-    def take_step(self, batches: Iterator[Any], folder: RunDirectory, reports: Reports) -> None:
+    def take_step(self, batches: Iterator[Any], directory: RunDirectory, reports: Reports) -> None:
         """Take one step and report it with its speed, which includes waiting for images."""
         began, before = time.perf_counter(), self.totals.count
-        loss = self.train_step(batches, folder)
+        loss = self.train_step(batches, directory)
         seconds = time.perf_counter() - began
         self.totals.seconds += seconds
         speed = (self.totals.count - before) * self.fabric.world_size / seconds
         reports.step(self.step, self.optimizer.param_groups[0]["lr"], loss, speed)
 
-    def train_step(self, batches: Iterator[Any], folder: RunDirectory | None = None) -> float:
+    def train_step(self, batches: Iterator[Any], directory: RunDirectory | None = None) -> float:
         """Take one step of the optimizer over the next micro-batches; return the mean loss of this process.
 
         The gradient is the mean over micro-batches and processes, as if the step had been one batch (except for batch
@@ -122,7 +122,7 @@ class Trainer:
 
         Raises:
             DivergedError: a loss that is not finite; the weights are not changed, and the names of the images are
-                written to diverged.json in `folder`.
+                written to diverged.json in `directory`.
         """
         recipe, seed = self.config.recipe, self.config.run.seed
         warmup = recipe.warmup_epochs * self.task.steps_per_epoch
@@ -142,7 +142,7 @@ class Trainer:
             self.totals.sums.update({"loss": losses[-1] * len(batch), **sums})
             self.totals.count += len(batch)
         mean = sum(losses) / len(losses)
-        self._check_finite(mean, f"the loss became {mean} at step {self.step}", folder)
+        self._check_finite(mean, f"the loss became {mean} at step {self.step}", directory)
         if recipe.clip_grad_norm:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=recipe.clip_grad_norm)
         self.optimizer.step()
@@ -154,7 +154,7 @@ class Trainer:
     def _mean(self, tensor: Tensor) -> Tensor:
         return self.fabric.all_reduce(tensor, reduce_op="mean")
 
-    def _check_finite(self, value: float, sentence: str, folder: RunDirectory | None) -> None:
+    def _check_finite(self, value: float, sentence: str, directory: RunDirectory | None) -> None:
         """Stop all processes if `value` is not finite in one of them, and name the images of the step."""
         diverged = not math.isfinite(value)
         if not max_over_processes(self.fabric, diverged):
@@ -163,17 +163,17 @@ class Trainer:
         if not diverged:
             raise DivergedError(f"another process diverged at step {self.step}: see its message")
         names, where = self.seen, ""
-        if folder:
+        if directory:
             found = {"what": sentence, "learning_rate": rate, "pictures": names}
-            folder.write_text("diverged.json", json.dumps(found, indent=2) + "\n")
-            where = f" (all in {folder.path / 'diverged.json'})"
+            directory.write_text("diverged.json", json.dumps(found, indent=2) + "\n")
+            where = f" (all in {directory.path / 'diverged.json'})"
         more = f" and {len(names) - MOST_NAMED} more{where}" if len(names) > MOST_NAMED else ""
         raise DivergedError(
             f"{sentence} (learning rate {rate:.3g}), on the images {', '.join(names[:MOST_NAMED])}{more}; "
             "lower recipe.learning_rate or set recipe.clip_grad_norm"
         )
 
-    def end_epoch(self, folder: RunDirectory, reports: Reports) -> None:
+    def end_epoch(self, directory: RunDirectory, reports: Reports) -> None:
         """Score the held-out images, add a row to metrics.csv, and save the weights if they are the best so far."""
         means, seconds = self._sums_over_processes(), self.totals.seconds
         count = means.pop("count")
@@ -182,8 +182,8 @@ class Trainer:
             if self.best is None or score.quality > tuple(self.best):
                 self.best = list(score.quality)
                 if self.fabric.is_global_zero:
-                    self.task.save(folder.best_path)
-                    folder.write_text("best/config.yaml", self.config.to_yaml())  # its data, for `sasa eval`
+                    self.task.save(directory.best_path)
+                    directory.write_text("best/config.yaml", self.config.to_yaml())  # its data, for `sasa eval`
         self.rows.append(
             {
                 "epoch": self.step // self.task.steps_per_epoch,
@@ -205,17 +205,17 @@ class Trainer:
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.fabric.device)
         return dict(zip(sums, self.fabric.all_reduce(values, reduce_op="sum").tolist(), strict=True))
 
-    def save(self, folder: RunDirectory) -> None:
+    def save(self, directory: RunDirectory) -> None:
         """Save a checkpoint; all processes call it, the first one writes.
 
         Raises:
             DivergedError: weights that are not finite, which are not saved.
         """
         norms = torch.stack([parameter.detach().norm() for parameter in self.task.network.parameters()])
-        self._check_finite(norms.sum().item(), f"the weights are not finite after step {self.step}", folder)
+        self._check_finite(norms.sum().item(), f"the weights are not finite after step {self.step}", directory)
         state = self.state()
         if self.fabric.is_global_zero:
-            folder.save_checkpoint(state)
+            directory.save_checkpoint(state)
 
     def state(self) -> dict[str, Any]:
         """Return tensors and plain values from which `load_state` resumes exactly."""

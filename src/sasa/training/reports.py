@@ -25,7 +25,7 @@ class Reports:
     """All reports of a run, from its first process; other processes report nothing.
 
     Args:
-        folder: of the run.
+        directory: of the run.
         progress: for a person; None for the log files alone.
         run: how often to log, and whether for TensorBoard.
         step: where the run starts or resumes.
@@ -33,11 +33,11 @@ class Reports:
     """
 
     def __init__(
-        self, folder: RunDirectory, progress: "Progress | None", run: RunConfig, step: int, silent: bool = False
+        self, directory: RunDirectory, progress: "Progress | None", run: RunConfig, step: int, silent: bool = False
     ) -> None:
-        self.folder = folder
+        self.directory = directory
         self.progress = None if silent else progress
-        self.log = None if silent else StepLog(folder.path, step, run.log_steps, run.tensorboard)
+        self.log = None if silent else StepLog(directory.path, step, run.log_steps, run.tensorboard)
 
     def step(self, step: int, learning_rate: float, loss: float, images_per_second: float) -> None:
         """Report a step of the optimizer."""
@@ -52,7 +52,7 @@ class Reports:
             self.progress.epoch(rows[-1])
         if self.log:
             self.log.epoch(rows[-1])
-            self.folder.write_metrics(rows)
+            self.directory.write_metrics(rows)
 
     def flush(self) -> None:
         """Write the logs to the disk."""
@@ -139,19 +139,19 @@ class StepLog:
     later events.
 
     Args:
-        folder: of the run.
+        directory: of the run.
         step: where the run starts or resumes.
         every: steps between rows of steps.csv.
         tensorboard: whether to write its event files as well.
     """
 
-    def __init__(self, folder: Path, step: int, every: int, tensorboard: bool) -> None:
-        self.path, self.every = folder / "steps.csv", max(1, every)
+    def __init__(self, directory: Path, step: int, every: int, tensorboard: bool) -> None:
+        self.path, self.every = directory / "steps.csv", max(1, every)
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
         with write_errors(self.path):
             atomic_write(self.path, to_csv(STEP_FIELDS, rows).encode())
             self.file = self.path.open("a", newline="")
-        self.events = event_writer(folder / "tensorboard", step) if tensorboard else None
+        self.events = event_writer(directory / "tensorboard", step) if tensorboard else None
 
     def step(self, step: int, learning_rate: float, loss: float, images_per_second: float) -> None:
         """Log a step whose number is a multiple of `every`."""
@@ -202,8 +202,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if None not in row.values() and None not in row and row["step"].isdigit()]
 
 
-def event_writer(folder: Path, step: int) -> Any:
+def event_writer(directory: Path, step: int) -> Any:
     """Open TensorBoard's writer, with everything after `step` hidden."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return SummaryWriter(str(directory), purge_step=step + 1)

@@ -78,7 +78,7 @@ class Task(Protocol):
         """Score the held-out images, each once over all processes."""
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write the network with its class names and preprocessing."""
         ...
 
@@ -86,7 +86,7 @@ class Task(Protocol):
         """Return the task's part of summary.json: the score at the end, and the best of the epochs' rows."""
         ...
 
-    def draw(self, score: Any, rows: list[dict[str, Any]], folder: Path) -> None:
+    def draw(self, score: Any, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw the results into the run's directory."""
         ...
 

@@ -140,17 +140,17 @@ class Classification(BaseTask):
             "best_epoch": best["epoch"],
         }
 
-    def draw(self, score: Score, rows: list[dict[str, Any]], folder: Path) -> None:
+    def draw(self, score: Score, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw curves, the confusion matrix, a grid of held-out images with predictions, and attention over one."""
-        draw_curves(rows, folder / "curves.png")
-        draw_confusion(score.confusion, self.train.classes, folder / "confusion.png")
+        draw_curves(rows, directory / "curves.png")
+        draw_confusion(score.confusion, self.train.classes, directory / "confusion.png")
         predictor = Predictor(self.network, self.train.classes, self.config.data.preprocessing())
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
         shown = list(islice((i for i in order if self.held_out.name(i) not in self.skipped), SHOWN))
-        draw_held_out(predictor, self.held_out, shown, folder)
+        draw_held_out(predictor, self.held_out, shown, directory)
 
 
-def draw_held_out(predictor: Predictor, source: Source, shown: list[int], folder: Path) -> None:
+def draw_held_out(predictor: Predictor, source: Source, shown: list[int], directory: Path) -> None:
     """Draw predictions.png of some images of a source, and attention.png of the first."""
     images = [source.read(index, predictor.preprocessing.channels) for index in shown]
     predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, images, strict=True)], top=1)
@@ -159,10 +159,10 @@ def draw_held_out(predictor: Predictor, source: Source, shown: list[int], folder
         [prediction.labels[0] for prediction in predictions],
         [prediction.shares[0] for prediction in predictions],
         [source.classes[source.labels[index]] for index in shown],
-        folder / "predictions.png",
+        directory / "predictions.png",
     )
     if attention_layers(predictor.network):
-        predictor.draw_attention(images[0], folder / "attention.png")
+        predictor.draw_attention(images[0], directory / "attention.png")
 
 
 def open_training_data(config: TrainConfig) -> tuple[Source, Source]:

@@ -134,11 +134,11 @@ class Detection(BaseTask):
             "problems_in_annotations": len(self.problems),
         }
 
-    def draw(self, score: AveragePrecision, rows: list[dict[str, Any]], folder: Path) -> None:
+    def draw(self, score: AveragePrecision, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw curves, and a grid of held-out images with the true and the detected boxes; write problems.txt."""
         if self.problems:
-            RunDirectory(folder).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
-        draw_detection_curves(rows, folder / "curves.png")
+            RunDirectory(directory).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
+        draw_detection_curves(rows, directory / "curves.png")
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
         shown = [index for index in order if self.held_out.name(index) not in self.skipped][:SHOWN]
         detector = Detector(self.network, self.train.classes, self.config.data.preprocessing())
@@ -146,7 +146,7 @@ class Detection(BaseTask):
         named = [(self.held_out.name(index), image) for index, image in zip(shown, images, strict=True)]
         found = [Found(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, DRAWN)]
         draw_detections_grid(
-            images, found, [self._truth(index) for index in shown], self.train.classes, folder / "detections.png"
+            images, found, [self._truth(index) for index in shown], self.train.classes, directory / "detections.png"
         )
 
     def _truth(self, index: int) -> Found:
