@@ -82,7 +82,7 @@ def assert_equal(a, b, where=""):
 
 
 def write_digits(root, kind, count=400):
-    """Write the first digits of scikit-learn as a "folder" (PNGs, a directory for each class) or "parquet"; its path."""
+    """Write scikit-learn's first digits as a "folder" (PNGs, a directory for each class) or "parquet"; its path."""
     train, _ = open_splits("digits", 0.5, 0)
     images = []
     for index in range(count):
