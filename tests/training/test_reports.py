@@ -24,7 +24,7 @@ def shown(console, total, steps, speed):
     """All text written to a console during some steps and one epoch."""
     progress = Progress(total, 0, console)
     for step in range(1, steps + 1):
-        progress.step(step, 12.345, speed)
+        progress.step(step, 0.1, 12.345, speed)
     progress.epoch(ROW)
     progress.close()
     return console.file.getvalue()
@@ -77,7 +77,7 @@ def test_the_cursor_stays_visible(at_once):
     console = Console(file=io.StringIO(), force_terminal=True, force_interactive=True, width=80)
     progress = Progress(40, 0, console)
     for step in range(1, 4):
-        progress.step(step, 1.0, 1.0)
+        progress.step(step, 0.1, 1.0, 1.0)
         hidden, visible = (console.file.getvalue().rfind(code) for code in ("\x1b[?25l", "\x1b[?25h"))
         assert visible > hidden
     progress.close()

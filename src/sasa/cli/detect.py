@@ -1,8 +1,7 @@
 """`sasa detect train`, `sasa detect eval` and `sasa detect predict`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,15 +16,13 @@ from sasa.cli.app import (
     app,
     one_of,
 )
-from sasa.cli.evaluate import EvalCall, run_eval
-from sasa.cli.output import shorten, write_json
-from sasa.cli.predict import LONGEST_LABEL, PredictCall, run_predict
+from sasa.cli.evaluate import run_eval
+from sasa.cli.output import check_directory_of, shorten, write_json
+from sasa.cli.predict import LONGEST_LABEL, PredictCall, Table, run_predict
 from sasa.cli.train import add_train
 from sasa.errors import UsageError
 
 if TYPE_CHECKING:
-    from sasa.cli.drawing import Drawing
-    from sasa.tasks.detection.evaluation import DetectionEvaluation
     from sasa.tasks.detection.predictor import Detected
 
 detect = typer.Typer(help="Detect objects: boxes with classes and scores.", no_args_is_help=True)
@@ -57,15 +54,13 @@ def evaluate(
 ) -> None:
     """Score a trained detector: COCO's mean average precision, by size of the boxes and by class."""
     one_of("--split", split, ("train", "val", "test"))
+    check_directory_of(results)
     if json_file and results and json_file.resolve() == results.resolve():
         raise UsageError(f"--json and --results are both {results}: name two files")
-
-    def write_results(evaluation: "DetectionEvaluation") -> None:
-        if results:
-            write_json(results, evaluation.results)
-
-    how = {"data": data, "split": split, "batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
-    run_eval("detection", EvalCall(model, device, json_file, per_class), how, (results,), write_results)
+    read = {"batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
+    evaluation = run_eval("detection", model, device, json_file, per_class, data=data, split=split, **read)
+    if results:
+        write_json(results, evaluation.results)
 
 
 @detect.command("predict")
@@ -81,21 +76,16 @@ def predict(
     """Detect objects in images: a line for each image, and JSON and drawings if asked for."""
     from sasa.models.boxes import Selection
 
-    def open_drawing(path: Path, inputs: list[Path], detector: Any) -> "Drawing":
-        from sasa.cli.drawing import BoxDirectory
-
-        return BoxDirectory(path, inputs, detector)
-
-    def open_table(paths: list[Path], detector: Any) -> Callable[[Any], None]:
-        return print_found
-
     call = PredictCall(images, model, on_bad_image, device, json_file, draw)
-    run_predict("detection", call, Selection(score=score), open_table, open_drawing)
+    run_predict("detection", call, Selection(score=score), BoxTable())
 
 
-def print_found(found: "Detected") -> None:
-    """Print the path of an image and the number of its boxes by class."""
-    typer.echo(f"{found.name}  {count_by_class(found.labels)}")
+class BoxTable(Table):
+    """The path of each image and the number of its boxes by class."""
+
+    def add(self, answer: "Detected") -> None:
+        """Print one line."""
+        typer.echo(f"{answer.name}  {count_by_class(answer.labels)}")
 
 
 def count_by_class(labels: list[str]) -> str:

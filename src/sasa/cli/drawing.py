@@ -1,7 +1,7 @@
 """The drawings of the predict commands: a grid of the first images in one PNG, or a directory with one an image."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,28 +12,36 @@ from sasa.draw.charts import draw_predictions
 from sasa.errors import UsageError
 from sasa.files import write_errors
 from sasa.tasks.classification.predictor import Prediction, Predictor
-from sasa.tasks.detection.predictor import Detected, Detector
+from sasa.tasks.detection.predictor import Detected
+from sasa.tasks.trained import TrainedNetwork
 
 MOST_IN_GRID = 64
 
 
-class Drawing(Protocol):
-    """Draws answers as they come."""
+class Drawing:
+    """Draws answers as they come; this one draws nothing."""
 
-    def keep(self, image: Image.Image, /) -> Any:
+    def keep(self, image: Image.Image) -> Any:
         """Return what `add` needs of an image; it is in memory until the answer is there."""
-        ...
 
-    def add(self, answer: Any, kept: Any, /) -> None:
+    def add(self, answer: Any, kept: Any) -> None:
         """Draw an answer."""
-        ...
 
     def close(self) -> str:
         """Finish, and return a sentence about what was drawn."""
-        ...
+        return ""
 
 
-class Grid:
+def open_drawing(task: str, path: Path | None, inputs: list[Path], predictor: Any) -> Drawing:
+    """Return the drawing of a task's answers for the option --draw."""
+    if path is None:
+        return Drawing()
+    if task == "classification" and path.suffix.lower() == ".png" and not path.is_dir():
+        return Grid(path, inputs, predictor)
+    return {"classification": ClassDirectory, "detection": BoxDirectory}[task](path, inputs, predictor)
+
+
+class Grid(Drawing):
     """One PNG with the first images as the network sees them."""
 
     def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
@@ -47,11 +55,11 @@ class Grid:
         self.seen += 1
         return self.predictor.preprocessing.square(image) if self.seen <= MOST_IN_GRID else None
 
-    def add(self, prediction: Prediction, kept: Image.Image | None) -> None:
+    def add(self, answer: Prediction, kept: Image.Image | None) -> None:
         """Add an image to the grid, if there is room."""
         self.count += 1
         if kept is not None:
-            self.shown.append((prediction, kept))
+            self.shown.append((answer, kept))
 
     def close(self) -> str:
         """Write the grid."""
@@ -62,11 +70,11 @@ class Grid:
         return f"drawn: {self.path}{left_out}"
 
 
-class ImageDirectory:
+class ImageDirectory(Drawing):
     """A directory with one drawing for each image. Input images are never overwritten."""
 
-    def __init__(self, path: Path, inputs: list[Path]) -> None:
-        self.path, self.count = path, 0
+    def __init__(self, path: Path, inputs: list[Path], predictor: TrainedNetwork) -> None:
+        self.path, self.count, self.classes = path, 0, predictor.labels
         self.taken = {image.resolve() for image in inputs}
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -99,26 +107,19 @@ class ImageDirectory:
 class ClassDirectory(ImageDirectory):
     """Images with their most likely classes below them."""
 
-    def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
-        super().__init__(path, inputs)
-
     def keep(self, image: Image.Image) -> Image.Image:
         """Return the image, or a copy of at most 1024 pixels a side."""
         return reduce(image)
 
-    def add(self, prediction: Prediction, kept: Image.Image) -> None:
+    def add(self, answer: Prediction, kept: Image.Image) -> None:
         """Write one annotated image."""
-        self.write(prediction.name, annotate(kept, prediction.labels, prediction.shares))
+        self.write(answer.name, annotate(kept, answer.labels, answer.shares))
 
 
 class BoxDirectory(ImageDirectory):
     """Images with the boxes that were found in them."""
 
-    def __init__(self, path: Path, inputs: list[Path], detector: Detector) -> None:
-        super().__init__(path, inputs)
-        self.classes = detector.labels
-
-    def add(self, found: Detected, image: Image.Image) -> None:
+    def add(self, answer: Detected, kept: Image.Image) -> None:
         """Write one image with its boxes."""
-        boxes = torch.tensor(found.boxes).view(-1, 4)
-        self.write(found.name, draw_boxes(image, boxes, found.labels, found.scores, self.classes))
+        boxes = torch.tensor(answer.boxes).view(-1, 4)
+        self.write(answer.name, draw_boxes(kept, boxes, answer.labels, answer.scores, self.classes))

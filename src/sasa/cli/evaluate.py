@@ -1,7 +1,5 @@
 """`sasa eval`, and the body of every task's eval command."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,47 +25,29 @@ if TYPE_CHECKING:
 LONGEST_LABEL = 40  # letters of a class name in a table; JSON has all of it
 
 
-@dataclass(frozen=True)
-class EvalCall:
-    """The options that the eval commands have in common, apart from the data."""
-
-    model: str
-    device: str
-    json_file: Path | None
-    per_class: bool
-
-
-def run_eval(
-    task: str,
-    call: EvalCall,
-    data: dict[str, Any],
-    files: tuple[Path | None, ...] = (),
-    then: Callable[[Any], None] = lambda evaluation: None,
-) -> None:
-    """Score a trained network, print the figures, and write them to --json.
+def run_eval(task: str, model: str, device: str, json_file: Path | None, per_class: bool, **options: Any) -> Any:
+    """Score a trained network, print the figures, and write them to a JSON file; return the task's evaluation.
 
     Args:
         task: its name in the registry.
-        call: the common options.
-        data: of `EvaluationOptions`.
-        files: that `then` will write: refused now if their directories are missing.
-        then: prints and writes what only this task has.
+        model, device, json_file, per_class: options of the command.
+        options: the fields of `EvaluationOptions`.
     """
-    check_choices(call.device, data["on_bad_image"])
-    check_directory_of(call.json_file, *files)
+    check_choices(device, options["on_bad_image"])
+    check_directory_of(json_file)
     from sasa.tasks.registry import TASKS
     from sasa.tasks.trained import EvaluationOptions
 
-    predictor = TASKS[task].predictor.load(call.model, call.device)
-    evaluation = TASKS[task].evaluate(predictor, call.model, EvaluationOptions(**data))
+    predictor = TASKS[task].predictor.load(model, device)
+    evaluation = TASKS[task].evaluate(predictor, model, EvaluationOptions(**options))
     print_table(evaluation.summary())
-    if call.per_class or len(evaluation.labels) <= FEW:
+    if per_class or len(evaluation.labels) <= FEW:
         print_classes(evaluation)
     for name in evaluation.skipped:
         typer.echo(f"skipped: {name} cannot be read", err=True)
-    if call.json_file:
-        write_json(call.json_file, evaluation.to_dict())
-    then(evaluation)
+    if json_file:
+        write_json(json_file, evaluation.to_dict())
+    return evaluation
 
 
 def print_classes(evaluation: "Evaluation") -> None:
@@ -96,18 +76,15 @@ def evaluate(
     per_class: PerClassOption = False,
 ) -> None:
     """Score a trained network on held-out images: loss, top-1, top-5, recall and precision of each class."""
+    data_options = {"data": data, "batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
+    evaluation = run_eval("classification", model, device, json_file, per_class, **data_options)
+    if len(evaluation.labels) > FEW:
+        print_confused(evaluation)
+    if confusion:
+        from sasa.draw.confusion import draw_confusion
 
-    def more(evaluation: "ClassificationEvaluation") -> None:
-        if len(evaluation.labels) > FEW:
-            print_confused(evaluation)
-        if confusion:
-            from sasa.draw.confusion import draw_confusion
-
-            draw_confusion(evaluation.score.confusion, evaluation.labels, confusion)
-            typer.echo(f"\ndrawn: {confusion}")
-
-    how = {"data": data, "batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
-    run_eval("classification", EvalCall(model, device, json_file, per_class), how, then=more)
+        draw_confusion(evaluation.score.confusion, evaluation.labels, confusion)
+        typer.echo(f"\ndrawn: {confusion}")
 
 
 def print_confused(evaluation: "ClassificationEvaluation") -> None:

@@ -1,6 +1,6 @@
 """`sasa predict`, and the body of every task's predict command."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,6 @@ from sasa.cli.output import check_directory_of, shorten, write_json
 from sasa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from sasa.cli.drawing import Drawing
     from sasa.tasks.classification.predictor import Prediction
     from sasa.tasks.trained import TrainedNetwork
 
@@ -31,23 +30,18 @@ class PredictCall:
     draw: Path | None
 
 
-# (its path, the images' paths, the network) -> drawing
-OpenDrawing = Callable[[Path, list[Path], Any], "Drawing"]
-# (the images' paths, the network) -> a function that prints an answer
-OpenTable = Callable[[list[Path], Any], Callable[[Any], None]]
-
-
-def run_predict(task: str, call: PredictCall, options: Any, open_table: OpenTable, open_drawing: OpenDrawing) -> None:
+def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> None:
     """Predict images in batches, print a line for each, and write JSON and drawings if asked for.
 
     Args:
         task: its name in the registry.
         call: the common options.
         options: of the task's predictor.
-        open_table, open_drawing: what prints and what draws the task's answers.
+        table: prints the answers.
     """
     check_choices(call.device, call.on_bad_image)
     check_directory_of(call.json_file)
+    from sasa.cli.drawing import open_drawing
     from sasa.cli.inputs import find_images
     from sasa.tasks.registry import TASKS
 
@@ -55,24 +49,33 @@ def run_predict(task: str, call: PredictCall, options: Any, open_table: OpenTabl
     paths, skipped, written = find_images(call.images), [], []
     if call.json_file and call.json_file.resolve() in {path.resolve() for path in paths}:
         raise UsageError(f"--json {call.json_file} is one of the images to look at: name another file")
-    drawing = open_drawing(call.draw, paths, predictor) if call.draw else None
-    keep = {"keep": drawing.keep} if drawing else {}
+    drawing = open_drawing(task, call.draw, paths, predictor)
     readable = read_all(predictor, paths, skipped if call.on_bad_image == "skip" else None)
-    print_answer = open_table(paths, predictor)
-    for answer, kept in predictor.stream(readable, options, **keep):
-        print_answer(answer)
+    table.heading(paths, predictor.labels)
+    for answer, kept in predictor.stream(readable, options, drawing.keep):
+        table.add(answer)
+        drawing.add(answer, kept)
         if call.json_file:
             written.append(answer.to_dict())
-        if drawing:
-            drawing.add(answer, kept)
     for sentence in skipped:
         typer.echo(f"skipped: {sentence}", err=True)
     if len(skipped) == len(paths):
         raise DataError(f"none of the {len(paths)} images can be read")
     if call.json_file:
         write_json(call.json_file, written)
-    if drawing:
+    if call.draw:
         typer.echo(drawing.close())
+
+
+class Table:
+    """Prints a line for each answer; the base of the tasks' tables."""
+
+    def heading(self, paths: list[Path], labels: list[str]) -> None:
+        """Print the heading, for images and class names that are known before the first answer."""
+
+    def add(self, answer: Any) -> None:
+        """Print an answer."""
+        raise NotImplementedError
 
 
 def read_all(predictor: "TrainedNetwork", paths: list[Path], skipped: list[str] | None) -> Iterator[tuple[str, Any]]:
@@ -100,31 +103,24 @@ def predict(
     ] = None,
 ) -> None:
     """Predict the classes of images: the most likely ones of each, with their softmax."""
-
-    def open_drawing(path: Path, inputs: list[Path], predictor: Any) -> "Drawing":
-        from sasa.cli.drawing import ClassDirectory, Grid
-
-        kind = Grid if path.suffix.lower() == ".png" and not path.is_dir() else ClassDirectory
-        return kind(path, inputs, predictor)
-
-    def open_table(paths: list[Path], predictor: Any) -> Callable[[Any], None]:
-        return Table(paths, predictor.labels, top).add
-
-    call = PredictCall(images, model, on_bad_image, device, json_file, draw)
-    run_predict("classification", call, top, open_table, open_drawing)
+    run_predict("classification", PredictCall(images, model, on_bad_image, device, json_file, draw), top, TopTable(top))
 
 
-class Table:
-    """A line for each image, printed at once: the widest path and class name are known before."""
+class TopTable(Table):
+    """The most likely classes and their softmax; columns are as wide as the longest path and class name."""
 
-    def __init__(self, paths: list[Path], labels: list[str], top: int) -> None:
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def heading(self, paths: list[Path], labels: list[str]) -> None:
+        """Print "image  top 1  top 2  ..."."""
         self.name = min(60, max(len("image"), *(len(str(path)) for path in paths)))
         self.label = min(LONGEST_LABEL, max(map(len, labels)))
-        heading = "  ".join(f"top {n + 1}".ljust(self.label + 7) for n in range(min(top, len(labels))))
-        typer.echo(f"{'image':<{self.name}}  {heading.rstrip()}")
+        columns = "  ".join(f"top {n + 1}".ljust(self.label + 7) for n in range(min(self.top, len(labels))))
+        typer.echo(f"{'image':<{self.name}}  {columns.rstrip()}")
 
-    def add(self, prediction: "Prediction") -> None:
+    def add(self, answer: "Prediction") -> None:
         """Print one line."""
-        best = zip(prediction.labels, prediction.shares, strict=True)
+        best = zip(answer.labels, answer.shares, strict=True)
         cells = "  ".join(f"{shorten(label, LONGEST_LABEL):<{self.label}} {share:>6.1%}" for label, share in best)
-        typer.echo(f"{prediction.name:<{self.name}}  {cells}")
+        typer.echo(f"{answer.name:<{self.name}}  {cells}")

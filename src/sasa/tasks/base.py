@@ -13,7 +13,7 @@ from sasa.errors import UsageError
 from sasa.tasks.stand_in import KnownSet
 from sasa.tasks.trained import Evaluation, EvaluationOptions, TrainedNetwork, preprocessing_to
 from sasa.training.settings import Config
-from sasa.training.task import Task, order_of
+from sasa.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,18 @@ class BaseTask:
 
     def order(self, step: int) -> EpochBatches:
         """Return the order of this process's training images, from `step` on."""
-        return order_of(self.config, self.fabric, len(self.train), step, self.train.groups)
+        recipe = self.config.recipe
+        return EpochBatches(
+            len(self.train),
+            recipe.batch_size,
+            recipe.epochs,
+            self.config.run.seed,
+            step,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            accumulate=recipe.accumulate,
+            groups=self.train.groups,
+        )
 
     def names(self, batch: Any) -> list[str]:
         """Return the names of the images of a training batch, for messages."""

@@ -36,22 +36,19 @@ class Reports:
         self, directory: RunDirectory, progress: "Progress | None", run: RunConfig, step: int, silent: bool = False
     ) -> None:
         self.directory = directory
-        self.progress = None if silent else progress
         self.log = None if silent else StepLog(directory.path, step, run.log_steps, run.tensorboard)
+        self.parts = [part for part in (progress, self.log) if part and not silent]
 
     def step(self, step: int, learning_rate: float, loss: float, images_per_second: float) -> None:
         """Report a step of the optimizer."""
-        if self.progress:
-            self.progress.step(step, loss, images_per_second)
-        if self.log:
-            self.log.step(step, learning_rate, loss, images_per_second)
+        for part in self.parts:
+            part.step(step, learning_rate, loss, images_per_second)
 
     def epoch(self, rows: list[dict[str, Any]]) -> None:
         """Report an epoch: the last of the rows of metrics.csv."""
-        if self.progress:
-            self.progress.epoch(rows[-1])
+        for part in self.parts:
+            part.epoch(rows[-1])
         if self.log:
-            self.log.epoch(rows[-1])
             self.directory.write_metrics(rows)
 
     def flush(self) -> None:
@@ -61,10 +58,8 @@ class Reports:
 
     def close(self) -> None:
         """Remove the bar and close the logs."""
-        if self.progress:
-            self.progress.close()
-        if self.log:
-            self.log.close()
+        for part in self.parts:
+            part.close()
 
 
 class Progress:
@@ -94,7 +89,7 @@ class Progress:
         self.task = self.bar.add_task("", total=total_steps, completed=first_step, loss=0.0, speed=0.0, memory=0.0)
         self._last = time.monotonic()
 
-    def step(self, step: int, loss: float, images_per_second: float) -> None:
+    def step(self, step: int, learning_rate: float, loss: float, images_per_second: float) -> None:
         """Redraw the bar, or print a line, if the last one is old enough."""
         self.bar.update(self.task, completed=step, loss=loss, speed=images_per_second)
         now = time.monotonic()

@@ -6,9 +6,6 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from sasa.data.sampler import EpochBatches
-from sasa.training.settings import Config
-
 
 class Scored(Protocol):
     """The score on the held-out images."""
@@ -89,18 +86,3 @@ class Task(Protocol):
     def draw(self, score: Any, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw the results into the run's directory."""
         ...
-
-
-def order_of(config: Config, fabric: Any, images: int, step: int = 0, groups: Any = None) -> EpochBatches:
-    """Return the order of this process's training images, from `step` on."""
-    return EpochBatches(
-        images,
-        config.recipe.batch_size,
-        config.recipe.epochs,
-        config.run.seed,
-        step,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        accumulate=config.recipe.accumulate,
-        groups=groups,
-    )
