@@ -14,9 +14,9 @@ from boxes import LEARNS, change, settings, tiny, write_boxes
 from processes import kill, run_torchrun, start_python, wait_until
 from runs import assert_equal, begin, quiet, state_of
 from sasa.errors import DataError, DivergedError, SasaError, UsageError
-from sasa.metrics.average_precision import AveragePrecision
 from sasa.models import create_model
 from sasa.tasks.detection.config import DetectionConfig
+from sasa.tasks.detection.evaluation import DetectionScore
 from sasa.tasks.train import dry_run, resume, start, train
 from sasa.training.run_directory import RunDirectory
 from sasa.training.signals import StoppedError
@@ -83,7 +83,7 @@ def test_the_best_is_chosen_by_map_then_map50(data, tmp_path, monkeypatch):
 
     def scored(task, model):
         map_, map50 = next(figures)
-        return AveragePrecision(map_, map50, 0.0, 0.0, 0.0, 0.0, {}, {}, 4, 0)
+        return DetectionScore(map_, map50, 0.0, 0.0, 0.0, 0.0, {}, {}, 4, 0)
 
     monkeypatch.setattr("sasa.tasks.detection.task.Detection.score", scored)
     saved = []

@@ -21,6 +21,15 @@ from sasa.tasks.detection.predictor import Detector, find
 from sasa.tasks.trained import EvaluationOptions, config_and_options
 
 
+class DetectionScore(AveragePrecision):
+    """Average precision on held-out images, with the columns of metrics.csv."""
+
+    def row(self) -> dict[str, float]:
+        """Return the columns of metrics.csv."""
+        figures = {"held_out_map": self.map, "held_out_map50": self.map50, "held_out_map75": self.map75}
+        return {name: round(figure, 6) for name, figure in figures.items()}
+
+
 @dataclass(frozen=True)
 class DetectionEvaluation:
     """A trained detector's score.

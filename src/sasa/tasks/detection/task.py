@@ -16,7 +16,7 @@ from sasa.data.detection.source import DetectionSource, DetectionSubset
 from sasa.data.sampler import epoch_order
 from sasa.draw.boxes import Found, draw_detection_curves, draw_detections_grid
 from sasa.errors import DataError, UsageError
-from sasa.metrics.average_precision import AveragePrecision, average_precision
+from sasa.metrics.average_precision import average_precision
 from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
 from sasa.models.create import load_pretrained
@@ -24,7 +24,7 @@ from sasa.models.hub import locate
 from sasa.models.variants import VARIANTS
 from sasa.tasks.base import BaseTask, network_options, set_up
 from sasa.tasks.detection.config import DetectionConfig
-from sasa.tasks.detection.evaluation import find_all
+from sasa.tasks.detection.evaluation import DetectionScore, find_all
 from sasa.tasks.detection.predictor import Detector
 from sasa.training.processes import gather
 from sasa.training.run_directory import RunDirectory
@@ -99,7 +99,7 @@ class Detection(BaseTask):
         boxes = [[round(side, 1) for side in box] for box in targets.boxes.tolist()]
         return f"{images.file_name(index)}: {targets.labels.tolist()} {boxes}"
 
-    def score(self, model: nn.Module) -> AveragePrecision:
+    def score(self, model: nn.Module) -> DetectionScore:
         """Compute the mean average precision on the held-out images, each seen once over all processes."""
         data, fabric = self.config.data, self.fabric
         batches = evaluation_batches(
@@ -119,9 +119,10 @@ class Detection(BaseTask):
             raise DataError(
                 f"none of the {len(self.held_out)} held-out images can be read: {self.held_out.name(0)}, ..."
             )
-        return average_precision(self.held_out.coco(), [found for part in gather(fabric, results) for found in part])
+        found = [entry for part in gather(fabric, results) for entry in part]
+        return DetectionScore(**vars(average_precision(self.held_out.coco(), found)))
 
-    def summary(self, score: AveragePrecision, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def summary(self, score: DetectionScore, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the mean average precision at the end, and of the best epoch."""
         best = max(rows, key=lambda row: (row["held_out_map"], row["held_out_map50"]))
         return {
@@ -134,7 +135,7 @@ class Detection(BaseTask):
             "problems_in_annotations": len(self.problems),
         }
 
-    def draw(self, score: AveragePrecision, rows: list[dict[str, Any]], directory: Path) -> None:
+    def draw(self, score: DetectionScore, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw curves, and a grid of held-out images with the true and the detected boxes; write problems.txt."""
         if self.problems:
             RunDirectory(directory).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
