@@ -58,7 +58,9 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
     directory = RunDirectory(path)
     state, note = directory.load_checkpoint()
     config = config_of(state["config"]).without_initial_weights()
-    for key, value in [("data.source", _recorded_source(path, config)), *changes]:
+    if recorded := _recorded_config(path):
+        config.data.source = recorded.data.source  # which a person may have corrected
+    for key, value in changes:
         config.set(key, value)
     trainer = start(config.with_absolute_paths())
     config = trainer.config
@@ -71,19 +73,21 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
             sys.stderr.write(f"sasa: {sentence}\n")
         if note:
             directory.set_damaged_aside()
-        if config.data.source != state["config"]["data"]["source"]:  # `sasa eval` looks for the data there
-            for place in filter(Path.is_dir, (directory.path, directory.best_path)):
-                RunDirectory(place).write_text("config.yaml", config.to_yaml())
+        for place in (path, directory.best_path):  # `sasa eval` looks there for the data
+            recorded = _recorded_config(place)
+            if recorded and recorded.data.source != config.data.source:
+                recorded.data.source = config.data.source
+                RunDirectory(place).write_text("config.yaml", recorded.to_yaml())
         directory.write_metrics(trainer.rows)
     return _run(trainer, directory)
 
 
-def _recorded_source(path: Path, config: Config) -> str:
-    """Return the data of the run's config.yaml, which a person may have corrected, else that of the checkpoint."""
+def _recorded_config(directory: Path) -> Config | None:
+    """Return the config in config.yaml; None if it is missing or damaged, since the checkpoint has it as well."""
     try:
-        return read_config(path / "config.yaml").data.source
+        return read_config(directory / "config.yaml")
     except (OSError, UsageError):
-        return config.data.source
+        return None
 
 
 def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
