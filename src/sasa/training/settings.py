@@ -220,14 +220,24 @@ class Config:
         Raises:
             UsageError: no such file or recipe, YAML that is damaged or holds tags (no code in it is run).
         """
-        path, names = Path(path_or_name), cls.recipe_names()
-        if path.is_file():
-            text = path.read_text()
-        elif path_or_name in names:
-            text = (cls._recipes() / f"{path_or_name}.yaml").read_text()
-        else:
-            raise UsageError(f"{path_or_name!r} is neither a file nor a recipe of the package ({', '.join(names)})")
-        return cls.from_dict(parse_yaml(text, path_or_name))
+        path = Path(path_or_name)
+        return (
+            cls.from_dict(parse_yaml(path.read_text(), path_or_name))
+            if path.is_file()
+            else cls.read_recipe(path_or_name)
+        )
+
+    @classmethod
+    def read_recipe(cls, name: str) -> Self:
+        """Read a recipe of the package, whatever files the working directory has.
+
+        Raises:
+            UsageError: no such recipe.
+        """
+        names = cls.recipe_names()
+        if name not in names:
+            raise UsageError(f"{name!r} is neither a file nor a recipe of the package ({', '.join(names)})")
+        return cls.from_dict(parse_yaml((cls._recipes() / f"{name}.yaml").read_text(), name))
 
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
