@@ -1,4 +1,4 @@
-"""What the tests of detection share: a tiny COCO data set of rectangles, and tiny runs on it."""
+"""Shared by the tests of detection: a tiny COCO data set of rectangles, and tiny runs on it."""
 
 import json
 from pathlib import Path
@@ -51,12 +51,12 @@ def tiny(source, *changes):
 
 
 def settings(*changes):
-    """`tiny` without its data, as words of the command line."""
+    """`tiny` without its data, as arguments of the command line."""
     return [word for key, value in (*TINY, *changes) for word in ("--set", f"{key}={value}")]
 
 
 def write_boxes(root):
-    """24 images with one to three rectangles, in COCO's layout as BCCD has it; the folder.
+    """24 images with one to three rectangles, in COCO's layout; return the directory.
 
     The first training image is empty, and the second has a crowd.
     """

@@ -1,4 +1,4 @@
-"""What tests of the command line share beside the fixtures: a small network, and the form of an error."""
+"""Shared by the tests of the command line: the settings of a small network, and the form of an error."""
 
 TINY = (
     "model.width=0.05 model.num_heads=2 model.kernel_size=3 model.layers=[1,1,1,1] model.stem_block=4 data.limit=128"

@@ -1,6 +1,6 @@
-"""`sasa WORDS`, which never gets beyond a step: a test that kills it finds it running, however late it comes.
+"""`sasa ARGUMENTS`, held at a step: a test that kills it finds it running, however late.
 
-Run as `python held_command.py STEP WORDS`, alone or by torchrun.
+Run as `python held_command.py STEP ARGUMENTS`, alone or by torchrun.
 """
 
 import sys

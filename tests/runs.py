@@ -1,4 +1,4 @@
-"""What the tests of training share: a tiny network on the digits, and runs of it."""
+"""Shared by the tests of training: a tiny network on the digits, and runs of it."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ from sasa.data.classification import open_splits
 from sasa.tasks.classification.config import resolve
 from sasa.tasks.train import start
 from sasa.training.reports import Reports
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 
 TINY = [
     ("model.width", 0.05),
@@ -36,25 +36,25 @@ def tiny(*changes):
 
 
 def settings(*changes):
-    """`tiny` as words of the command line."""
+    """`tiny` as arguments of the command line."""
     return ["--config", "digits", *(w for key, value in (*TINY, *changes) for w in ("--set", f"{key}={value}"))]
 
 
 def quiet(trainer, folder):
-    """Reports that go to the folder only."""
+    """Reports to the log files only."""
     return Reports(folder, None, trainer.config.run, trainer.step)
 
 
 def begin(config, path):
-    """A trainer and its folder, made as `train` makes them."""
+    """A trainer and its directory, made as `train` makes them."""
     trainer = start(config)
-    folder = RunFolder(path)
+    folder = RunDirectory(path)
     folder.create(config)
     return trainer, folder
 
 
 def state_of(path, name="checkpoint.pt"):
-    """The training state of a run, without what depends on the clock and on the folder."""
+    """The training state of a run, without what depends on the time and the directory."""
     state = torch.load(Path(path) / name, weights_only=True)
     for row in state["rows"]:
         row.pop("images_per_second")
@@ -82,7 +82,7 @@ def assert_equal(a, b, where=""):
 
 
 def write_digits(root, kind, count=400):
-    """The first digits of scikit-learn's as "folder" (of PNGs, a folder for each class) or "parquet"; its path."""
+    """Write scikit-learn's first digits as a "folder" (PNGs, a directory for each class) or "parquet"; its path."""
     train, _ = open_splits("digits", 0.5, 0)
     images = []
     for index in range(count):

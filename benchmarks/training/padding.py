@@ -18,7 +18,8 @@ from sasa.data.detection.source import DetectionSource
 from sasa.markdown import markdown_table
 from sasa.metrics.average_precision import average_precision
 from sasa.models.boxes import Boxes
-from sasa.tasks.detection.predictor import Detector, coco_results, find
+from sasa.tasks.detection.evaluation import coco_results
+from sasa.tasks.detection.predictor import Detector, find
 
 SCORE, OVERLAP = 0.3, 0.5
 

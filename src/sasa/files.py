@@ -1,4 +1,4 @@
-"""Atomic replacement of files."""
+"""Atomic file replacement, and write errors as sentences."""
 
 import contextlib
 import os
@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sasa.errors import SasaError
+
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Replace the file atomically: a reader sees the old content or the new, also after a power failure."""
+    """Replace a file atomically: a reader, or a power cut, sees the old content or the new, never a part."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file to write; it replaces `path` atomically once it is completely on disk."""
+    """Open a temporary file that replaces `path` once all of it is on the disk. On an error `path` stays as it was."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     file = temporary.open("xb")
     try:
@@ -28,3 +30,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while `path` is written into a `SasaError` with the path and the reason.
+
+    `torch.save` hides such an error (a full disk, say) behind a RuntimeError about positions in the file; the original
+    error is its context.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise SasaError(f"cannot write {path}: {reason.strerror or reason}") from error

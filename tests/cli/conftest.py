@@ -42,7 +42,7 @@ def run_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Three images, and a text that is none."""
+    """Three images and a text file."""
     root = tmp_path_factory.mktemp("pictures")
     for number in range(3):
         Image.new("L", (20 + number, 16), 80 * number).save(root / f"{number}.png")

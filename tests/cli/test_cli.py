@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, and one sentence and a status where something is wrong."""
+"""The command line: what it prints, and one sentence and an exit status for each error."""
 
 import json
 
@@ -87,10 +87,10 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
     ("words", "status", "parts"),
     [
         (["--model", "sasa_resnet51"], 1, ["'sasa_resnet51' is neither", "try one of: sasa_resnet50"]),
-        (["--model", "retinanet_resnet26"], 2, ["retinanet_resnet26 is a detector, which `sasa detect train` trains"]),
+        (["--model", "retinanet_resnet26"], 2, ["retinanet_resnet26 is a detector: train it with `sasa detect train`"]),
         (["--set", "model.kernel_size=4"], 1, ["kernel_size (4) must be odd", "use 3 or 5"]),
         (["--set", "model.heads=4"], 1, ["'heads' is not an option", "'num_heads'"]),
-        (["--set", "recipe.epoch=4"], 2, ["'recipe.epoch' is no setting", "recipe.epochs"]),
+        (["--set", "recipe.epoch=4"], 2, ["'recipe.epoch' is not a setting", "recipe.epochs"]),
         (["--set", "data.auto_augment=rand-foo"], 1, ["auto_augment 'rand-foo'"]),
         (["--set", "data.auto_augment=rand-m9"], 1, ["cannot do data.auto_augment 'rand-m9'"]),
         (["--set", "data.crop_scale=3"], 1, ["crop_scale must be above 0 and at most 1"]),
@@ -98,12 +98,12 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--set", "run.precision=16-mixed", "--device", "cpu"], 2, ["run.precision '16-mixed'"]),
         (["--batch-size", "31", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (31) must divide"]),
         (["--set", "data.on_bad_image=replace"], 1, ["on_bad_image must be error or skip"]),
-        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is no file and no recipe"]),
+        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe"]),
         (["--data", "nowhere"], 3, ["'nowhere' is no folder"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
         (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
         (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip, got 'ignore'"]),
-        (["--resume", "x", "--epochs", "3"], 2, ["--resume goes on with the run as it was"]),
+        (["--resume", "x", "--epochs", "3"], 2, ["--resume continues the run as it was"]),
     ],
 )
 def test_wrong_arguments_of_train(sasa, tmp_path, monkeypatch, words, status, parts):
@@ -131,7 +131,7 @@ def test_wrong_data_of_train(sasa, tmp_path, monkeypatch):
         for number in range(3):
             path = tmp_path / "bad" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("this is no image")
+            path.write_text("not an image")
     words = ["--config", "digits", "--data", "bad", *tiny_settings("recipe.batch_size=2")]
     assert_one_sentence(sasa("train", *words), 3, ".png is not an image that can be read")
 
@@ -139,12 +139,12 @@ def test_wrong_data_of_train(sasa, tmp_path, monkeypatch):
 def test_an_output_that_cannot_be_written(sasa, tmp_path):
     (tmp_path / "file").write_text("")
     words = ["train", "--epochs", 1, *tiny_settings(), "--output", tmp_path / "file" / "run"]
-    assert_one_sentence(sasa(*words), 1, "cannot write the run's folder", "file/run")
+    assert_one_sentence(sasa(*words), 1, "cannot write", "file/run: Not a directory")
 
 
-def test_models_that_are_none(sasa, tmp_path, images):
+def test_directories_without_a_trained_network(sasa, tmp_path, images):
     image = images / "1.png"
-    assert_one_sentence(sasa("predict", image, "--model", tmp_path / "x"), 1, "is no folder of a run")
+    assert_one_sentence(sasa("predict", image, "--model", tmp_path / "x"), 1, "is not the directory of a run")
     assert_one_sentence(sasa("predict", image, "--model", tmp_path), 1, "config.json is missing")
     create_model("sasa_resnet26", width=0.05, num_heads=1).save_pretrained(tmp_path / "untrained")
     assert_one_sentence(sasa("predict", image, "--model", tmp_path / "untrained"), 1, "without labels")

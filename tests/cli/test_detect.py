@@ -1,4 +1,4 @@
-"""`sasa detect` as a person meets it: what it prints and writes, and one sentence where something is wrong."""
+"""`sasa detect`: what it prints and writes, and one sentence for each error."""
 
 import contextlib
 import io
@@ -14,6 +14,8 @@ from PIL import Image
 from boxes import LEARNS, annotation_file, change, settings, write_boxes
 from command import assert_one_sentence
 from sasa.cli.main import main
+from sasa.models import RetinaNet
+from sasa.tasks.detection.predictor import Detector
 
 FIGURES = ("map", "map50", "map75", "small", "medium", "large")
 
@@ -38,7 +40,7 @@ def detector(data, tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """A set that a test may change."""
+    """A data set that a test may change."""
     return write_boxes(tmp_path / "data")
 
 
@@ -89,7 +91,7 @@ def test_eval_of_other_data(sasa, detector, own, tmp_path):
     status, out, error = sasa(*words, "--on-bad-image", "skip")
     assert status == 0
     assert error == f"skipped: {bad} cannot be read\n"
-    assert "skipped pictures" in out
+    assert "skipped images" in out
     for path in (own / "val").iterdir():
         path.write_text("no image")
     assert_one_sentence(sasa(*words, "--on-bad-image", "skip"), 3, "none of the 4 images can be read")
@@ -110,20 +112,20 @@ def test_bench_times_a_detector_beside_its_twin(sasa, detector):
     assert written["parameters"]["this network"] < written["parameters"]["convolutional twin"]
 
 
-def test_wrong_words_of_eval(sasa, detector, tmp_path):
+def test_wrong_arguments_of_eval(sasa, detector, tmp_path):
     words = ["detect", "eval", "--model"]
     assert_one_sentence(sasa(*words, detector, "--split", "all"), 2, "--split must be train or val or test")
-    assert_one_sentence(sasa(*words, detector, "--results", tmp_path / "no" / "r.json"), 1, "there is no folder")
+    assert_one_sentence(sasa(*words, detector, "--results", tmp_path / "no" / "r.json"), 1, "is not a directory")
     both = ["--json", tmp_path / "x.json", "--results", tmp_path / "x.json"]
     assert_one_sentence(sasa(*words, detector, *both), 2, "--json and --results are both", "name two files")
     assert_one_sentence(sasa(*words, detector, "--data", tmp_path / "no"), 3, "is not there")
-    assert_one_sentence(sasa(*words, tmp_path / "no"), 1, "is no folder of a run")
+    assert_one_sentence(sasa(*words, tmp_path / "no"), 1, "is not the directory of a run")
     shutil.copytree(detector, tmp_path / "alone")
     (tmp_path / "alone" / "config.yaml").unlink()
-    assert_one_sentence(sasa(*words, tmp_path / "alone"), 1, "is no run with data of its own: name some with --data")
+    assert_one_sentence(sasa(*words, tmp_path / "alone"), 1, "is not a run with data of its own: name some with --data")
 
 
-def test_classifiers_and_detectors_are_told_apart(sasa, data, detector, run_folder, tmp_path):
+def test_a_network_of_the_other_task_is_a_sentence(sasa, data, detector, run_folder, tmp_path):
     image = data / "val" / "017.png"
     for words in (["eval"], ["predict", image], ["attend", image, "--output", tmp_path / "a.png"]):
         assert_one_sentence(sasa(*words, "--model", detector), 1, "holds a detector: use sasa detect eval")
@@ -166,8 +168,32 @@ def test_predict_files_folders_patterns(sasa, data, detector, tmp_path):
     assert all(line.endswith("  nothing") for line in nothing.splitlines())
 
 
+def test_predict_takes_images_in_batches_and_finds_what_single_images_give(sasa, detector, tmp_path, monkeypatch):
+    """Also images of different sizes: each is padded as it is alone."""
+    random = np.random.default_rng(0)
+    for number, size in enumerate([(64, 48)] * 5 + [(48, 64), (40, 60), (64, 20)] + [(64, 48)] * 3):
+        Image.fromarray(random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(tmp_path / f"{number:02}.png")
+    words = ["detect", "predict", "--model", detector, tmp_path, "--score", 0.05]
+    sizes, forward = [], RetinaNet.forward
+    monkeypatch.setattr(RetinaNet, "forward", lambda network, x: sizes.append(len(x)) or forward(network, x))
+    status, out, _ = sasa(*words, "--json", tmp_path / "together.json")
+    assert status == 0
+    assert sum(sizes) == 11
+    assert max(sizes) > 4
+    monkeypatch.setattr(Detector, "BATCH", 1)
+    assert sasa(*words, "--json", tmp_path / "alone.json")[1] == out
+    together, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("together", "alone"))
+    assert any(image["found"] for image in alone)
+    for one, other in zip(together, alone, strict=True):
+        assert one["picture"] == other["picture"]
+        assert [box["label"] for box in one["found"]] == [box["label"] for box in other["found"]]
+        for x, y in zip(one["found"], other["found"], strict=True):
+            assert x["score"] == pytest.approx(y["score"], abs=1e-4)
+            assert x["box"] == pytest.approx(y["box"], abs=0.05)
+
+
 def test_inputs_are_not_overwritten(sasa, own, detector, tmp_path):
-    """Not by a drawing in their own folder, nor by JSON."""
+    """Neither by a drawing in their own directory, nor by JSON."""
     before = {path: path.read_bytes() for path in (own / "val").iterdir()}
     words = ["detect", "predict", own / "val", "--model", detector]
     status, out, _ = sasa(*words, "--draw", own / "val")
@@ -183,11 +209,13 @@ def test_images_that_cannot_be_predicted(sasa, data, detector, tmp_path):
     words = ["detect", "predict", "--model", detector]
     (tmp_path / "bad.png").write_text("text")
     (tmp_path / "sub").mkdir()
-    assert_one_sentence(sasa(*words, tmp_path / "no.png"), 3, "no.png is no file, no folder and matches nothing")
+    assert_one_sentence(
+        sasa(*words, tmp_path / "no.png"), 3, "no.png is neither a file nor a directory, and matches nothing"
+    )
     assert_one_sentence(sasa(*words, tmp_path / "sub"), 3, "sub holds no images")
     assert_one_sentence(sasa(*words, tmp_path / "bad.png"), 3, "bad.png is not an image")
-    assert_one_sentence(sasa(*words, data / "val", "--json", tmp_path / "no" / "p.json"), 1, "there is no folder")
-    assert_one_sentence(sasa(*words, data / "val", "--draw", tmp_path / "bad.png"), 1, "cannot make the folder")
+    assert_one_sentence(sasa(*words, data / "val", "--json", tmp_path / "no" / "p.json"), 1, "is not a directory")
+    assert_one_sentence(sasa(*words, data / "val", "--draw", tmp_path / "bad.png"), 1, "cannot write")
     skip = [*words, "--on-bad-image", "skip", tmp_path / "bad.png"]
     status, out, error = sasa(*skip, data / "val", "--json", tmp_path / "p.json")
     assert status == 0
@@ -227,22 +255,22 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
 @pytest.mark.parametrize(
     ("words", "status", "parts"),
     [
-        (["--model", "sasa_resnet26"], 2, ["sasa_resnet26 is no detector: detectors are called retinanet_"]),
+        (["--model", "sasa_resnet26"], 2, ["sasa_resnet26 is not a detector: detectors are called retinanet_"]),
         (["--model", "retinanet_resnet51"], 1, ["'retinanet_resnet51' is neither", "try one of: retinanet_resnet50"]),
         (["--set", "model.num_classes=7"], 2, ["model.num_classes is 7, but the data has 2 classes"]),
         (["--set", "model.anchor=7"], 1, ["'anchor' is not an option of a detector", "did you mean 'anchors'"]),
-        (["--set", "data.image_sise=64"], 2, ["'data.image_sise' is no setting", "data.image_size"]),
+        (["--set", "data.image_sise=64"], 2, ["'data.image_sise' is not a setting", "data.image_size"]),
         (["--set", "data.jitter_min=0"], 1, ["jitter_min (0.0) must be above 0"]),
         (["--set", "recipe.box_weight=-1"], 2, ["recipe.box_weight must be at least 0"]),
         (["--batch-size", "5", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (5) must divide"]),
         (["--backbone", "nowhere"], 1, ["nowhere"]),
-        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is no file and no recipe", "small"]),
+        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe", "small"]),
         (["--data", "nowhere"], 3, ["nowhere is not there"]),
         (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
         (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip"]),
         (["--set", "data.on_bad_image=ignore"], 1, ["on_bad_image must be error or skip"]),
-        (["--resume", "x", "--epochs", "3"], 2, ["--resume goes on with the run as it was"]),
-        (["--resume", "x", "--dry-run"], 2, ["--resume goes on with the run as it was"]),
+        (["--resume", "x", "--epochs", "3"], 2, ["--resume continues the run as it was"]),
+        (["--resume", "x", "--dry-run"], 2, ["--resume continues the run as it was"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
         (["--set", "model.in_chans=1"], 2, ["model.in_chans is 1, but detection reads images in 3 colours"]),
         (["--set", "model.name=[a]"], 1, ["is neither the name of a network"]),
@@ -251,7 +279,7 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--set", "data.held_out=.nan"], 2, ["data.held_out must be at least 0 and below 1, got nan"]),
     ],
 )
-def test_wrong_words_of_train(sasa, data, tmp_path, monkeypatch, words, status, parts):
+def test_wrong_arguments_of_train(sasa, data, tmp_path, monkeypatch, words, status, parts):
     monkeypatch.chdir(tmp_path)
     own = [] if "--data" in words or "--resume" in words else ["--data", data]
     assert_one_sentence(sasa("detect", "train", *own, *words), status, *parts)
@@ -313,7 +341,7 @@ def test_wrong_data_of_train(sasa, own, tmp_path, damage, parts):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_batch_of_more_than_there_are(sasa, data):
+def test_a_batch_larger_than_the_data(sasa, data):
     """As in classification: all images are the batch."""
     status, out, _ = sasa("detect", "train", "--data", data, "--dry-run", *settings(("recipe.batch_size", 999)))
     assert status == 0

@@ -65,7 +65,7 @@ def test_images_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
     assert_one_sentence(sasa(*words), 3, "7/", "is not an image that can be read")
     status, out, error = sasa(*words, "--on-bad-image", "skip", "--json", tmp_path / "e.json")
     assert status == 0
-    assert "skipped pictures" in out
+    assert "skipped images" in out
     values = json.loads((tmp_path / "e.json").read_text())
     assert values["skipped_pictures"] == len(values["skipped"]) == error.count("skipped: ")
     assert all("/7/" in name for name in values["skipped"])
@@ -78,7 +78,7 @@ def test_wrong_arguments_of_eval(sasa, run_folder, tmp_path):
     words = ["eval", "--model", run_folder]
     assert_one_sentence(sasa(*words, "--on-bad-image", "x"), 2, "--on-bad-image must be error or skip, got 'x'")
     assert_one_sentence(sasa(*words, "--device", "x"), 2, "--device must be auto or cpu or cuda, got 'x'")
-    assert_one_sentence(sasa(*words, "--json", tmp_path / "no" / "e.json"), 1, "cannot write", "there is no folder")
+    assert_one_sentence(sasa(*words, "--json", tmp_path / "no" / "e.json"), 1, "cannot write", "is not a directory")
 
 
 def test_a_gpu_that_is_not_there(sasa, run_folder, monkeypatch):

@@ -25,7 +25,7 @@ def test_predict_table_json_and_drawing(sasa, run_folder, images, tmp_path):
     assert [Path(p["name"]).name for p in written] == ["0.png", "1.png", "2.png"]
     assert all(len(p["labels"]) == 2 and p["shares"][0] >= p["shares"][1] for p in written)
     heading, *lines, drawn = out.splitlines()
-    assert heading.split() == ["picture", "top", "1", "top", "2"]
+    assert heading.split() == ["image", "top", "1", "top", "2"]
     assert [line.split()[0] for line in lines] == [str(images / f"{n}.png") for n in range(3)]
     assert lines[0].split()[1:3] == [written[0]["labels"][0], f"{written[0]['shares'][0]:.1%}"]
     assert drawn == f"drawn: {tmp_path / 'p.png'}"
@@ -39,14 +39,14 @@ def test_batches_give_what_single_images_give(run_folder, images, monkeypatch):
     predictor = Predictor.load(run_folder)
     readable = [(path.name, predictor.read(path)) for path in sorted(images.glob("*.png"))]
     together = predictor.predict(readable, top=10)
-    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(Predictor, "BATCH", 1)
     for one, other in zip(together, predictor.predict(readable, top=10), strict=True):
         assert (one.name, one.labels) == (other.name, other.labels)
         assert one.shares == pytest.approx(other.shares, abs=1e-5)
 
 
-def test_images_are_read_when_their_turn_comes(run_folder, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 4)
+def test_at_most_a_batch_of_images_is_read_ahead(run_folder, monkeypatch):
+    monkeypatch.setattr(Predictor, "BATCH", 4)
     read = []
 
     def images():
@@ -59,14 +59,14 @@ def test_images_are_read_when_their_turn_comes(run_folder, monkeypatch):
     assert len(read) == 4
 
 
-def test_a_grid_holds_so_many(sasa, run_folder, images, tmp_path, monkeypatch):
+def test_a_grid_has_a_limit(sasa, run_folder, images, tmp_path, monkeypatch):
     monkeypatch.setattr("sasa.cli.drawing.MOST_IN_GRID", 2)
     out = sasa("predict", "--model", run_folder, images, "--draw", tmp_path / "p.png")[1]
     assert out.splitlines()[-1] == f"drawn: {tmp_path / 'p.png'} (the first 2 of 3 images)"
 
 
-def test_a_folder_of_annotated_images(sasa, run_folder, tmp_path):
-    """Names that are taken get numbers, and no input is touched, not even in its own folder."""
+def test_a_directory_of_annotated_images(sasa, run_folder, tmp_path):
+    """Names that are taken get numbers, and no input is overwritten, not even in its own directory."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         Image.new("L", (3000, 30), 40).save(tmp_path / folder / "x.png")
@@ -82,16 +82,16 @@ def test_a_folder_of_annotated_images(sasa, run_folder, tmp_path):
         assert drawn.height > 10 + 5 * 20  # the image, and a line for each of five classes
 
 
-def test_drawings_that_cannot_be(sasa, run_folder, images, tmp_path):
+def test_drawings_that_cannot_be_written(sasa, run_folder, images, tmp_path):
     image = tmp_path / "0.png"
     shutil.copy(images / "0.png", image)
     words = ["predict", image, "--model", run_folder, "--draw"]
     assert_one_sentence(sasa(*words, image), 2, f"--draw {image} is one of the images")
     (tmp_path / "file").write_text("")
-    assert_one_sentence(sasa(*words, tmp_path / "file"), 1, "cannot make the folder", tmp_path / "file")
+    assert_one_sentence(sasa(*words, tmp_path / "file"), 1, "cannot write", tmp_path / "file")
 
 
-def test_images_that_are_none(sasa, run_folder, tmp_path):
+def test_arguments_without_an_image(sasa, run_folder, tmp_path):
     (tmp_path / "x.png").write_text("text")
     assert_one_sentence(sasa("predict", tmp_path / "x.png", "--model", run_folder), 3, "x.png is not an image")
     assert_one_sentence(sasa("predict", tmp_path / "y.png", "--model", run_folder), 3, "matches nothing")

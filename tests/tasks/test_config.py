@@ -1,4 +1,4 @@
-"""Configs: round trips, settings by dotted name, and refusal of what is not plain."""
+"""Configs: round trips, settings by dotted name, and refusal of YAML that is not plain."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_every_recipe_reads_and_round_trips(kind, name):
     assert kind.from_dict(config.to_dict()) == config
 
 
-def test_the_kinds_of_configs_are_not_taken_for_each_other():
+def test_a_config_of_the_other_task_is_refused():
     with pytest.raises(UsageError, match="this is a config of 'detection', and sasa train is for 'classification'"):
         TrainConfig.read(str(DETECTION[0]))
     with pytest.raises(UsageError, match="this is a config of 'classification', and sasa detect train is for"):
@@ -45,7 +45,7 @@ def test_own_images_start_from_the_general_defaults_and_digits_from_their_recipe
     assert resolve(None, []).data.image_size == 16
 
 
-def test_a_saved_network_drops_the_options_of_the_recipe_and_a_named_one_keeps_them():
+def test_a_saved_network_drops_the_model_options_of_the_recipe_and_a_named_one_keeps_them():
     assert resolve("small", [("model.name", "sasa_resnet38")]).model["width"] == 0.25
     changes = [("model.name", "runs/mine"), ("model.num_classes", 3)]
     assert resolve("small", changes).model == {"name": "runs/mine", "num_classes": 3}
@@ -68,8 +68,8 @@ def test_numbers_in_scientific_notation_are_numbers():
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("recipe.epoch", 3, "'recipe.epoch' is no setting; did you mean 'recipe.epochs'"),
-        ("speed", 3, "'speed' is no setting"),
+        ("recipe.epoch", 3, "'recipe.epoch' is not a setting; did you mean 'recipe.epochs'"),
+        ("speed", 3, "'speed' is not a setting"),
         ("recipe.epochs", "many", "recipe.epochs must be a whole number, got 'many'"),
         ("data.flip", 1, "data.flip must be true or false, got 1"),
         ("data.mean", ["a"], "data.mean must be a list of numbers"),
@@ -93,7 +93,7 @@ def test_wrong_settings_are_sentences(key, value, sentence):
         ("recipe.optimizer", "adam", "recipe.optimizer must be sgd or adamw, got 'adam'"),
     ],
 )
-def test_values_that_no_run_can_have_are_sentences(key, value, sentence):
+def test_impossible_values_are_sentences(key, value, sentence):
     config = TrainConfig()
     config.set(key, value)
     with pytest.raises(UsageError, match=sentence):
@@ -124,7 +124,7 @@ def test_other_yaml_is_refused(tmp_path, text, sentence):
 
 
 def test_no_such_config():
-    with pytest.raises(UsageError, match=r"'nothing' is no file and no recipe of the package .*digits"):
+    with pytest.raises(UsageError, match=r"'nothing' is neither a file nor a recipe of the package .*digits"):
         TrainConfig.read("nothing")
     with pytest.raises(UsageError, match=r"--set takes key=value, got 'x'"):
         parse_setting("x")

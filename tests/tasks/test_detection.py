@@ -1,4 +1,4 @@
-"""Detection: it learns, goes on exactly, is the same over processes, and says what is wrong with the boxes."""
+"""Detection: it learns, resumes exactly, is the same over processes, and reports problems in the boxes."""
 
 import csv
 import json
@@ -16,9 +16,9 @@ from runs import assert_equal, begin, quiet, state_of
 from sasa.errors import DataError, DivergedError, SasaError, UsageError
 from sasa.models import create_model
 from sasa.tasks.detection.config import DetectionConfig
-from sasa.tasks.detection.score import DetectionScore
+from sasa.tasks.detection.evaluation import DetectionScore
 from sasa.tasks.train import dry_run, resume, start, train
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 from sasa.training.signals import StoppedError
 
 HELD = Path(__file__).parents[1] / "held_command.py"
@@ -38,7 +38,7 @@ def finished(data, tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """A set that a test may change."""
+    """A data set that a test may change."""
     return write_boxes(tmp_path / "data")
 
 
@@ -112,7 +112,7 @@ def stop_after(trainer, step, action):
 
 
 class KilledError(Exception):
-    """As good as SIGKILL: nothing is saved."""
+    """Like SIGKILL: nothing is saved."""
 
 
 def killed():
@@ -160,18 +160,18 @@ def test_really_killed_and_resumed_is_bit_equal(data, tmp_path):
     process = start_python(HELD, 12, "detect", "train", "--data", data, "--output", path, *settings(*changes))
     wait_until((path / "checkpoint.pt").exists, process)
     kill(process)
-    assert RunFolder(path).load_checkpoint()[0]["step"] <= 12
+    assert RunDirectory(path).load_checkpoint()[0]["step"] <= 12
     resume(path)
     train(DetectionConfig.read(str(path / "config.yaml")), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", path)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(data, whole, tmp_path):
+def test_sigterm_saves_and_says_how_to_resume(data, whole, tmp_path):
     trainer, folder = begin(tiny(data, *CHANGES), tmp_path / "parts")
     stop_after(trainer, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     reports = quiet(trainer, folder)
     with pytest.raises(
-        StoppedError, match="stopped at step 6, saved; go on with: sasa detect train --resume"
+        StoppedError, match="stopped at step 6, saved; resume with: sasa detect train --resume"
     ) as stopped:
         trainer.run(folder, reports)
     reports.close()
@@ -181,7 +181,7 @@ def test_sigterm_saves_and_says_how_to_go_on(data, whole, tmp_path):
 
 
 def test_two_processes_are_one_that_accumulates(data, finished, tmp_path):
-    """They go on from weights that find something: so the scores have something to differ in."""
+    """They start from weights that find something, so that the scores could differ."""
     changes = [("model.name", str(finished[0])), ("model.width", 0.1), ("recipe.learning_rate", 0.002)]
     path = tmp_path / "two"
     out = run_torchrun("-m", "sasa", "detect", "train", "--data", data, "--output", path, *settings(*changes))
@@ -231,7 +231,7 @@ def test_a_backbone_from_a_classifier(data, tmp_path):
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_a_run_goes_on_without_what_its_backbone_started_from(data, tmp_path):
+def test_a_run_resumes_without_what_its_backbone_started_from(data, tmp_path):
     tiny_classifier(tmp_path / "classifier")
     config = tiny(data, ("recipe.backbone", str(tmp_path / "classifier")), ("run.checkpoint_steps", 2))
     trainer, folder = begin(config, tmp_path / "run")
@@ -252,13 +252,13 @@ def test_a_backbone_that_does_not_fit_is_a_sentence(data, finished, tmp_path):
     tiny_classifier(tmp_path / "other", kernel_size=5)
     with pytest.raises(SasaError, match=r"the backbone has kernel_size=3, and the network .* shall take 5"):
         start(tiny(data, ("recipe.backbone", str(tmp_path / "other"))))
-    with pytest.raises(UsageError, match=r"recipe\.backbone .* is no classifier"):
+    with pytest.raises(UsageError, match=r"recipe\.backbone .* is not a classifier"):
         start(tiny(data, ("recipe.backbone", str(finished[0]))))
     with pytest.raises(SasaError, match="nowhere"):
         start(tiny(data, ("recipe.backbone", "nowhere")))
 
 
-def test_the_other_kind_of_config_is_a_sentence():
+def test_the_config_of_the_other_task_is_a_sentence():
     from sasa.tasks.classification.config import TrainConfig
 
     with pytest.raises(UsageError, match="this is a config of 'detection', and sasa train is for 'classification'"):
@@ -270,7 +270,7 @@ def test_the_other_kind_of_config_is_a_sentence():
 ONE = ("model.norm", "group")  # batch norm needs more than one value of a channel
 
 
-def test_empty_images_and_crowds_are_parts_of_steps(own, tmp_path):
+def test_steps_of_empty_images_and_of_crowds_are_finite(own, tmp_path):
     """The first image has no box, the second a crowd: alone in a batch each, and all parts finite."""
     trainer = start(tiny(own, ("recipe.batch_size", 1), ONE))
     counts = [len(trainer.task.train.targets(index)) for index in range(16)]
@@ -325,7 +325,7 @@ def test_a_class_never_seen_is_told_and_training_goes_on(own, tmp_path, capsys):
     assert create_model(tmp_path / "run").metadata["labels"] == ["red", "blue", "green"]
 
 
-def test_many_problems_are_told_in_short(own, capsys):
+def test_many_problems_are_shortened(own, capsys):
     def none(document):
         for number, annotation in enumerate(document["annotations"]):
             annotation["bbox"][2] = annotation["bbox"][2] if number > 8 else 0
@@ -334,10 +334,10 @@ def test_many_problems_are_told_in_short(own, capsys):
     start(tiny(own))
     error = capsys.readouterr().err
     assert error.count("has no area") == 5
-    assert error.endswith("annotations: and 4 more problems: the finished run has all in problems.txt\n")
+    assert error.endswith("annotations: and 4 more problems: the finished run lists all of them in problems.txt\n")
 
 
-def test_held_out_images_without_boxes_are_told_before_training(own):
+def test_held_out_images_without_boxes_are_an_error_before_training(own):
     change(own, "val", lambda document: [a.update(iscrowd=1) for a in document["annotations"]])
     with pytest.raises(DataError, match=r"none of the 4 held-out images has a box \(crowds do not count\)"):
         start(tiny(own))
@@ -377,16 +377,16 @@ def test_dry_run_writes_nothing(data, tmp_path, monkeypatch):
         (("model.anchors", 7), "anchors must be 6 or 9, got 7"),
     ],
 )
-def test_settings_that_cannot_be(data, tmp_path, change, sentence):
+def test_impossible_settings(data, tmp_path, change, sentence):
     with pytest.raises(SasaError, match=sentence):
         train(tiny(data, change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_classifier_is_no_detector(data):
+def test_a_classifier_is_not_a_detector(data):
     config = tiny(data)
     config.model = {"name": "sasa_resnet26", "width": 0.05, "num_heads": 2}
-    with pytest.raises(UsageError, match=r"sasa_resnet26 is no detector: detectors are called retinanet_\.\.\."):
+    with pytest.raises(UsageError, match=r"sasa_resnet26 is not a detector: detectors are called retinanet_\.\.\."):
         start(config)
 
 

@@ -1,4 +1,4 @@
-"""A dry run without the data: generated images stand in for those of a known set, and only for those."""
+"""A dry run without the data: generated images replace those of a known set, and no others."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import pytest
 
 from sasa.errors import DataError
 from sasa.tasks.classification.config import resolve
+from sasa.tasks.classification.generated import KNOWN_SETS, GeneratedImages
 from sasa.tasks.detection.config import resolve as resolve_detection
-from sasa.tasks.stand_in import KNOWN_SETS, GeneratedImages, stand_in
+from sasa.tasks.dry_run import stand_in
 from sasa.tasks.train import dry_run
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ def test_a_config_of_imagenet_runs_dry_without_imagenet(tmp_path, monkeypatch):
         [("data.image_size", 64), ("data.workers", 0), ("model.width", 0.25), ("run.accelerator", "cpu")],
     )
     report = dry_run(config)
-    assert report["pictures"].startswith("GENERATED: there is no 'imagenet' here; 2 steps of one part of 8 images")
+    assert report["pictures"].startswith("GENERATED: 'imagenet' is not here; 2 steps of one part of 8 images")
     assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (1000, 1_281_167, 50_000)
     assert report["steps"] == 130 * (1_281_167 // 4096)
     assert report["estimated_hours"] == pytest.approx(report["seconds_per_step"] * report["steps"] / 3600, abs=0.02)
@@ -34,7 +35,7 @@ def test_a_config_of_coco_runs_dry_without_coco(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     changes = [("data.image_size", 96), ("data.workers", 0), ("model.width", 0.1), ("run.accelerator", "cpu")]
     report = dry_run(resolve_detection(COCO, [*changes, ("run.precision", "32-true")]))
-    assert report["pictures"].startswith("GENERATED: there is no 'coco' here; 2 steps of one part of 2 images")
+    assert report["pictures"].startswith("GENERATED: 'coco' is not here; 2 steps of one part of 2 images")
     assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (80, 118_287, 5_000)
     assert report["steps"] == 150 * (118_287 // 64)
     assert not list(tmp_path.iterdir())
@@ -42,7 +43,7 @@ def test_a_config_of_coco_runs_dry_without_coco(tmp_path, monkeypatch):
         dry_run(resolve_detection(COCO, [("data.source", "imagenet"), *changes]))
 
 
-def test_only_the_bare_name_of_a_known_set_is_stood_in_for(tmp_path, monkeypatch):
+def test_only_the_bare_name_of_a_known_set_is_generated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def known(source):

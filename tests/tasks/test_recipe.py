@@ -11,11 +11,11 @@ import torch
 from runs import assert_equal, state_of, tiny
 from sasa.errors import ArgumentError, SasaError
 from sasa.models import create_model
-from sasa.tasks.classification.evaluation import score_network
+from sasa.tasks.classification.evaluation import evaluate
 from sasa.tasks.classification.predictor import Predictor
 from sasa.tasks.train import dry_run, start, train
-from sasa.training.memory import explained
-from sasa.training.step_log import StepLog
+from sasa.training.memory import batch_size_errors
+from sasa.training.reports import StepLog
 
 
 def after(steps, *changes):
@@ -100,7 +100,7 @@ def test_the_best_weights_are_kept(tmp_path):
     assert summary["best_top1"] == max(float(row["held_out_top1"]) for row in rows)
     best = tmp_path / "run" / "best"
     assert create_model(best).metadata["labels"] == [str(n) for n in range(10)]
-    assert score_network(Predictor.load(best), str(best)).summary()["held_out_top1"] == summary["best_top1"]
+    assert evaluate(Predictor.load(best), str(best)).summary()["held_out_top1"] == summary["best_top1"]
 
 
 def test_in_memory_trains_as_well(tmp_path):
@@ -113,7 +113,7 @@ def test_in_memory_trains_as_well(tmp_path):
 def test_steps_are_logged_for_tensorboard_and_cut_back(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for first, values in ((0, [1.0, 2.0, 3.0, 4.0]), (2, [30.0, 40.0])):  # the second goes on at step 2
+    for first, values in ((0, [1.0, 2.0, 3.0, 4.0]), (2, [30.0, 40.0])):  # the second resumes at step 2
         log = StepLog(tmp_path, first, 1, True)
         for step, value in enumerate(values, first + 1):
             log.step(step, 0.1, value, 10.0)
@@ -137,13 +137,13 @@ def test_out_of_memory_is_a_sentence_with_a_way_out():
     sentence = r"out of memory in a step of 32 images: try --set recipe.accumulate=2"
     cuda, cpu = torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory")
     for error in (cuda, cpu, MemoryError()):
-        with pytest.raises(SasaError, match=sentence), explained(recipe):
+        with pytest.raises(SasaError, match=sentence), batch_size_errors(recipe):
             raise error
-    with pytest.raises(RuntimeError, match="something else"), explained(recipe):
+    with pytest.raises(RuntimeError, match="something else"), batch_size_errors(recipe):
         raise RuntimeError("something else")
 
 
-def test_freed_memory_is_kept_where_the_c_library_can():
+def test_freed_memory_is_kept_if_the_c_library_can():
     code = (
         "import resource, torch; from sasa.training.memory import keep_freed_memory\n"
         "kept = keep_freed_memory()\n"

@@ -1,5 +1,8 @@
-"""Checkpoints: there is always one that loads, nothing in them is run, and old ones go on."""
+"""Checkpoints: there is always a complete one, no code in them is run, and those of earlier versions resume."""
 
+import contextlib
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -7,10 +10,12 @@ import pytest
 import torch
 
 from processes import run_python
-from runs import begin, quiet, state_of, tiny
+from runs import assert_equal, begin, quiet, state_of, tiny
 from sasa.errors import SasaError
-from sasa.tasks.train import resume
-from sasa.training.run_directory import CHECKPOINT_FORMAT, RunFolder, from_format_1
+from sasa.files import write_errors
+from sasa.tasks.train import resume, train
+from sasa.training import run_directory
+from sasa.training.run_directory import CHECKPOINT_FORMAT, RunDirectory
 
 HERE = Path(__file__).parent
 STATE = {"step": 1, "model": {"w": torch.ones(100)}}
@@ -18,7 +23,7 @@ STATE = {"step": 1, "model": {"w": torch.ones(100)}}
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     for step in (1, 2):
         folder.save_checkpoint({**STATE, "step": step})
     return folder
@@ -31,7 +36,7 @@ def test_the_last_of_two_is_read(folder):
 
 def test_no_checkpoint_is_a_sentence(tmp_path):
     with pytest.raises(SasaError, match="holds no checkpoint to resume from"):
-        RunFolder(tmp_path).load_checkpoint()
+        RunDirectory(tmp_path).load_checkpoint()
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
@@ -41,7 +46,7 @@ def test_a_damaged_last_one_falls_back_to_the_one_before(folder, kept):
     state, note = folder.load_checkpoint()
     assert state["step"] == 1
     assert "checkpoint.pt is damaged" in note
-    assert note.endswith("going on from checkpoint.previous.pt, step 1")
+    assert note.endswith("resuming from checkpoint.previous.pt, step 1")
     folder.set_damaged_aside()
     folder.save_checkpoint({**STATE, "step": 5})
     folder.checkpoint_path.unlink()
@@ -52,7 +57,7 @@ def test_a_missing_last_one_falls_back_too(folder):
     folder.checkpoint_path.unlink()
     state, note = folder.load_checkpoint()
     assert state["step"] == 1
-    assert "is missing; going on from checkpoint.previous.pt" in note
+    assert "is missing; resuming from checkpoint.previous.pt" in note
 
 
 def test_two_damaged_ones_are_a_sentence(folder):
@@ -71,23 +76,74 @@ class Evil:
 
 
 def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
-    folder, marker = RunFolder(tmp_path), tmp_path / "marker"
+    folder, marker = RunDirectory(tmp_path), tmp_path / "marker"
     torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": Evil(str(marker))}, folder.checkpoint_path)
-    with pytest.raises(SasaError, match="is damaged, or no checkpoint"):
+    with pytest.raises(SasaError, match="is damaged or not a checkpoint"):
         folder.load_checkpoint()
     assert not marker.exists()
 
 
 def test_another_format_is_a_sentence(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     torch.save({"format": 99}, folder.checkpoint_path)
-    with pytest.raises(SasaError, match="no checkpoint that this version reads"):
+    with pytest.raises(SasaError, match="has format 99; this version reads checkpoints of format 2"):
         folder.load_checkpoint()
 
 
 def test_a_disk_that_refuses_is_a_sentence(tmp_path):
     with pytest.raises(SasaError, match=r"cannot write .*checkpoint\.pt: No such file"):
-        RunFolder(tmp_path / "gone").save_checkpoint(STATE)
+        RunDirectory(tmp_path / "gone").save_checkpoint(STATE)
+
+
+@contextlib.contextmanager
+def full_disk(path):
+    """In place of `atomic_file`: a file on which every write fails as on a full disk."""
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        yield file
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_a_sentence_and_the_checkpoint_stays(folder, monkeypatch):
+    """torch.save raises a RuntimeError about an unexpected position, whose context is the system's error."""
+    before = folder.checkpoint_path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "atomic_file", full_disk)
+        for _ in range(2):
+            with pytest.raises(SasaError, match=r"cannot write .*checkpoint\.pt: No space left on device") as full:
+                folder.save_checkpoint({**STATE, "step": 3})
+            assert full.value.exit_status == 1
+            assert folder.checkpoint_path.read_bytes() == before
+    state, note = folder.load_checkpoint()
+    assert (state["step"], note) == (2, None)
+    folder.save_checkpoint({**STATE, "step": 3})
+    assert folder.load_checkpoint()[0]["step"] == 3
+
+
+def test_a_full_disk_during_a_run_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
+    train(config := tiny(("run.checkpoint_steps", 3)), tmp_path / "whole")
+    save, saved = run_directory.atomic_file, []
+
+    @contextlib.contextmanager
+    def full_after_two(path):
+        saved.append(path.name)
+        with full_disk(path) if saved.count("checkpoint.pt") > 2 else save(path) as file:
+            yield file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "atomic_file", full_after_two)
+        with pytest.raises(SasaError, match=r"cannot write .*checkpoint\.pt: No space left on device"):
+            train(config, tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").load_checkpoint()[0]["step"] == 6
+    resume(tmp_path / "run")
+    assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "run"))
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(folder):
+    with pytest.raises(RuntimeError, match="torch's own"), write_errors(folder.path):
+        raise RuntimeError("torch's own")
+    for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), PermissionError(errno.EACCES, "Permission denied")):
+        with pytest.raises(SasaError, match=error.strerror), write_errors(folder.path):
+            raise error
 
 
 def test_the_state_opens_with_weights_only_and_is_plain(tmp_path):
@@ -99,19 +155,6 @@ def test_the_state_opens_with_weights_only_and_is_plain(tmp_path):
     state = torch.load(folder.checkpoint_path, weights_only=True)
     assert state["step"] == 1
     assert {"model", "average", "optimizer", "precision", "totals", "rows", "best", "config"} <= set(state)
-
-
-def test_a_checkpoint_from_before_the_averages_goes_on(tmp_path):
-    """runs of format 1: made at step 11 of 16 by the version that had it."""
-    shutil.copy(HERE / "checkpoints" / "format1.pt", tmp_path / "checkpoint.pt")
-    old = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert (old["format"], old["step"]) == (1, 11)
-    state = from_format_1(old)
-    assert state["config"]["recipe"]["ema_decay"] == 0.0
-    summary = resume(tmp_path)
-    assert summary["steps"] == 16
-    assert state_of(tmp_path)["step"] == 16
-    assert len(state_of(tmp_path)["rows"]) == 2
 
 
 def test_a_checkpoint_of_format_2_goes_on(tmp_path):

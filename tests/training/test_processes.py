@@ -1,4 +1,4 @@
-"""Many processes: the same weights as one that accumulates, every image scored once, one writer."""
+"""Several processes: the same weights as one that accumulates, every image scored once, one writer."""
 
 import json
 import subprocess
@@ -70,7 +70,7 @@ def test_a_batch_that_does_not_divide_is_a_sentence():
         train(tiny(("recipe.accumulate", 3)), "never")
 
 
-def test_what_started_us(monkeypatch):
+def test_what_launched_the_processes(monkeypatch):
     assert started() == (1, 1)
     for name, value in {
         "TORCHELASTIC_RUN_ID": "x",
@@ -91,6 +91,6 @@ def test_what_started_us(monkeypatch):
 @pytest.mark.parametrize(
     "change", [("run.accelerator", "gpus"), ("run.precision", "12-mixed"), ("run.precision", "16-mixed")]
 )
-def test_what_cannot_run_is_a_sentence(change):
+def test_an_unknown_accelerator_or_precision_is_a_sentence(change):
     with pytest.raises(UsageError, match=r"cannot run with run\.accelerator"):
         make_fabric(tiny(change).run)

@@ -1,4 +1,4 @@
-"""A run that was stopped or killed, and resumed, is the run that was not: bit for bit."""
+"""A run that was stopped or killed, and resumed, ends bit for bit like an uninterrupted one."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ from processes import kill, start_python, wait_until
 from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
 from sasa.errors import DataError
 from sasa.tasks.train import resume, train
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 from sasa.training.signals import StoppedError, StopRequest
 
 FROM_HERE = [
@@ -48,7 +48,7 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, worker
     wait_until(lambda: len(steps_logged(tmp_path / "killed")) >= chosen, process)
     time.sleep(random.uniform(0, 0.05))  # anywhere within a step
     kill(process)
-    assert RunFolder(tmp_path / "killed").load_checkpoint()[0]["step"] <= 36
+    assert RunDirectory(tmp_path / "killed").load_checkpoint()[0]["step"] <= 36
     summary = resume(tmp_path / "killed")
 
     assert summary["steps"] == 40
@@ -76,7 +76,7 @@ def run_until(path, stop_at, config, number=signal.SIGTERM):
 
     trainer.train_step = stopping
     reports = quiet(trainer, folder)
-    with pytest.raises(StoppedError, match=f"stopped at step {stop_at}, saved; go on with: sasa train") as stopped:
+    with pytest.raises(StoppedError, match=f"stopped at step {stop_at}, saved; resume with: sasa train") as stopped:
         trainer.run(folder, reports)
     reports.close()
     assert stopped.value.exit_status == 128 + number
@@ -98,7 +98,7 @@ def test_a_damaged_checkpoint_falls_back_and_still_ends_bit_equal(tmp_path, caps
     checkpoint = tmp_path / "parts" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     resume(tmp_path / "parts")
-    assert "going on from checkpoint.previous.pt, step 9" in capsys.readouterr().err
+    assert "resuming from checkpoint.previous.pt, step 9" in capsys.readouterr().err
     assert (tmp_path / "parts" / "checkpoint.damaged.pt").exists()
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
     assert len(steps_logged(tmp_path / "parts")) == 16
@@ -114,7 +114,7 @@ def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
 
 
 def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
-    """float16 scales the loss, and the scale is part of the state. Fabric must be told to do it on a CPU."""
+    """float16 scales the loss, and the scale is part of the state. Fabric does it on a CPU only if asked explicitly."""
     half = lambda run: Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])  # noqa: E731
     monkeypatch.setattr("sasa.tasks.train.make_fabric", half)
     config = tiny()
@@ -142,7 +142,7 @@ def test_images_left_out_are_remembered(tmp_path):
         train(tiny(*changes, ("data.on_bad_image", "error")), tmp_path / "error")
 
 
-def test_a_second_signal_would_end_at_once():
+def test_a_second_signal_ends_at_once():
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,18 +1,18 @@
-"""A resumed run has the threads of the run, or says why not."""
+"""A resumed run uses as many threads as before, or says why not."""
 
 import pytest
 import torch
 
 from runs import begin, tiny
 from sasa.tasks.train import resume, train
-from sasa.training import thread_count
-from sasa.training.thread_count import restore_thread_count
+from sasa.training import processes
+from sasa.training.processes import restore_thread_count
 
 
 @pytest.fixture(autouse=True)
 def two_threads_on_four_cores(monkeypatch):
-    """So that other numbers are both possible and not; the number is put back."""
-    monkeypatch.setattr(thread_count, "cores", lambda: 4)
+    """Other numbers of threads are possible up to 4; the number is restored afterwards."""
+    monkeypatch.setattr(processes, "cores", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -28,7 +28,7 @@ def test_as_many_as_recorded(recorded, threads):
 
 def test_more_than_the_machine_has_is_a_sentence():
     assert restore_thread_count(64) == (
-        "going on with 2 threads where the run had 64: "
+        "resuming with 2 threads where the run had 64: "
         "its results may differ from an uninterrupted run's in the last bits"
     )
     assert torch.get_num_threads() == 2

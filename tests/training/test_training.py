@@ -10,8 +10,7 @@ from runs import tiny
 from sasa.errors import DivergedError, SasaError, UsageError
 from sasa.tasks.train import dry_run, start, train
 from sasa.training.optim import parameter_groups, schedule
-from sasa.training.progress import clock
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def test_divergence_names_the_images_and_keeps_the_last_good_checkpoint(tmp_path
     assert "and 29 more (all in " in str(diverged.value)
     assert len(json.loads((tmp_path / "run" / "diverged.json").read_text())["pictures"]) == 32
     if step:
-        state, _ = RunFolder(tmp_path / "run").load_checkpoint()
+        state, _ = RunDirectory(tmp_path / "run").load_checkpoint()
         assert state["step"] >= step
         assert all(t.isfinite().all() for t in state["model"].values())
 
@@ -98,7 +97,3 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch):
 def test_a_wrong_number_of_classes_is_a_sentence():
     with pytest.raises(UsageError, match=r"model\.num_classes is 7, but the data has 10 classes"):
         start(tiny(("model.num_classes", 7)))
-
-
-def test_clock():
-    assert (clock(5), clock(65), clock(3725)) == ("0:05", "1:05", "1:02:05")

@@ -1,4 +1,4 @@
-"""Writes checkpoints in a forked process, kills it at a random moment, and looks whether one loads; N times.
+"""Writes checkpoints in a forked process, kills it at a random moment, and checks that one loads; N times.
 
 Run by test_checkpoints.py, in a process of its own: forking is cheaper than starting Python 50 times.
 """
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import torch
 
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 
 SIZE = 500_000  # floats of a checkpoint
 
 
-def write_forever(folder: RunFolder, step: int) -> None:
+def write_forever(folder: RunDirectory, step: int) -> None:
     while True:
         step += 1
         folder.save_checkpoint({"step": step, "weights": torch.full((SIZE,), float(step))})
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # a forked process has no pool of threads, and could wait for one for ever
-    folder, kills = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
+    torch.set_num_threads(1)  # a forked process has no pool of threads, and could wait for one forever
+    folder, kills = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
     chance, step, fallbacks = random.Random(0), 0, 0
     for _ in range(kills):
         child = os.fork()

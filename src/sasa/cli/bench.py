@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sasa.cli.app import app
-from sasa.cli.output import check_folder_of, replace_text
+from sasa.cli.output import check_directory_of, replace_text
 from sasa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def bench(
     from sasa.models import ResNet, RetinaNet, create_model
     from sasa.speed import Stop, torch_threads
     from sasa.speed.pair import pair_of_network, pair_of_run, time_pair
-    from sasa.training.run_directory import RunFolder
+    from sasa.training.run_directory import RunDirectory
 
     run = Path(model) if (Path(model) / "config.yaml").is_file() else None
     if run and size:
         raise UsageError(f"--size is for random images, but {model} is a run, which is timed on its own data")
-    check_folder_of(json_file)
+    check_directory_of(json_file)
     with Stop(parse_budget(budget) if budget else None) as stop, torch_threads(threads):
         if run:
             pair = pair_of_run(run)
@@ -65,7 +65,7 @@ def bench(
         def save(times: "PairTimes") -> None:
             text = json.dumps(times.to_dict(), indent=2) + "\n"
             if run:
-                RunFolder(run).write_text("speed.json", text)
+                RunDirectory(run).write_text("speed.json", text)
             if json_file:
                 replace_text(json_file, text)
 

@@ -2,6 +2,18 @@
 
 # ruff: noqa: I001
 from sasa.cli.app import app
-from sasa.cli import bench, detect, doctor, evaluate, networks, pictures, push, reproduce, train
+from sasa.cli import train, evaluate, predict, attend, detect, push, bench, networks, reproduce, doctor
 
-__all__ = ["app", "bench", "detect", "doctor", "evaluate", "networks", "pictures", "push", "reproduce", "train"]
+__all__ = [
+    "app",
+    "attend",
+    "bench",
+    "detect",
+    "doctor",
+    "evaluate",
+    "networks",
+    "predict",
+    "push",
+    "reproduce",
+    "train",
+]

@@ -1,4 +1,4 @@
-"""What `sasa predict --draw` makes: a grid of the first images in one PNG, or a folder with an image each."""
+"""The drawings of the predict commands: a grid of the first images in one PNG, or a directory with one an image."""
 
 from pathlib import Path
 from typing import Any
@@ -8,35 +8,60 @@ from PIL import Image
 
 from sasa.draw.annotate import LabelledBoxes, annotate, draw_boxes, reduce
 from sasa.draw.charts import draw_predictions
-from sasa.errors import SasaError, UsageError
+from sasa.errors import UsageError
+from sasa.files import write_errors
 from sasa.tasks.classification.predictor import Prediction, Predictor
 from sasa.tasks.detection.predictor import Detected
+from sasa.tasks.trained import TrainedNetwork
 
 MOST_IN_GRID = 64
 
 
-class Grid:
-    """One page with the first images as the network saw them."""
+class Drawing:
+    """Draws answers as they come; this one draws nothing."""
+
+    def keep(self, image: Image.Image) -> Any:
+        """Return what `add` needs of an image; it is in memory until the answer is there."""
+
+    def add(self, answer: Any, kept: Any) -> None:
+        """Draw an answer."""
+
+    def close(self) -> str:
+        """Finish, and return a sentence about what was drawn."""
+        return ""
+
+
+def open_drawing(task: str, path: Path | None, inputs: list[Path], predictor: Any) -> Drawing:
+    """Return the drawing of a task's answers for the option --draw."""
+    if path is None:
+        return Drawing()
+    if task == "classification" and path.suffix.lower() == ".png" and not path.is_dir():
+        return Grid(path, inputs, predictor)
+    return {"classification": ClassDirectory, "detection": BoxDirectory}[task](path, inputs, predictor)
+
+
+class Grid(Drawing):
+    """One PNG with the first images as the network sees them."""
 
     def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
         if path.resolve() in {image.resolve() for image in inputs}:
             raise UsageError(f"--draw {path} is one of the images to look at: name another file")
-        self.path, self.predictor, self.count, self.asked = path, predictor, 0, 0
-        self.shown: list[tuple[Prediction, Any]] = []
+        self.path, self.predictor, self.count, self.seen = path, predictor, 0, 0
+        self.shown: list[tuple[Prediction, Image.Image]] = []
 
     def keep(self, image: Image.Image) -> Image.Image | None:
-        """A small copy, of as many as the page holds."""
-        self.asked += 1
-        return self.predictor.preprocessing.square(image) if self.asked <= MOST_IN_GRID else None
+        """Return a small copy, of as many images as the grid holds."""
+        self.seen += 1
+        return self.predictor.preprocessing.square(image) if self.seen <= MOST_IN_GRID else None
 
-    def add(self, prediction: Prediction, kept: Image.Image | None) -> None:
-        """Put one image on the page, where there is room."""
+    def add(self, answer: Prediction, kept: Image.Image | None) -> None:
+        """Add an image to the grid, if there is room."""
         self.count += 1
         if kept is not None:
-            self.shown.append((prediction, kept))
+            self.shown.append((answer, kept))
 
     def close(self) -> str:
-        """Write the page; what was drawn, in words."""
+        """Write the grid."""
         predictions = [prediction for prediction, _ in self.shown]
         guesses, shares = [p.labels[0] for p in predictions], [p.shares[0] for p in predictions]
         draw_predictions([image for _, image in self.shown], guesses, shares, None, self.path)
@@ -44,28 +69,28 @@ class Grid:
         return f"drawn: {self.path}{left_out}"
 
 
-class ImageFolder:
-    """A folder with one drawing for each image that was looked at. Inputs are never overwritten."""
+class ImageDirectory(Drawing):
+    """A directory with one drawing for each image. Input images are never overwritten."""
 
-    def __init__(self, path: Path, inputs: list[Path]) -> None:
-        self.path, self.count = path, 0
+    def __init__(self, path: Path, inputs: list[Path], predictor: TrainedNetwork) -> None:
+        self.path, self.count, self.classes = path, 0, predictor.labels
         self.taken = {image.resolve() for image in inputs}
-        try:
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SasaError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+    def keep(self, image: Image.Image) -> Image.Image:
+        """Return the image itself."""
+        return image
 
     def write(self, name: str, drawing: Image.Image) -> None:
         """Write the drawing of an image of that name."""
         path = self.free(Path(name).stem)
-        try:
+        with write_errors(path):
             drawing.save(path)
-        except OSError as error:
-            raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
         self.count += 1
 
     def free(self, stem: str) -> Path:
-        """STEM.png, or STEM-2.png and so on where that is an input, or was written for another image."""
+        """Return STEM.png, or STEM-2.png and so on where that is an input or the drawing of another image."""
         number, path = 1, self.path / f"{stem}.png"
         while path.resolve() in self.taken:
             number += 1
@@ -74,33 +99,26 @@ class ImageFolder:
         return path
 
     def close(self) -> str:
-        """What was drawn, in words."""
+        """Return a sentence about what was drawn."""
         return f"drawn: {self.count} images in {self.path}"
 
 
-class Folder(ImageFolder):
-    """Images with their best classes written beside them."""
-
-    def __init__(self, path: Path, inputs: list[Path], _predictor: Predictor) -> None:
-        super().__init__(path, inputs)
+class ClassDirectory(ImageDirectory):
+    """Images with their most likely classes below them."""
 
     def keep(self, image: Image.Image) -> Image.Image:
-        """The image, or a copy of at most 1024 pixels a side."""
+        """Return the image, or a copy of at most 1024 pixels a side."""
         return reduce(image)
 
-    def add(self, prediction: Prediction, kept: Image.Image) -> None:
+    def add(self, answer: Prediction, kept: Image.Image) -> None:
         """Write one annotated image."""
-        self.write(prediction.name, annotate(kept, prediction.labels, prediction.shares))
+        self.write(answer.name, annotate(kept, answer.labels, answer.shares))
 
 
-class BoxFolder(ImageFolder):
+class BoxDirectory(ImageDirectory):
     """Images with the boxes that were found in them."""
 
-    def __init__(self, path: Path, inputs: list[Path], classes: list[str]) -> None:
-        super().__init__(path, inputs)
-        self.classes = classes
-
-    def add(self, image: Image.Image, found: Detected) -> None:
+    def add(self, answer: Detected, kept: Image.Image) -> None:
         """Write one image with its boxes."""
-        boxes = torch.tensor(found.boxes).view(-1, 4)
-        self.write(found.name, draw_boxes(image, LabelledBoxes(boxes, found.labels, found.scores), self.classes))
+        boxes = torch.tensor(answer.boxes).view(-1, 4)
+        self.write(answer.name, draw_boxes(kept, LabelledBoxes(boxes, answer.labels, answer.scores), self.classes))

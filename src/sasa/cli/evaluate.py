@@ -1,74 +1,100 @@
-"""`sasa eval`."""
+"""`sasa eval`, and the body of every task's eval command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sasa.cli.app import BadImageOption, DeviceOption, ModelOption, app, one_of
-from sasa.cli.output import as_share, check_folder_of, print_columns, print_table, shorten, write_json
+from sasa.cli.app import (
+    FEW,
+    BadImageOption,
+    BatchOption,
+    DeviceOption,
+    ModelOption,
+    PerClassOption,
+    WorkersOption,
+    app,
+    check_choices,
+)
+from sasa.cli.output import as_share, check_directory_of, print_columns, print_table, shorten, write_json
 
 if TYPE_CHECKING:
-    from sasa.tasks.classification.evaluation import Scored
+    from sasa.tasks.classification.evaluation import ClassificationEvaluation
+    from sasa.tasks.trained import Evaluation
 
-FEW = 20  # classes whose table is printed without being asked for
+LONGEST_LABEL = 40  # letters of a class name in a table; JSON has all of it
+
+
+def run_eval(task: str, model: str, device: str, json_file: Path | None, per_class: bool, **options: Any) -> Any:
+    """Score a trained network, print the figures, and write them to a JSON file; return the task's evaluation.
+
+    Args:
+        task: its name in the registry.
+        model, device, json_file, per_class: options of the command.
+        options: the fields of `EvaluationOptions`.
+    """
+    check_choices(device, options["on_bad_image"])
+    check_directory_of(json_file)
+    from sasa.tasks.registry import TASKS
+    from sasa.tasks.trained import EvaluationOptions
+
+    predictor = TASKS[task].predictor.load(model, device)
+    evaluation = TASKS[task].evaluate(predictor, model, EvaluationOptions(**options))
+    print_table(evaluation.summary())
+    if per_class or len(evaluation.labels) <= FEW:
+        print_classes(evaluation)
+    for name in evaluation.skipped:
+        typer.echo(f"skipped: {name} cannot be read", err=True)
+    if json_file:
+        write_json(json_file, evaluation.to_dict())
+    return evaluation
+
+
+def print_classes(evaluation: "Evaluation") -> None:
+    """Print a line for each class; a dash where a figure is unknown."""
+    heading, rows = evaluation.class_table()
+    typer.echo()
+    print_columns(heading, [[shorten(str(row[0]), LONGEST_LABEL), *map(_cell, row[1:])] for row in rows])
+
+
+def _cell(value: float | None) -> str:
+    return str(value) if isinstance(value, int) else as_share(value)
 
 
 @app.command("eval")
 def evaluate(
     model: ModelOption,
-    data: Annotated[str | None, typer.Option(help="Held-out part of this data (default: the run's own).")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network together.")] = 64,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read images (default: as the run had).")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Held-out images of this data (default: the run's own).")] = None,
+    batch_size: BatchOption = 64,
+    workers: WorkersOption = None,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures, of each class too, and the whole matrix here.")
+        Path | None, typer.Option("--json", help="Write all figures and the confusion matrix to this file.")
     ] = None,
-    confusion: Annotated[Path | None, typer.Option(help="Draw the confusion matrix here (PNG).")] = None,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help=f"Print recall and precision of each class, even of more than {FEW}.")
-    ] = False,
+    confusion: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this file (PNG).")] = None,
+    per_class: PerClassOption = False,
 ) -> None:
     """Score a trained network on held-out images: loss, top-1, top-5, recall and precision of each class."""
-    from sasa.tasks.classification.evaluation import score_network
-    from sasa.tasks.classification.predictor import Predictor
-
-    one_of("--device", device, ("auto", "cpu", "cuda"))
-    one_of("--on-bad-image", on_bad_image, ("error", "skip"))
-    check_folder_of(json_file)
-    predictor = Predictor.load(model, device)
-    scored = score_network(predictor, model, data, batch_size, workers, on_bad_image)
-    print_table(scored.summary())
-    if per_class or len(scored.labels) <= FEW:
-        print_classes(scored)
-    if len(scored.labels) > FEW:
-        print_confused(scored)
-    for name in scored.skipped:
-        typer.echo(f"skipped: {name} cannot be read", err=True)
-    if json_file:
-        write_json(json_file, scored.to_dict())
+    data_options = {"data": data, "batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
+    evaluation = run_eval("classification", model, device, json_file, per_class, **data_options)
+    if len(evaluation.labels) > FEW:
+        print_confused(evaluation)
     if confusion:
         from sasa.draw.confusion import draw_confusion
 
-        draw_confusion(scored.score.confusion, scored.labels, confusion)
+        draw_confusion(evaluation.score.confusion, evaluation.labels, confusion)
         typer.echo(f"\ndrawn: {confusion}")
 
 
-def print_classes(scored: "Scored") -> None:
-    """A line a class; a dash where it had no images, or was never the answer."""
-    rows = [[shorten(c.label, 40), str(c.images), as_share(c.recall), as_share(c.precision)] for c in scored.classes()]
-    typer.echo()
-    print_columns(["class", "images", "recall", "precision"], rows)
-
-
-def print_confused(scored: "Scored") -> None:
-    """The pairs of classes that were most often taken for each other."""
-    pairs = scored.confused()
+def print_confused(evaluation: "ClassificationEvaluation") -> None:
+    """Print the pairs of classes that were confused most often."""
+    pairs = evaluation.confused()
     if not pairs:
         return
-    rows = [[shorten(p.truth, 40), shorten(p.answer, 40), str(p.images), as_share(p.share)] for p in pairs]
+    rows = [
+        [shorten(p.truth, LONGEST_LABEL), shorten(p.answer, LONGEST_LABEL), str(p.images), as_share(p.share)]
+        for p in pairs
+    ]
     typer.echo()
     print_columns(["true class", "taken for", "images", "of its images"], rows)

@@ -1,7 +1,7 @@
-"""The entry of the command `sasa`: what goes wrong is one sentence on stderr and an exit status.
+"""The entry point of the command `sasa`: an error is one sentence on stderr and an exit status.
 
-The commands stand in the files beside this one. They need the extra `train`; `sasa doctor` needs nothing but torch, so
-that it can say what is missing.
+The commands are in the files beside this one. They need the extra `train`; `sasa doctor` needs torch alone, so that it
+can say what is missing.
 """
 
 import sys
@@ -14,7 +14,7 @@ from sasa.errors import SasaError
 
 
 def main() -> None:
-    """Run the words of sys.argv."""
+    """Run the command in sys.argv."""
     threads.prepare()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # torch's notes to its own users
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
@@ -24,7 +24,7 @@ def main() -> None:
         stop(str(error), error.exit_status)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("", "sasa"):  # a mistake of ours, which a sentence would hide
+        if package in ("", "sasa"):  # an error in sasa itself: keep the traceback
             raise
         stop(f"this command needs {package}, which is not installed: pip install 'sasa[train]'", 1)
     except KeyboardInterrupt:
@@ -32,13 +32,13 @@ def main() -> None:
 
 
 def stop(sentence: str, status: int) -> NoReturn:
-    """Say a sentence and leave."""
+    """Print a sentence and exit."""
     sys.stderr.write(f"sasa: {sentence}\n")
     sys.exit(status)
 
 
 def command() -> Callable[[], object]:
-    """The command line; where typer is not installed, `sasa doctor` or an error that names the extra."""
+    """Return the application; if typer is not installed, `sasa doctor` or an error that names the extra."""
     try:
         import typer  # noqa: F401
     except ModuleNotFoundError:
@@ -49,10 +49,10 @@ def command() -> Callable[[], object]:
 
 
 def plain_doctor() -> None:
-    """`sasa doctor [--json]` without typer.
+    """Run `sasa doctor [--json]` without typer.
 
     Raises:
-        SasaError: the words are another command.
+        SasaError: sys.argv is another command.
     """
     if sys.argv[1:] not in (["doctor"], ["doctor", "--json"]):
         raise SasaError(

@@ -1,24 +1,31 @@
-"""What the commands print and write."""
+"""Printing tables, and writing files, for the commands."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from sasa.errors import SasaError
-from sasa.files import atomic_write
+from sasa.files import atomic_write, write_errors
 
 
 def print_table(values: dict[str, Any]) -> None:
-    """Name and value, a line each."""
-    width = max(len(name) for name in values)
-    for name, value in values.items():
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+    """Print a name and a value on each line; JSON's "pictures" are images here, and a network's options are wrapped."""
+    shown = {name.replace("_", " ").replace("picture", "image"): value for name, value in values.items()}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        if isinstance(value, dict):
+            options = [f"{key}={option}" for key, option in value.items() if key != "name"]
+            value = f"\n{' ' * (width + 2)}".join(
+                textwrap.wrap(" ".join([value.get("name", ""), *options]), 78 - width)
+            )
+        typer.echo(f"{name:<{width}}  {value}")
 
 
 def print_columns(heading: list[str], rows: list[list[str]]) -> None:
-    """A heading and rows under it; the first column starts its lines, the others end where their headings end."""
+    """Print a heading and rows; the first column is aligned to the left, the others to the right."""
     widths = [max(len(row[place]) for row in [heading, *rows]) for place in range(len(heading))]
     for row in [heading, *rows]:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -26,33 +33,33 @@ def print_columns(heading: list[str], rows: list[list[str]]) -> None:
 
 
 def as_share(value: float | None) -> str:
-    """0.125 as 12.5 %, and nothing known as a dash."""
+    """Return "12.5%" for 0.125, and a dash for None."""
     return "-" if value is None else f"{value:.1%}"
 
 
 def shorten(text: str, length: int) -> str:
-    """The text, with an ellipsis where it is longer than `length`."""
+    """Return the text, shortened to `length` letters with an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def check_folder_of(*paths: Path | None) -> None:
-    """Refuse files that cannot be written because their folder is missing: before the work, not after."""
+def check_directory_of(*paths: Path | None) -> None:
+    """Check, before the work, that the directories of the files to write exist.
+
+    Raises:
+        SasaError: one does not.
+    """
     for path in paths:
         if path and not path.parent.is_dir():
-            raise SasaError(f"cannot write {path}: there is no folder {path.parent}")
+            raise SasaError(f"cannot write {path}: {path.parent} is not a directory")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON, or say in a sentence why not."""
-    try:
+    """Write values as JSON to `path`, which may be a pipe or a device."""
+    with write_errors(path):
         path.write_text(json.dumps(values, indent=2) + "\n")
-    except OSError as error:
-        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file as one step, so that what reads it, or stops the command, never sees a part; or say why not."""
-    try:
+    """Replace a file atomically."""
+    with write_errors(path):
         atomic_write(path, text.encode())
-    except OSError as error:
-        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error

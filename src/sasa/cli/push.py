@@ -10,9 +10,11 @@ from sasa.cli.app import app
 
 @app.command()
 def push(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a saved network.")],
-    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub; made if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="Only the owner may see it.")] = False,
+    run: Annotated[Path, typer.Argument(help="Directory of a run, or of a saved network.")],
+    name: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub; created if it does not exist.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Publish a trained network on the Hugging Face Hub: weights, config and a model card, nothing else of the run."""
     from sasa.models.hub import upload

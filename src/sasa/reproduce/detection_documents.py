@@ -7,7 +7,7 @@ from sasa.reproduce.documents import SLURM, as_comments
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import COCO, recipe
 from sasa.reproduce.rows import NAMES
-from sasa.tasks.stand_in import KNOWN_SETS
+from sasa.tasks.registry import KNOWN_SETS
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sasa.models import create_model
 from sasa.reproduce.recipes import RECIPES, recipe
 from sasa.reproduce.results import VALIDATION_TABLES
 from sasa.reproduce.rows import CLASSIFYING, FIGURE, NETWORKS, Row, rows, title
-from sasa.tasks.stand_in import KNOWN_SETS
+from sasa.tasks.registry import KNOWN_SETS
 
 QUESTIONS = {
     "1": "what does attention do in place of every spatial convolution, and of the stem, at each depth?",

@@ -14,7 +14,7 @@ from sasa.reproduce.rows import FIGURE, Row
 from sasa.reproduce.runs import Run
 from sasa.reproduce.same_images import check_images
 from sasa.tasks.classification.config import TrainConfig
-from sasa.tasks.stand_in import KNOWN_SETS
+from sasa.tasks.registry import KNOWN_SETS
 
 CLASSES = {"digits": 10, **{name: known.classes for name, known in KNOWN_SETS.items()}}
 

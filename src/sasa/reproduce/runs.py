@@ -11,7 +11,7 @@ from typing import Any
 from sasa.errors import SasaError, UsageError
 from sasa.reproduce.plan import FREE, Plan
 from sasa.reproduce.rows import Row
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 from sasa.training.settings import Config, flatten
 
 NEW, STARTED, DONE, DIVERGED = "new", "started", "done", "diverged"
@@ -28,7 +28,7 @@ class Run:
     @property
     def state(self) -> str:
         """NEW, STARTED (a checkpoint to go on from), DONE or DIVERGED."""
-        folder = RunFolder(self.path)
+        folder = RunDirectory(self.path)
         if (self.path / "summary.json").is_file():
             return DONE
         if (self.path / "diverged.json").is_file():

@@ -22,7 +22,7 @@ from sasa.speed.stop import Stop, StopMeasuringError
 from sasa.speed.timing import Spread, Step, ratios, spread, take_turns
 from sasa.speed.twin import convolutional_twin
 from sasa.tasks.classification.config import TrainConfig
-from sasa.tasks.registry import make_task, read_config, with_own_weights
+from sasa.tasks.registry import make_task, read_config
 from sasa.training.memory import keep_freed_memory
 from sasa.training.optim import make_optimizer
 from sasa.training.processes import make_fabric
@@ -192,7 +192,7 @@ def _pair(ours: ResNet | RetinaNet, batch_size: int, channels_last: bool, makers
 
 def _config_on_cpu(path: Path) -> Config:
     """Read a run's config; on the CPU in one process, with the batch size that each of its processes had."""
-    config = with_own_weights(read_config(path / "config.yaml"))
+    config = read_config(path / "config.yaml").without_initial_weights()
     config.run.accelerator, config.run.precision, config.data.workers = "cpu", "32-true", 0
     if isinstance(config, TrainConfig):
         config.data.in_memory = False  # only a few batches are needed

@@ -1,1 +1,4 @@
-"""What a network can be trained to do, a package for each task."""
+"""The tasks that a network can be trained for, a package each, and what they share.
+
+A new task is a package like `classification` and a line in `registry.TASKS`; its commands are a file in `sasa.cli`.
+"""

@@ -1,47 +1,39 @@
-"""Which task a config is of."""
+"""The tasks by name. A new task is a package beside `classification` and a line in TASKS."""
 
 from pathlib import Path
 from typing import Any
 
-from sasa.tasks.classification.config import TrainConfig
-from sasa.tasks.classification.task import Classification
-from sasa.tasks.detection.config import DetectionConfig
-from sasa.tasks.detection.task import Detection
-from sasa.training.settings import Config
+from sasa.errors import UsageError
+from sasa.tasks import classification, detection
+from sasa.tasks.base import TaskPackage
+from sasa.training.settings import Config, parse_yaml
 from sasa.training.task import Task
 
+TASKS: dict[str, TaskPackage] = {"classification": classification.PACKAGE, "detection": detection.PACKAGE}
+KNOWN_SETS = {name: known for package in TASKS.values() for name, known in package.known_sets.items()}
 
-def make_task(config: Config, fabric: Any, images: tuple[Any, Any] | None = None) -> Task:
-    """What the config wants to be learned; of its own data, or of `images` to train on and to score."""
-    if isinstance(config, DetectionConfig):
-        return Detection(config, fabric, images)
-    assert isinstance(config, TrainConfig)
-    return Classification(config, fabric, images)
+
+def make_task(config: Config, fabric: Any, splits: tuple[Any, Any] | None = None) -> Task:
+    """Make the task of a config, on its own data or on `splits` (training images, held-out images)."""
+    return TASKS[config.TASK].make(config, fabric, splits)
 
 
 def config_of(values: dict[str, Any]) -> Config:
-    """A config from plain values, of whatever kind they are."""
-    return (DetectionConfig if values.get("task") == DetectionConfig.TASK else TrainConfig).from_dict(values)
+    """Make the config of the task that the plain values name (classification, if none).
+
+    Raises:
+        UsageError: an unknown task, or as `Config.from_dict`.
+    """
+    name = values.get("task", "classification")
+    if name not in TASKS:
+        raise UsageError(f"task must be {' or '.join(TASKS)}, got {name!r}")
+    return TASKS[name].config.from_dict(values)
 
 
 def read_config(path: Path) -> Config:
-    """The config that a run's folder holds, of whatever kind it is.
+    """Read the config.yaml of a run, of any task.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: it is not a config.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError:
-        values = None  # `read` says what is wrong
-    detection = isinstance(values, dict) and values.get("task") == DetectionConfig.TASK
-    return (DetectionConfig if detection else TrainConfig).read(str(path))
-
-
-def with_own_weights(config: Config) -> Config:
-    """The config of a network whose weights are there already: what it once started from may be gone."""
-    if isinstance(config, DetectionConfig):
-        config.recipe.backbone = ""
-    return config
+    return config_of(parse_yaml(path.read_text(), str(path)))

@@ -1,4 +1,4 @@
-"""A whole training run: from a config to a folder with weights, numbers and images."""
+"""A training run: from a config to a directory with weights, metrics and figures. For every task alike."""
 
 import json
 import sys
@@ -9,21 +9,20 @@ from typing import Any
 
 import torch
 
-from sasa.tasks.dry_run import on_generated, report, time_steps
-from sasa.tasks.registry import config_of, make_task, with_own_weights
-from sasa.tasks.stand_in import stand_in
+from sasa.errors import UsageError
+from sasa.tasks.dry_run import on_generated, report, stand_in, time_steps
+from sasa.tasks.registry import config_of, make_task, read_config
 from sasa.training.loop import Trainer
-from sasa.training.memory import explained, keep_freed_memory, peak_memory_gb
-from sasa.training.processes import leave, make_fabric, names_of_all
-from sasa.training.progress import Progress
-from sasa.training.reports import Reports
-from sasa.training.run_directory import RunFolder
+from sasa.training.memory import batch_size_errors, keep_freed_memory, peak_memory_gb
+from sasa.training.processes import end_process_group, make_fabric, restore_thread_count, union_over_processes
+from sasa.training.reports import Progress, Reports
+from sasa.training.run_directory import RunDirectory
+from sasa.training.same_data import check_same_data, recorded_in
 from sasa.training.settings import Config
-from sasa.training.thread_count import restore_thread_count
 
 
 def start(config: Config) -> Trainer:
-    """All parts of a run, at step 0.
+    """Make all parts of a run, at step 0.
 
     Raises:
         UsageError, ArgumentError, DataError: what is wrong with the config, the network's options or the data.
@@ -36,44 +35,65 @@ def start(config: Config) -> Trainer:
 
 
 def train(config: Config, path: Path) -> dict[str, Any] | None:
-    """Train from the first step into a new folder; what summary.json says, in the first process."""
-    trainer = start(config)  # before the folder: a mistake in the config leaves nothing behind
-    folder = RunFolder(path)
+    """Train from the first step into a new directory; return summary.json in the first process, None in others."""
+    trainer = start(config.with_absolute_paths())  # before the directory: an error in the config leaves nothing behind
+    directory = RunDirectory(path)
     if trainer.fabric.is_global_zero:
-        folder.create(config)
+        directory.create(trainer.config)
     trainer.fabric.barrier()
-    return _run(trainer, folder)
+    return _run(trainer, directory)
 
 
 def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any] | None:
-    """Go on with a run at its last checkpoint that is whole; what summary.json says, in the first process.
+    """Resume a run at its last complete checkpoint; return summary.json in the first process, None in others.
 
     Args:
         path: of the run.
-        changes: settings of where it runs, such as run.accelerator, that are not as they were.
+        changes: settings of where it runs now, such as run.accelerator, or where its data is now. Without data.source
+            among them that of the run's config.yaml counts.
+
+    Raises:
+        DataError: the data is not what the run was trained on.
     """
-    folder = RunFolder(path)
-    state, note = folder.load_checkpoint()
-    config = with_own_weights(config_of(state["config"]))
+    directory = RunDirectory(path)
+    state, note = directory.load_checkpoint()
+    config = config_of(state["config"]).without_initial_weights()
+    if recorded := _recorded_config(path):
+        config.data.source = recorded.data.source  # which a person may have corrected
     for key, value in changes:
         config.set(key, value)
-    trainer = start(config)
+    trainer = start(config.with_absolute_paths())
+    config = trainer.config
+    check_same_data(config.data.source, recorded_in(path, state), trainer.data)
     trainer.load_state(state)
     notes = [note, restore_thread_count(state.get("threads"))]
-    trainer.fabric.barrier()  # all have read before the first one moves a file
+    trainer.fabric.barrier()  # all processes have read before the first one renames a file
     if trainer.fabric.is_global_zero:
         for sentence in filter(None, notes):
             sys.stderr.write(f"sasa: {sentence}\n")
         if note:
-            folder.set_damaged_aside()
-        folder.write_metrics(trainer.rows)
-    return _run(trainer, folder)
+            directory.set_damaged_aside()
+        for place in (path, directory.best_path):  # `sasa eval` looks there for the data
+            recorded = _recorded_config(place)
+            if recorded and recorded.data.source != config.data.source:
+                recorded.data.source = config.data.source
+                RunDirectory(place).write_text("config.yaml", recorded.to_yaml())
+        directory.write_metrics(trainer.rows)
+    return _run(trainer, directory)
+
+
+def _recorded_config(directory: Path) -> Config | None:
+    """Return the config in config.yaml; None if it is missing or damaged, since the checkpoint has it as well."""
+    try:
+        return read_config(directory / "config.yaml")
+    except (OSError, UsageError):
+        return None
 
 
 def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
-    """Build everything, take a few steps, write nothing; what a step costs.
+    """Build everything, take a few steps, write nothing; return what a step costs.
 
-    Without the data of a known set it takes them on generated images, and says so.
+    If the data is a known set that is not here, the steps are on generated images, and the report says so.
     """
     if known := stand_in(config):
         return on_generated(config, known, steps)
@@ -83,32 +103,32 @@ def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
     return report(task, seconds[-1] if seconds else 0.0, task.steps)
 
 
-def _run(trainer: Trainer, folder: RunFolder) -> dict[str, Any] | None:
+def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     task, fabric, first = trainer.task, trainer.fabric, trainer.fabric.is_global_zero
     began = time.monotonic()
-    progress = Progress(task.steps, task.steps_per_epoch, trainer.step)
-    reports = Reports(folder, progress, trainer.config.run, trainer.step, silent=not first)
+    progress = Progress(task.steps, trainer.step)
+    reports = Reports(directory, progress, trainer.config.run, trainer.step, silent=not first)
     try:
-        with explained(trainer.config.recipe):
-            score = trainer.run(folder, reports)
+        with batch_size_errors(trainer.config.recipe):
+            score = trainer.run(directory, reports)
     finally:
         reports.close()
-    skipped = names_of_all(fabric, task.skipped)
+    skipped = union_over_processes(fabric, task.skipped)
     summary = None
     if first:
         summary = summarise(trainer, score, skipped, time.monotonic() - began)
-        task.save(folder.path)
-        folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+        task.save(directory.path)
+        directory.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
         if skipped:
-            folder.write_text("skipped.txt", "".join(f"{name}\n" for name in skipped))
-        task.skipped.update(skipped)  # also by other processes: what cannot be read cannot be drawn
-        task.draw(score, trainer.rows, folder.path)
-    leave(fabric)
+            directory.write_text("skipped.txt", "".join(f"{name}\n" for name in skipped))
+        task.skipped.update(skipped)  # also those of other processes: an image that cannot be read cannot be drawn
+        task.draw(score, trainer.rows, directory.path)
+    end_process_group(fabric)
     return summary
 
 
 def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) -> dict[str, Any]:
-    """What summary.json says: the score on the held-out images, cost, size."""
+    """Return summary.json: the score on the held-out images, cost, size."""
     task = trainer.task
     return {
         "model": trainer.config.model,
@@ -127,5 +147,5 @@ def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) 
 
 
 def spatial_convolutions(model: torch.nn.Module) -> int:
-    """How many convolutions of the network have a kernel larger than 1."""
+    """Count the network's convolutions with a kernel larger than 1."""
     return sum(isinstance(m, torch.nn.Conv2d) and max(m.kernel_size) > 1 for m in model.modules())

@@ -1,1 +1,1 @@
-"""One short loop on Lightning Fabric, recipes, run folders."""
+"""The training loop on Lightning Fabric, and what every task's runs share: settings, run directories, reports."""

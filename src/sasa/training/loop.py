@@ -1,4 +1,4 @@
-"""The training loop, on Lightning Fabric. One integer, `step`, is its whole state; everything else follows from it."""
+"""The training loop, on Lightning Fabric. Its state is one integer, `step`; everything else follows from it."""
 
 import itertools
 import json
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,21 +15,22 @@ from torch import Tensor, nn
 
 from sasa.data.sampler import mix
 from sasa.errors import DivergedError
+from sasa.training import same_data
 from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of
 from sasa.training.optim import make_optimizer, schedule
-from sasa.training.processes import any_of_all, names_of_all
+from sasa.training.processes import max_over_processes, union_over_processes
 from sasa.training.reports import Reports
-from sasa.training.run_directory import RunFolder
+from sasa.training.run_directory import RunDirectory
 from sasa.training.settings import Config
 from sasa.training.signals import StoppedError, StopRequest
 from sasa.training.task import Scored, Task
 
-NAMED = 3  # images named in the sentence about a batch; all of them are in diverged.json
+MOST_NAMED = 3  # images in the message about a batch; diverged.json lists all of them
 
 
 @dataclass
 class Totals:
-    """Sums over the steps of the current epoch: of the loss and other figures of each image; images; seconds."""
+    """Sums over the current epoch: the loss and the other figures of each image; the images; seconds."""
 
     sums: Counter[str] = field(default_factory=Counter)
     count: int = 0
@@ -37,10 +39,10 @@ class Totals:
 
 @dataclass
 class Trainer:
-    """A run in memory: the parts, and where it stands.
+    """A run in memory: its parts, and the step it is at.
 
-    Made by `Trainer.start`; `run` goes from `step` to the end. `model` is what is called: the task's network, perhaps
-    compiled, and joined to those of other processes.
+    Made by `Trainer.start`; `run` trains from `step` to the end. `model` is what is called: the task's network,
+    compiled or wrapped for several processes if the config says so.
     """
 
     config: Config
@@ -55,11 +57,11 @@ class Trainer:
     rows: list[dict[str, Any]] = field(default_factory=list)
     best: list[float] | None = None
     scored: Scored | None = None  # at this very step
-    seen: list[str] = field(default_factory=list)  # the names of the last step's images
+    seen: list[str] = field(default_factory=list)  # names of the last step's images
 
     @classmethod
     def start(cls, config: Config, fabric: Any, task: Task) -> "Trainer":
-        """Make the optimizer and the averages, and put all on the device."""
+        """Make the optimizer and the averages, and move everything to the device."""
         network, recipe = task.network, config.recipe
         model: Any = torch.compile(network) if config.run.compile else network
         model, optimizer = fabric.setup(model, make_optimizer(network, recipe))
@@ -70,67 +72,69 @@ class Trainer:
         )
         return cls(config, fabric, task, model, optimizer, average, statistics)
 
-    def run(self, folder: RunFolder, reports: Reports) -> Scored:
-        """Train to the end; save on the way; return the score on the held-out images.
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What identifies the data set: computed for the first checkpoint, or to resume."""
+        return same_data.record(self.task)
 
-        Afterwards the network holds the averaged weights, which are those that were scored.
+    def run(self, directory: RunDirectory, reports: Reports) -> Scored:
+        """Train to the end, saving checkpoints; return the score on the held-out images.
+
+        Afterwards the network has the averaged weights, which are the ones that were scored.
 
         Raises:
-            StoppedError: after SIGINT or SIGTERM, having saved.
-            DivergedError: the loss is not finite; the last checkpoint stays.
+            StoppedError: after SIGINT or SIGTERM, once a checkpoint is saved.
+            DivergedError: the loss is not finite; the last checkpoint is kept.
         """
         every = self.config.run.checkpoint_steps or self.task.steps_per_epoch
-        parts = self.task.batches(self.step)
+        batches = self.task.batches(self.step)
         self.model.train()
         with StopRequest() as stop:
             while self.step < self.task.steps:
-                self.take_step(parts, folder, reports)
+                self.take_step(batches, directory, reports)
                 if self.step % self.task.steps_per_epoch == 0:
-                    self.end_epoch(folder, reports)
-                stopping = any_of_all(self.fabric, stop.signal_number or 0)
+                    self.end_epoch(directory, reports)
+                stopping = max_over_processes(self.fabric, stop.signal_number or 0)
                 if stopping or self.step % every == 0:
-                    reports.flush()  # first: what the logs lack of a checkpoint's past would never come back
-                    self.save(folder)
+                    reports.flush()  # first: a resumed run could not log again what happened before its checkpoint
+                    self.save(directory)
                 if stopping and self.step < self.task.steps:
-                    command = f"sasa {self.config.COMMAND} --resume {folder.path}"
-                    sentence = f"stopped at step {self.step}, saved; go on with: {command}"
-                    raise StoppedError(sentence, stopping)
+                    command = f"sasa {self.config.COMMAND} --resume {directory.path}"
+                    raise StoppedError(f"stopped at step {self.step}, saved; resume with: {command}", stopping)
         self.average.finish()
         self.statistics.release()
         return self.scored or self.task.score(self.model)
 
-    def take_step(self, parts: Iterator[Any], folder: RunFolder, reports: Reports) -> None:
-        """One step with the time it took, waiting for images included."""
+    def take_step(self, batches: Iterator[Any], directory: RunDirectory, reports: Reports) -> None:
+        """Take one step and report it with its speed, which includes waiting for images."""
         began, before = time.perf_counter(), self.totals.count
-        loss = self.train_step(parts, folder)
+        loss = self.train_step(batches, directory)
         seconds = time.perf_counter() - began
         self.totals.seconds += seconds
         speed = (self.totals.count - before) * self.fabric.world_size / seconds
         reports.step(self.step, self.optimizer.param_groups[0]["lr"], loss, speed)
 
-    def train_step(self, parts: Iterator[Any], folder: RunFolder | None = None) -> float:
-        """One step of the optimizer, over the next parts; the mean loss of this process.
+    def train_step(self, batches: Iterator[Any], directory: RunDirectory | None = None) -> float:
+        """Take one step of the optimizer over the next micro-batches; return the mean loss of this process.
 
-        The gradient is the mean over parts and processes, as if the step had been one batch (but for batch norm,
-        which sees each part by itself).
+        The gradient is the mean over micro-batches and processes, as if the step had been one batch (except for batch
+        norm, which sees each micro-batch by itself).
 
         Raises:
-            DivergedError: a loss that is not finite; the weights stay as they are, and the images' names go to
-                diverged.json in `folder`.
+            DivergedError: a loss that is not finite; the weights are not changed, and the names of the images are
+                written to diverged.json in `directory`.
         """
         recipe, seed = self.config.recipe, self.config.run.seed
-        rate = recipe.learning_rate * schedule(
-            self.step, self.task.steps, recipe.warmup_epochs * self.task.steps_per_epoch
-        )
+        warmup = recipe.warmup_epochs * self.task.steps_per_epoch
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = recipe.learning_rate * schedule(self.step, self.task.steps, warmup)
         self.optimizer.zero_grad(set_to_none=True)
         losses, last, self.seen = [], recipe.accumulate - 1, []
-        for number, batch in enumerate(itertools.islice(parts, recipe.accumulate)):
-            part_seed = mix(seed, 1, self.step, self.fabric.global_rank * recipe.accumulate + number)
-            torch.manual_seed(part_seed)  # dropout and mixing: a function of step and part
+        for number, batch in enumerate(itertools.islice(batches, recipe.accumulate)):
+            batch_seed = mix(seed, 1, self.step, self.fabric.global_rank * recipe.accumulate + number)
+            torch.manual_seed(batch_seed)  # of dropout and mixup, so that they depend on step and micro-batch alone
             with self.fabric.no_backward_sync(self.model, enabled=number < last):
-                loss, sums = self.task.loss(self.model, batch, part_seed)
+                loss, sums = self.task.loss(self.model, batch, batch_seed)
                 self.fabric.backward(loss / recipe.accumulate)
             self.statistics.collect()
             losses.append(loss.item())
@@ -138,7 +142,7 @@ class Trainer:
             self.totals.sums.update({"loss": losses[-1] * len(batch), **sums})
             self.totals.count += len(batch)
         mean = sum(losses) / len(losses)
-        self._check_finite(mean, f"the loss became {mean} at step {self.step}", folder)
+        self._check_finite(mean, f"the loss became {mean} at step {self.step}", directory)
         if recipe.clip_grad_norm:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=recipe.clip_grad_norm)
         self.optimizer.step()
@@ -150,36 +154,36 @@ class Trainer:
     def _mean(self, tensor: Tensor) -> Tensor:
         return self.fabric.all_reduce(tensor, reduce_op="mean")
 
-    def _check_finite(self, value: float, sentence: str, folder: RunFolder | None) -> None:
-        """Stop all processes if `value` is not finite in one of them, and say on which images it happened."""
-        wrong = not math.isfinite(value)
-        if not any_of_all(self.fabric, wrong):
+    def _check_finite(self, value: float, sentence: str, directory: RunDirectory | None) -> None:
+        """Stop all processes if `value` is not finite in one of them, and name the images of the step."""
+        diverged = not math.isfinite(value)
+        if not max_over_processes(self.fabric, diverged):
             return
         rate = self.optimizer.param_groups[0]["lr"]
-        if not wrong:
-            raise DivergedError(f"another process found at step {self.step} what is not finite")
+        if not diverged:
+            raise DivergedError(f"another process diverged at step {self.step}: see its message")
         names, where = self.seen, ""
-        if folder:
+        if directory:
             found = {"what": sentence, "learning_rate": rate, "pictures": names}
-            folder.write_text("diverged.json", json.dumps(found, indent=2) + "\n")
-            where = f" (all in {folder.path / 'diverged.json'})"
-        more = f" and {len(names) - NAMED} more{where}" if len(names) > NAMED else ""
+            directory.write_text("diverged.json", json.dumps(found, indent=2) + "\n")
+            where = f" (all in {directory.path / 'diverged.json'})"
+        more = f" and {len(names) - MOST_NAMED} more{where}" if len(names) > MOST_NAMED else ""
         raise DivergedError(
-            f"{sentence} (learning rate {rate:.3g}), on the images {', '.join(names[:NAMED])}{more}; "
+            f"{sentence} (learning rate {rate:.3g}), on the images {', '.join(names[:MOST_NAMED])}{more}; "
             "lower recipe.learning_rate or set recipe.clip_grad_norm"
         )
 
-    def end_epoch(self, folder: RunFolder, reports: Reports) -> None:
-        """Score the held-out images, add a row of metrics, and keep the weights if they are the best so far."""
-        means, seconds = self._sums_of_all(), self.totals.seconds
+    def end_epoch(self, directory: RunDirectory, reports: Reports) -> None:
+        """Score the held-out images, add a row to metrics.csv, and save the weights if they are the best so far."""
+        means, seconds = self._sums_over_processes(), self.totals.seconds
         count = means.pop("count")
         with self.average.in_place():
             score = self.task.score(self.model)
             if self.best is None or score.quality > tuple(self.best):
                 self.best = list(score.quality)
                 if self.fabric.is_global_zero:
-                    self.task.save(folder.best_path)
-                    folder.write_text("best/config.yaml", self.config.to_yaml())  # its data, for `sasa eval`
+                    self.task.save(directory.best_path)
+                    directory.write_text("best/config.yaml", self.config.to_yaml())  # its data, for `sasa eval`
         self.rows.append(
             {
                 "epoch": self.step // self.task.steps_per_epoch,
@@ -190,32 +194,32 @@ class Trainer:
                 "images_per_second": round(count / seconds, 1),
             }
         )
-        self.totals, self.scored = Totals(), score
+        self.scored, self.totals = score, Totals()
         reports.epoch(self.rows)
 
-    def _sums_of_all(self) -> dict[str, float]:
-        """The totals over all processes, "count" among them."""
+    def _sums_over_processes(self) -> dict[str, float]:
+        """Return the totals over all processes, "count" included."""
         sums = {**self.totals.sums, "count": float(self.totals.count)}
         if self.fabric.world_size == 1:
             return sums
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.fabric.device)
         return dict(zip(sums, self.fabric.all_reduce(values, reduce_op="sum").tolist(), strict=True))
 
-    def save(self, folder: RunFolder) -> None:
+    def save(self, directory: RunDirectory) -> None:
         """Save a checkpoint; all processes call it, the first one writes.
 
         Raises:
             DivergedError: weights that are not finite, which are not saved.
         """
         norms = torch.stack([parameter.detach().norm() for parameter in self.task.network.parameters()])
-        self._check_finite(norms.sum().item(), f"the weights are not finite after step {self.step}", folder)
+        self._check_finite(norms.sum().item(), f"the weights are not finite after step {self.step}", directory)
         state = self.state()
         if self.fabric.is_global_zero:
-            folder.save_checkpoint(state)
+            directory.save_checkpoint(state)
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `load_state` goes on exactly."""
-        sums = self._sums_of_all()
+        """Return tensors and plain values from which `load_state` resumes exactly."""
+        sums = self._sums_over_processes()
         count = int(sums.pop("count"))
         return {
             "step": self.step,
@@ -226,16 +230,17 @@ class Trainer:
             "totals": {"sums": sums, "count": count, "seconds": self.totals.seconds},
             "rows": self.rows,
             "best": self.best,
-            "skipped": names_of_all(self.fabric, self.task.skipped),
+            "skipped": union_over_processes(self.fabric, self.task.skipped),
             "threads": torch.get_num_threads(),
+            "data": self.data,
             "config": self.config.to_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Return to where `state` was taken."""
         self.step = state["step"]
         self.task.network.load_state_dict(state["model"])
-        self.statistics.take()
+        self.statistics.restart()
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])

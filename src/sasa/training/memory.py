@@ -1,4 +1,4 @@
-"""How much memory a run took, and what to do when there is too little."""
+"""Memory of a run: how much it took, and a sentence with a way out when it is too little."""
 
 import contextlib
 import ctypes
@@ -17,10 +17,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what is freed for the next step, where it is glibc; whether it does.
+    """Tell glibc to keep freed memory for the next step; return whether the C library could.
 
-    A step takes and frees maps of many megabytes. By default each goes back to the system, and comes again page by
-    page, zeroed: a fifth to a third of a training step on a CPU (benchmarks/README.md). Nothing else changes.
+    A step allocates and frees feature maps of many megabytes. By default each goes back to the system, which zeroes it
+    page by page when it is allocated again: a fifth to a third of a training step on a CPU (benchmarks/README.md).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory_gb() -> float:
-    """Most memory that this process held, in GB: of the GPU where there is one, else of the machine."""
+    """Return the peak memory of this process in GB: of the GPU where there is one, else of the machine."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e9, 2)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
@@ -38,14 +38,19 @@ def peak_memory_gb() -> float:
 
 
 @contextlib.contextmanager
-def explained(recipe: RecipeConfig) -> Iterator[None]:
-    """Turns what torch raises on a batch that is too large, or too small, into a sentence with a way out."""
+def batch_size_errors(recipe: RecipeConfig) -> Iterator[None]:
+    """Turn torch's errors about a batch that is too large or too small into a `SasaError` with a way out."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(text in str(error) for text in NO_MEMORY):
             raise
-        raise SasaError(too_large(recipe)) from error
+        parts = 2 * recipe.accumulate
+        raise SasaError(
+            f"out of memory in a step of {recipe.batch_size} images: try --set recipe.accumulate={parts} (the same "
+            f"step in {parts} smaller parts), --batch-size {max(1, recipe.batch_size // 2)}, "
+            "or --set run.gradient_checkpointing=true"
+        ) from error
     except ValueError as error:
         if not any(text in str(error) for text in ONE_VALUE):
             raise
@@ -53,13 +58,3 @@ def explained(recipe: RecipeConfig) -> Iterator[None]:
             f"batch norm needs more than one value for each channel, and has one: recipe.batch_size "
             f"{recipe.batch_size} in {recipe.accumulate} parts is too small for these images"
         ) from error
-
-
-def too_large(recipe: RecipeConfig) -> str:
-    """What to try when a step does not fit."""
-    parts = 2 * recipe.accumulate
-    return (
-        f"out of memory in a step of {recipe.batch_size} images: try --set recipe.accumulate={parts} (the same step "
-        f"in {parts} smaller parts), --batch-size {max(1, recipe.batch_size // 2)}, "
-        "or --set run.gradient_checkpointing=true"
-    )

@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum or AdamW, and a learning rate that is a function of the step alone."""
+"""SGD with Nesterov momentum or AdamW, and a learning rate that depends on the step alone."""
 
 import math
 
@@ -9,17 +9,19 @@ from sasa.training.settings import RecipeConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: weights of convolutions and linear layers decay; norms, biases and positions do not."""
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
+    """Split the parameters in two groups: weights of convolutions and linear layers decay; norms, biases and position
+    embeddings do not.
+    """
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
     decay, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (rest if parameter.dim() < 2 or name in spared else decay).append(parameter)
+            (rest if parameter.dim() < 2 or name in exempt else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def make_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimizer:
-    """The recipe's optimizer over `parameter_groups`."""
+    """Make the recipe's optimizer over `parameter_groups`."""
     groups = parameter_groups(model, recipe.weight_decay)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
@@ -27,7 +29,7 @@ def make_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimi
 
 
 def schedule(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate at `step` of `total`: a line from 0 to 1 over `warmup` steps, a cosine to 0."""
+    """Return the factor of the learning rate at `step`: linear from 0 to 1 over `warmup` steps, then a cosine to 0."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(1.0, total - warmup)

@@ -1,4 +1,4 @@
-"""One process or many: Lightning Fabric, told what torchrun or Slurm started."""
+"""The processes of a run and their threads: Lightning Fabric for those that torchrun or Slurm launched."""
 
 import inspect
 import os
@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from sasa.errors import UsageError
+from sasa.threads import THREADS, cores
 from sasa.training.settings import RunConfig
 
 
 def started() -> tuple[int, int]:
-    """(processes of each machine, machines) that torchrun or Slurm started; (1, 1) without them.
+    """Return (processes a machine, machines) that torchrun or Slurm launched; (1, 1) without them.
 
     Raises:
         UsageError: machines with different numbers of processes.
@@ -21,21 +22,21 @@ def started() -> tuple[int, int]:
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
-        all_, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        total, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     elif SLURMEnvironment.detect():
-        all_, here = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NTASKS_PER_NODE", 1))
+        total, here = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NTASKS_PER_NODE", 1))
     else:
         return 1, 1
-    if all_ % here:
-        raise UsageError(f"{all_} processes do not divide into machines of {here}: start the same number on each")
-    return here, all_ // here
+    if total % here:
+        raise UsageError(f"{total} processes do not divide into machines of {here}: start the same number on each")
+    return here, total // here
 
 
 def make_fabric(run: RunConfig) -> Any:
-    """Lightning Fabric, launched: devices, precision, and the processes' means of talking to each other.
+    """Launch Lightning Fabric: devices, precision and the process group.
 
     Raises:
-        UsageError: an accelerator or precision that is not there.
+        UsageError: an accelerator or precision that is not available.
     """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
@@ -48,7 +49,7 @@ def make_fabric(run: RunConfig) -> Any:
     strategy: Any = DDPStrategy(**options) if devices * machines > 1 else "auto"
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "You passed `Fabric")  # it would go on with another precision
+            warnings.filterwarnings("error", "You passed `Fabric")  # it would continue with another precision
             fabric = Fabric(
                 accelerator=run.accelerator,
                 strategy=strategy,
@@ -65,21 +66,16 @@ def make_fabric(run: RunConfig) -> Any:
     return fabric
 
 
-def any_of_all(fabric: Any, value: int) -> int:
-    """The largest value over all processes: not 0 if it is not 0 anywhere."""
+def max_over_processes(fabric: Any, value: int) -> int:
+    """Return the largest value over all processes: not 0 if it is not 0 in one of them."""
     if fabric.world_size == 1:
         return int(value)
     tensor = torch.tensor(float(value), device=fabric.device)
     return int(fabric.all_reduce(tensor, reduce_op="max").item())
 
 
-def names_of_all(fabric: Any, names: set[str]) -> list[str]:
-    """The union over all processes, sorted."""
-    return sorted(set().union(*gathered(fabric, sorted(names))))
-
-
-def gathered(fabric: Any, value: Any) -> list[Any]:
-    """Plain values of all processes, in their order."""
+def gather(fabric: Any, value: Any) -> list[Any]:
+    """Return the values (plain Python objects) of all processes, by rank."""
     if fabric.world_size == 1:
         return [value]
     values: list[Any] = [None] * fabric.world_size
@@ -87,8 +83,34 @@ def gathered(fabric: Any, value: Any) -> list[Any]:
     return values
 
 
-def leave(fabric: Any) -> None:
-    """At the end: wait for the others, then end the means of talking, which fail when a process is just gone."""
+def union_over_processes(fabric: Any, names: set[str]) -> list[str]:
+    """Return the names of all processes, sorted."""
+    return sorted(set().union(*gather(fabric, sorted(names))))
+
+
+def end_process_group(fabric: Any) -> None:
+    """Barrier, then destroy the process group; it reports an error if a peer has exited before."""
     if fabric.world_size > 1:
         fabric.barrier()
         torch.distributed.destroy_process_group()
+
+
+def restore_thread_count(recorded: int | None) -> str | None:
+    """Use as many threads as the run had; return a sentence where that is not possible.
+
+    torch splits its sums by the number of threads, so the last bits of a result depend on it. OMP_NUM_THREADS and the
+    number of cores take precedence.
+
+    Args:
+        recorded: the number in the checkpoint; None in those of earlier versions.
+    """
+    now = torch.get_num_threads()
+    if recorded is None or recorded == now:
+        return None
+    if THREADS in os.environ or recorded > cores():
+        return (
+            f"resuming with {now} threads where the run had {recorded}: "
+            "its results may differ from an uninterrupted run's in the last bits"
+        )
+    torch.set_num_threads(recorded)
+    return None

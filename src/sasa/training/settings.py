@@ -1,8 +1,11 @@
-"""What every training run has for settings: plain values, read from YAML, changed by key=value, written back resolved.
+"""Settings of a run: plain values, read from YAML, changed by key=value, and written back with every default.
 
-The sections of classification stand in config.py, those of detection in detection_config.py.
+The sections `data` and `recipe` of a task are in its `config.py`. Neither pydantic nor OmegaConf is used: both would
+replace `same_type` alone (20 lines), and their messages would have to be translated into sentences with the setting's
+name, its nearest spelling and both values.
 """
 
+import copy
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
@@ -19,22 +22,22 @@ OPTIMIZERS = ("sgd", "adamw")
 
 @dataclass
 class RecipeConfig:
-    """How anything is learned: linear warm-up, cosine decay to zero.
+    """Settings of the training that every task has: linear warm-up, cosine decay to zero.
 
     Args:
         epochs: passes over the training images.
-        batch_size: images of a step, over all processes and all parts that a process accumulates.
-        accumulate: parts of a step that a process goes through one after the other, to save memory.
+        batch_size: images a step, over all processes and all micro-batches that a process accumulates.
+        accumulate: micro-batches of a step that a process goes through one after the other, to save memory.
         optimizer: "sgd" (with Nesterov momentum) or "adamw".
-        learning_rate: at the top of the schedule, for this batch size.
+        learning_rate: the highest of the schedule, for this batch size.
         momentum: of SGD.
-        weight_decay: on weights of convolutions and linear layers; norms, biases and positions are spared.
+        weight_decay: on weights of convolutions and linear layers; norms, biases and position embeddings are exempt.
         warmup_epochs: epochs in which the learning rate rises from zero.
-        clip_grad_norm: largest norm of the gradient, 0 for none.
+        clip_grad_norm: largest norm of the gradient, 0 for no limit.
         ema_decay: of the moving average of the weights, which is what is scored and saved: a number, 0 for none, or
             "auto": the paper's 0.9999 scaled to the length of the run (see `sasa.training.averages`).
-        batch_norm_momentum: share of a batch in batch norm's running statistics (torch's default is 0.1), or
-            "auto": the paper's 1 - 0.9999 scaled likewise.
+        batch_norm_momentum: share of a step in batch norm's running statistics (torch's default is 0.1), or
+            "auto": the paper's 1 - 0.9999, scaled likewise.
     """
 
     epochs: int = 90
@@ -52,14 +55,14 @@ class RecipeConfig:
 
 @dataclass
 class RunConfig:
-    """Where and how it runs.
+    """Settings of where and how a run executes.
 
     Args:
         seed: of initialisation, order and augmentation.
         accelerator: "auto", "cpu", "cuda", "mps": Lightning Fabric's names.
         precision: "32-true", "bf16-mixed", "16-mixed", ...: Lightning Fabric's names.
-        channels_last: keep maps with the channels of a pixel side by side, which convolutions like.
-        compile: whether torch.compile makes the training step's code.
+        channels_last: the memory layout of feature maps; convolutions are faster with it.
+        compile: whether to use torch.compile.
         gradient_checkpointing: keep only the inputs of blocks and compute each block again in the backward pass:
             less memory, about a third more time.
         checkpoint_steps: steps between checkpoints, 0 for one at the end of each epoch.
@@ -80,14 +83,15 @@ class RunConfig:
 
 @dataclass
 class Config:
-    """Everything that decides a run. `model` holds `name` and any option of `sasa.create_model`.
+    """All settings of a run. `model` holds `name` and any option of `sasa.create_model`.
 
-    A kind of run has its own class, with its own sections `data` and `recipe`.
+    Each task has a subclass, with its own sections `data` and `recipe`; its recipes are the YAML files in `recipes/`
+    beside the module of the subclass.
     """
 
-    TASK: ClassVar[str]  # what it learns
-    COMMAND: ClassVar[str]  # of the command line
-    RECIPES: ClassVar[str]  # folder of the package with recipes
+    TASK: ClassVar[str]  # its name in the registry and in config.yaml
+    COMMAND: ClassVar[str]  # that trains it: "train" for `sasa train`
+    PATHS: ClassVar[tuple[str, ...]] = ("data.source",)  # settings that may be paths
 
     model: dict[str, Any]
     data: Any
@@ -95,14 +99,14 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as YAML and checkpoints hold them."""
+        """Return plain values, as YAML and checkpoints hold them."""
         return {"task": self.TASK, **dataclasses.asdict(self)}
 
     def check(self) -> None:
         """Refuse values that no run can have.
 
         Raises:
-            UsageError: says which.
+            UsageError: names the setting and its value.
         """
         recipe, run = self.recipe, self.run
         for key, value, least in (
@@ -129,17 +133,17 @@ class Config:
             raise UsageError(f"recipe.optimizer must be {' or '.join(OPTIMIZERS)}, got {recipe.optimizer!r}")
 
     def to_yaml(self) -> str:
-        """The resolved config as a document."""
+        """Return the settings as a YAML document."""
         import yaml
 
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`; what is left out keeps its default.
+        """Make a config from what `to_dict` returned; missing settings have their defaults.
 
         Raises:
-            UsageError: settings of another kind of run, an unknown name, or a value of another type.
+            UsageError: the config of another task, an unknown setting, or a value of another type.
         """
         config, task = cls(), values.get("task", "classification")  # pyright: ignore[reportCallIssue]
         if task != cls.TASK:
@@ -149,9 +153,7 @@ class Config:
         return config
 
     def apply(self, changes: list[tuple[str, Any]]) -> Self:
-        """Set values in order. Where they name a network that was saved, the config's own options of it fall away.
-
-        A saved network has its options already: those of the recipe were meant for another one.
+        """Set values in order; a saved network as model.name drops the other model options, meant for another network.
 
         Raises:
             UsageError: as `set`.
@@ -169,56 +171,104 @@ class Config:
         """Set one value by its dotted name, such as recipe.epochs or model.width.
 
         Raises:
-            UsageError: an unknown name (the nearest is told), or a value of another type.
+            UsageError: an unknown name (the message suggests the nearest), or a value of another type.
         """
         section_name, _, name = key.partition(".")
-        section = getattr(self, section_name, None)
         if section_name == "model" and name:
             self.model[name] = value
             return
         known = [f"{s}.{f.name}" for s in ("data", "recipe", "run") for f in dataclasses.fields(getattr(self, s))]
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.5)
-            raise UsageError(f"{key!r} is no setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise UsageError(f"{key!r} is not a setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+        section = getattr(self, section_name)
         setattr(section, name, same_type(key, value, getattr(section, name)))
+
+    def with_absolute_paths(self) -> Self:
+        """Return a copy that means the same in any working directory; names such as "digits" stay."""
+        from sasa.models import list_models
+
+        changed = copy.deepcopy(self)
+        for key in self.PATHS:
+            section, _, name = key.partition(".")
+            setattr(getattr(changed, section), name, absolute(getattr(getattr(changed, section), name)))
+        if isinstance(name := self.model.get("name"), str) and name not in list_models():
+            changed.model["name"] = absolute(name)
+        return changed
+
+    def without_initial_weights(self) -> Self:
+        """Return a copy for a network that already has its weights: what it started from may be gone."""
+        return copy.deepcopy(self)
+
+    def without_images_in_memory(self) -> Self:
+        """Return a copy that reads images when their turn comes, where only a few of them are needed."""
+        return copy.deepcopy(self)
 
     @classmethod
     def recipe_names(cls) -> list[str]:
-        """Recipes of this kind that come with the package, by name."""
-        entries = _recipes(cls.RECIPES).iterdir()
-        return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+        """Return the names of the task's recipes."""
+        return sorted(file.name.removesuffix(".yaml") for file in cls._recipes().iterdir() if ".yaml" in file.name)
+
+    @classmethod
+    def _recipes(cls) -> Any:
+        return resources.files(cls.__module__.rpartition(".")[0]) / "recipes"
 
     @classmethod
     def read(cls, path_or_name: str) -> Self:
-        """A config from a YAML file, or from a recipe that comes with the package.
+        """Read a config from a YAML file, or a recipe of the package by its name.
 
         Raises:
-            UsageError: no such file or recipe, YAML that is broken or holds tags (nothing in it is run).
+            UsageError: no such file or recipe, YAML that is damaged or holds tags (no code in it is run).
         """
-        import yaml
+        path = Path(path_or_name)
+        return (
+            cls.from_dict(parse_yaml(path.read_text(), path_or_name))
+            if path.is_file()
+            else cls.read_recipe(path_or_name)
+        )
 
-        path, names = Path(path_or_name), cls.recipe_names()
-        if path.is_file():
-            text = path.read_text()
-        elif path_or_name in names:
-            text = (_recipes(cls.RECIPES) / f"{path_or_name}.yaml").read_text()
-        else:
-            raise UsageError(f"{path_or_name!r} is no file and no recipe of the package ({', '.join(names)})")
-        try:
-            values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            raise UsageError(f"{path_or_name} is not plain YAML: {str(error).splitlines()[0]}") from error
-        if not isinstance(values, dict):
-            raise UsageError(f"{path_or_name} must hold sections model, data, recipe, run")
-        return cls.from_dict(values)
+    @classmethod
+    def read_recipe(cls, name: str) -> Self:
+        """Read a recipe of the package, whatever files the working directory has.
+
+        Raises:
+            UsageError: no such recipe.
+        """
+        names = cls.recipe_names()
+        if name not in names:
+            raise UsageError(f"{name!r} is neither a file nor a recipe of the package ({', '.join(names)})")
+        return cls.from_dict(parse_yaml((cls._recipes() / f"{name}.yaml").read_text(), name))
 
 
-def _recipes(folder: str) -> Any:
-    return resources.files("sasa.tasks") / folder
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    """Parse the text of a config; `name` is for messages.
+
+    Raises:
+        UsageError: not plain YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name} is not plain YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{name} must hold sections model, data, recipe, run")
+    return values
+
+
+def absolute(path: str) -> str:
+    """Return a path that exists, or a pattern of files such as DIR/train-{0000..0012}.tar, as an absolute path.
+
+    Anything else (a name) is returned as it is, and so is "digits", which always means the built-in data set.
+    """
+    place = Path(path).expanduser()
+    is_path = place.exists() or ("{" in path and place.parent.is_dir())
+    return str(place.absolute()) if path not in ("", "digits") and is_path else path
 
 
 def same_type(key: str, value: Any, like: Any) -> Any:
-    """The value as the type that `like` has, where that loses nothing; "auto" stays where it is a default."""
+    """Return the value as the type of `like`, where that loses nothing; "auto" is allowed where it is a default."""
     if key in AUTOMATIC and value == "auto":
         return value
     wanted = float if key in AUTOMATIC else type(like)
@@ -238,7 +288,7 @@ def same_type(key: str, value: Any, like: Any) -> Any:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """[("recipe.epochs", 90), ...] of nested dictionaries."""
+    """Return [("recipe.epochs", 90), ...] for nested dictionaries."""
     flat = []
     for key, value in values.items():
         if isinstance(value, dict):
@@ -249,7 +299,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """("recipe.epochs", 5) of "recipe.epochs=5"; the value is read as YAML."""
+    """Return ("recipe.epochs", 5) for "recipe.epochs=5"; the value is read as YAML."""
     import yaml
 
     key, equals, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to save and stop, a second one ends at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: the first asks the loop to save and stop, a second one ends the process at once."""
 
 import signal
 from types import FrameType
@@ -8,7 +8,7 @@ from sasa.errors import SasaError
 
 
 class StoppedError(SasaError):
-    """Training was stopped by a signal, after saving; the exit status is 128 + the signal's number."""
+    """A signal stopped the training, after saving; the exit status is 128 + the signal's number."""
 
     def __init__(self, sentence: str, number: int) -> None:
         super().__init__(sentence)
@@ -16,29 +16,29 @@ class StoppedError(SasaError):
 
 
 class StopRequest:
-    """While entered, `signal_number` is None until SIGINT or SIGTERM arrives, and then its number.
+    """Context manager that records SIGINT and SIGTERM: `signal_number` is None until one of them arrives.
 
-    One that is entered within another begins with what the other has heard: a run whose building a signal met stops
-    after its first step.
+    A nested one starts with what the outer one has received: a run that got a signal while it was set up stops after
+    its first step.
     """
 
     _entered: ClassVar[list["StopRequest"]] = []
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._before: dict[int, object] = {}
+        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
         if self._entered:
             self.signal_number = self._entered[-1].signal_number
         self._entered.append(self)
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
+            self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._entered.remove(self)
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What the loop trains: the part that differs between classification and detection."""
+"""The interface between the loop and a task: what differs between classification and detection."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,25 +6,22 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from sasa.data.sampler import EpochBatches
-from sasa.training.settings import Config
-
 
 class Scored(Protocol):
-    """The result of scoring held-out images."""
+    """The score on the held-out images."""
 
     @property
     def quality(self) -> tuple[float, ...]:
-        """What the best checkpoint is chosen by, more is better."""
+        """Figures that the best checkpoint is chosen by; larger is better, the first one counts most."""
         ...
 
     def row(self) -> dict[str, float]:
-        """What metrics.csv holds of it."""
+        """Return the columns of metrics.csv."""
         ...
 
 
 class Images(Protocol):
-    """A data set; `classes` are their names."""
+    """A split of a data set; `classes` are their names."""
 
     @property
     def classes(self) -> list[str]: ...  # noqa: D102
@@ -35,8 +32,8 @@ class Images(Protocol):
 class Task(Protocol):
     """A network, its images, its loss and its score.
 
-    `steps_per_epoch` and `steps` count steps of the optimizer. `skipped` holds names of images that could not be
-    read, and were left out.
+    `steps_per_epoch` and `steps` count steps of the optimizer. `skipped` holds the names of images that could not be
+    read and were left out.
     """
 
     steps_per_epoch: int
@@ -45,58 +42,47 @@ class Task(Protocol):
 
     @property
     def train(self) -> Images:
-        """What it learns from."""
+        """The training images."""
         ...
 
     @property
     def held_out(self) -> Images:
-        """What it is scored on."""
+        """The held-out images, which the network is scored on."""
         ...
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The network that is trained."""
         ...
 
     def batches(self, step: int) -> Iterator[Any]:
-        """From a step on, the parts of each step that this process goes through."""
+        """Iterate over this process's micro-batches, `recipe.accumulate` for each step, from `step` on."""
         ...
 
     def loss(self, model: nn.Module, batch: Any, seed: int) -> tuple[Tensor, dict[str, float]]:
-        """The mean loss of a batch, and sums over its images that metrics.csv shall hold the means of."""
+        """Return the mean loss of a batch, and sums over its images whose means are columns of metrics.csv."""
         ...
 
     def names(self, batch: Any) -> list[str]:
-        """What a person would call the images of a batch."""
+        """Return the names of the images of a batch, for messages."""
+        ...
+
+    def describe(self, images: Any, index: int) -> str:
+        """Return the name and the labels of an image of a split, the same wherever the data set is."""
         ...
 
     def score(self, model: nn.Module) -> Scored:
-        """Score held-out images, each once over all processes."""
+        """Score the held-out images, each once over all processes."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the network, with what belongs to it."""
+    def save(self, directory: Path) -> None:
+        """Write the network with its class names and preprocessing."""
         ...
 
     def summary(self, score: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """What summary.json says of the result: the score at the end, and the best of the epochs' rows."""
+        """Return the task's part of summary.json: the score at the end, and the best of the epochs' rows."""
         ...
 
-    def draw(self, score: Any, rows: list[dict[str, Any]], folder: Path) -> None:
-        """Images of the result, for a person, in the run's folder."""
+    def draw(self, score: Any, rows: list[dict[str, Any]], directory: Path) -> None:
+        """Draw the results into the run's directory."""
         ...
-
-
-def order_of(config: Config, fabric: Any, images: int, step: int = 0, groups: Any = None) -> EpochBatches:
-    """The order in which this process goes through so many training images, from `step` on."""
-    return EpochBatches(
-        images,
-        config.recipe.batch_size,
-        config.recipe.epochs,
-        config.run.seed,
-        step,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        accumulate=config.recipe.accumulate,
-        groups=groups,
-    )

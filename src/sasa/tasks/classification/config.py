@@ -1,7 +1,7 @@
-"""A run of `sasa train`: its data, its recipe, and where both are read from."""
+"""Settings of `sasa train`: data, recipe, and where both are read from."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.errors import UsageError
@@ -10,25 +10,25 @@ from sasa.training.settings import Config, RecipeConfig
 
 @dataclass
 class DataConfig:
-    """What is learned from.
+    """The images: where they are and how they are prepared.
 
     Args:
-        source: "digits"; a folder of class folders, of parquet files, of WebDataset shards, or as torchvision lays
-            out CIFAR and MNIST; a parquet file.
+        source: "digits"; a directory of class directories, of parquet files, of WebDataset shards, or as torchvision
+            stores CIFAR and MNIST; a parquet file.
         held_out: the fraction held out where the data has no split of its own.
         limit: train on the first so many images of a seeded order, 0 for all.
         image_size: side of the square that the network sees, in pixels.
         channels: 3 (RGB) or 1 (gray).
-        mean, std: of each channel, pixels being 0 to 1.
-        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction, and cuts the centre out.
+        mean, std: of each channel, for pixels 0 to 1.
+        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and crops the centre.
         crop: "resized", "pad" or "none" (see `Augmentation`).
         crop_padding: pixels, for crop "pad".
-        crop_scale: smallest part of the image's area, for crop "resized".
-        flip: whether training swaps left and right at random.
+        crop_scale: smallest fraction of the image's area, for crop "resized".
+        flip: whether training flips images left to right at random.
         auto_augment: "" for none, or a policy by timm's name such as "rand-m9-mstd0.5-inc1" (RandAugment).
-        erasing: share of the training images from which a rectangle is erased.
+        erasing: fraction of the training images in which a rectangle is erased.
         in_memory: decode all images once and augment them in batches on the device.
-        on_bad_image: what to do with an image that cannot be read: "error", or "skip" (left out, counted, listed).
+        on_bad_image: an image that cannot be read is an "error", or is left out, counted and listed ("skip").
         workers: processes that read images; 0 reads them in the training process.
     """
 
@@ -51,20 +51,20 @@ class DataConfig:
     workers: int = 2
 
     def preprocessing(self) -> Preprocessing:
-        """The part that evaluation and prediction need as well."""
+        """Return the part that evaluation and prediction need as well."""
         return Preprocessing(self.image_size, self.channels, tuple(self.mean), tuple(self.std), self.crop_fraction)
 
     def augmentation(self) -> Augmentation:
-        """The part that only training does."""
+        """Return the part for training alone."""
         return Augmentation(self.crop, self.crop_padding, self.crop_scale, self.flip, self.auto_augment, self.erasing)
 
 
 @dataclass
 class ClassificationRecipe(RecipeConfig):
-    """How classes are learned: the settings of every recipe, and these.
+    """Settings of the training: those of every task, and these.
 
     Args:
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target that is spread over all classes.
         mixup, cutmix: parameter of the beta distribution that mixes pairs of images, 0 for none.
     """
 
@@ -75,11 +75,10 @@ class ClassificationRecipe(RecipeConfig):
 
 @dataclass
 class TrainConfig(Config):
-    """Everything that decides a run of classification. `model` holds `name` and any option of `sasa.create_model`."""
+    """All settings of a classification run. `model` holds `name` and any option of `sasa.create_model`."""
 
     TASK: ClassVar[str] = "classification"
     COMMAND: ClassVar[str] = "train"
-    RECIPES: ClassVar[str] = "classification/recipes"
 
     model: dict[str, Any] = field(default_factory=lambda: {"name": "sasa_resnet26"})
     data: DataConfig = field(default_factory=DataConfig)
@@ -91,12 +90,17 @@ class TrainConfig(Config):
         if self.data.limit < 0:
             raise UsageError(f"data.limit must be at least 0, got {self.data.limit}")
 
+    def without_images_in_memory(self) -> Self:
+        """Return a copy that reads images when their turn comes, where only a few of them are needed."""
+        changed = super().without_images_in_memory()
+        changed.data.in_memory = False
+        return changed
+
 
 def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> TrainConfig:
-    """The config of a file or recipe with changes applied in order.
+    """Return the config of a file or recipe with changes applied in order.
 
-    Without either, or with the data "digits" alone, it is the recipe for the digits; images of one's own start
-    from the defaults of the classes above.
+    Without a file or recipe it is the recipe "digits" if the data is "digits", else the defaults above.
     """
     data = dict(changes).get("data.source", "digits")
     config = TrainConfig.read(path_or_name or "digits") if path_or_name or data == "digits" else TrainConfig()

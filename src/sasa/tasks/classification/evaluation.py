@@ -1,31 +1,120 @@
-"""`sasa eval`: a trained network on held-out images."""
+"""Accuracy and loss on held-out images: while training, and of a trained network (`sasa eval`)."""
 
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sasa.data.classification import Source, open_splits
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sasa.data.classification import open_splits
+from sasa.data.classification.batch import Batch
 from sasa.data.classification.loader import evaluation_loader
-from sasa.errors import DataError, SasaError
+from sasa.errors import DataError
 from sasa.metrics.confusion import ClassScore, Confusion, most_confused, per_class
-from sasa.models.hub import locate
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.classification.predictor import Predictor
-from sasa.tasks.classification.score import Score, evaluate
+from sasa.tasks.trained import EvaluationOptions, config_and_options
 
 MOST_CONFUSED = 20  # pairs of classes that are listed
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A network's score with the names that belong to it.
+class Score:
+    """A network's score on held-out images.
+
+    Args:
+        loss: mean cross-entropy.
+        top1, top5: fraction of the images whose class has the highest logit, or one of the five highest.
+        count: images.
+        confusion: (classes, classes), int64, on the CPU: images of class `row` that were predicted as `column`.
+        skipped: indices in the source of images that could not be read.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    count: int
+    confusion: Tensor
+    skipped: list[int] = field(default_factory=list)
+
+    def row(self) -> dict[str, float]:
+        """Return the columns of metrics.csv."""
+        return {"held_out_loss": round(self.loss, 6), "held_out_top1": round(self.top1, 6)}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures by the names in summary.json."""
+        return {
+            "held_out_top1": round(self.top1, 6),
+            "held_out_top5": round(self.top5, 6),
+            "held_out_loss": round(self.loss, 6),
+            "held_out_pictures": self.count,
+        }
+
+    @property
+    def quality(self) -> tuple[float, float]:
+        """Figures that the best checkpoint is chosen by: top-1, and the loss if that is equal."""
+        return self.top1, -self.loss
+
+
+@torch.no_grad()
+def score_batches(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+    channels_last: bool = False,
+    sum_over_processes: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Score:
+    """Score a model in eval mode; afterwards it is in the mode it was in.
+
+    Args:
+        model: (B, channels, H, W) -> logits (B, num_classes).
+        batches: of held-out images; with several processes, those of this process.
+        num_classes: classes of the model.
+        device: of the model.
+        channels_last: memory layout of the images.
+        sum_over_processes: returns the sum of a tensor over all processes.
+    """
+    training = model.training
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)  # loss, correct top-1, correct top-5, images
+    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64)
+    skipped: list[int] = []
+    for batch in batches:
+        skipped += batch.skipped
+        if len(batch):
+            batch = batch.to(device, channels_last)
+            sums += _sums(model(batch.images).float(), batch.labels, confusion)
+    model.train(training)
+    loss, top1, top5, count = sum_over_processes(sums).tolist()
+    seen = max(1.0, count)
+    confusion = sum_over_processes(confusion).view(num_classes, -1)
+    return Score(loss / seen, top1 / seen, top5 / seen, int(count), confusion, skipped)
+
+
+def _sums(logits: Tensor, labels: Tensor, confusion: Tensor) -> Tensor:
+    """Return [loss, correct top-1, correct top-5, images] of a batch, on the CPU; add it to the flat `confusion`."""
+    predicted = logits.topk(min(5, logits.shape[1])).indices
+    correct = predicted == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    cells = (labels * logits.shape[1] + predicted[:, 0]).cpu()
+    confusion += torch.bincount(cells, minlength=len(confusion))
+    values = [loss.item(), correct[:, 0].sum().item(), correct.sum().item(), len(labels)]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ClassificationEvaluation:
+    """A trained network's score with its class names.
 
     Args:
         score: over all images that could be read.
-        labels: names of the classes.
+        labels: class names.
         skipped: names of the images that could not be read.
-        seconds: reading the images included.
+        seconds: with reading the images.
     """
 
     score: Score
@@ -34,90 +123,67 @@ class Scored:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """The figures over all classes, by the names that summary.json has."""
-        score = self.score
-        values = {
-            "held_out_top1": round(score.top1, 6),
-            "held_out_top5": round(score.top5, 6),
-            "held_out_loss": round(score.loss, 6),
-            "held_out_pictures": score.count,
-            "images_per_second": round(score.count / max(self.seconds, 1e-9), 1),
-        }
+        """Return the figures over all classes, by the names in summary.json."""
+        speed = round(self.score.count / max(self.seconds, 1e-9), 1)
+        values = {**self.score.summary(), "images_per_second": speed}
         return {**values, "skipped_pictures": len(self.skipped)} if self.skipped else values
 
     def classes(self) -> list[ClassScore]:
-        """Recall and precision of each class."""
+        """Return recall and precision of each class."""
         return per_class(self.score.confusion, self.labels)
 
+    def class_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Return a heading and a row for each class; None where a class had no images or was never predicted."""
+        rows = [[row.label, row.images, row.recall, row.precision] for row in self.classes()]
+        return ["class", "images", "recall", "precision"], rows
+
     def confused(self) -> list[Confusion]:
-        """The pairs of classes that were most often taken for each other."""
+        """Return the pairs of classes that were confused most often."""
         return most_confused(self.score.confusion, self.labels, MOST_CONFUSED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON holds it. `confusion` has a row for each true class and a column for each answer."""
+        """Return everything as JSON holds it. `confusion` has a row for each true class."""
         return {
             **self.summary(),
             "skipped": self.skipped,
             "labels": self.labels,
-            "classes": [_recorded(row) for row in self.classes()],
-            "most_confused": [_recorded(pair) for pair in self.confused()],
+            "classes": [_to_json(row) for row in self.classes()],
+            "most_confused": [_to_json(pair) for pair in self.confused()],
             "confusion": self.score.confusion.tolist(),
         }
 
 
-def _recorded(row: ClassScore | Confusion) -> dict[str, Any]:
-    """The row as JSON holds it, where the number of images has always been called "pictures"."""
+def _to_json(row: ClassScore | Confusion) -> dict[str, Any]:
+    """Return the row as JSON holds it, where the number of images has always been called "pictures"."""
     return {"pictures" if name == "images" else name: value for name, value in asdict(row).items()}
 
 
-def score_network(
-    predictor: Predictor,
-    name: str,
-    data: str | None = None,
-    batch_size: int = 64,
-    workers: int | None = None,
-    on_bad_image: str = "error",
-) -> Scored:
-    """Score on the held-out part of `data`, or of the data that the run had.
+def evaluate(predictor: Predictor, name: str, options: EvaluationOptions | None = None) -> ClassificationEvaluation:
+    """Score a trained network on held-out images: by default those that its run held out.
 
     Args:
         predictor: the network.
         name: the directory that it came from, or hf:OWNER/NAME.
-        data: as `open_splits` takes it; by default that of the run.
-        batch_size: images that go through the network together.
-        workers: processes that read images; by default as many as the run had, or none.
-        on_bad_image: "error" or "skip".
+        options: `split` is not used: the held-out images are always the data's own validation or test images, or else
+            drawn as the run drew them, so that none is a training image of the run.
 
     Raises:
-        SasaError: no data named, and the directory is no run.
+        SasaError: no data given, and the directory is not a run.
         DataError: the data has other classes than the network; an image, or with "skip" every one, cannot be read.
     """
-    config = _config_of(locate(name))
-    if data is None and config is None:
-        raise SasaError(f"{name} is no run with data of its own: name some with --data")
-    source = _held_out(data, config)
+    config, options = config_and_options(name, options, TrainConfig)
+    _, source = open_splits(str(options.data), config.data.held_out, config.run.seed)
     if source.classes != predictor.labels:
         raise DataError(
             f"the data has {len(source.classes)} classes ({', '.join(source.classes[:3])}, ...), the network knows "
             f"{len(predictor.labels)} ({', '.join(predictor.labels[:3])}, ...)"
         )
-    if workers is None:
-        workers = config.data.workers if config else 0
     began = time.monotonic()
-    batches = evaluation_loader(source, predictor.preprocessing, batch_size, workers, on_bad_image)
-    score = evaluate(predictor.network, batches, len(predictor.labels), predictor.device)
+    batches = evaluation_loader(
+        source, predictor.preprocessing, options.batch_size, options.workers or 0, options.on_bad_image
+    )
+    score = score_batches(predictor.network, batches, len(predictor.labels), predictor.device)
     if not score.count:
         raise DataError(f"none of the {len(source)} held-out images can be read")
     skipped = [source.name(index) for index in score.skipped]
-    return Scored(score, predictor.labels, skipped, time.monotonic() - began)
-
-
-def _config_of(directory: Path) -> TrainConfig | None:
-    path = directory / "config.yaml"
-    return TrainConfig.read(str(path)) if path.is_file() else None
-
-
-def _held_out(data: str | None, config: TrainConfig | None) -> Source:
-    """Drawn as the run drew it, so that no image that it learned from is among them."""
-    config = config or TrainConfig()
-    return open_splits(data or config.data.source, config.data.held_out, config.run.seed)[1]
+    return ClassificationEvaluation(score, predictor.labels, skipped, time.monotonic() - began)

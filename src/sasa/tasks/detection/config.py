@@ -1,7 +1,7 @@
-"""A run of `sasa detect train`: its data, its recipe, and where both are read from."""
+"""Settings of `sasa detect train`: data, recipe, and where both are read from."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sasa.data.detection.transforms import DetectionAugmentation, DetectionPreprocessing
 from sasa.errors import UsageError
@@ -10,18 +10,18 @@ from sasa.training.settings import Config, RecipeConfig
 
 @dataclass
 class DetectionData:
-    """What is learned from.
+    """The images: where they are and how they are prepared.
 
     Args:
-        source: a folder with COCO's or Roboflow's JSON or Pascal VOC's XML, or a JSON file of COCO's.
+        source: a directory with COCO's or Roboflow's JSON or Pascal VOC's XML, or a COCO JSON file.
         held_out: the fraction held out where the data has no validation split of its own.
-        image_size: pixels into whose square an image is fitted: its longer side.
-        mean, std: of each channel, pixels being 0 to 1.
-        jitter_min, jitter_max: training fits an image into image_size times a factor between these, and cuts a part
-            of at most image_size x image_size out of it.
-        flip, vertical_flip: whether training mirrors images at random.
+        image_size: an image is resized so that its longer side has this many pixels.
+        mean, std: of each channel, for pixels 0 to 1.
+        jitter_min, jitter_max: training resizes the longer side to image_size times a factor between these, and crops
+            at most image_size x image_size.
+        flip, vertical_flip: whether training flips images at random, left to right or top to bottom.
         colour: how much training changes brightness, contrast and saturation, 0 to 1.
-        on_bad_image: what to do with an image that cannot be read: "error", or "skip" (left out, counted, listed).
+        on_bad_image: an image that cannot be read is an "error", or is left out, counted and listed ("skip").
         workers: processes that read images; 0 reads them in the training process.
     """
 
@@ -39,22 +39,22 @@ class DetectionData:
     workers: int = 2
 
     def preprocessing(self) -> DetectionPreprocessing:
-        """The part that evaluation and prediction need as well."""
+        """Return the part that evaluation and prediction need as well."""
         return DetectionPreprocessing(self.image_size, tuple(self.mean), tuple(self.std))
 
     def augmentation(self) -> DetectionAugmentation:
-        """The part that only training does."""
+        """Return the part for training alone."""
         return DetectionAugmentation(self.jitter_min, self.jitter_max, self.flip, self.vertical_flip, self.colour)
 
 
 @dataclass
 class DetectionRecipe(RecipeConfig):
-    """How boxes are learned: the settings of every recipe, and these.
+    """Settings of the training: those of every task, and these.
 
     Args:
-        box_weight: factor of the boxes' loss beside the classes'.
-        backbone: "" to start from random weights, or the folder of a run of `sasa train` (or hf:OWNER/NAME) whose
-            weights the backbone starts from.
+        box_weight: factor of the box loss; that of the classification loss is 1.
+        backbone: "" for random initial weights of the backbone, or the directory of a run of `sasa train` (or
+            hf:OWNER/NAME) whose weights it starts from.
     """
 
     box_weight: float = 1.0
@@ -63,11 +63,11 @@ class DetectionRecipe(RecipeConfig):
 
 @dataclass
 class DetectionConfig(Config):
-    """Everything that decides a run of detection. `model` holds `name` and any option of `sasa.create_model`."""
+    """All settings of a detection run. `model` holds `name` and any option of `sasa.create_model`."""
 
     TASK: ClassVar[str] = "detection"
     COMMAND: ClassVar[str] = "detect train"
-    RECIPES: ClassVar[str] = "detection/recipes"
+    PATHS: ClassVar[tuple[str, ...]] = ("data.source", "recipe.backbone")
 
     model: dict[str, Any] = field(default_factory=lambda: {"name": "retinanet_sasa_resnet26_attnheads"})
     data: DetectionData = field(default_factory=DetectionData)
@@ -79,7 +79,13 @@ class DetectionConfig(Config):
         if self.recipe.box_weight < 0:
             raise UsageError(f"recipe.box_weight must be at least 0, got {self.recipe.box_weight}")
 
+    def without_initial_weights(self) -> Self:
+        """Return a copy without `recipe.backbone`."""
+        changed = super().without_initial_weights()
+        changed.recipe.backbone = ""
+        return changed
+
 
 def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> DetectionConfig:
-    """The config of a file or recipe, by default the recipe "small", with changes applied in order."""
+    """Return the config of a file or recipe (by default "small") with changes applied in order."""
     return DetectionConfig.read(path_or_name or "small").apply(changes)

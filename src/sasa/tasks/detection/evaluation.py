@@ -1,38 +1,57 @@
-"""`sasa detect eval`: a trained detector on the images of a split."""
+"""Average precision on the images of a split: while training, and of a trained detector (`sasa detect eval`)."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
+from sasa.data.detection.batch import DetectionBatch
 from sasa.data.detection.loader import evaluation_batches
 from sasa.data.detection.open import open_detection_split
-from sasa.errors import DataError, SasaError
+from sasa.data.detection.source import DetectionSource
+from sasa.errors import DataError
 from sasa.metrics.average_precision import AveragePrecision, average_precision
-from sasa.models.hub import locate
+from sasa.models.boxes import Boxes
+from sasa.models.retinanet_config import RetinaNetConfig
 from sasa.tasks.detection.config import DetectionConfig
-from sasa.tasks.detection.predictor import Detector, find_all
+from sasa.tasks.detection.predictor import Detector, find
+from sasa.tasks.trained import EvaluationOptions, config_and_options
+
+
+class DetectionScore(AveragePrecision):
+    """Average precision on held-out images, with the columns of metrics.csv."""
+
+    def row(self) -> dict[str, float]:
+        """Return the columns of metrics.csv."""
+        figures = {"held_out_map": self.map, "held_out_map50": self.map50, "held_out_map75": self.map75}
+        return {name: round(figure, 6) for name, figure in figures.items()}
 
 
 @dataclass(frozen=True)
-class DetectionScored:
-    """A detector's score.
+class DetectionEvaluation:
+    """A trained detector's score.
 
     Args:
         score: over all images that could be read.
-        results: what was found, as COCO has results.
-        skipped: names of the images that could not be read: what is in them counts as not found.
-        problems: what is wrong with the annotations, a sentence each.
-        seconds: reading the images included.
+        labels: class names.
+        results: the boxes found, as in COCO's results files.
+        skipped: names of the images that could not be read; their boxes count as not found.
+        problems: sentences about the annotations.
+        seconds: with reading the images.
     """
 
     score: AveragePrecision
+    labels: list[str]
     results: list[dict[str, Any]]
     skipped: list[str]
     problems: list[str]
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """The figures over all classes, as shares of 1."""
+        """Return the figures over all classes, as fractions of 1."""
         score = self.score.to_dict()
         names = {"map": "map", "map50": "map50", "map75": "map75"}
         names |= {f"map_{size}": size for size in ("small", "medium", "large")}
@@ -47,51 +66,81 @@ class DetectionScored:
             values["problems_in_annotations"] = len(self.problems)
         return {**values, "skipped_pictures": len(self.skipped)} if self.skipped else values
 
+    def class_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Return a heading and a row for each class; None where it has no boxes."""
+        score = self.score.to_dict()
+        rows = [[name, score["boxes"][name], *figures] for name, figures in score["per_class"].items()]
+        return ["class", "boxes", "mAP", "mAP 50"], rows
+
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the boxes, as JSON holds it."""
+        """Return everything but the boxes, as JSON holds it."""
         return {**self.score.to_dict(), "skipped": self.skipped, "problems": self.problems}
 
 
-def score_detector(
-    detector: Detector,
-    name: str,
-    data: str | None = None,
-    split: str = "val",
-    batch_size: int = 8,
-    workers: int | None = None,
-    on_bad_image: str = "error",
-) -> DetectionScored:
-    """Score on a split of `data`, or of the data that the run had.
+def evaluate(detector: Detector, name: str, options: EvaluationOptions | None = None) -> DetectionEvaluation:
+    """Score a trained detector on the images of a split: by default the validation split of its run's data.
 
     Args:
-        detector: the network with its labels.
+        detector: the network with its class names.
         name: the directory that it came from, or hf:OWNER/NAME.
-        data: as `open_detection_split` takes it; by default that of the run.
-        split: "train", "val" or "test".
-        batch_size: images that go through the network together.
-        workers: processes that read images; by default as many as the run had, or none.
-        on_bad_image: "error" or "skip".
+        options: the data and how it is read.
 
     Raises:
-        SasaError: no data named, and the directory is no run.
+        SasaError: no data given, and the directory is not a run.
         DataError: the data has other classes than the network; an image, or with "skip" every one, cannot be read.
     """
-    path = locate(name) / "config.yaml"
-    config = DetectionConfig.read(str(path)) if path.is_file() else None
-    if data is None and config is None:
-        raise SasaError(f"{name} is no run with data of its own: name some with --data")
-    settings = config or DetectionConfig()
+    config, options = config_and_options(name, options, DetectionConfig)
     source = open_detection_split(
-        data or settings.data.source, split, settings.data.held_out, settings.run.seed, detector.labels
+        str(options.data), options.split, config.data.held_out, config.run.seed, detector.labels
     )
-    if workers is None:
-        workers = config.data.workers if config else 0
     began = time.monotonic()
-    batches = evaluation_batches(source, detector.preprocessing, batch_size, workers, on_bad_image)
+    batches = evaluation_batches(
+        source, detector.preprocessing, options.batch_size, options.workers or 0, options.on_bad_image
+    )
     results, skipped = find_all(detector.network, batches, source, detector.device, detector.network.config)
     if len(skipped) == len(source):
         raise DataError(f"none of the {len(source)} images can be read")
-    names = [source.name(index) for index in skipped]
-    problems = [str(problem) for problem in source.problems]
-    score = average_precision(source.coco(), results)
-    return DetectionScored(score, results, names, problems, time.monotonic() - began)
+    return DetectionEvaluation(
+        average_precision(source.coco(), results),
+        detector.labels,
+        results,
+        [source.name(index) for index in skipped],
+        [str(problem) for problem in source.problems],
+        time.monotonic() - began,
+    )
+
+
+def find_all(
+    model: nn.Module,
+    batches: Iterable[DetectionBatch],
+    source: DetectionSource,
+    device: torch.device,
+    config: RetinaNetConfig,
+    channels_last: bool = False,
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Find boxes in the images of a source; return COCO's results, and the indices of images that could not be read.
+
+    The model is in eval mode meanwhile, and afterwards in the mode it was in.
+    """
+    training = model.training
+    model.eval()
+    results, skipped = [], []
+    for batch in batches:
+        skipped += batch.skipped
+        if len(batch):
+            batch = batch.to(device, channels_last)
+            found = find(model, batch.images, batch.sizes, batch.originals, config)
+            for index, boxes in zip(batch.indices.tolist(), found, strict=True):
+                results += coco_results(boxes, source.image_id(index), source.category_ids)
+    model.train(training)
+    return results, skipped
+
+
+def coco_results(found: Boxes, image_id: int | str, category_ids: list[int]) -> list[dict[str, Any]]:
+    """Return the boxes of an image as entries of COCO's results files: bbox is (x, y, width, height)."""
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for (x1, y1, x2, y2), label, score in zip(
+            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+        )
+    ]

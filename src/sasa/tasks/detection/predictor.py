@@ -1,29 +1,26 @@
-"""A trained detector with what belongs to it: class names and preprocessing. Finds boxes in images."""
+"""A trained detector: finds boxes in images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sasa.data.detection.batch import DetectionBatch, pad_batch
-from sasa.data.detection.source import DetectionSource
+from sasa.data.detection.batch import PAD_MULTIPLE, pad_batch
 from sasa.data.detection.transforms import DetectionPreprocessing
 from sasa.models import RetinaNet
 from sasa.models.boxes import SCORED, Boxes, Selection, select
 from sasa.models.retinanet_config import RetinaNetConfig
-from sasa.tasks.classification.predictor import choose_device, load_trained
+from sasa.tasks.trained import TrainedNetwork
 
-BATCH = 8  # images that go through the network together
+Size = tuple[int, int]  # (height, width) in pixels
 
 
 @dataclass(frozen=True)
 class Detected:
-    """The boxes found in one image, best first, in its own pixels."""
+    """The boxes found in one image, best first, in the pixels of the image file."""
 
     name: str
     boxes: list[tuple[float, float, float, float]]
@@ -31,7 +28,7 @@ class Detected:
     scores: list[float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: boxes are (x1, y1, x2, y2)."""
+        """Return plain values for JSON; boxes are (x1, y1, x2, y2)."""
         found = zip(self.labels, self.scores, self.boxes, strict=True)
         return {
             "picture": self.name,
@@ -39,41 +36,50 @@ class Detected:
         }
 
 
-class Detector:
-    """A network of a run's folder, or of any directory that `save_pretrained` wrote with labels and preprocessing."""
+class Detector(TrainedNetwork):
+    """A trained detector with its class names and preprocessing."""
 
-    def __init__(self, network: RetinaNet, labels: list[str], preprocessing: DetectionPreprocessing) -> None:
-        self.network, self.labels, self.preprocessing = network.eval(), labels, preprocessing
-        self.device = next(network.parameters()).device
+    NETWORK: ClassVar[type] = RetinaNet
+    OTHER_TASK: ClassVar[str] = "holds a classifier: use sasa eval, sasa predict or sasa attend"
+    BATCH: ClassVar[int] = 8
 
-    @classmethod
-    def load(cls, name: str | Path, device: str = "cpu") -> "Detector":
-        """Read weights, labels and preprocessing.
+    @staticmethod
+    def preprocessing_from(values: dict[str, Any]) -> DetectionPreprocessing:
+        """Make the preprocessing from plain values."""
+        return DetectionPreprocessing(int(values["image_size"]), tuple(values["mean"]), tuple(values["std"]))
 
-        Args:
-            name: a directory, or hf:OWNER/NAME.
-            device: "auto", "cpu" or "cuda".
+    def prepare(self, image: Image.Image) -> tuple[Tensor, Size]:
+        """Return the resized image (3, height, width), normalised, and the size that it had."""
+        return self.preprocessing.evaluation(image), (image.height, image.width)
 
-        Raises:
-            SasaError: not such a directory, no detector, or one without labels or preprocessing; no such device.
+    def answers(
+        self, names: Sequence[str], prepared: Sequence[tuple[Tensor, Size]], options: Selection | None = None
+    ) -> list[Detected]:
+        """Return the boxes of each image that `options` (SCORED) selects.
+
+        Padding changes what a network says near an image's border, so images go through the network together only if
+        they are padded to the same size as alone: the answer does not depend on the other images.
         """
-        place = choose_device(device)
-        other = "holds a classifier: use sasa eval, sasa predict or sasa attend"
-        network, labels, preprocessing = load_trained(name, RetinaNet, other, preprocessing_from)
-        return cls(network.to(place), labels, preprocessing)
+        groups: dict[Size, list[int]] = {}
+        for place, (tensor, _) in enumerate(prepared):
+            groups.setdefault(_padded_size(tensor), []).append(place)
+        found: dict[int, Boxes] = {}
+        for places in groups.values():
+            tensors = [prepared[place][0] for place in places]
+            boxes = find(
+                self.network,
+                pad_batch(tensors).to(self.device),
+                [(tensor.shape[1], tensor.shape[2]) for tensor in tensors],
+                [prepared[place][1] for place in places],
+                self.network.config,
+                options or SCORED,
+            )
+            found |= zip(places, boxes, strict=True)
+        return [self._named(name, found[place]) for place, name in enumerate(names)]
 
     def detect(self, images: Iterable[tuple[str, Image.Image]], selection: Selection) -> Iterator[Detected]:
-        """Boxes of named RGB images of any sizes; images of similar shape are best given one after the other."""
-        stream = iter(images)
-        while named := list(islice(stream, BATCH)):
-            tensors = [self.preprocessing.evaluation(image) for _, image in named]
-            sizes = [(t.shape[1], t.shape[2]) for t in tensors]
-            originals = [(image.height, image.width) for _, image in named]
-            found = find(
-                self.network, pad_batch(tensors).to(self.device), sizes, originals, self.network.config, selection
-            )
-            for (name, _), boxes in zip(named, found, strict=True):
-                yield self._named(name, boxes)
+        """Yield the boxes of each (name, image); images are RGB, of any size."""
+        return (found for found, _ in self.stream(images, selection))
 
     def _named(self, name: str, found: Boxes) -> Detected:
         labels = [self.labels[label] for label in found.labels.tolist()]
@@ -81,24 +87,29 @@ class Detector:
         return Detected(name, boxes, labels, found.scores.tolist())
 
 
+def _padded_size(tensor: Tensor) -> Size:
+    """Return the size that `pad_batch` gives an image alone, in multiples of PAD_MULTIPLE."""
+    return -(-tensor.shape[1] // PAD_MULTIPLE), -(-tensor.shape[2] // PAD_MULTIPLE)
+
+
 @torch.no_grad()
 def find(
     model: nn.Module,
     images: Tensor,
-    sizes: list[tuple[int, int]],
-    originals: list[tuple[int, int]],
+    sizes: list[Size],
+    originals: list[Size],
     config: RetinaNetConfig,
     selection: Selection = SCORED,
 ) -> list[Boxes]:
-    """Boxes in the pixels of the original images, on the CPU.
+    """Find boxes in a batch; return them in pixels of the original images, on the CPU.
 
     Args:
         model: (B, 3, H, W) -> `Outputs`, in eval mode.
         images: (B, 3, H, W), padded.
-        sizes: (height, width) of each image inside its padding.
-        originals: (height, width) of each image as it was.
+        sizes: of each image inside its padding.
+        originals: of each image before it was resized.
         config: of the detector.
-        selection: what is kept.
+        selection: the boxes to keep.
     """
     result = []
     for boxes, (h, w), (height, width) in zip(
@@ -107,44 +118,3 @@ def find(
         scale = torch.tensor([width / w, height / h] * 2)
         result.append(Boxes(boxes.boxes.cpu() * scale, boxes.labels.cpu(), boxes.scores.cpu()))
     return result
-
-
-def find_all(
-    model: nn.Module,
-    batches: Iterable[DetectionBatch],
-    source: DetectionSource,
-    device: torch.device,
-    config: RetinaNetConfig,
-    channels_last: bool = False,
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """COCO's results for the images of a source, and the places of those that could not be read.
-
-    The model is put into eval mode and back.
-    """
-    training = model.training
-    model.eval()
-    results, skipped = [], []
-    for batch in batches:
-        skipped += batch.skipped
-        if len(batch):
-            batch = batch.to(device, channels_last)
-            found = find(model, batch.images, batch.sizes, batch.originals, config)
-            for index, boxes in zip(batch.indices.tolist(), found, strict=True):
-                results += coco_results(boxes, source.image_id(index), source.category_ids)
-    model.train(training)
-    return results, skipped
-
-
-def coco_results(found: Boxes, image_id: int | str, category_ids: list[int]) -> list[dict[str, Any]]:
-    """The boxes of an image as COCO has results: bbox is (x, y, width, height)."""
-    return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        for (x1, y1, x2, y2), label, score in zip(
-            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-        )
-    ]
-
-
-def preprocessing_from(values: dict[str, Any]) -> DetectionPreprocessing:
-    """The inverse of `preprocessing_to`."""
-    return DetectionPreprocessing(int(values["image_size"]), tuple(values["mean"]), tuple(values["std"]))

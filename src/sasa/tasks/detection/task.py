@@ -23,68 +23,63 @@ from sasa.models.boxes import Selection, losses
 from sasa.models.create import load_pretrained
 from sasa.models.hub import locate
 from sasa.models.variants import VARIANTS
-from sasa.tasks.classification.predictor import preprocessing_to
+from sasa.tasks.base import BaseTask, network_options, set_up
 from sasa.tasks.detection.config import DetectionConfig
-from sasa.tasks.detection.predictor import Detector, find_all
-from sasa.tasks.detection.score import DetectionScore
-from sasa.training.processes import gathered
-from sasa.training.run_directory import RunFolder
-from sasa.training.task import order_of
+from sasa.tasks.detection.evaluation import DetectionScore, find_all
+from sasa.tasks.detection.predictor import Detector
+from sasa.training.processes import gather
+from sasa.training.run_directory import RunDirectory
 
-SHOWN = 8  # images in the grid of what was found
-TOLD = 5  # problems in the annotations that are printed; all of them are in problems.txt
-SURE = Selection(score=0.3)  # boxes that are drawn
+SHOWN = 8  # images in the grid of detections
+MOST_PRINTED = 5  # problems in the annotations; problems.txt lists all of them
+DRAWN = Selection(score=0.3)  # boxes in the grid of detections
 
 
-class Detection:
+class Detection(BaseTask):
     """Opens the data of a config and makes its network.
 
     Args:
         config: of the run.
         fabric: Lightning Fabric, launched.
-        images: to train on and to score, in place of the config's own.
+        splits: (training images, held-out images), in place of the config's data.
 
     Raises:
         DataError, ArgumentError: what is wrong with the data or the network's options.
     """
 
     def __init__(
-        self, config: DetectionConfig, fabric: Any, images: tuple[DetectionSource, DetectionSource] | None = None
+        self, config: DetectionConfig, fabric: Any, splits: tuple[DetectionSource, DetectionSource] | None = None
     ) -> None:
-        self.config, self.fabric, data = config, fabric, config.data
+        data = config.data
         check_on_bad_image(data.on_bad_image)
-        data.preprocessing()  # these two now, so that a mistake in them is told before anything is written
+        data.preprocessing()  # these two now, so that an error in them is raised before anything is written
         data.augmentation()
-        self.train, self.held_out = images or open_detection_splits(data.source, data.held_out, config.run.seed)
-        check_boxes(config.data.source, self.train, "training")
-        check_boxes(config.data.source, self.held_out, "held-out")
-        self.network = make_detector(config, len(self.train.classes))
-        order = order_of(config, fabric, len(self.train))
-        self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
-        self.skipped: set[str] = set()
-        sources = (self.train, self.held_out)
-        self.problems = list(dict.fromkeys(str(problem) for source in sources for problem in source.problems))
+        train, held_out = splits or open_detection_splits(data.source, data.held_out, config.run.seed)
+        check_boxes(data.source, train, "training")
+        check_boxes(data.source, held_out, "held-out")
+        super().__init__(config, fabric, (train, held_out), make_detector(config, len(train.classes)))
+        self.problems = list(dict.fromkeys(str(p) for source in (train, held_out) for p in source.problems))
         if fabric.is_global_zero:
-            sys.stderr.write(told(self.problems))
+            sys.stderr.write(first_problems(self.problems))
 
     def batches(self, step: int) -> Iterator[DetectionBatch]:
-        """The parts of each step that this process goes through, from `step` on, augmented."""
-        data, seed = self.config.data, self.config.run.seed
+        """Iterate over this process's augmented micro-batches from `step` on."""
+        data = self.config.data
         return training_batches(
             self.train,
             data.preprocessing(),
             data.augmentation(),
-            seed,
-            order_of(self.config, self.fabric, len(self.train), step),
+            self.config.run.seed,
+            self.order(step),
             data.workers,
             data.on_bad_image,
         )
 
     def loss(self, model: nn.Module, batch: DetectionBatch, seed: int) -> tuple[Tensor, dict[str, float]]:
-        """Focal loss of the classes plus the weighted loss of the boxes."""
+        """Return the focal loss of the classes plus the weighted loss of the boxes."""
         self.skipped.update(self.train.name(index) for index in batch.skipped)
         if not len(batch):
-            return self._nothing(model), {"classification": 0, "box": 0}
+            return self._zero_loss(model), {"classification": 0, "box": 0}
         batch = batch.to(self.fabric.device, self.config.run.channels_last)
         boxes = [targets.boxes[~targets.crowd] for targets in batch.targets]
         labels = [targets.labels[~targets.crowd] for targets in batch.targets]
@@ -93,23 +88,25 @@ class Detection:
         sums = {name: value.item() * len(batch) for name, value in parts._asdict().items()}
         return parts.classification + self.config.recipe.box_weight * parts.box, sums
 
-    def _nothing(self, model: nn.Module) -> Tensor:
-        """A loss without gradient, for a part whose images could all not be read: other processes wait for us."""
+    def _zero_loss(self, model: nn.Module) -> Tensor:
+        """Return a loss without gradient, for a batch in which no image could be read: other processes wait for it."""
         side = self.config.data.image_size
         outputs = model(torch.zeros(2, 3, side, side).to(self.fabric.device))
         return 0 * (outputs.logits.sum() + outputs.deltas.sum())
 
-    def names(self, batch: DetectionBatch) -> list[str]:
-        """What a person would call the images of a batch."""
-        return [self.train.name(index) for index in batch.indices.tolist()]
+    def describe(self, images: DetectionSource, index: int) -> str:
+        """Return the file name in the annotations, and the boxes with their labels."""
+        targets = images.targets(index)
+        boxes = [[round(side, 1) for side in box] for box in targets.boxes.tolist()]
+        return f"{images.file_name(index)}: {targets.labels.tolist()} {boxes}"
 
     def score(self, model: nn.Module) -> DetectionScore:
-        """Mean average precision on the held-out images, each seen once over all processes."""
-        data, fabric, recipe = self.config.data, self.fabric, self.config.recipe
+        """Compute the mean average precision on the held-out images, each seen once over all processes."""
+        data, fabric = self.config.data, self.fabric
         batches = evaluation_batches(
             self.held_out,
             data.preprocessing(),
-            max(1, recipe.batch_size // (fabric.world_size * recipe.accumulate)),
+            self.part,
             data.workers,
             data.on_bad_image,
             fabric.global_rank,
@@ -119,20 +116,15 @@ class Detection:
             model, batches, self.held_out, fabric.device, self.network.config, self.config.run.channels_last
         )
         self.skipped.update(self.held_out.name(index) for index in skipped)
-        if sum(gathered(fabric, len(skipped))) == len(self.held_out):
+        if sum(gather(fabric, len(skipped))) == len(self.held_out):
             raise DataError(
                 f"none of the {len(self.held_out)} held-out images can be read: {self.held_out.name(0)}, ..."
             )
-        found = [each for part in gathered(fabric, results) for each in part]
+        found = [entry for part in gather(fabric, results) for entry in part]
         return DetectionScore(**vars(average_precision(self.held_out.coco(), found)))
 
-    def save(self, folder: Path) -> None:
-        """The network with its labels and preprocessing, as `sasa.create_model` and the commands read it."""
-        preprocessing = preprocessing_to(self.config.data.preprocessing())
-        self.network.save_pretrained(folder, labels=self.train.classes, preprocessing=preprocessing)
-
     def summary(self, score: DetectionScore, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Mean average precision at the end, and of the best epoch."""
+        """Return the mean average precision at the end, and of the best epoch."""
         best = max(rows, key=lambda row: (row["held_out_map"], row["held_out_map50"]))
         return {
             **score.row(),
@@ -144,21 +136,19 @@ class Detection:
             "problems_in_annotations": len(self.problems),
         }
 
-    def draw(self, score: DetectionScore, rows: list[dict[str, Any]], folder: Path) -> None:
-        """Curves, and a grid of held-out images with their boxes and those that were found; problems.txt."""
+    def draw(self, score: DetectionScore, rows: list[dict[str, Any]], directory: Path) -> None:
+        """Draw curves, and a grid of held-out images with the true and the detected boxes; write problems.txt."""
         if self.problems:
-            RunFolder(folder).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
-        draw_curves(learning_curves(rows), folder / "curves.png")
+            RunDirectory(directory).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
+        draw_curves(learning_curves(rows), directory / "curves.png")
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
         shown = [index for index in order if self.held_out.name(index) not in self.skipped][:SHOWN]
         detector = Detector(self.network, self.train.classes, self.config.data.preprocessing())
         images = [self.held_out.read(index) for index in shown]
         named = [(self.held_out.name(index), image) for index, image in zip(shown, images, strict=True)]
-        found = [
-            LabelledBoxes(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, SURE)
-        ]
+        found = [LabelledBoxes(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, DRAWN)]
         draw_detections_grid(
-            images, found, [self._truth(index) for index in shown], self.train.classes, folder / "detections.png"
+            images, found, [self._truth(index) for index in shown], self.train.classes, directory / "detections.png"
         )
 
     def _truth(self, index: int) -> LabelledBoxes:
@@ -176,50 +166,47 @@ def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
     ]
 
 
-def check_boxes(data: str, source: DetectionSource, what: str) -> None:
-    """See to it that there is something to learn, or to score against: now, not after an epoch.
+def check_boxes(data: str, source: DetectionSource, split: str) -> None:
+    """Check, before the first epoch, that a split has a box to learn or to score.
 
     Raises:
-        DataError: no image has a box, crowds apart.
+        DataError: no image has one (crowds do not count).
     """
     if not any((~source.targets(index).crowd).any() for index in range(len(source))):
-        raise DataError(f"{data}: none of the {len(source)} {what} images has a box (crowds do not count)")
+        raise DataError(f"{data}: none of the {len(source)} {split} images has a box (crowds do not count)")
 
 
-def told(problems: list[str]) -> str:
-    """The first problems in the annotations, a line each; "" where there is none."""
-    lines = problems[:TOLD]
-    if len(problems) > TOLD:
-        lines = [*lines, f"and {len(problems) - TOLD} more problems: the finished run has all in problems.txt"]
+def first_problems(problems: list[str]) -> str:
+    """Return the first problems in the annotations, a line each; empty if there are none."""
+    lines = problems[:MOST_PRINTED]
+    if len(problems) > MOST_PRINTED:
+        rest = len(problems) - MOST_PRINTED
+        lines = [*lines, f"and {rest} more problems: the finished run lists all of them in problems.txt"]
     return "".join(f"annotations: {line}\n" for line in lines)
 
 
 def make_detector(config: DetectionConfig, num_classes: int) -> RetinaNet:
-    """The network of the config for the data's classes, seeded; its backbone from a classifier's run if one is named.
+    """Make the config's network for the data's classes, with seeded weights; its backbone from a run if one is named.
 
     Raises:
-        UsageError: the model is no detector, or has another number of classes.
+        UsageError: the model is not a detector, or has another number of classes.
         SasaError: the backbone's weights cannot be read, or do not fit.
     """
-    options = {key: value for key, value in config.model.items() if key != "name"}
-    if options.get("num_classes", num_classes) != num_classes:
-        raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
+    options = network_options(config, num_classes)
     if options.get("in_chans", 3) != 3:
         raise UsageError(f"model.in_chans is {options['in_chans']}, but detection reads images in 3 colours")
     name = str(config.model["name"])
-    no_detector = UsageError(f"{name} is no detector: detectors are called retinanet_..., see sasa models")
-    if name in VARIANTS:  # before its options are looked at: a classifier knows few of them
-        raise no_detector
+    wrong_network = UsageError(f"{name} is not a detector: detectors are called retinanet_..., see sasa models")
+    if name in VARIANTS:  # before its options are checked: a classifier does not know those of a detector
+        raise wrong_network
     torch.manual_seed(config.run.seed)
-    network = create_model(name, **{**options, "num_classes": num_classes})
+    network = create_model(name, **options)
     if not isinstance(network, RetinaNet):
-        raise no_detector
+        raise wrong_network
     if config.recipe.backbone:
         classifier = load_pretrained(locate(config.recipe.backbone))
         if not isinstance(classifier, ResNet):
-            raise UsageError(f"recipe.backbone {config.recipe.backbone} is no classifier")
+            raise UsageError(f"recipe.backbone {config.recipe.backbone} is not a classifier")
         network.load_backbone(classifier)
-    network.set_grad_checkpointing(config.run.gradient_checkpointing)
-    if config.run.channels_last:
-        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    set_up(network, config)
     return network

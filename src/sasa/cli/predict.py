@@ -1,0 +1,126 @@
+"""`sasa predict`, and the body of every task's predict command."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sasa.cli.app import BadImageOption, DeviceOption, ImagesArgument, ModelOption, app, check_choices
+from sasa.cli.output import check_directory_of, shorten, write_json
+from sasa.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from sasa.tasks.classification.predictor import Prediction
+    from sasa.tasks.trained import TrainedNetwork
+
+LONGEST_LABEL = 24  # letters in the table; JSON has the whole names
+
+
+@dataclass(frozen=True)
+class PredictCall:
+    """The options that the predict commands have in common."""
+
+    images: list[str]
+    model: str
+    on_bad_image: str
+    device: str
+    json_file: Path | None
+    draw: Path | None
+
+
+def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> None:
+    """Predict images in batches, print a line for each, and write JSON and drawings if asked for.
+
+    Args:
+        task: its name in the registry.
+        call: the common options.
+        options: of the task's predictor.
+        table: prints the answers.
+    """
+    check_choices(call.device, call.on_bad_image)
+    check_directory_of(call.json_file)
+    from sasa.cli.drawing import open_drawing
+    from sasa.cli.inputs import find_images
+    from sasa.tasks.registry import TASKS
+
+    predictor = TASKS[task].predictor.load(call.model, call.device)
+    paths, skipped, written = find_images(call.images), [], []
+    if call.json_file and call.json_file.resolve() in {path.resolve() for path in paths}:
+        raise UsageError(f"--json {call.json_file} is one of the images to look at: name another file")
+    drawing = open_drawing(task, call.draw, paths, predictor)
+    readable = read_all(predictor, paths, skipped if call.on_bad_image == "skip" else None)
+    table.heading(paths, predictor.labels)
+    for answer, kept in predictor.stream(readable, options, drawing.keep):
+        table.add(answer)
+        drawing.add(answer, kept)
+        if call.json_file:
+            written.append(answer.to_dict())
+    for sentence in skipped:
+        typer.echo(f"skipped: {sentence}", err=True)
+    if len(skipped) == len(paths):
+        raise DataError(f"none of the {len(paths)} images can be read")
+    if call.json_file:
+        write_json(call.json_file, written)
+    if call.draw:
+        typer.echo(drawing.close())
+
+
+class Table:
+    """Prints a line for each answer; the base of the tasks' tables."""
+
+    def heading(self, paths: list[Path], labels: list[str]) -> None:
+        """Print the heading, for images and class names that are known before the first answer."""
+
+    def add(self, answer: Any) -> None:
+        """Print an answer."""
+        raise NotImplementedError
+
+
+def read_all(predictor: "TrainedNetwork", paths: list[Path], skipped: list[str] | None) -> Iterator[tuple[str, Any]]:
+    """Yield (name, image) one by one; if `skipped` is a list, it gets the message about an unreadable image."""
+    for path in paths:
+        try:
+            yield str(path), predictor.read(path)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+
+
+@app.command()
+def predict(
+    images: ImagesArgument,
+    model: ModelOption,
+    top: Annotated[int, typer.Option(min=1, help="Classes to list.")] = 5,
+    on_bad_image: BadImageOption = "error",
+    device: DeviceOption = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the predictions to this file.")] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="A name that ends in .png gets a grid of the first 64; a directory one drawing an image."),
+    ] = None,
+) -> None:
+    """Predict the classes of images: the most likely ones of each, with their softmax."""
+    run_predict("classification", PredictCall(images, model, on_bad_image, device, json_file, draw), top, TopTable(top))
+
+
+class TopTable(Table):
+    """The most likely classes and their softmax; columns are as wide as the longest path and class name."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def heading(self, paths: list[Path], labels: list[str]) -> None:
+        """Print "image  top 1  top 2  ..."."""
+        self.name = min(60, max(len("image"), *(len(str(path)) for path in paths)))
+        self.label = min(LONGEST_LABEL, max(map(len, labels)))
+        columns = "  ".join(f"top {n + 1}".ljust(self.label + 7) for n in range(min(self.top, len(labels))))
+        typer.echo(f"{'image':<{self.name}}  {columns.rstrip()}")
+
+    def add(self, answer: "Prediction") -> None:
+        """Print one line."""
+        best = zip(answer.labels, answer.shares, strict=True)
+        cells = "  ".join(f"{shorten(label, LONGEST_LABEL):<{self.label}} {share:>6.1%}" for label, share in best)
+        typer.echo(f"{answer.name:<{self.name}}  {cells}")

@@ -1,0 +1,115 @@
+"""What a task's package has, and what the tasks do alike between the loop and their data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sasa.data.sampler import EpochBatches
+from sasa.errors import UsageError
+from sasa.tasks.stand_in import KnownSet
+from sasa.tasks.trained import Evaluation, EvaluationOptions, TrainedNetwork, preprocessing_to
+from sasa.training.settings import Config
+from sasa.training.task import Task
+
+
+@dataclass(frozen=True)
+class TaskPackage:
+    """What training and the commands use of a task: the names of its modules.
+
+    Args:
+        config: class of the settings of a run.
+        resolve: (YAML file or recipe or None, changes) -> config.
+        make: (config, fabric, splits or None for those of the config) -> what the loop trains.
+        predictor: class of its trained networks.
+        evaluate: (predictor, its directory, options) -> score on held-out images.
+        generate: (known set, config) -> generated splits, for a dry run without the data.
+        known_sets: data sets that can be generated, by name.
+        cpu_part: images a step of such a dry run without a GPU.
+    """
+
+    config: type[Config]
+    resolve: Callable[[str | None, list[tuple[str, Any]]], Config]
+    make: Callable[[Any, Any, Any], Task]
+    predictor: type[TrainedNetwork]
+    evaluate: Callable[[Any, str, EvaluationOptions], Evaluation]
+    generate: Callable[[KnownSet, Any], tuple[Any, Any]]
+    known_sets: dict[str, KnownSet]
+    cpu_part: int
+
+
+class BaseTask:
+    """A network with the training and held-out images of a config.
+
+    Args:
+        config: of the run.
+        fabric: Lightning Fabric, launched.
+        splits: (training images, held-out images).
+        network: for the classes of the training images.
+    """
+
+    def __init__(self, config: Any, fabric: Any, splits: tuple[Any, Any], network: Any) -> None:
+        self.config, self.fabric, self.network = config, fabric, network
+        self.train, self.held_out = splits
+        order = self.order(0)
+        self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
+        self.skipped: set[str] = set()
+
+    def order(self, step: int) -> EpochBatches:
+        """Return the order of this process's training images, from `step` on."""
+        recipe = self.config.recipe
+        return EpochBatches(
+            len(self.train),
+            recipe.batch_size,
+            recipe.epochs,
+            self.config.run.seed,
+            step,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            accumulate=recipe.accumulate,
+            groups=self.train.groups,
+        )
+
+    def names(self, batch: Any) -> list[str]:
+        """Return the names of the images of a training batch, for messages."""
+        return [self.train.name(index) for index in batch.indices.tolist()]
+
+    @property
+    def part(self) -> int:
+        """Images of a micro-batch: the share of a process and an accumulation step in `recipe.batch_size`."""
+        recipe = self.config.recipe
+        return max(1, recipe.batch_size // (self.fabric.world_size * recipe.accumulate))
+
+    def sum_over_processes(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, on the CPU."""
+        if self.fabric.world_size == 1:
+            return tensor
+        return self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum").cpu()
+
+    def save(self, directory: Path) -> None:
+        """Write the network with its class names and preprocessing, as `sasa.create_model` and the commands read it."""
+        preprocessing = preprocessing_to(self.config.data.preprocessing())
+        self.network.save_pretrained(directory, labels=self.train.classes, preprocessing=preprocessing)
+
+
+def network_options(config: Config, num_classes: int) -> dict[str, Any]:
+    """Return the config's options of `sasa.create_model` without the name, for the number of classes in the data.
+
+    Raises:
+        UsageError: the config asks for another number of classes.
+    """
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    if options.get("num_classes", num_classes) != num_classes:
+        raise UsageError(f"model.num_classes is {options['num_classes']}, but the data has {num_classes} classes")
+    return {**options, "num_classes": num_classes}
+
+
+def set_up(network: Any, config: Config) -> None:
+    """Apply the settings `run.gradient_checkpointing` and `run.channels_last` to a network."""
+    network.set_grad_checkpointing(config.run.gradient_checkpointing)
+    if config.run.channels_last:
+        assert isinstance(network, nn.Module)
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
