@@ -5,6 +5,7 @@ The sections of classification stand in config.py, those of detection in detecti
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -195,26 +196,52 @@ class Config:
         Raises:
             UsageError: no such file or recipe, YAML that is broken or holds tags (nothing in it is run).
         """
+        path = Path(path_or_name)
+        return cls._parse(path.read_text(), path_or_name) if path.is_file() else cls.read_recipe(path_or_name)
+
+    @classmethod
+    def read_recipe(cls, name: str) -> Self:
+        """The recipe of that name that comes with the package, whatever files the current directory holds.
+
+        Raises:
+            UsageError: no such recipe; lists those that there are.
+        """
+        names = cls.recipe_names()
+        if name not in names:
+            sentence = f"{name!r} is neither a file nor a recipe of the package ({', '.join(names)})"
+            raise UsageError(sentence + _replacement(name))
+        return cls._parse((_recipes(cls.RECIPES) / f"{name}.yaml").read_text(), name)
+
+    @classmethod
+    def _parse(cls, text: str, name: str) -> Self:
         import yaml
 
-        path, names = Path(path_or_name), cls.recipe_names()
-        if path.is_file():
-            text = path.read_text()
-        elif path_or_name in names:
-            text = (_recipes(cls.RECIPES) / f"{path_or_name}.yaml").read_text()
-        else:
-            raise UsageError(f"{path_or_name!r} is no file and no recipe of the package ({', '.join(names)})")
         try:
             values = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
-            raise UsageError(f"{path_or_name} is not plain YAML: {str(error).splitlines()[0]}") from error
+            raise UsageError(f"{name} is not plain YAML: {str(error).splitlines()[0]}") from error
         if not isinstance(values, dict):
-            raise UsageError(f"{path_or_name} must hold sections model, data, recipe, run")
+            raise UsageError(f"{name} must hold sections model, data, recipe, run")
         return cls.from_dict(values)
 
 
 def _recipes(folder: str) -> Any:
     return resources.files("sasa.tasks") / folder
+
+
+def _replacement(path: str) -> str:
+    """The command that prints what used to be a file in configs/; "" for any other path."""
+    path = re.sub(r"bccd/attention\.yaml$", "bccd/table2_attention_full.yaml", path)
+    path = re.sub(r"bccd/convolution\.yaml$", "bccd/table2_conv_baseline.yaml", path)
+    found = re.search(r"(imagenet|cifar10|coco|bccd)(/small)?/(?:table(\d)|(figure5))_(\w+)\.yaml$", path)
+    if not found:
+        return ""
+    dataset, small, table, figure, row = found.groups()
+    scale = " --scale small" if small else ""
+    return (
+        f"; its config is now printed by: sasa reproduce {table or figure} --dataset {dataset}{scale} --row {row} "
+        f"--print-config > {row}.yaml"
+    )
 
 
 def same_type(key: str, value: Any, like: Any) -> Any:
