@@ -4,6 +4,7 @@ import json
 import shlex
 import textwrap
 
+from sasa.counting.count import Count
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import VALIDATION_TABLES
 from sasa.reproduce.rows import DETECTION, TABLES, Row, title
@@ -33,13 +34,14 @@ def document(plan: Plan, row: Row, data: str, seed: int = 0) -> str:
 
 def header(plan: Plan, row: Row) -> str:
     """Comments before the settings: an entry for each question that a reader has."""
+    cost = plan.count(row)
     lines = [f"# {title(row.table)}.", f"# Row {row.name}: {row.label}. {plan.dataset}, {plan.scale}.", "#"]
     entries = {
         "Question": TABLES[row.table].question,
         "Paper": paper(row),
         "Networks": plan.setup.differs,
-        "Counted": counted(plan, row),
-        "Training": training(plan, row),
+        "Counted": counted(plan, cost),
+        "Training": training(plan, row, cost),
         "Hardware": plan.setup.hardware,
         "Printed by": f"{_reproduce(plan, plan.validation)} --row {row.name} --print-config > {row.name}.yaml",
         "Dry run": dry_run(plan, row),
@@ -72,22 +74,21 @@ def paper(row: Row) -> str:
     return f"{cells.flops:.1f} B FLOPS{parameters}, {score}"
 
 
-def counted(plan: Plan, row: Row) -> str:
+def counted(plan: Plan, cost: Count) -> str:
     """Our FLOPS and parameters in the paper's units."""
-    cost = plan.count(row)
     return (
         f"{cost.flops_calibrated / 1e9:.2f} B FLOPS (calibrated; {cost.flops_simple / 1e9:.2f} simple), "
         f"{cost.parameters / 1e6:.2f} M parameters, for {plan.setup.classes} classes"
     )
 
 
-def training(plan: Plan, row: Row) -> str:
-    """Images, epochs and, for a data set of known size, the FLOPS of training: a backward pass counts as two forward."""
+def training(plan: Plan, row: Row, cost: Count) -> str:
+    """The FLOPS of training on a data set of known size, a backward pass counted as two forward passes."""
     config = plan.config(row, 0, plan.dataset)
     epochs, known = config.recipe.epochs, KNOWN_SETS.get(plan.dataset)
     if not known:
         return f"{epochs} epochs; hours: not measured by us"
-    images, forward = known.training, plan.count(row).flops
+    images, forward = known.training, cost.flops
     if _holds_out(plan, row):
         images = round(images * (1 - config.data.held_out))
     return (
@@ -121,7 +122,7 @@ def expected(plan: Plan, row: Row) -> str:
 def measured(plan: Plan, row: Row) -> str:
     """Our result, or that there is none."""
     score = MEASURED.get(f"{plan.dataset}-{plan.scale}", {}).get((row.table, row.name))
-    if score is None or plan.deciding or plan.validation:
+    if score is None or plan.deciding or plan.epochs or plan.validation:
         return "not measured by us"
     if row.table == DETECTION:
         return f"{score} % mAP on the test images, 1 seed (docs/detection.md)"

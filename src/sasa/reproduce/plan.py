@@ -1,4 +1,4 @@
-"""What a reproduction runs: table, data set, scale, epochs. Kept in plan.json, so that the same command continues it."""
+"""What a reproduction runs: table, data set, scale, epochs; recorded in plan.json for the command that continues it."""
 
 import dataclasses
 import fnmatch
@@ -106,7 +106,8 @@ class Plan:
                 raise UsageError(f"--set {key}: the rows of {self.table} differ in it, so it cannot be set for all")
             if key in OURS:
                 raise UsageError(f"--set {key}: reproduce sets it itself, from --data, --seeds and --device")
-        self.network_options()
+        if self.changes:
+            self.network_options()
 
     def network_options(self) -> list[dict[str, Any]]:
         """All options of each row's network, also those that its name implies.

@@ -8,14 +8,13 @@ import signal
 
 import pytest
 
-import sasa.reproduce.run as running
+import sasa.reproduce.execute as execute
 from boxes import TINY as TINY_BOXES
 from boxes import write_boxes
 from sasa.errors import DivergedError, SasaError, UsageError
 from sasa.reproduce.budget import measure
+from sasa.reproduce.execute import Reproduction
 from sasa.reproduce.plan import Plan
-from sasa.reproduce.report import write_report
-from sasa.reproduce.runs import runs_of
 from sasa.training.loop import Trainer
 from sasa.training.signals import StoppedError
 
@@ -29,13 +28,16 @@ TINY = [
 LOGITS = Plan("6", "digits", "small", changes=TINY)
 
 
-def reproduce(folder, plan=LOGITS, seeds=1):
-    plan = running.settle(plan, seeds, "digits", folder, "cpu")
-    runs = runs_of(plan, seeds, folder)
+def on_digits(plan, output, data="digits", **options):
+    return Reproduction(plan, 1, data, output, "cpu", **options)
+
+
+def reproduce(output):
+    reproduction = on_digits(LOGITS, output).settle(LOGITS.rows)
     try:
-        running.run_all(plan, runs, "digits", "cpu")
+        reproduction.run_all(LOGITS.rows)
     finally:
-        text = write_report(plan, runs, folder, "sasa reproduce")
+        text = reproduction.report("sasa reproduce")
     return text
 
 
@@ -80,7 +82,7 @@ def stop_after(monkeypatch, steps, number):
 @pytest.mark.parametrize(("steps", "number"), [(11, signal.SIGTERM), (8, signal.SIGINT)])
 def test_stopped_and_gone_on_with_is_the_same_table(whole, tmp_path, monkeypatch, steps, number):
     taken = stop_after(monkeypatch, steps, number)
-    with pytest.raises(StoppedError, match=r"\(2 of 2\).*the same command goes on there") as stopped:
+    with pytest.raises(StoppedError, match=r"\(2 of 2\).*the same command continues there") as stopped:
         reproduce(tmp_path)
     assert stopped.value.exit_status == 128 + number
     assert "Runs: 1 of 2." in (tmp_path / "table.md").read_text()
@@ -94,14 +96,14 @@ def test_stopped_and_gone_on_with_is_the_same_table(whole, tmp_path, monkeypatch
 
 def test_a_signal_while_a_run_is_built_stops_it_after_a_step(whole, tmp_path, monkeypatch):
     """Decoding the images of a large set takes a minute, in which `timeout` may end."""
-    taken, train = stop_after(monkeypatch, 100, signal.SIGTERM), running.train
+    taken, train = stop_after(monkeypatch, 100, signal.SIGTERM), execute.train
 
     def train_met_by_a_signal(*arguments):
-        monkeypatch.setattr(running, "train", train)
+        monkeypatch.setattr(execute, "train", train)
         os.kill(os.getpid(), signal.SIGTERM)
         return train(*arguments)
 
-    monkeypatch.setattr(running, "train", train_met_by_a_signal)
+    monkeypatch.setattr(execute, "train", train_met_by_a_signal)
     with pytest.raises(StoppedError, match=r"stopped in qr, seed 0 \(1 of 2\), saved"):
         reproduce(tmp_path)
     assert len(taken) == 1
@@ -111,58 +113,60 @@ def test_a_signal_while_a_run_is_built_stops_it_after_a_step(whole, tmp_path, mo
 
 def test_runs_on_other_images_are_not_put_into_one_table(whole, tmp_path):
     shutil.copytree(whole[0] / "runs", tmp_path / "runs")
-    runs, summary = runs_of(LOGITS, 1, tmp_path), tmp_path / "runs" / "qr-seed0" / "summary.json"
+    logits, summary = on_digits(LOGITS, tmp_path), tmp_path / "runs" / "qr-seed0" / "summary.json"
     found = json.loads(summary.read_text())
     assert (found["training_pictures"], found["held_out_drawn"]) == (128, True)
     summary.write_text(json.dumps({**found, "training_pictures": 127}))
     with pytest.raises(SasaError, match=r"qr-seed0 has 127 training images, .*qk_qr-seed0 has 128: runs of one"):
-        running.check_done(LOGITS, runs, "digits")
+        logits.check_done()
     with pytest.raises(SasaError, match="has 127 training images"):
-        write_report(LOGITS, runs, tmp_path, "sasa reproduce")
+        logits.report("sasa reproduce")
     summary.write_text(json.dumps({**found, "held_out_drawn": False}))
     with pytest.raises(SasaError, match=r"qr-seed0 was scored on the data's own .* as the others were"):
-        running.check_done(LOGITS, runs, "digits")
+        logits.check_done()
 
 
-def test_what_was_scored_is_what_the_runs_say(whole, tmp_path):
+def test_the_report_says_which_images_the_runs_were_scored_on(whole, tmp_path):
     shutil.copytree(whole[0] / "runs", tmp_path / "runs")
     for summary in tmp_path.glob("runs/*/summary.json"):
         summary.write_text(json.dumps({**json.loads(summary.read_text()), "held_out_drawn": False}))
-    text = write_report(LOGITS, runs_of(LOGITS, 1, tmp_path), tmp_path, "sasa reproduce")
+    text = on_digits(LOGITS, tmp_path).report("sasa reproduce")
     assert "on 359 images: the test or validation images of the data itself. With" in text
     validation = Plan("6", "digits", "small", validation=True, changes=TINY)
     with pytest.raises(SasaError, match=r"as --validation says: they do not belong"):
-        running.check_done(validation, runs_of(validation, 1, tmp_path), "digits")
+        on_digits(validation, tmp_path).check_done()
 
 
 def test_a_run_that_left_no_checkpoint_starts_again(tmp_path):
-    run = runs_of(LOGITS, 1, tmp_path)[0]
+    logits = on_digits(LOGITS, tmp_path)
+    run = logits.runs[0]
     run.path.mkdir(parents=True)
     (run.path / "config.yaml").write_text("left by a power cut")
     assert run.state == "new"
-    running.run_all(LOGITS, [run], "digits", "cpu")
+    logits.run_all([run.row])
     assert run.state == "done"
 
 
+OTHER = Plan("6", "digits", "small", changes=[*TINY, ["recipe.learning_rate", 0.1]])
+
+
 def test_another_run_in_the_place_of_ours_is_refused(whole):
-    folder, _ = whole
-    other = Plan("6", "digits", "small", changes=[*TINY, ["recipe.learning_rate", 0.1]])
-    with pytest.raises(SasaError, match=r"was run with recipe.learning_rate 0.05, and the table wants 0.1"):
-        running.check_done(other, runs_of(other, 1, folder), "digits")
-    running.check_done(LOGITS, runs_of(LOGITS, 1, folder), "elsewhere")
+    output, _ = whole
+    with pytest.raises(SasaError, match=r"was run with recipe.learning_rate 0.05, but the table needs 0.1"):
+        on_digits(OTHER, output).check_done()
+    on_digits(LOGITS, output, "elsewhere").check_done()
 
 
 def test_a_plan_that_the_runs_contradict_is_not_kept(whole, tmp_path):
     shutil.copytree(whole[0] / "runs", tmp_path / "runs")
-    other = Plan("6", "digits", "small", changes=[*TINY, ["recipe.learning_rate", 0.1]])
     with pytest.raises(SasaError, match=r"was run with recipe\.learning_rate 0\.05"):
-        running.settle(other, 1, "digits", tmp_path, "cpu")
+        on_digits(OTHER, tmp_path).settle(OTHER.rows)
     assert not (tmp_path / "plan.json").exists()
-    running.settle(LOGITS, 1, "digits", tmp_path, "cpu")
+    on_digits(LOGITS, tmp_path).settle(LOGITS.rows)
 
 
-def test_a_row_that_diverges_is_counted_as_that(tmp_path, monkeypatch):
-    train = running.train
+def test_a_row_that_diverges_is_reported_as_diverged(tmp_path, monkeypatch):
+    train = execute.train
 
     def diverging(config, path):
         if config.model["position"] == "none":
@@ -171,23 +175,23 @@ def test_a_row_that_diverges_is_counted_as_that(tmp_path, monkeypatch):
             raise DivergedError("the loss became nan")
         return train(config, path)
 
-    monkeypatch.setattr(running, "train", diverging)
+    monkeypatch.setattr(execute, "train", diverging)
     plan = Plan("5", "digits", "small", epochs=1, changes=TINY)
-    rows = [row for row in plan.rows if row.name == "none"]
-    runs = [run for run in runs_of(plan, 1, tmp_path) if run.row in rows]
-    running.run_all(plan, runs, "digits", "cpu")
-    assert "| not run | 0, 1 diverged |" in write_report(plan, runs, tmp_path, "sasa")
+    positions = on_digits(plan, tmp_path)
+    positions.run_all(plan.matching(["none"]))
+    assert "| not run | 0, 1 diverged |" in positions.report("sasa")
 
 
 @pytest.mark.parametrize("table", ["4", "figure5"])
 def test_a_figure_is_drawn_where_the_paper_has_one(tmp_path, whole, table):
     assert not (whole[0] / "figure.png").exists()
     plan = Plan(table, "digits", "small")
-    for number, run in enumerate(runs_of(plan, 2, tmp_path)):
+    reproduction = Reproduction(plan, 2, "digits", tmp_path)
+    for number, run in enumerate(reproduction.runs):
         run.path.mkdir(parents=True)
         found = {"held_out_top1": 0.9 + number / 100, "held_out_top5": 1.0, "held_out_pictures": 359}
         (run.path / "summary.json").write_text(json.dumps({**found, "parameters": 10**6 + number, "epochs": 1}))
-    text = write_report(plan, runs_of(plan, 2, tmp_path), tmp_path, "sasa")
+    text = reproduction.report("sasa")
     assert text.count("no conclusion") == sum(row.beside is not None for row in plan.rows)  # of two seeds
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -195,30 +199,32 @@ def test_a_figure_is_drawn_where_the_paper_has_one(tmp_path, whole, table):
 def test_a_budget_decides_the_epochs(tmp_path):
     said = []
     plan = Plan("5", "digits", "small", budget="1000h", changes=TINY)
-    settled = running.settle(plan, 1, "digits", tmp_path, "cpu", said.append)
-    assert settled.epochs == 2  # as many as the recipe has, and no more
+    positions = on_digits(plan, tmp_path, say=said.append)
+    settled = positions.settle(plan.rows)
+    assert settled.plan.epochs == 2  # as many as the recipe has, and no more
     assert "2 of the recipe's 2 epochs for each of 3 runs" in said[-1]
     (tmp_path / "runs").mkdir()
-    assert running.settle(plan, 1, "digits", tmp_path, "cpu") == settled  # nothing is measured again
+    assert positions.settle(plan.rows) == settled  # nothing is measured again
+    assert len(said) == 4
     cost = measure(plan.config(plan.rows[0], 0, "digits", "cpu"))
     assert cost.epoch > 0
+    short = Plan("5", "digits", "small", budget="1s", changes=TINY)
     with pytest.raises(UsageError, match="--budget is too short: one epoch of 3 rows"):
-        running.settle(Plan("5", "digits", "small", budget="1s", changes=TINY), 1, "digits", tmp_path / "b", "cpu")
+        on_digits(short, tmp_path / "b").settle(short.rows)
     assert not (tmp_path / "b").exists()
 
 
 def test_a_table_of_detection(tmp_path):
-    """One of its rows, and what the others are then told as."""
+    """One of its rows is run; the others are reported as not run."""
     data = write_boxes(tmp_path / "boxes")
     changes = [[key, value] for key, value in TINY_BOXES if key not in ("model.name", "run.accelerator")]
     plan = Plan("2", "bccd", "small", budget="1000h", changes=changes)
-    plan = running.settle(plan, 1, str(data), tmp_path / "runs", "cpu")
-    assert plan.epochs == 2
-    runs = runs_of(plan, 1, tmp_path / "runs")
-    running.run_all(plan, [run for run in runs if run.row.name == "attention_full"], str(data), "cpu")
-    running.check_done(plan, runs, str(data))
-    text = write_report(plan, runs, tmp_path / "runs", "sasa reproduce 2")
-    summary = runs[-1].summary()
+    detection = on_digits(plan, tmp_path / "runs", str(data)).settle(plan.rows)
+    assert detection.plan.epochs == 2
+    detection.run_all(plan.matching(["attention_full"]))
+    detection.check_done()
+    text = detection.report("sasa reproduce 2")
+    summary = detection.runs[-1].summary()
     last = [cell.strip() for cell in text.splitlines()[8].split("|")[1:-1]]
     score = f"{100 * summary['held_out_map']:.2f}"
     assert last == [
