@@ -1,6 +1,15 @@
 """`sasa reproduce` as a person meets it."""
 
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
 from command import assert_one_sentence
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
 
 
 def test_list(sasa, tmp_path):
@@ -91,3 +100,30 @@ def test_it_does_not_run_in_many_processes(sasa, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     words = ["--dataset", "digits", "--data", "digits", "--output", tmp_path / "out"]
     assert_one_sentence(sasa("reproduce", 4, *words), 2, "reproduce runs in one process", "--collect")
+
+
+def in_document(command):
+    """The words behind `sasa` in each such line of the document, once."""
+    lines = re.findall(rf"^(?:timeout -s TERM 9m |torchrun .*-m |srun .*)?sasa ({command} .*)$", DOCUMENT, re.MULTILINE)
+    return sorted({line.partition("#")[0].partition(">")[0].strip() for line in lines})
+
+
+@pytest.mark.parametrize("line", in_document("reproduce"))
+def test_tables_of_the_document_can_be_listed(sasa, tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)
+    if {"--print-config", "--list"} & set(words):
+        status, out, _ = sasa(*words)
+    else:
+        status, out, _ = sasa(*words, "--list")
+    assert status == 0
+    assert "runs done" in out or yaml.safe_load(out)["model"]["name"] == "sasa_resnet50"
+
+
+@pytest.mark.parametrize("line", in_document("train"))
+def test_trainings_of_the_document_are_configured(sasa, tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r50_full.yaml").write_text("model: {name: sasa_resnet50}\ndata: {source: imagenet}\n")
+    status, out, _ = sasa(*shlex.split(line), "--print-config")
+    assert status == 0
+    assert yaml.safe_load(out)["model"]["name"] == "sasa_resnet50"
