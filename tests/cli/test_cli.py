@@ -111,7 +111,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--set", "run.precision=16-mixed", "--device", "cpu"], 2, ["run.precision '16-mixed'"]),
         (["--batch-size", "31", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (31) must divide"]),
         (["--set", "data.on_bad_image=replace"], 1, ["on_bad_image must be error or skip"]),
-        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is no file and no recipe"]),
+        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe"]),
         (["--data", "nowhere"], 3, ["'nowhere' is no folder"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
         (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),

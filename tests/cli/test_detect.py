@@ -236,7 +236,7 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--set", "recipe.box_weight=-1"], 2, ["recipe.box_weight must be at least 0"]),
         (["--batch-size", "5", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (5) must divide"]),
         (["--backbone", "nowhere"], 1, ["nowhere"]),
-        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is no file and no recipe", "small"]),
+        (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe", "small"]),
         (["--data", "nowhere"], 3, ["nowhere is not there"]),
         (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
         (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip"]),
