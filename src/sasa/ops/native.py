@@ -73,11 +73,20 @@ def cuda_missing_on(device: int) -> str | None:
 
 
 def cuda_not_chosen() -> str | None:
-    """None where the dispatcher takes the CUDA C++ kernels for CUDA tensors, else the sentence that says why not."""
-    reason = cuda_missing()
-    if reason is None and not torch.ops.sasa.cuda_chosen():
-        return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
-    return reason
+    """None where the dispatcher runs the CUDA C++ kernels for CUDA tensors, else the sentence that says why not."""
+    return _CUDA_NOT_CHOSEN
+
+
+def _find_cuda_not_chosen() -> str | None:
+    if _LOADED and torch.ops.sasa.cuda_chosen():
+        return None
+    if not _LOADED or os.environ.get("SASA_GPU") == "cuda":
+        return cuda_missing()
+    return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
+
+
+# Once: layers ask in every call, and compilers cannot trace an op that returns text.
+_CUDA_NOT_CHOSEN = _find_cuda_not_chosen()
 
 
 class CudaCompiler(NamedTuple):
@@ -85,7 +94,7 @@ class CudaCompiler(NamedTuple):
 
     version: str  # of NVRTC
     file: str  # NVRTC's
-    cache: str  # a folder
+    cache: str  # a directory
     cached: int  # kernels in it
 
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 Arguments = type[Any]  # a named tuple
 Implementation = Callable[[Any], Any]  # the op's arguments -> its results
+PLAIN_NAMESPACE = "sasa_plain"
 
 
 class Gradient(NamedTuple):
@@ -89,8 +90,12 @@ def register(
     torch.library.define(qualified, schema)
     pack = packer(arguments)
     torch.library.impl(qualified, "CompositeExplicitAutograd", _flat(plain, pack))
-    if cuda is not None and not has_kernel(name, "CUDA"):
-        torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
+    if not has_kernel(name, "CUDA"):
+        if cuda is not None:
+            torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
+    else:  # csrc/cuda_or_plain.h calls it where no kernel takes a call
+        torch.library.define(f"{PLAIN_NAMESPACE}::{name}", schema)
+        torch.library.impl(f"{PLAIN_NAMESPACE}::{name}", "CompositeExplicitAutograd", _flat(plain, pack))
     torch.library.register_fake(qualified, _flat(fake, pack))
     if isinstance(gradient, str):
         torch.library.register_autograd(qualified, _refusal(gradient))
