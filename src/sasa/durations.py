@@ -24,6 +24,3 @@ def format_duration(seconds: float) -> str:
     """Format seconds as "1.5 h", "20 m" or "3 s"."""
     unit = "h" if seconds >= 5400 else "m" if seconds >= 90 else "s"
     return f"{max(0.0, seconds) / UNITS[unit]:.3g} {unit}"
-
-
-spoken = format_duration  # until sasa.reproduce uses the new name

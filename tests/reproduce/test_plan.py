@@ -1,15 +1,14 @@
-"""Tables by name, plans that agree with what was begun, budgets, and what pairs of seeds conclude."""
+"""Tables by name, plans that agree with what was recorded, budgets, and what pairs of seeds conclude."""
 
 import pytest
 
-from sasa.durations import parse_budget, spoken
+from sasa.durations import format_duration, parse_budget
 from sasa.errors import ArgumentError, DataError, SasaError, UsageError
 from sasa.reproduce.budget import Cost, epochs_that_fit
-from sasa.reproduce.measures import measure_of
-from sasa.reproduce.paired import Mean, conclusion, mean, paired
 from sasa.reproduce.plan import Plan, agree, load_plan, training_part
-from sasa.reproduce.recipes import RECIPES, choose_scale
 from sasa.reproduce.rows import rows, table_name, tables_of
+from sasa.reproduce.scores import Mean, conclusion, mean, measure_of, paired
+from sasa.reproduce.setups import SETUPS, choose_scale
 
 
 @pytest.mark.parametrize(("text", "name"), [("4", "4"), ("Table 4", "4"), ("table7", "7"), ("Figure 5", "figure5")])
@@ -19,12 +18,12 @@ def test_tables_by_name(text, name):
 
 @pytest.mark.parametrize("text", ["8", "figure", ""])
 def test_what_is_no_table(text):
-    with pytest.raises(UsageError, match="is no table to reproduce: 1, 2, 3, 4, 5, 6, 7, figure5 are"):
+    with pytest.raises(UsageError, match="to reproduce: choose one of 1, 2, 3, 4, 5, 6, 7, figure5"):
         table_name(text)
 
 
 def test_every_row_has_a_name_of_its_own_and_a_row_beside():
-    for dataset, scale in RECIPES:
+    for dataset, scale in SETUPS:
         for table in tables_of(dataset):
             made = rows(table, dataset, scale)
             assert len({row.name for row in made}) == len(made) >= 2
@@ -66,9 +65,9 @@ def test_what_a_table_varies_cannot_be_set():
 
 
 def test_tables_and_data_sets_that_do_not_go_together():
-    with pytest.raises(UsageError, match="table 2 is about images with boxes, and cifar10 has others"):
+    with pytest.raises(UsageError, match="table 2 needs images with boxes; those of cifar10 have classes"):
         Plan("2", "cifar10", "small").check()
-    with pytest.raises(UsageError, match="table 4 is about images with classes, and coco has others"):
+    with pytest.raises(UsageError, match="table 4 needs images with classes; those of coco have boxes"):
         Plan("4", "coco", "full").check()
     with pytest.raises(UsageError, match="--validation is for tables of classification"):
         Plan("2", "bccd", "small", validation=True).check()
@@ -89,25 +88,25 @@ def test_what_the_names_of_networks_say_cannot_be_set_either():
 
 
 def test_a_plan_is_kept_and_not_contradicted(tmp_path):
-    begun = Plan("4", "digits", "small", epochs=3, budget="20m", changes=[["model.width", 0.1]])
-    begun.save(tmp_path)
-    assert load_plan(tmp_path) == begun
-    assert agree(Plan("4", "digits", "small", changes=[["model.width", 0.1]]), begun, tmp_path) == begun
+    recorded = Plan("4", "digits", "small", epochs=3, budget="20m", changes=[["model.width", 0.1]])
+    recorded.save(tmp_path)
+    assert load_plan(tmp_path) == recorded
+    assert agree(Plan("4", "digits", "small", changes=[["model.width", 0.1]]), recorded, tmp_path) == recorded
     faster = Plan("4", "digits", "small", changes=[["run.compile", True], ["model.width", 0.1]])
-    assert agree(faster, begun, tmp_path).changes == faster.changes  # where it runs may change, and the order
-    with pytest.raises(SasaError, match=r"begun with --set \{'model.width': 0.1\}, not \{\}"):
-        agree(Plan("4", "digits", "small"), begun, tmp_path)
-    with pytest.raises(SasaError, match="begun with table '4', not '5'"):
-        agree(Plan("5", "digits", "small"), begun, tmp_path)
+    assert agree(faster, recorded, tmp_path).changes == faster.changes  # where it runs may change, and the order
+    with pytest.raises(SasaError, match=r"started with --set \{'model.width': 0.1\}, not \{\}"):
+        agree(Plan("4", "digits", "small"), recorded, tmp_path)
+    with pytest.raises(SasaError, match="started with table '4', not '5'"):
+        agree(Plan("5", "digits", "small"), recorded, tmp_path)
     with pytest.raises(SasaError, match="with 3 epochs"):
-        agree(Plan("4", "digits", "small", budget="1h", changes=begun.changes), begun, tmp_path)
+        agree(Plan("4", "digits", "small", budget="1h", changes=recorded.changes), recorded, tmp_path)
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(SasaError, match="is damaged"):
         load_plan(tmp_path)
 
 
 def test_the_training_part_of_a_set(tmp_path):
-    with pytest.raises(DataError, match="holds no train/ and no single"):
+    with pytest.raises(DataError, match="has neither a directory train/ nor exactly one"):
         training_part(str(tmp_path))
     (tmp_path / "train-00000-of-00001.parquet").touch()
     (tmp_path / "test-00000-of-00001.parquet").touch()
@@ -119,7 +118,7 @@ def test_the_training_part_of_a_set(tmp_path):
 
 def test_budgets_as_text():
     assert [parse_budget(text) for text in ("90s", "20m", "1.5h", "1h30m")] == [90, 1200, 5400, 5400]
-    assert [spoken(seconds) for seconds in (3, 1200, 7200)] == ["3 s", "20 m", "2 h"]
+    assert [format_duration(seconds) for seconds in (3, 1200, 7200)] == ["3 s", "20 m", "2 h"]
     for text in ("20", "m", "0s", "-1m", "1d", "1h30", "1h and 3m"):
         with pytest.raises(UsageError, match="--budget takes a time such as"):
             parse_budget(text)

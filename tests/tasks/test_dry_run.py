@@ -1,7 +1,5 @@
 """A dry run without the data: generated images replace those of a known set, and no others."""
 
-from pathlib import Path
-
 import pytest
 
 from sasa.errors import DataError
@@ -11,16 +9,18 @@ from sasa.tasks.detection.config import resolve as resolve_detection
 from sasa.tasks.dry_run import stand_in
 from sasa.tasks.train import dry_run
 
-ROOT = Path(__file__).parents[2]
-COCO = str(ROOT / "configs/coco/table2_attention_full.yaml")
-CONFIG = str(ROOT / "configs/imagenet/table1_r26_full.yaml")
-
 
 def test_a_config_of_imagenet_runs_dry_without_imagenet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = resolve(
-        CONFIG,
-        [("data.image_size", 64), ("data.workers", 0), ("model.width", 0.25), ("run.accelerator", "cpu")],
+        "imagenet",
+        [
+            ("model.name", "sasa_resnet26"),
+            ("data.image_size", 64),
+            ("data.workers", 0),
+            ("model.width", 0.25),
+            ("run.accelerator", "cpu"),
+        ],
     )
     report = dry_run(config)
     assert report["pictures"].startswith("GENERATED: 'imagenet' is not here; 2 steps of one part of 8 images")
@@ -34,20 +34,20 @@ def test_a_config_of_imagenet_runs_dry_without_imagenet(tmp_path, monkeypatch):
 def test_a_config_of_coco_runs_dry_without_coco(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     changes = [("data.image_size", 96), ("data.workers", 0), ("model.width", 0.1), ("run.accelerator", "cpu")]
-    report = dry_run(resolve_detection(COCO, [*changes, ("run.precision", "32-true")]))
+    report = dry_run(resolve_detection("coco", [*changes, ("run.precision", "32-true")]))
     assert report["pictures"].startswith("GENERATED: 'coco' is not here; 2 steps of one part of 2 images")
     assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (80, 118_287, 5_000)
     assert report["steps"] == 150 * (118_287 // 64)
     assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="imagenet is not there"):
-        dry_run(resolve_detection(COCO, [("data.source", "imagenet"), *changes]))
+        dry_run(resolve_detection("coco", [("data.source", "imagenet"), *changes]))
 
 
 def test_only_the_bare_name_of_a_known_set_is_generated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def known(source):
-        return stand_in(resolve(CONFIG, [("data.source", source)]))
+        return stand_in(resolve("imagenet", [("data.source", source)]))
 
     assert known("cifar10") == KNOWN_SETS["cifar10"]
     assert known("/data/imagenet") is None
@@ -55,7 +55,7 @@ def test_only_the_bare_name_of_a_known_set_is_generated(tmp_path, monkeypatch):
     (tmp_path / "cifar10").mkdir()
     assert known("cifar10") is None
     with pytest.raises(DataError, match="photos"):
-        dry_run(resolve(CONFIG, [("data.source", "photos"), ("run.accelerator", "cpu")]))
+        dry_run(resolve("imagenet", [("data.source", "photos"), ("run.accelerator", "cpu")]))
 
 
 def test_generated_images_are_a_source():

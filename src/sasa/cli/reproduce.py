@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,8 @@ from sasa.cli.train import DEVICES
 from sasa.errors import UsageError
 
 if TYPE_CHECKING:
-    from sasa.reproduce.plan import Plan
+    from sasa.reproduce.execute import Reproduction
+    from sasa.reproduce.rows import Row
 
 
 @app.command()
@@ -22,94 +24,128 @@ def reproduce(
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="imagenet|cifar10|digits|coco|bccd", help="Whose recipe (default: cifar10, for table 2 coco)."
+            metavar="imagenet|cifar10|digits|coco|bccd", help="Choose the recipe (default: cifar10, for table 2 coco)."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where its images are (default: the name of the set).")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the images are (default: the name of the data set).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the rows are compared seed by seed.")] = 3,
     budget: Annotated[
-        str | None, typer.Option(help="Time for all runs, or those of --row, such as 20m or 3h: fewer epochs.")
+        str | None,
+        typer.Option(help="Time for all runs, or those of --row, such as 20m or 3h; reduces the epochs to fit."),
     ] = None,
     scale: Annotated[
-        str | None, typer.Option(metavar="full|small", help="Widths of the paper, or networks for two CPU cores.")
+        str | None, typer.Option(metavar="full|small", help="The paper's widths, or networks for two CPU cores.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the runs (default: runs/reproduce/DATASET-SCALE-TABLE).")
+        Path | None, typer.Option(help="Directory of the runs (default: runs/reproduce/DATASET-SCALE-TABLE).")
     ] = None,
     validation: Annotated[
         bool,
-        typer.Option("--validation", help="Hold out training images (classification): to choose something."),
+        typer.Option(
+            "--validation", help="Score on held-out training images (classification only): to choose settings."
+        ),
     ] = False,
     row: Annotated[
         list[str] | None, typer.Option(help="Only rows of this name or pattern, e.g. 'r26_*'; may be repeated.")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where it runs.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where to train.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value for all rows, e.g. recipe.accumulate=2")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Print the rows and their state; run nothing.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Print the rows and their state, and stop.")] = False,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Make the table of the runs that are done; run nothing.")
+        bool, typer.Option("--collect", help="Make the table of the runs that are done, and stop.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the config of the one row of --row, and stop.")
     ] = False,
 ) -> None:
-    """Run the rows of a table of the paper and put our numbers beside the paper's. The same command goes on."""
-    from sasa.reproduce import report, run
-    from sasa.reproduce.measures import DETECTION
-    from sasa.reproduce.plan import Plan, agree, load_plan
-    from sasa.reproduce.recipes import choose_scale
-    from sasa.reproduce.rows import table_name
-    from sasa.reproduce.runs import of_rows, runs_of
+    """Train the rows of a table of the paper and report our results beside the paper's; repeat to continue."""
+    from sasa.reproduce.execute import Reproduction
+    from sasa.reproduce.plan import Plan
+    from sasa.reproduce.rows import DETECTION, table_name
+    from sasa.reproduce.setups import choose_scale
     from sasa.training.settings import parse_setting
 
+    if list_ + collect + print_config > 1:
+        raise UsageError("--list, --collect and --print-config exclude each other: give one of them")
+    if row and collect:
+        raise UsageError("--collect makes the table of all rows: leave --row out")
     changes = [list(parse_setting(text)) for text in set_ or []]
     name = table_name(table)
     dataset = dataset or ("coco" if name == DETECTION else "cifar10")
     plan = Plan(name, dataset, choose_scale(dataset, scale), validation, None, budget, changes)
     one_of("--device", device, DEVICES)
-    folder = output or Path("runs") / "reproduce" / f"{dataset}-{plan.scale}-{plan.table}"
-    if list_ and collect:
-        raise UsageError("--list prints the rows, --collect makes their table: give one of them")
+    directory = output or Path("runs") / "reproduce" / f"{dataset}-{plan.scale}-{plan.table}"
+    reproduction, rows = Reproduction(plan, seeds, data or dataset, directory, device, say), plan.matching(row)
     if list_:
-        if begun := load_plan(folder):
-            agree(plan, begun, folder)
-        print_rows(plan, seeds, folder)
-        return
-    if row and collect:
-        raise UsageError("--collect makes the table of all rows: leave --row out")
-    plan.check()
-    source, chosen = data or dataset, of_rows(plan, row)
-    if not collect:
-        run.check_place(source)
-    plan = run.settle(plan, seeds, source, folder, device, say, measuring=not collect, rows=chosen)
-    runs = runs_of(plan, seeds, folder)
-    run.check_done(plan, runs, source)
+        return print_rows(reproduction.recorded(), rows)
+    if print_config:
+        return print_document(reproduction.recorded(), rows)
+    return collect_table(reproduction) if collect else run_table(reproduction, rows)
+
+
+def run_table(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
+    """Train what is not done yet, and make the table of what is done, also after Ctrl-C."""
+    reproduction.check_place()
+    reproduction = reproduction.settle(rows)
+    reproduction.check_done()
     try:
-        if not collect:
-            run.run_all(plan, [run for run in runs if run.row in chosen], source, device, say)
-    finally:  # a table of what is done, also after Ctrl-C
-        text = report.write_report(plan, runs, folder, shlex.join(["sasa", *sys.argv[1:]]))
-    typer.echo(f"\n{text}\nwritten: {folder / 'table.md'}, {folder / 'results.csv'}")
+        reproduction.run_all(rows)
+    finally:
+        text = report(reproduction)
+    print_report(reproduction, text)
 
 
-def print_rows(plan: "Plan", seeds: int, folder: Path) -> None:
-    """Name, network, the paper's number, and how many runs are done."""
-    from sasa.reproduce.measures import measure_of
+def collect_table(reproduction: "Reproduction") -> None:
+    """Make the table of what is done."""
+    reproduction = reproduction.recorded()
+    reproduction.check_done()
+    print_report(reproduction, report(reproduction))
+
+
+def report(reproduction: "Reproduction") -> str:
+    """Write the table's files, with this command as the one that made them."""
+    return reproduction.report(shlex.join(["sasa", *sys.argv[1:]]))
+
+
+def print_report(reproduction: "Reproduction", text: str) -> None:
+    """Print the table and where it was written."""
+    directory = reproduction.output
+    typer.echo(f"\n{text}\nwritten: {directory / 'table.md'}, {directory / 'results.csv'}")
+
+
+def print_document(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
+    """Print the config of one row, for `sasa train --config`."""
+    from sasa.reproduce.document import document
+
+    plan = reproduction.plan
+    if len(rows) != 1:
+        names = ", ".join(row.name for row in rows)
+        raise UsageError(f"--print-config prints one config, and {len(rows)} rows match: name one with --row ({names})")
+    if plan.budget and plan.epochs is None:
+        raise UsageError("--budget is measured when the runs start: leave it out, or start the runs first")
+    typer.echo(document(plan, rows[0], reproduction.data), nl=False)
+
+
+def print_rows(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
+    """Print name, network, the paper's number, and how many runs are done."""
     from sasa.reproduce.rows import title
-    from sasa.reproduce.runs import DONE, runs_of
+    from sasa.reproduce.runs import DONE
+    from sasa.reproduce.scores import measure_of
 
-    plan.check()
-    runs = runs_of(plan, seeds, folder)
-    rows, measure = [], measure_of(plan.table)
-    for row in plan.rows:
-        done = sum(run.state == DONE for run in runs if run.row == row)
+    plan, seeds = reproduction.plan, reproduction.seeds
+    lines, measure = [], measure_of(plan.table)
+    for row in rows:
+        done = sum(run.state == DONE for run in reproduction.runs if run.row == row)
         model = " ".join(f"{name}={value}" for name, value in row.model.items() if name != "name")
         theirs = measure.paper(row.cells)
         paper = "-" if theirs is None else f"{theirs:.1f}"
-        rows.append([row.name, row.label, f"{row.model['name']} {model}".strip(), paper, f"{done} of {seeds}"])
+        lines.append([row.name, row.label, f"{row.model['name']} {model}".strip(), paper, f"{done} of {seeds}"])
     typer.echo(f"{title(plan.table)}; {plan.dataset}, {plan.scale}\n")
-    print_columns(["row", "in the paper", "network", f"{measure.name} %, paper", "runs done"], rows)
+    print_columns(["row", "in the paper", "network", f"{measure.name} %, paper", "runs done"], lines)
 
 
 def say(sentence: str) -> None:
-    """A line on stderr: what is done now."""
+    """Write progress to stderr."""
     typer.echo(f"reproduce: {sentence}", err=True)

@@ -1,1 +1,1 @@
-"""The paper's tables as training runs: rows, recipes, the commands to run them, and what came of it."""
+"""The tables of the paper as commands: rows, plans, runs, and our results beside the paper's."""

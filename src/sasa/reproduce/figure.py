@@ -1,4 +1,4 @@
-"""Tables as curves, where the paper has a figure or the rows are points on a line: Figure 5, and k of Table 4."""
+"""figure.png of a table: Figure 5, and accuracy over the window size k of Table 4."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,34 +7,30 @@ from typing import Any
 from sasa.draw.charts import new_figure, save_figure
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import Result
-from sasa.reproduce.rows import FIGURE
+from sasa.reproduce.setups import FIGURE
 
 DRAWN = ("4", FIGURE)
 
 
-def draw(plan: Plan, found: Sequence[Result], flops: dict[str, int], path: Path) -> bool:
-    """Draw the table's figure, if it has one and a run is done; whether it was drawn.
+def draw(plan: Plan, found: Sequence[Result], path: Path) -> bool:
+    """Draw the table's figure if it has one and a run is done; return whether it was drawn.
 
     Args:
         plan: whose table it is.
         found: its rows.
-        flops: of an image, by the name of the row.
         path: the PNG.
     """
     done = [result for result in found if result.mean]
     if plan.table not in DRAWN or not done:
         return False
-    if plan.table == FIGURE:
-        figure = _widths(done, flops)
-    else:
-        figure = _window(done)
+    figure = _widths(plan, done) if plan.table == FIGURE else _window(done)
     figure.suptitle(f"{plan.dataset}, {plan.scale}: mean and standard error over seeds", fontsize=9)
     save_figure(figure, path)
     return True
 
 
 def _window(done: list[Result]) -> Any:
-    """Ours beside the paper's, each on an axis of its own: data sets differ in how hard they are."""
+    """Our accuracy beside the paper's, each on its own axis because the data sets differ in difficulty."""
     figure = new_figure(5.5, 3.6)
     axes = figure.subplots()
     sides = [int(result.row.name[1:]) for result in done]
@@ -48,8 +44,10 @@ def _window(done: list[Result]) -> Any:
     return figure
 
 
-def _widths(done: list[Result], flops: dict[str, int]) -> Any:
+def _widths(plan: Plan, done: list[Result]) -> Any:
+    """Accuracy over parameters and over FLOPS, a curve for each kind of network."""
     figure = new_figure(9, 3.8)
+    flops = {result.row.name: plan.count(result.row).flops for result in done}
     costs = (("parameters, M", lambda r: r.parameters / 1e6), ("FLOPS, B", lambda r: flops[r.row.name] / 1e9))
     both = figure.subplots(1, 2, sharey=True)
     for axes, (label, cost) in zip(both, costs, strict=True):

@@ -1,29 +1,31 @@
-"""What a reproduction is to be: table, data, scale, epochs; kept in plan.json, so that going on later asks nothing."""
+"""What a reproduction runs: table, data set, scale, epochs; recorded in plan.json for the command that continues it."""
 
 import dataclasses
+import fnmatch
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from sasa.counting.count import Count, count
 from sasa.errors import DataError, SasaError, UsageError
 from sasa.files import atomic_write
 from sasa.models import create_model
-from sasa.reproduce.measures import DETECTION
-from sasa.reproduce.recipes import recipe
-from sasa.reproduce.rows import Row, rows, tables_of
-from sasa.tasks.registry import config_of
+from sasa.reproduce.rows import DETECTION, Row, rows
+from sasa.reproduce.setups import SETUPS, Setup
 from sasa.training.settings import Config
 
 PLAN = "plan.json"
-# What may differ between a run and its plan: where it ran, not what it computed.
+# Settings that may differ between a run and its plan: they decide where it runs, not what it computes.
 FREE = (
     "data.source data.workers data.in_memory data.on_bad_image recipe.accumulate run.accelerator run.compile "
     "run.channels_last run.gradient_checkpointing run.checkpoint_steps run.log_steps run.tensorboard"
 ).split()
-OURS = ("data.source", "run.seed", "run.accelerator")  # settings that options of the command decide
+OURS = ("data.source", "run.seed", "run.accelerator")  # set by options of the command
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Plan:
 
     Args:
         table, dataset, scale: as `sasa.reproduce.rows.rows` takes them.
-        validation: score on a part of the training images instead of the data's own held-out ones.
+        validation: score on a part of the training images instead of the held-out images of the data set.
         epochs: of every run, None for the recipe's.
-        budget: what --budget said, for the record.
+        budget: the text of --budget, for the record.
         changes: (key, value) settings that differ from the recipe.
     """
 
@@ -47,6 +49,11 @@ class Plan:
     changes: list[list[Any]] = field(default_factory=list)
 
     @property
+    def setup(self) -> Setup:
+        """The recipe and the networks of the data set."""
+        return SETUPS[self.dataset, self.scale]
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """The networks, in the paper's order."""
         return rows(self.table, self.dataset, self.scale)
@@ -56,9 +63,23 @@ class Plan:
         """The changes that decide what is computed."""
         return {key: value for key, value in self.changes if key not in FREE}
 
+    def matching(self, patterns: Sequence[str] | None) -> tuple[Row, ...]:
+        """The rows whose names match one of the patterns, such as "r26_*"; all rows without patterns.
+
+        Raises:
+            UsageError: a pattern that matches none; lists the names.
+        """
+        for pattern in patterns or ():
+            if not any(fnmatch.fnmatchcase(row.name, pattern) for row in self.rows):
+                names = ", ".join(row.name for row in self.rows)
+                raise UsageError(f"--row {pattern}: table {self.table} has {names}")
+        wanted = ["*"] if patterns is None else patterns
+        return tuple(row for row in self.rows if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in wanted))
+
     def config(self, row: Row, seed: int, data: str, device: str | None = None) -> Config:
         """The whole configuration of one run."""
-        config = config_of({**recipe(self.dataset, self.scale), "model": row.model})
+        config = self.setup.config.read_recipe(self.setup.recipe)
+        config.model = dict(row.model)
         for key, value in self.changes:
             config.set(key, value)
         if self.epochs is not None:
@@ -76,92 +97,111 @@ class Plan:
             UsageError: names the setting; a table of detection on images without boxes, or the other way round.
             ArgumentError: options of a network that do not fit.
         """
-        if self.table not in tables_of(self.dataset):
-            of = "boxes" if self.table == DETECTION else "classes"
-            raise UsageError(f"table {self.table} is about images with {of}, and {self.dataset} has others")
         if self.validation and self.table == DETECTION:
             raise UsageError("--validation is for tables of classification: table 2 is scored on validation images")
-        before = dataclasses.replace(self, changes=[]).options()
+        before = dataclasses.replace(self, changes=[]).network_options()
         varied = {f"model.{name}" for name in before[0] if any(o[name] != before[0][name] for o in before)}
         for key, _ in self.changes:
             if key in varied:
                 raise UsageError(f"--set {key}: the rows of {self.table} differ in it, so it cannot be set for all")
             if key in OURS:
                 raise UsageError(f"--set {key}: reproduce sets it itself, from --data, --seeds and --device")
-        self.options()
+        if self.changes:
+            self.network_options()
 
-    def options(self) -> list[dict[str, Any]]:
+    def network_options(self) -> list[dict[str, Any]]:
         """All options of each row's network, also those that its name implies.
 
         Raises:
             ArgumentError: options that do not fit.
         """
-        made = []
-        for row in self.rows:
-            given = dict(self.config(row, 0, "digits").model)
-            with torch.device("meta"):  # without weights: only to see that it can be built
-                made.append(create_model(given.pop("name"), **given).config.to_dict())  # pyright: ignore
-        return made
+        return [_build(self.config(row, 0, "digits").model).config.to_dict() for row in self.rows]  # pyright: ignore
 
-    def save(self, folder: Path) -> None:
+    def count(self, row: Row) -> Count:
+        """Parameters and FLOPS of a row's network for one image, with the settings of the plan."""
+        config = self.config(row, 0, self.dataset)
+        side, channels = config.data.image_size, getattr(config.data, "channels", 3)
+        options = {"num_classes": self.setup.classes, **config.model}
+        if channels != 3:
+            options["in_chans"] = channels
+        return count(_build(options), (channels, side, side))
+
+    def save(self, directory: Path) -> None:
         """Write plan.json."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(folder / PLAN, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
-        except OSError as error:
-            raise SasaError(f"cannot write {folder / PLAN}: {error.strerror or error}") from error
+        write_text(directory / PLAN, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
-def load_plan(folder: Path) -> Plan | None:
-    """The plan that a folder was begun with, None for a new folder.
+def _build(model: dict[str, Any]) -> nn.Module:
+    """The network of a model section, without memory for its weights."""
+    options = dict(model)
+    with torch.device("meta"):
+        return create_model(options.pop("name"), **options)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as one step.
+
+    Raises:
+        SasaError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, text.encode())
+    except OSError as error:
+        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def load_plan(directory: Path) -> Plan | None:
+    """The plan recorded in a directory, None without one.
 
     Raises:
         SasaError: a plan.json that cannot be read.
     """
-    if not (folder / PLAN).is_file():
+    path = directory / PLAN
+    if not path.is_file():
         return None
     try:
-        return Plan(**json.loads((folder / PLAN).read_text()))
+        return Plan(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise SasaError(f"{folder / PLAN} is damaged: {error}") from error
+        raise SasaError(f"{path} is damaged: {error}") from error
 
 
-def agree(asked: Plan, begun: Plan, folder: Path) -> Plan:
-    """The plan to go on with: the one begun, where what is asked for now does not contradict it.
+def agree(asked: Plan, recorded: Plan, directory: Path) -> Plan:
+    """The recorded plan, if what is asked for now does not contradict it.
 
     Settings of where it runs are those asked for now, and their order does not matter.
 
     Raises:
-        SasaError: it does; names what, with both values.
+        SasaError: names what differs, with both values.
     """
     for name in ("table", "dataset", "scale", "validation", "deciding"):
-        now, before = getattr(asked, name), getattr(begun, name)
+        now, before = getattr(asked, name), getattr(recorded, name)
         if now != before:
             word = "--set" if name == "deciding" else name
-            raise SasaError(f"{folder} was begun with {word} {before!r}, not {now!r}: name another --output")
-    if asked.budget and asked.budget != begun.budget:
+            raise SasaError(f"{directory} was started with {word} {before!r}, not {now!r}: choose another --output")
+    if asked.budget and asked.budget != recorded.budget:
         raise SasaError(
-            f"{folder} was begun with {begun.epochs or 'all'} epochs (--budget {begun.budget}), not with --budget "
-            f"{asked.budget}: name another --output"
+            f"{directory} was started with {recorded.epochs or 'all'} epochs (--budget {recorded.budget}), not with "
+            f"--budget {asked.budget}: choose another --output"
         )
-    return dataclasses.replace(begun, changes=asked.changes)
+    return dataclasses.replace(recorded, changes=asked.changes)
 
 
 def training_part(data: str) -> str:
-    """Where the training images of a data set lie by themselves, so that the others cannot be read.
+    """The path of a data set's training images alone, so that the test images cannot be read.
 
     Raises:
-        DataError: they cannot be told apart by their names.
+        DataError: training and test images cannot be told apart by their names.
     """
     root = Path(data).expanduser()
     if data == "digits" or not root.is_dir():
-        return data  # all in one: a part of it is held out; what is missing is said when it is opened
+        return data  # one set, of which a part is held out; a missing file is reported when it is opened
     if (root / "train").is_dir():
         return str(root / "train")
     files = sorted(root.glob("train*.parquet")) + sorted((root / "data").glob("train*.parquet"))
     if len(files) == 1:
         return str(files[0])
     raise DataError(
-        f"{data} holds no train/ and no single train*.parquet: move the training images into a folder of their own "
-        "and give that as --data"
+        f"{data} has neither a directory train/ nor exactly one train*.parquet: move the training images into a "
+        "directory of their own and give that as --data"
     )

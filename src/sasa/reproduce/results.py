@@ -1,21 +1,17 @@
-"""What came of the runs of a table: results.csv, and table.md with the paper's numbers beside ours."""
+"""The results of a table's runs: results.csv, and table.md with the paper's numbers beside ours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sasa.errors import SasaError
-from sasa.files import atomic_write
-from sasa.reproduce.measures import DETECTION, column, measure_of
-from sasa.reproduce.paired import Mean, conclusion, mean, paired
-from sasa.reproduce.plan import Plan
-from sasa.reproduce.rows import NETWORKS, Row, title
-from sasa.reproduce.runs import DIVERGED, DONE, Run
-from sasa.reproduce.same_images import scored_on_drawn
+from sasa.reproduce.plan import Plan, write_text
+from sasa.reproduce.rows import DETECTION, Row, title
+from sasa.reproduce.runs import DIVERGED, DONE, Run, scored_on_drawn
+from sasa.reproduce.scores import Mean, column, conclusion, mean, measure_of, paired
 from sasa.training.run_directory import to_csv
 
-VALIDATION_TABLES = ("3", "5")  # the paper's accuracies there are on a part of the training set
+VALIDATION_TABLES = ("3", "5")  # scored by the paper on a part of the training set
 HEADINGS = (
     "",
     "params M, paper",
@@ -27,12 +23,11 @@ HEADINGS = (
     "ours",
     "conclusion",
 )
-PAPER_SETS = {"2": "COCO (the paper does not say which part)"}  # of the paper's numbers; ImageNet for all other tables
 
 
 @dataclass(frozen=True)
 class Result:
-    """A row with what its runs gave: scores in % by seed, parameters, how many diverged; and the paper's score."""
+    """A row with the results of its runs: scores in % by seed, parameters, how many diverged; and the paper's score."""
 
     row: Row
     paper: float | None
@@ -42,12 +37,12 @@ class Result:
 
     @property
     def mean(self) -> Mean | None:
-        """Over the seeds that are done."""
+        """The mean over the seeds that are done."""
         return mean(list(self.scores.values()))
 
 
 def results(plan: Plan, runs: Sequence[Run]) -> list[Result]:
-    """In the order of the rows."""
+    """The result of each row, in their order."""
     made, measure = [], measure_of(plan.table)
     for row in plan.rows:
         own = [run for run in runs if run.row.name == row.name]
@@ -80,18 +75,18 @@ def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
                 "epochs": found.get("epochs", ""),
             }
         )
-    write(path, to_csv(list(rows[0]), rows))
+    write_text(path, to_csv(list(rows[0]), rows))
 
 
 def _in_csv(key: str, value: float | None) -> float | str:
-    """Shares in %; the loss as it is."""
+    """A fraction in %; a loss unchanged."""
     if value is None:
         return ""
     return value if key.endswith("loss") else round(100 * value, 4)
 
 
 def to_markdown(plan: Plan, runs: Sequence[Run], command: str) -> str:
-    """The table with its conditions: what was scored, on what machine, by which command."""
+    """The table with its conditions: the scored images, the machine, the command."""
     by_name = {result.row.name: result for result in results(plan, runs)}
     headings = [heading.format(measure=measure_of(plan.table).name) for heading in HEADINGS]
     lines = [headings, *(_cells(result, by_name) for result in by_name.values())]
@@ -118,22 +113,20 @@ def _cells(result: Result, by_name: dict[str, Result]) -> tuple[str, ...]:
 
 
 def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
-    """Sentences that a number must not be quoted without."""
+    """The sentences that belong to every number of the table."""
     done = [run for run in runs if run.state == DONE]
     epochs = sorted({run.summary()["epochs"] for run in done})
     images = sorted({run.summary()["held_out_pictures"] for run in done})
     where = sorted({_machine(run.environment()) for run in done})
-    split = "a validation split" if plan.table in VALIDATION_TABLES else "the test set"
-    theirs = PAPER_SETS.get(plan.table, f"ImageNet, {split}")
     budget = f", by --budget {plan.budget}" if plan.budget else ""
     use = "no epoch, option or network was chosen by this number"
     if plan.validation:
-        use = "what is chosen by this number wants another, without --validation"
+        use = "a choice made by this number has to be scored again, without --validation"
     sentences = [
         f"Ours: {plan.dataset}, on {', '.join(map(str, images)) or 'no'} images: {_scored(plan, runs)}. With the "
         f"weights of the end of each run: {use}.",
-        f"Our networks: {NETWORKS[plan.dataset, plan.scale]}",
-        f"Paper: {theirs}.",
+        f"Our networks: {plan.setup.differs}",
+        f"Paper: {_papers_images(plan.table)}.",
         f"Epochs: {', '.join(map(str, epochs)) or 'none yet'}{budget}. Runs: {len(done)} of {len(runs)}.",
         *([f"Changed: {', '.join(f'{key}={value}' for key, value in plan.changes)}."] if plan.changes else []),
         f"Difference, in points: to {_beside(plan)}, seed by seed. Mean ± standard error over seeds; conclusion: "
@@ -153,6 +146,12 @@ def _scored(plan: Plan, runs: Sequence[Run]) -> str:
     return f"{own} of the data itself" + ("" if found else f", or where it has none, {drawn}")
 
 
+def _papers_images(table: str) -> str:
+    if table == DETECTION:
+        return "COCO (the paper does not say which part)"
+    return f"ImageNet, {'a validation split' if table in VALIDATION_TABLES else 'the test set'}"
+
+
 def _beside(plan: Plan) -> str:
     names = dict.fromkeys(row.beside for row in plan.rows if row.beside)
     labels = [row.label for row in plan.rows if row.name in names]
@@ -162,12 +161,3 @@ def _beside(plan: Plan) -> str:
 def _machine(environment: dict[str, Any]) -> str:
     shown = [environment.get("device"), f"torch {environment['torch']}" if "torch" in environment else None]
     return ", ".join([text for text in (*shown, environment["day"]) if text])
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file, or say in a sentence why not."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text.encode())
-    except OSError as error:
-        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error

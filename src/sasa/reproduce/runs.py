@@ -1,6 +1,5 @@
-"""The run folders of a reproduction: which are done, which are begun, and that they are what the plan says."""
+"""The run directories of a reproduction: their state, and whether they belong into one table."""
 
-import fnmatch
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sasa.errors import SasaError, UsageError
+from sasa.errors import SasaError
 from sasa.reproduce.plan import FREE, Plan
 from sasa.reproduce.rows import Row
 from sasa.training.run_directory import RunDirectory
@@ -16,10 +15,16 @@ from sasa.training.settings import Config, flatten
 
 NEW, STARTED, DONE, DIVERGED = "new", "started", "done", "diverged"
 
+COMPARED = {  # keys of summary.json
+    "training_pictures": "training images",
+    "held_out_pictures": "held-out images",
+}
+DRAWN = "held_out_drawn"  # key of summary.json: whether the scored images were drawn from the training images
+
 
 @dataclass(frozen=True)
 class Run:
-    """One row with one seed, and its folder."""
+    """One row with one seed, and its directory."""
 
     row: Row
     seed: int
@@ -27,23 +32,23 @@ class Run:
 
     @property
     def state(self) -> str:
-        """NEW, STARTED (a checkpoint to go on from), DONE or DIVERGED."""
-        folder = RunDirectory(self.path)
+        """NEW, STARTED (there is a checkpoint to continue from), DONE or DIVERGED."""
+        directory = RunDirectory(self.path)
         if (self.path / "summary.json").is_file():
             return DONE
         if (self.path / "diverged.json").is_file():
             return DIVERGED
-        return STARTED if folder.checkpoint_path.is_file() or folder.previous_path.is_file() else NEW
+        return STARTED if directory.checkpoint_path.is_file() or directory.previous_path.is_file() else NEW
 
     def summary(self) -> dict[str, Any]:
-        """summary.json of a run that is done."""
+        """The content of summary.json, of a run that is done."""
         try:
             return json.loads((self.path / "summary.json").read_text())
         except (OSError, ValueError) as error:
             raise SasaError(f"{self.path / 'summary.json'} is damaged: {error}") from error
 
     def environment(self) -> dict[str, str]:
-        """Where and when it ran."""
+        """The machine and the day of a run that is done."""
         day = date.fromtimestamp((self.path / "summary.json").stat().st_mtime).isoformat()
         try:
             return {**json.loads((self.path / "environment.json").read_text()), "day": day}
@@ -60,26 +65,44 @@ class Run:
         for key in sorted(found.keys() | other.keys()):
             if key not in FREE and found.get(key) != other.get(key):
                 raise SasaError(
-                    f"{self.path} was run with {key} {found.get(key)!r}, and the table wants {other.get(key)!r}: "
-                    "name another --output, or move it away"
+                    f"{self.path} was run with {key} {found.get(key)!r}, but the table needs {other.get(key)!r}: "
+                    "choose another --output, or move it away"
                 )
-
-
-def of_rows(plan: Plan, patterns: Sequence[str] | None) -> tuple[Row, ...]:
-    """The rows whose names fit one of some patterns, such as "r26_*"; all without patterns.
-
-    Raises:
-        UsageError: a pattern that fits none; says which names there are.
-    """
-    for pattern in patterns or ():
-        if not any(fnmatch.fnmatchcase(row.name, pattern) for row in plan.rows):
-            names = ", ".join(row.name for row in plan.rows)
-            raise UsageError(f"--row {pattern}: table {plan.table} has {names}")
-    return tuple(
-        row for row in plan.rows if patterns is None or any(fnmatch.fnmatchcase(row.name, p) for p in patterns)
-    )
 
 
 def runs_of(plan: Plan, seeds: int, output: Path) -> list[Run]:
     """All runs, seed by seed: when time runs out, the seeds that are done are done for every row."""
     return [Run(row, seed, output / "runs" / f"{row.name}-seed{seed}") for seed in range(seeds) for row in plan.rows]
+
+
+def check_images(plan: Plan, runs: Sequence[Run]) -> None:
+    """Refuse to put runs on different images into one table, by what their summaries say, wherever --data was.
+
+    Raises:
+        SasaError: names two runs with their numbers, or one that was scored on the data's own part under --validation.
+    """
+    done = [(run, run.summary()) for run in runs if run.state == DONE]
+    for key, word in COMPARED.items():
+        first: dict[int, Run] = {}
+        for run, summary in done:
+            if key in summary:
+                first.setdefault(summary[key], run)
+        if len(first) > 1:
+            (one, a), (other, b) = list(first.items())[:2]
+            raise SasaError(
+                f"{a.path} has {one} {word}, {b.path} has {other}: runs of one table need the same data; choose "
+                "another --output, or move one away"
+            )
+    drawn = scored_on_drawn(runs)
+    if drawn == {True, False} or (plan.validation and drawn == {False}):
+        own = next(run for run, summary in done if summary.get(DRAWN) is False)
+        raise SasaError(
+            f"{own.path} was scored on the data's own held-out images, not on a part of the training images as "
+            f"{'--validation says' if plan.validation else 'the others were'}: they do not belong in one table"
+        )
+
+
+def scored_on_drawn(runs: Sequence[Run]) -> set[bool]:
+    """Whether the runs that are done were scored on images drawn from the training images: each answer once."""
+    summaries = [run.summary() for run in runs if run.state == DONE]
+    return {summary[DRAWN] for summary in summaries if DRAWN in summary}

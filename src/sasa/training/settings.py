@@ -8,6 +8,7 @@ name, its nearest spelling and both values.
 import copy
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -236,7 +237,8 @@ class Config:
         """
         names = cls.recipe_names()
         if name not in names:
-            raise UsageError(f"{name!r} is neither a file nor a recipe of the package ({', '.join(names)})")
+            sentence = f"{name!r} is neither a file nor a recipe of the package ({', '.join(names)})"
+            raise UsageError(sentence + _replacement(name))
         return cls.from_dict(parse_yaml((cls._recipes() / f"{name}.yaml").read_text(), name))
 
 
@@ -265,6 +267,21 @@ def absolute(path: str) -> str:
     place = Path(path).expanduser()
     is_path = place.exists() or ("{" in path and place.parent.is_dir())
     return str(place.absolute()) if path not in ("", "digits") and is_path else path
+
+
+def _replacement(path: str) -> str:
+    """The command that prints what used to be a file in configs/; "" for any other path."""
+    path = re.sub(r"bccd/attention\.yaml$", "bccd/table2_attention_full.yaml", path)
+    path = re.sub(r"bccd/convolution\.yaml$", "bccd/table2_conv_baseline.yaml", path)
+    found = re.search(r"(imagenet|cifar10|coco|bccd)(/small)?/(?:table(\d)|(figure5))_(\w+)\.yaml$", path)
+    if not found:
+        return ""
+    dataset, small, table, figure, row = found.groups()
+    scale = " --scale small" if small else ""
+    return (
+        f"; its config is now printed by: sasa reproduce {table or figure} --dataset {dataset}{scale} --row {row} "
+        f"--print-config > {row}.yaml"
+    )
 
 
 def same_type(key: str, value: Any, like: Any) -> Any:

@@ -146,7 +146,9 @@ class Detection(BaseTask):
         detector = Detector(self.network, self.train.classes, self.config.data.preprocessing())
         images = [self.held_out.read(index) for index in shown]
         named = [(self.held_out.name(index), image) for index, image in zip(shown, images, strict=True)]
-        found = [LabelledBoxes(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, DRAWN)]
+        found = [
+            LabelledBoxes(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, DRAWN)
+        ]
         draw_detections_grid(
             images, found, [self._truth(index) for index in shown], self.train.classes, directory / "detections.png"
         )

@@ -1,0 +1,154 @@
+"""The config of one row as a YAML document: a header with the paper's numbers, the cost and the command."""
+
+import json
+import shlex
+import textwrap
+
+from sasa.counting.count import Count
+from sasa.reproduce.plan import Plan
+from sasa.reproduce.results import VALIDATION_TABLES
+from sasa.reproduce.rows import DETECTION, TABLES, Row, title
+from sasa.tasks.registry import KNOWN_SETS
+
+WIDTH = 105  # characters of a line of the header, without the word that starts it
+
+MEASURED = {  # by us; docs/results.md and docs/detection.md have the conditions
+    "cifar10-small": {
+        ("1", "r26_baseline"): "64.84 ± 0.86",
+        ("1", "r26_full"): "63.58 ± 0.14",
+        ("4", "k3"): "64.65 ± 0.69",
+        ("4", "k5"): "64.53 ± 0.51",
+        ("4", "k7"): "63.58 ± 0.14",
+        ("5", "none"): "59.72 ± 0.60",
+        ("5", "absolute"): "55.59 ± 0.12",
+        ("5", "relative"): "63.58 ± 0.14",
+    },
+    "bccd-small": {(DETECTION, "attention_full"): "53.13", (DETECTION, "conv_baseline"): "58.90"},
+}
+
+
+def document(plan: Plan, row: Row, data: str, seed: int = 0) -> str:
+    """The resolved config of one run, with its header; `sasa train --config` reads it."""
+    return f"{header(plan, row)}{plan.config(row, seed, data).to_yaml()}"
+
+
+def header(plan: Plan, row: Row) -> str:
+    """Comments before the settings: an entry for each question that a reader has."""
+    cost = plan.count(row)
+    lines = [f"# {title(row.table)}.", f"# Row {row.name}: {row.label}. {plan.dataset}, {plan.scale}.", "#"]
+    entries = {
+        "Question": TABLES[row.table].question,
+        "Paper": paper(row),
+        "Networks": plan.setup.differs,
+        "Counted": counted(plan, cost),
+        "Training": training(plan, row, cost),
+        "Hardware": plan.setup.hardware,
+        "Printed by": f"{_reproduce(plan, plan.validation)} --row {row.name} --print-config > {row.name}.yaml",
+        "Dry run": dry_run(plan, row),
+        "Command": command(plan, row),
+        "Table": f"{_reproduce(plan, _holds_out(plan, row))} --data DIR --collect",
+        "Seeds": f"others with --set run.seed=1 and --output {row.name}-seed1 in the same directory, and so on",
+        "Expected": expected(plan, row),
+        "Measured": measured(plan, row),
+    }
+    for name, text in entries.items():
+        command_line = name in ("Printed by", "Dry run", "Command", "Table")  # on one line, to be copied
+        parts = [text] if command_line else textwrap.wrap(text, WIDTH)
+        lines += [f"# {f'{name}:' if not number else '':<11} {part}" for number, part in enumerate(parts)]
+    return "\n".join(lines) + "\n"
+
+
+def paper(row: Row) -> str:
+    """The paper's numbers."""
+    cells = row.cells
+    if not cells:
+        return "a point of Figure 5, which prints no numbers; the widths are ours"
+    if cells.ap:
+        whole, half, three_quarters, small, medium, large = cells.ap
+        score = (
+            f"mAP {whole}, at 50 {half}, at 75 {three_quarters}; small {small}, medium {medium}, large {large} on COCO"
+        )
+    else:
+        score = f"{cells.top1:.1f} % top-1 on ImageNet, {'validation' if _on_validation(row) else 'test'} set"
+    parameters = f", {cells.parameters:.1f} M parameters" if cells.parameters else ""
+    return f"{cells.flops:.1f} B FLOPS{parameters}, {score}"
+
+
+def counted(plan: Plan, cost: Count) -> str:
+    """Our FLOPS and parameters in the paper's units."""
+    return (
+        f"{cost.flops_calibrated / 1e9:.2f} B FLOPS (calibrated; {cost.flops_simple / 1e9:.2f} simple), "
+        f"{cost.parameters / 1e6:.2f} M parameters, for {plan.setup.classes} classes"
+    )
+
+
+def training(plan: Plan, row: Row, cost: Count) -> str:
+    """The FLOPS of training on a data set of known size, a backward pass counted as two forward passes."""
+    config = plan.config(row, 0, plan.dataset)
+    epochs, known = config.recipe.epochs, KNOWN_SETS.get(plan.dataset)
+    if not known:
+        return f"{epochs} epochs; hours: not measured by us"
+    images, forward = known.training, cost.flops
+    if _holds_out(plan, row):
+        images = round(images * (1 - config.data.held_out))
+    return (
+        f"3 x {forward / 1e9:.3g}e9 FLOPS (products of a forward pass) x {images:,} images x {epochs} epochs = "
+        f"{3 * forward * images * epochs:.2e} FLOPS; hours: not measured by us"
+    )
+
+
+def dry_run(plan: Plan, row: Row) -> str:
+    """The command that measures a step on one device, in parts as large as those of each of 8 GPUs."""
+    words = f"{_train(plan)} --config {row.name}.yaml --dry-run"
+    accumulate = plan.config(row, 0, plan.dataset).recipe.accumulate
+    return f"{words} --set recipe.accumulate={8 * accumulate}" if _many_gpus(plan) else words
+
+
+def command(plan: Plan, row: Row) -> str:
+    """The command that trains the row where `sasa reproduce --collect` looks for it."""
+    data = "DIR/train" if _holds_out(plan, row) else "DIR"  # without the validation images of DIR
+    output = f"runs/reproduce/{plan.dataset}-{plan.scale}-{row.table}/runs/{row.name}-seed0"
+    words = f"--config {row.name}.yaml --data {data} --output {output}"
+    return f"{'torchrun --nproc-per-node 8 -m ' if _many_gpus(plan) else ''}{_train(plan)} {words}"
+
+
+def expected(plan: Plan, row: Row) -> str:
+    """The score that a run should reach, as far as the paper says."""
+    if plan.setup.differs == "the paper's.":
+        return "the paper's score" if row.cells else "the paper prints no number"
+    return "not the paper's score, because networks and data differ; compare the rows with each other"
+
+
+def measured(plan: Plan, row: Row) -> str:
+    """Our result, or that there is none."""
+    score = MEASURED.get(f"{plan.dataset}-{plan.scale}", {}).get((row.table, row.name))
+    if score is None or plan.deciding or plan.epochs or plan.validation:
+        return "not measured by us"
+    if row.table == DETECTION:
+        return f"{score} % mAP on the test images, 1 seed (docs/detection.md)"
+    return f"{score} % top-1 on the test images, mean and standard error over 3 seeds (docs/results.md)"
+
+
+def _on_validation(row: Row) -> bool:
+    return row.table in VALIDATION_TABLES
+
+
+def _holds_out(plan: Plan, row: Row) -> bool:
+    """Whether a part of the training images is scored, as in the paper's row."""
+    return plan.validation or (plan.dataset == "imagenet" and _on_validation(row))
+
+
+def _many_gpus(plan: Plan) -> bool:
+    return "8 GPUs" in plan.setup.hardware
+
+
+def _train(plan: Plan) -> str:
+    return f"sasa {plan.setup.config.COMMAND}"
+
+
+def _reproduce(plan: Plan, validation: bool) -> str:
+    words = ["sasa", "reproduce", plan.table, "--dataset", plan.dataset, "--scale", plan.scale]
+    words += ["--validation"] if validation else []
+    for key, value in plan.changes:
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    return shlex.join(words)
