@@ -27,6 +27,7 @@ ORDER = [
     "draw",
     "training",
     "tasks",
+    "explore",
     "speed",
     "reproduce",
     "cli",

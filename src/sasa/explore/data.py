@@ -1,0 +1,124 @@
+"""What the page shows of an image, as arrays: the weights of every attention layer in bytes, and the answers.
+
+Shapes: N heads, K the kernel size, H x W the layer's map.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sasa.draw.attention_maps import attention_layers, choose_layer
+from sasa.errors import SasaError
+from sasa.explore.network import Answer, Explorable, NamedImage
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of an attention layer on one image. A detector's head is called once for each level of the pyramid.
+
+    Args:
+        name: of the module, without ".spatial" at its end.
+        heads, kernel_size: N and K.
+        size: (H, W).
+        packed: see `pack`.
+    """
+
+    name: str
+    heads: int
+    kernel_size: int
+    size: tuple[int, int]
+    packed: bytes
+
+
+@dataclass(frozen=True)
+class Explored:
+    """An image with everything that the page shows of it.
+
+    Args:
+        name: of the file, without its directory, which is nobody else's business.
+        image: what is shown.
+        truth: the true class, where it is known.
+        answers: best first.
+        layers: in the order in which the network calls them.
+        cover: (down, across): the fractions of a map that the image covers; the rest is padding.
+    """
+
+    name: str
+    image: Image.Image
+    truth: str | None
+    answers: list[Answer]
+    layers: list[Layer]
+    cover: tuple[float, float]
+
+
+def pack(weights_NKKHW: Tensor) -> bytes:
+    """Attention weights in bytes: each window has its own scale, which is its largest weight.
+
+    Deflated (zlib): the scales as little-endian uint16 (N, H, W), in 1 / 65535, rounded up; then the windows as uint8
+    (N, H, W, K, K), in 1 / 255 of the scale. So a weight is wrong by at most 1 / 510 of the largest of its window.
+    """
+    windows = weights_NKKHW.permute(0, 3, 4, 1, 2).double().cpu().numpy()
+    scales = np.ceil(windows.max((3, 4)).clip(0, 1) * 65535)
+    values = np.rint(windows * (255 * 65535) / scales[..., None, None])
+    return zlib.compress(scales.astype("<u2").tobytes() + values.clip(0, 255).astype(np.uint8).tobytes(), 9)
+
+
+def explore(model: Explorable, named: NamedImage, layers: Sequence[str] = ()) -> Explored:
+    """Run the network on an image once; keep the answers and the weights of its attention layers.
+
+    Args:
+        model: a trained network.
+        named: the image.
+        layers: names, as `sasa attend --list` prints them; by default all.
+
+    Raises:
+        SasaError: a layer that the network lacks, or no attention in it at all; weights that are not finite numbers.
+    """
+    chosen = [choose_layer(model.network, layer) for layer in layers or [None]]
+    with _record(model.network, chosen if layers else list(attention_layers(model.network))) as (inputs, found):
+        answers = model.answers(named.image)
+    (height, width), (seen_height, seen_width) = inputs[0], model.seen_size(named.image)
+    cover = (seen_height / height, seen_width / width)
+    return Explored(PurePath(named.name).name, model.shown(named.image), named.truth, answers, found, cover)
+
+
+@contextmanager
+def _record(network: nn.Module, layers: Sequence[str]) -> Iterator[tuple[list[tuple[int, int]], list[Layer]]]:
+    """While it lasts, note the (height, width) of each batch that goes into the network, and each call of the layers.
+
+    The weights are packed at once: the maps of a large network would not fit into memory together.
+    """
+    inputs: list[tuple[int, int]] = []
+    found: list[Layer] = []
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs.append((args[0].shape[2], args[0].shape[3]))
+
+    def note_layer(name: str) -> None:
+        layer = attention_layers(network)[name]
+
+        def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            weights = layer.attention_weights(args[0])[0]
+            if not torch.isfinite(weights).all():
+                raise SasaError(f"layer {name} gives attention weights that are not finite numbers")
+            size = (weights.shape[3], weights.shape[4])
+            label = name.removesuffix(".spatial")
+            found.append(Layer(label, layer.num_heads, layer.kernel_size, size, pack(weights)))
+
+        handles.append(layer.register_forward_pre_hook(look))
+
+    handles = [network.register_forward_pre_hook(note)]
+    try:
+        for name in layers:
+            note_layer(name)
+        yield inputs, found
+    finally:
+        for handle in handles:
+            handle.remove()
