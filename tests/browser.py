@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of pages, driven through the W3C WebDriver protocol of chromedriver: no package needed."""
+"""Headless Chromium for tests of pages, through the W3C WebDriver protocol of chromedriver, which needs no package."""
 
 import base64
 import json
@@ -60,7 +60,9 @@ class Browser:
 
     def _call(self, method: str, path: str, body=None):
         content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, content, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.address + path, content, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=HANGING) as answer:
                 return json.load(answer)["value"]

@@ -4,4 +4,6 @@
 from sasa.cli.app import app
 from sasa.cli import bench, detect, doctor, evaluate, explore, networks, pictures, push, reproduce, train
 
-__all__ = ["app", "bench", "detect", "doctor", "evaluate", "explore", "networks", "pictures", "push", "reproduce", "train"]
+__all__ = [
+    "app", "bench", "detect", "doctor", "evaluate", "explore", "networks", "pictures", "push", "reproduce", "train",
+]  # fmt: skip

@@ -20,12 +20,12 @@ def explore(
     layer: Annotated[
         list[str] | None, typer.Option(help="Attention layer; may be repeated (default: all that fit).")
     ] = None,
-    budget: Annotated[float, typer.Option(min=0.1, help="Largest size of the page in MB.")] = 8.0,
+    budget: Annotated[float, typer.Option(min=0.01, help="Largest size of the page in MB.")] = 8.0,
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of a detector's box.")] = 0.3,
     output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("attention.html"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Write one HTML file in which you explore where a network looks: choose image, layer and head, point at a pixel."""
+    """Write an HTML file that shows where a network looks: choose image, layer and head, and point at a pixel."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
     check_folder_of(output)
     from sasa.cli.inputs import find_images

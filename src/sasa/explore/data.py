@@ -24,7 +24,7 @@ class Layer:
     """One call of an attention layer on one image. A detector's head is called once for each level of the pyramid.
 
     Args:
-        name: of the module, without ".spatial" at its end.
+        name: of the module, without what all of a group have: a detector's "backbone.body." and a block's ".spatial".
         heads, kernel_size: N and K.
         size: (H, W).
         packed: see `pack`.
@@ -36,13 +36,18 @@ class Layer:
     size: tuple[int, int]
     packed: bytes
 
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return self.heads * self.kernel_size**2 * self.size[0] * self.size[1]
+
 
 @dataclass(frozen=True)
 class Explored:
     """An image with everything that the page shows of it.
 
     Args:
-        name: of the file, without its directory, which is nobody else's business.
+        name: of the file, without its directory: a page is made to be sent to others.
         image: what is shown.
         truth: the true class, where it is known.
         answers: best first.
@@ -109,7 +114,7 @@ def _record(network: nn.Module, layers: Sequence[str]) -> Iterator[tuple[list[tu
             if not torch.isfinite(weights).all():
                 raise SasaError(f"layer {name} gives attention weights that are not finite numbers")
             size = (weights.shape[3], weights.shape[4])
-            label = name.removesuffix(".spatial")
+            label = name.removeprefix("backbone.body.").removesuffix(".spatial")
             found.append(Layer(label, layer.num_heads, layer.kernel_size, size, pack(weights)))
 
         handles.append(layer.register_forward_pre_hook(look))

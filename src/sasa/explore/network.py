@@ -29,7 +29,7 @@ LARGEST = 768  # pixels of the longer side of an image in the page
 
 @dataclass(frozen=True)
 class Answer:
-    """A class with its probability, and for a detector the box: (left, top, right, bottom) as fractions of the image."""
+    """A class with its probability; for a detector also the box: left, top, right, bottom as fractions of the image."""
 
     label: str
     probability: float

@@ -104,7 +104,7 @@ function drawOverlay() {
   });
   if (at("boxes").checked) drawBoxes(pen, width, height);
   outline(pen, left, top, kernel * cell.width, kernel * cell.height, 1);
-  outline(pen, column * cell.width, row * cell.height, cell.width, cell.height, 2);
+  outline(pen, column * cell.width, row * cell.height, cell.width, cell.height, cell.width < 20 ? 1 : 2);
 }
 
 /** Fade the image outside the window. */
@@ -165,15 +165,21 @@ function drawNumbers() {
   }
   table.querySelectorAll("td").forEach((cell, p) => {
     cell.textContent = (100 * window[p]).toFixed(1);
-    cell.style.setProperty("--part", ((HEAT * window[p]) / largest) * 0.75);
+    cell.style.setProperty("--part", (0.66 * window[p]) / largest);
     cell.className = inside[p] ? (p === half * kernel + half ? "centre" : "") : "outside";
   });
   at("largest").value = percent(largest);
   at("uniform").style.left = `${Math.min(100, 100 / window.length / largest)}%`;
-  at("uniform").title = `uniform: ${percent(1 / window.length)}`;
 }
 
 const offset = (n) => (n > 0 ? `+${n}` : n < 0 ? `−${-n}` : "0");
+
+/** Where an offset leads, in words. */
+function direction(down, right) {
+  const vertical = down ? [`${Math.abs(down)} ${down > 0 ? "down" : "up"}`] : [];
+  const horizontal = right ? [`${Math.abs(right)} ${right > 0 ? "right" : "left"}`] : [];
+  return [...vertical, ...horizontal].join(", ") || "at the pixel itself";
+}
 
 function drawReadout() {
   const { row, column, rows, columns, window, inside, half, kernel, largest } = seen;
@@ -182,16 +188,15 @@ function drawReadout() {
   const entropy = window.reduce((sum, weight) => (weight > 0 ? sum - weight * Math.log(weight) : sum), 0);
   const lines = {
     Pixel: `row ${row + 1}, column ${column + 1} of ${rows} × ${columns}`,
-    Largest: `${percent(largest)}, at ${offset(Math.floor(place / kernel) - half)}, ${offset((place % kernel) - half)}`,
+    Largest: `${percent(largest)}, ${direction(Math.floor(place / kernel) - half, (place % kernel) - half)}`,
+    "If all were equal": `${percent(1 / window.length)}, the mark on the scale`,
     "Beyond the border": percent(beyond),
     "Spread over": `${Math.exp(entropy).toFixed(1)} of ${window.length} pixels`,
   };
   at("readout").replaceChildren(...Object.entries(lines).flatMap(([name, text]) =>
     [element("dt", { textContent: name }), element("dd", { textContent: text })]));
   say(Object.entries(lines).map((line) => line.join(": ")).join("; "));
-  at("pin").textContent = state.pinned
-    ? "Pinned. Click again, or press Esc, to release."
-    : "Click to pin the pixel.";
+  at("pin").textContent = state.pinned ? "Pinned: click again, or press Esc, to release." : "Click to pin the pixel.";
 }
 
 let saying;
@@ -237,7 +242,7 @@ function makeImages() {
 
 function makeLayers() {
   choices("layers", "layer", facts.layers.map(({ name }, n) => {
-    const size = facts.images[state.image].maps[n].join(" × ");
+    const size = facts.images[state.image].maps[n].join("×");
     return [n, `${name}, ${size}`, element("span", {}, `${name} `, element("small", { textContent: size }))];
   }));
 }
@@ -284,11 +289,13 @@ function boxButton(n, [left, top, right, bottom], parts) {
 }
 
 function showImage() {
-  const { source, width, height, sharp, name, truth } = facts.images[state.image];
+  const { source, width, height, sharp, gray, name, truth } = facts.images[state.image];
   at("image").src = source;
-  at("image").alt = truth === null ? name : `${name}, of class ${truth}`;
+  at("image").alt = truth === null ? name : `${name}, true class ${truth}`;
   at("view").style.setProperty("--aspect", width / height);
   at("view").classList.toggle("sharp", sharp);
+  at("colour-label").hidden = gray;
+  at("name").textContent = truth === null ? `${name}.` : `${name}, true class ${truth}.`;
 }
 
 /** Change what is chosen, and show it. */
@@ -379,7 +386,7 @@ function followTheRest() {
 // ------------------------------------------------------------------------------------------------------------ start
 
 async function start() {
-  at("boxes-label").hidden = facts.kind !== "detector";
+  document.querySelectorAll(".for-detector").forEach((part) => (part.hidden = facts.kind !== "detector"));
   at("answers-title").textContent = facts.kind === "detector" ? "The network finds" : "The network answers";
   if (facts.leftOut.length) at("left-out").textContent = `Left out to keep the file small: ${facts.leftOut.join(", ")}.`;
   await choose({});

@@ -32,7 +32,7 @@ class Page:
 def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) -> Page:
     """Put images and weights into one HTML file of at most `budget` bytes.
 
-    Layers are the same for all images. They are taken from the smallest up, until the next does not fit.
+    Layers are the same for all images. They are taken from those with the fewest weights up, until the next does not fit.
 
     Args:
         title: what the network is called.
@@ -46,8 +46,9 @@ def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) 
     sources = [_data_url(one.image) for one in images]
     chunks = [[base64.b64encode(layer.packed).decode() for layer in one.layers] for one in images]
     sizes = [sum(map(len, of_layer)) for of_layer in zip(*chunks, strict=True)]
-    kept = _affordable(sizes, budget - len(_fill(title, kind, images, sources, [], [], [])))
     first = images[0].layers
+    empty = _fill(title, kind, images, sources, [[""] * len(first)] * len(images), range(len(first)), [])
+    kept = _affordable(first, sizes, budget - len(empty.encode()))
     if not kept:
         raise SasaError(
             f"no attention layer fits into a page of {budget / MEGABYTE:g} MB: the smallest takes "
@@ -57,10 +58,10 @@ def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) 
     return Page(_fill(title, kind, images, sources, chunks, kept, left_out), len(kept), left_out)
 
 
-def _affordable(sizes: Sequence[int], budget: float) -> list[int]:
-    """The places of the smallest sizes whose sum is within the budget, in order."""
+def _affordable(layers: Sequence[Layer], sizes: Sequence[int], budget: float) -> list[int]:
+    """The places of the layers with the fewest weights whose sizes together are within the budget, in order."""
     kept: list[int] = []
-    for place in sorted(range(len(sizes)), key=sizes.__getitem__):
+    for place in sorted(range(len(layers)), key=lambda place: layers[place].weights):
         budget -= sizes[place]
         if budget < 0:
             break
@@ -117,6 +118,7 @@ def _facts(image: Explored, source: str, kept: Sequence[int]) -> dict[str, Any]:
         "source": source,
         "width": image.image.width,
         "height": image.image.height,
+        "gray": image.image.mode == "L",
         "sharp": max(image.image.size) <= SMALL,
         "cover": image.cover,
         "maps": [image.layers[n].size for n in kept],
