@@ -161,7 +161,9 @@ def test_choices_are_radio_buttons_that_keep_the_focus(browser, open_page):
     browser.run("document.querySelector('#layers input:checked').focus()")
     browser.press("right", "right")
     browser.wait("document.querySelector('#layers input:checked').value === '2'")
-    assert browser.run("return document.activeElement.getAttribute('aria-label')") == "layer3.0, 4×4"
+    assert (
+        browser.run("return document.activeElement.getAttribute('aria-label')") == "layer3.0, 4\N{MULTIPLICATION SIGN}4"
+    )
 
 
 def test_touch_moves_the_window_on_a_phone(browser, open_page):
@@ -187,7 +189,7 @@ def test_what_a_screen_reader_is_told(browser, open_page):
     point_at(browser, 0.07, 0.95)
     spoken = "document.getElementById('spoken').textContent"
     assert browser.wait(f"{spoken}.includes('row 1, column 8') && {spoken}").startswith(
-        "Pixel: row 1, column 8 of 8 × 8;"
+        "Pixel: row 1, column 8 of 8 \N{MULTIPLICATION SIGN} 8;"
     )
     missing = browser.run(
         "return Array.from(document.querySelectorAll('input, button, [tabindex]')).filter((part) => "

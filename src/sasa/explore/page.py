@@ -32,7 +32,7 @@ class Page:
 def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) -> Page:
     """Put images and weights into one HTML file of at most `budget` bytes.
 
-    Layers are the same for all images. They are taken from those with the fewest weights up, until the next does not fit.
+    Layers are the same for all images. They are taken by their number of weights, fewest first, while they fit.
 
     Args:
         title: what the network is called.
