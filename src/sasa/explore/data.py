@@ -1,4 +1,4 @@
-"""What the page shows of an image, as arrays: the weights of every attention layer in bytes, and the answers.
+"""An image as the page shows it: the answers of the network, and the weights of its attention layers in bytes.
 
 Shapes: N heads, K the kernel size, H x W the layer's map.
 """
@@ -24,7 +24,7 @@ class Layer:
     """One call of an attention layer on one image. A detector's head is called once for each level of the pyramid.
 
     Args:
-        name: of the module, without what all of a group have: a detector's "backbone.body." and a block's ".spatial".
+        name: of the module, shortened: without "backbone.body." at its start and ".spatial" at its end.
         heads, kernel_size: N and K.
         size: (H, W).
         packed: see `pack`.
@@ -38,20 +38,20 @@ class Layer:
 
     @property
     def weights(self) -> int:
-        """How many there are."""
+        """Number of weights."""
         return self.heads * self.kernel_size**2 * self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True)
 class Explored:
-    """An image with everything that the page shows of it.
+    """An image with its answers and its attention weights.
 
     Args:
         name: of the file, without its directory: a page is made to be sent to others.
         image: what is shown.
         truth: the true class, where it is known.
         answers: best first.
-        layers: in the order in which the network calls them.
+        layers: in the order of their calls.
         cover: (down, across): the fractions of a map that the image covers; the rest is padding.
     """
 
@@ -96,7 +96,7 @@ def explore(model: Explorable, named: NamedImage, layers: Sequence[str] = ()) ->
 
 @contextmanager
 def _record(network: nn.Module, layers: Sequence[str]) -> Iterator[tuple[list[tuple[int, int]], list[Layer]]]:
-    """While it lasts, note the (height, width) of each batch that goes into the network, and each call of the layers.
+    """Record the (height, width) of the network's inputs, and every call of the layers, until the context ends.
 
     The weights are packed at once: the maps of a large network would not fit into memory together.
     """

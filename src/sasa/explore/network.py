@@ -23,7 +23,7 @@ from sasa.tasks.classification.predictor import Predictor
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.detection.predictor import Detector
 
-CLASSES, IMAGES = 10, 4  # validation images of a run: one for each of so many classes; so many of a detector
+CLASSES, IMAGES = 10, 4  # validation images taken from a run: one of each of 10 classes; 4 for a detector
 LARGEST = 768  # pixels of the longer side of an image in the page
 
 

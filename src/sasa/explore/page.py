@@ -1,4 +1,4 @@
-"""The page: template, style, script, images and weights in one HTML file that asks the network for nothing."""
+"""The page: template, style, script, images and weights in one HTML file that makes no network requests."""
 
 import base64
 import hashlib
@@ -137,6 +137,6 @@ def _data_url(image: Image.Image) -> str:
 
 
 def _policy(script: str) -> str:
-    """What the browser is to allow: this one script, the style, images within the file; no request of any kind."""
+    """The Content-Security-Policy: this script, the style, and images inside the file; no requests at all."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
