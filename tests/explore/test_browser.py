@@ -189,7 +189,7 @@ def test_what_a_screen_reader_is_told(browser, open_page):
     point_at(browser, 0.07, 0.95)
     spoken = "document.getElementById('spoken').textContent"
     assert browser.wait(f"{spoken}.includes('row 1, column 8') && {spoken}").startswith(
-        "Pixel: row 1, column 8 of 8 \N{MULTIPLICATION SIGN} 8;"
+        "Pixel: row 1, column 8 of 8\N{MULTIPLICATION SIGN}8;"
     )
     missing = browser.run(
         "return Array.from(document.querySelectorAll('input, button, [tabindex]')).filter((part) => "

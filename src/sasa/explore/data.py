@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from sasa.draw.attention_maps import attention_layers, choose_layer
 from sasa.errors import SasaError
 from sasa.explore.network import Answer, Explorable, NamedImage
+from sasa.nn import LocalAttention2d
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def explore(model: Explorable, named: NamedImage, layers: Sequence[str] = ()) ->
     Raises:
         SasaError: a layer that the network lacks, or no attention in it at all; weights that are not finite numbers.
     """
-    chosen = [choose_layer(model.network, layer) for layer in layers or [None]]
-    with _record(model.network, chosen if layers else list(attention_layers(model.network))) as (inputs, found):
+    chosen = [choose_layer(model.network, layer) for layer in layers or [None]]  # None: at least one, or an error
+    names = list(dict.fromkeys(chosen)) if layers else list(attention_layers(model.network))
+    with _record(model.network, names) as (inputs, found):
         answers = model.answers(named.image)
     (height, width), (seen_height, seen_width) = inputs[0], model.seen_size(named.image)
     cover = (seen_height / height, seen_width / width)
@@ -95,35 +98,31 @@ def explore(model: Explorable, named: NamedImage, layers: Sequence[str] = ()) ->
 
 
 @contextmanager
-def _record(network: nn.Module, layers: Sequence[str]) -> Iterator[tuple[list[tuple[int, int]], list[Layer]]]:
-    """Record the (height, width) of the network's inputs, and every call of the layers, until the context ends.
-
-    The weights are packed at once: the maps of a large network would not fit into memory together.
-    """
+def _record(network: nn.Module, names: Sequence[str]) -> Iterator[tuple[list[tuple[int, int]], list[Layer]]]:
+    """Record the (height, width) of the network's inputs, and every call of the layers, until the context ends."""
     inputs: list[tuple[int, int]] = []
     found: list[Layer] = []
 
-    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def record_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         inputs.append((args[0].shape[2], args[0].shape[3]))
 
-    def note_layer(name: str) -> None:
-        layer = attention_layers(network)[name]
+    def record_layer(name: str, module: LocalAttention2d, args: tuple[Tensor, ...]) -> None:
+        found.append(_layer(name, module, args[0]))  # packed at once: the weights of all layers may not fit into memory
 
-        def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            weights = layer.attention_weights(args[0])[0]
-            if not torch.isfinite(weights).all():
-                raise SasaError(f"layer {name} gives attention weights that are not finite numbers")
-            size = (weights.shape[3], weights.shape[4])
-            label = name.removeprefix("backbone.body.").removesuffix(".spatial")
-            found.append(Layer(label, layer.num_heads, layer.kernel_size, size, pack(weights)))
-
-        handles.append(layer.register_forward_pre_hook(look))
-
-    handles = [network.register_forward_pre_hook(note)]
+    known = attention_layers(network)
+    handles = [network.register_forward_pre_hook(record_input)]
+    handles += [known[name].register_forward_pre_hook(partial(record_layer, name)) for name in names]
     try:
-        for name in layers:
-            note_layer(name)
         yield inputs, found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _layer(name: str, module: LocalAttention2d, map_BCHW: Tensor) -> Layer:
+    weights_NKKHW = module.attention_weights(map_BCHW)[0]
+    if not torch.isfinite(weights_NKKHW).all():
+        raise SasaError(f"layer {name} gives attention weights that are not finite numbers")
+    label = name.removeprefix("backbone.body.").removesuffix(".spatial")
+    size = (map_BCHW.shape[2], map_BCHW.shape[3])
+    return Layer(label, module.num_heads, module.kernel_size, size, pack(weights_NKKHW))

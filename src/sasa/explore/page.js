@@ -187,7 +187,7 @@ function drawReadout() {
   const beyond = window.reduce((sum, weight, p) => (inside[p] ? sum : sum + weight), 0);
   const entropy = window.reduce((sum, weight) => (weight > 0 ? sum - weight * Math.log(weight) : sum), 0);
   const lines = {
-    Pixel: `row ${row + 1}, column ${column + 1} of ${rows} × ${columns}`,
+    Pixel: `row ${row + 1}, column ${column + 1} of ${rows}×${columns}`,
     Largest: `${percent(largest)}, ${direction(Math.floor(place / kernel) - half, (place % kernel) - half)}`,
     "If all were equal": `${percent(1 / window.length)}, the mark on the scale`,
     "Beyond the border": percent(beyond),
@@ -292,7 +292,7 @@ function showImage() {
   const { source, width, height, sharp, gray, name, truth } = facts.images[state.image];
   at("image").src = source;
   at("image").alt = truth === null ? name : `${name}, true class ${truth}`;
-  at("view").style.setProperty("--aspect", width / height);
+  at("left").style.setProperty("--aspect", width / height);
   at("view").classList.toggle("sharp", sharp);
   at("colour-label").hidden = gray;
   at("name").textContent = truth === null ? `${name}.` : `${name}, true class ${truth}.`;
