@@ -22,7 +22,8 @@ const decoded = new Map();
 /** The weights of a layer for an image, decoded when they are first wanted: {scales, windows, heads, kernel, ...}. */
 function weightsOf(image, layer) {
   const id = `weights-${image}-${layer}`;
-  if (!decoded.has(id)) decoded.set(id, decode(at(id).textContent, facts.images[image].maps[layer], facts.layers[layer]));
+  const size = facts.images[image].maps[layer];
+  if (!decoded.has(id)) decoded.set(id, decode(at(id).textContent, size, facts.layers[layer]));
   return decoded.get(id);
 }
 
@@ -70,6 +71,8 @@ function look() {
 
 // ---------------------------------------------------------------------------------------------------------- drawing
 
+/** A colour of the style sheet, as the scheme has it now. */
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 /** Draw all that depends on the chosen pixel. */
@@ -95,7 +98,7 @@ function drawOverlay() {
   const left = (column - half) * cell.width;
   const top = (row - half) * cell.height;
   veil(pen, width, height, left, top, kernel * cell.width, kernel * cell.height);
-  const heat = getComputedStyle(document.documentElement).getPropertyValue("--heat");
+  const heat = colour("--heat");
   window.forEach((weight, p) => {
     pen.fillStyle = `rgb(${heat} / ${(HEAT * weight) / largest})`;
     const x = left + (p % kernel) * cell.width;
@@ -112,7 +115,7 @@ function veil(pen, width, height, left, top, windowWidth, windowHeight) {
   pen.beginPath();
   pen.rect(0, 0, width, height);
   pen.rect(left, top, windowWidth, windowHeight);
-  pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--paper");
+  pen.fillStyle = colour("--paper");
   pen.globalAlpha = 0.5;
   pen.fill("evenodd");
   pen.globalAlpha = 1;
@@ -132,7 +135,7 @@ function drawBoxes(pen, width, height) {
   facts.images[state.image].answers.forEach(({ box }, n) => {
     if (!box) return;
     pen.lineWidth = n === marked ? 4 : 1.5;
-    pen.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--box");
+    pen.strokeStyle = colour("--box");
     pen.strokeRect(box[0] * width, box[1] * height, (box[2] - box[0]) * width, (box[3] - box[1]) * height);
   });
 }
@@ -146,7 +149,7 @@ function drawHeads() {
     canvas.width = canvas.height = side;
     const pen = canvas.getContext("2d");
     const pixels = pen.createImageData(side, side);
-    const heat = getComputedStyle(document.documentElement).getPropertyValue("--heat").split(" ").map(Number);
+    const heat = colour("--heat").split(" ").map(Number);
     window.forEach((weight, p) => pixels.data.set([...heat, (255 * weight) / largest], 4 * p));
     pen.putImageData(pixels, 0, 0);
   }
@@ -388,7 +391,8 @@ function followTheRest() {
 async function start() {
   document.querySelectorAll(".for-detector").forEach((part) => (part.hidden = facts.kind !== "detector"));
   at("answers-title").textContent = facts.kind === "detector" ? "The network finds" : "The network answers";
-  if (facts.leftOut.length) at("left-out").textContent = `Left out to keep the file small: ${facts.leftOut.join(", ")}.`;
+  const { leftOut } = facts;
+  if (leftOut.length) at("left-out").textContent = `Left out to keep the file small: ${leftOut.join(", ")}.`;
   await choose({});
   followPointer();
   followKeys();
