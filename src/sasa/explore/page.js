@@ -171,7 +171,7 @@ function drawNumbers() {
     cell.style.setProperty("--part", (0.66 * window[p]) / largest);
     cell.className = inside[p] ? (p === half * kernel + half ? "centre" : "") : "outside";
   });
-  at("largest").value = percent(largest);
+  at("largest").textContent = percent(largest);
   at("uniform").style.left = `${Math.min(100, 100 / window.length / largest)}%`;
 }
 
