@@ -134,7 +134,7 @@ function outline(pen, x, y, width, height, thick) {
 function drawBoxes(pen, width, height) {
   facts.images[state.image].answers.forEach(({ box }, n) => {
     if (!box) return;
-    pen.lineWidth = n === marked ? 4 : 1.5;
+    pen.lineWidth = n === marked ? 4 : 1;
     pen.strokeStyle = colour("--box");
     pen.strokeRect(box[0] * width, box[1] * height, (box[2] - box[0]) * width, (box[3] - box[1]) * height);
   });
