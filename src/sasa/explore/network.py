@@ -69,7 +69,8 @@ class Classifier:
 
     def seen_size(self, image: Image.Image) -> tuple[int, int]:
         """(height, width) in pixels of what the network sees of an image."""
-        return (self.predictor.preprocessing.image_size,) * 2
+        side = self.predictor.preprocessing.image_size
+        return side, side
 
     def validation_images(self, directory: Path) -> Iterator[NamedImage]:
         """The first validation image of each class, of ten classes at most."""
