@@ -12,7 +12,9 @@ demo: $(INSTALLED)  ## train a network without spatial convolution on handwritte
 	$(BIN)/sasa train --output runs/demo
 	$(BIN)/sasa eval --model runs/demo
 	$(BIN)/sasa bench --model runs/demo
+	$(BIN)/sasa explore --model runs/demo --output runs/demo/attention.html
 	@echo "look at runs/demo/attention.png, runs/demo/predictions.png and runs/demo/curves.png"
+	@echo "and open runs/demo/attention.html in a browser: it shows where the network looks, for the pixel under the pointer"
 
 test: $(INSTALLED)  ## all tests; those of CPU kernels for every instruction set of this machine
 	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core

@@ -30,6 +30,7 @@ ORDER = [
     "draw",
     "training",
     "tasks",
+    "explore",
     "speed",
     "reproduce",
     "cli",

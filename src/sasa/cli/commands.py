@@ -2,7 +2,7 @@
 
 # ruff: noqa: I001
 from sasa.cli.app import app
-from sasa.cli import train, evaluate, predict, attend, detect, push, bench, networks, reproduce, doctor
+from sasa.cli import train, evaluate, predict, attend, explore, detect, push, bench, networks, reproduce, doctor
 
 __all__ = [
     "app",
@@ -11,6 +11,7 @@ __all__ = [
     "detect",
     "doctor",
     "evaluate",
+    "explore",
     "networks",
     "predict",
     "push",

@@ -187,13 +187,13 @@ class SignalRecorder(StopRequest):
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
-        self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         super().__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
-        signal.set_wakeup_fd(self._previous)
+        signal.set_wakeup_fd(self._previous_fd)
         os.close(self._read)
         os.close(self._write)
 

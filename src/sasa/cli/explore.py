@@ -1,0 +1,47 @@
+"""`sasa explore`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sasa.cli.app import DeviceOption, ModelOption, app, one_of
+from sasa.cli.output import check_folder_of, replace_text
+from sasa.errors import UsageError
+
+
+@app.command()
+def explore(
+    model: ModelOption,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, directories, or patterns; without any, validation images of the run."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Attention layer; may be repeated (default: all that fit).")
+    ] = None,
+    budget: Annotated[float, typer.Option(min=0.01, help="Largest size of the page in MB.")] = 8.0,
+    score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of a detector's box.")] = 0.3,
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("attention.html"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Write an HTML file that shows where a network looks: choose image, layer and head, and point at a pixel."""
+    one_of("--device", device, ("auto", "cpu", "cuda"))
+    check_folder_of(output)
+    from sasa.cli.inputs import find_images
+    from sasa.explore.data import explore as explore_image
+    from sasa.explore.network import images_of, load
+    from sasa.explore.page import MEGABYTE, make_page
+
+    paths = find_images(images or [])
+    if output.resolve() in {path.resolve() for path in paths}:
+        raise UsageError(f"--output {output} is one of the images to explore: name another file")
+    network = load(model, device, score)
+    explored = [explore_image(network, named, layer or []) for named in images_of(network, model, paths)]
+    page = make_page(Path(model).name, network.kind, explored, budget * MEGABYTE)
+    replace_text(output, page.text)
+    if page.left_out:
+        typer.echo(f"left out to stay within {budget:g} MB: {', '.join(page.left_out)}", err=True)
+    size = f"{len(page.text.encode()) / MEGABYTE:.2f} MB"
+    counts = f"{len(explored)} image{'s'[: len(explored) != 1]}, {page.layers} layer{'s'[: page.layers != 1]}"
+    typer.echo(f"{counts}, {size}: open {output} in a browser")

@@ -1,0 +1,57 @@
+"""`sasa explore`: images in, one HTML file out, or one sentence."""
+
+from pathlib import Path
+
+from command import assert_one_sentence
+from explore_pages import read_page, save_classifier
+
+
+def test_images_of_a_run(sasa, run_folder, images, tmp_path):
+    page = tmp_path / "page.html"
+    status, out, error = sasa("explore", "--model", run_folder, images, "--output", page)
+    assert (status, error) == (0, "")
+    size = page.stat().st_size
+    assert out == f"3 images, 4 layers, {size / 1e6:.2f} MB: open {page} in a browser\n"
+    read = read_page(page.read_text())
+    assert [image["name"] for image in read.facts["images"]] == ["0.png", "1.png", "2.png"]
+
+
+def test_without_images_validation_images_of_the_run(sasa, run_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = sasa("explore", "--model", run_folder)
+    assert status == 0
+    assert out.startswith("10 images, 4 layers, ")
+    read = read_page(Path("attention.html").read_text())
+    assert [image["truth"] for image in read.facts["images"]] == list("0123456789")
+    assert len({image["name"] for image in read.facts["images"]}) == 10
+
+
+def test_layers_left_out_are_listed(sasa, run_folder, images, tmp_path):
+    page = tmp_path / "page.html"
+    words = ["explore", "--model", run_folder, images, "--output", page]
+    assert sasa(*words)[0] == 0
+    budget = page.stat().st_size / 1e6 - 1e-6
+    status, out, error = sasa(*words, "--budget", budget)
+    assert status == 0
+    assert out.startswith("3 images, 3 layers, ")
+    assert error == f"left out to stay within {budget:g} MB: layer2.0 (4 x 4)\n"
+    assert page.stat().st_size <= 1e6 * budget
+
+
+def test_convolution_has_nothing_to_explore(sasa, tmp_path, images):
+    network = save_classifier(tmp_path / "network", "resnet26", stem="small_conv")
+    result = sasa("explore", "--model", network, images / "0.png", "--output", tmp_path / "page.html")
+    assert_one_sentence(result, 1, "the network has no local attention layer to look at")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_wrong_words(sasa, run_folder, images, tmp_path):
+    words = ["explore", "--model", run_folder]
+    image = images / "0.png"
+    assert_one_sentence(sasa(*words, image, "--output", image), 2, f"--output {image} is one of the images")
+    assert_one_sentence(sasa(*words, image, "--output", tmp_path / "no" / "page.html"), 1, "cannot write", "page.html")
+    assert_one_sentence(sasa(*words, image, "--layer", "x"), 1, "no attention layer 'x'")
+    (tmp_path / "bad.png").write_text("text")
+    assert_one_sentence(sasa(*words, tmp_path / "bad.png"), 3, "bad.png is not an image")
+    network = save_classifier(tmp_path / "network")
+    assert_one_sentence(sasa("explore", "--model", network), 1, "is not a run with data of its own: name an image")
