@@ -14,7 +14,7 @@ import statistics
 
 import torch
 
-from sasa.data.classification.splits import split
+from sasa.data.classification import split
 from sasa.speed.timing import ratios, spread, take_turns, torch_threads
 from sasa.speed.twin import OURS, TWIN, first_batches, inference_step, training_step, twin
 from sasa.tasks.classification.config import TrainConfig, resolve

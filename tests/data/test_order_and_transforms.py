@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sasa.data.classification import Subset, open_splits
-from sasa.data.classification.loader import evaluation_loader, shares, training_loader
+from sasa.data.classification.batch import evaluation_loader, training_loader
 from sasa.data.classification.transforms import Augmentation, Preprocessing
-from sasa.data.sampler import EpochBatches, epoch_order, mix
+from sasa.data.loader import shares
+from sasa.data.random_numbers import mix
+from sasa.data.sampler import EpochBatches, epoch_order
 from sasa.errors import ArgumentError, DataError
 
 GRAY = Preprocessing(16, 1, (0.3,), (0.35,))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix
 from sasa.errors import DivergedError
 from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of
 from sasa.training.optim import make_optimizer, schedule

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sasa.data.classification.mixing import Mixing
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix
 from sasa.errors import ArgumentError
 
 

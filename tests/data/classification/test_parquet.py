@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sasa.data import sampler
 from sasa.data.classification import ImageParquet, Subset, open_splits
-from sasa.data.classification.parquet_rows import RowGroups
+from sasa.data.classification.parquet import RowGroups
 from sasa.data.sampler import EpochBatches
 from sasa.errors import DataError
 
@@ -303,8 +303,10 @@ def table_of(count, **others):
         ({"label": pa.array([-1, -1])}, "has images with the label -1: they have no label"),
         ({"label": pa.array([0, 10**12])}, "has the label 1000000000000, and labels outside 0 to"),
         ({"label": pa.array([0, None])}, r"x\.parquet row 1 has no label"),
-        ({"label": pa.array(["cat", "dog"])}, "column 'label' must hold integers; it holds string"),
-        ({"labels": pa.array([0.0, 1.0])}, "column 'labels' must hold integers; it holds double"),
+        ({"label": pa.array([b"cat", b"dog"])}, "column 'label' must hold integers or words; it holds binary"),
+        ({"labels": pa.array([0.0, 1.5])}, r"row 1 has the label 1\.5; expected a whole number or a word"),
+        ({"labels": pa.array([0.0, float("nan")])}, r"x\.parquet row 1 has no label"),
+        ({"label": pa.array([1, 1])}, "holds images of one class only, '1' .2 images."),
         ({"image": pa.array(["a", "b"]), "label": pa.array([0, 1])}, "'image' must hold {bytes, path}; it holds str"),
         ({"name": pa.array([0, 1])}, "has columns image, name; expected one of label, labels, fine_label"),
     ],

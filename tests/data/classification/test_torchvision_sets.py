@@ -251,7 +251,7 @@ def test_missing_cut_off_and_odd_meta(tmp_path):
     with pytest.raises(DataError, match="data_batch_4 is no CIFAR file, or was cut off"):
         open_splits(str(tmp_path), 0.2, 0)
     (folder / "data_batch_4").unlink()
-    with pytest.raises(DataError, match="data_batch_4 is missing: the download was not completed"):
+    with pytest.raises(DataError, match="data_batch_4 is missing: the download is incomplete"):
         open_splits(str(tmp_path), 0.2, 0)
     (folder / "data_batch_4").write_bytes(content)
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["cat"]}))
@@ -312,9 +312,9 @@ HEAD = bytes([0, 0, 8, 3])
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("train-images-idx3-ubyte", b"", "is no idx file of bytes in 3 dimensions"),
-        ("train-images-idx3-ubyte", b"text " * 10, "is no idx file of bytes in 3 dimensions"),
-        ("train-images-idx3-ubyte", HEAD + bytes(8), "is no idx file of bytes"),
+        ("train-images-idx3-ubyte", b"", "is not an idx file of bytes in 3 dimensions"),
+        ("train-images-idx3-ubyte", b"text " * 10, "is not an idx file of bytes in 3 dimensions"),
+        ("train-images-idx3-ubyte", HEAD + bytes(8), "is not an idx file of bytes"),
         (
             "train-images-idx3-ubyte",
             HEAD + struct.pack(">3I", 6, 28, 28) + bytes(99),

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from sasa.data.classification.transforms import Augmentation, Pipeline, Preprocessing, seeded
-from sasa.data.random_numbers import seeded_numbers, uniform
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix, seeded_numbers, uniform
 from sasa.errors import ArgumentError
 
 RGB, GRAY = Preprocessing(16), Preprocessing(16, 1, (0.3,), (0.35,))

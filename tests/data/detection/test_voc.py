@@ -56,8 +56,8 @@ def write_xml(root, text):
 @pytest.mark.parametrize(
     ("xml", "sentence"),
     [
-        ("<annotation><size>", r"2007_1\.xml is damaged: no XML \(no element found: line 1"),
-        ("", r"2007_1\.xml is damaged: no XML"),
+        ("<annotation><size>", r"2007_1\.xml is damaged: not XML \(no element found: line 1"),
+        ("", r"2007_1\.xml is damaged: not XML"),
         (b"<annotation>\xff</annotation>", r"2007_1\.xml is damaged"),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', r"2007_1\.xml is damaged"),
         ("<html></html>", r"2007_1\.xml is not Pascal VOC's: it holds <html> instead of <annotation>"),

@@ -21,9 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.classification import Source
-from sasa.data.classification.batch import Batch, check_on_bad_image
+from sasa.data.classification.batch import Batch
 from sasa.data.classification.batched_augmentation import BatchAugmentation, normalise
 from sasa.data.classification.transforms import Augmentation, Preprocessing
+from sasa.data.loader import check_on_bad_image
 from sasa.errors import ArgumentError, DataError
 
 _SHARE = 0.8  # of the memory; the rest is for the network and its maps

@@ -8,8 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.classification.auto_augment import Policy, check_policy
-from sasa.data.random_numbers import seeded_numbers
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
 CROPS = ("resized", "pad", "none")

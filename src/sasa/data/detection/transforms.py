@@ -8,8 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.detection.annotations import Targets
-from sasa.data.random_numbers import seeded_numbers
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
 # An object of which a crop leaves less than this share of its box can often not be told any more: it is left out.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sasa.data.classification import Source, open_splits
-from sasa.data.classification.loader import evaluation_loader
+from sasa.data.classification.batch import evaluation_loader
 from sasa.errors import DataError, SasaError
 from sasa.metrics.confusion import ClassScore, Confusion, most_confused, per_class
 from sasa.models.hub import locate

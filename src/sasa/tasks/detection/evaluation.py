@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sasa.data.detection.loader import evaluation_batches
+from sasa.data.detection.batch import evaluation_batches
 from sasa.data.detection.open import open_detection_split
 from sasa.errors import DataError, SasaError
 from sasa.metrics.average_precision import AveragePrecision, average_precision

@@ -1,0 +1,44 @@
+"""What the sources of both tasks have in common: images that are read one at a time, in any order."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from PIL import Image
+
+
+class ImageSource(ABC):
+    """Images with annotations of some kind.
+
+    Sources can be pickled and copied into other processes; each process opens its own files.
+
+    Attributes:
+        classes: names of the classes; labels are indices into them.
+        groups: for each image the number of the file (or part of a file) that holds it, where images of one group
+            are read fastest one after the other; else None.
+        description: sentences that say what was found when the data was opened: images and classes with counts,
+            and what was passed over, with the reason.
+    """
+
+    classes: list[str]
+    groups: Sequence[int] | None = None
+    description: Sequence[str] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def read(self, index: int, channels: int = 3) -> Image.Image:
+        """Read image `index`: upright, 8 bits, RGB (channels=3) or gray (channels=1).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Name image `index` in messages: its path, or its file and its place there."""
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash image `index` as it is stored, to find equal images; None where that would take long."""
+        return None
