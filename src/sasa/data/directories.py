@@ -24,6 +24,7 @@ _FILLERS = frozenset(
     "set sets data dataset datasets split subset image images img imgs photo photos picture pictures pic pics frame "
     "frames file files folder dir directory jpg jpeg jpegs png jpegimages the of for all raw".split()
 )
+_PARTS = frozenset(("image", "images", "img", "imgs", "photos", "part", "batch", "fold", "chunk"))
 # Directories made by operating systems, network drives and tools. Names with a dot in front are left out as well.
 _SYSTEM = frozenset(
     "__macosx @eadir @tmp #recycle @recycle @recently-snapshot $recycle.bin recycler lost+found __pycache__ "
@@ -179,6 +180,7 @@ def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
     if not full:
         _refuse_flat_splits(root, directories)
         _refuse_splits_in_classes(directories)
+        _refuse_parts(root, directories)
         return None
     found: dict[str, Path] = {}
     for directory in full:
@@ -248,6 +250,21 @@ def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
             f"{printable(root)} holds {_named(flat)} with images directly in "
             f"{'it' if len(flat) == 1 else 'them'}: expected a directory for each class, as in "
             f"{printable(flat[0].name)}/CLASS/"
+        )
+
+
+def are_parts(directories: Sequence[Path]) -> bool:
+    """Whether directories are parts of one: images_part_1/, images_part_2/, but not class_1/, class_2/."""
+    words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in directories}
+    return len(directories) > 1 and len(words) == 1 and bool(_PARTS.intersection(words.pop()))
+
+
+def _refuse_parts(root: Path, directories: list[Path]) -> None:
+    full = [d for d in directories if has_images(d)]
+    if are_parts(full):
+        raise DataError(
+            f"{printable(root)} holds {_named(full)}, whose names are not classes but parts of one directory: expected "
+            "a directory for each class, or a table of labels such as train.csv"
         )
 
 

@@ -105,5 +105,7 @@ def test_many_names_take_little_memory():
 
 def test_images_without_class_directories(tmp_path):
     save_image(tmp_path / "1.png")
-    with pytest.raises(DataError, match=r"expected a directory for each class .*; looked for .*\.tar shards.*MNIST/raw/"):
+    with pytest.raises(
+        DataError, match=r"expected a directory for each class .*; looked for .*\.tar shards.*MNIST/raw/"
+    ):
         open_splits(str(tmp_path), 0.2, 0)

@@ -369,3 +369,23 @@ def test_what_webdataset_writes(tmp_path):
     source = TarShards([tmp_path / "train-0.tar"])
     assert list(source.labels) == [0, 1, 0, 1]
     assert reds(source) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("empty", [[0], [1], [3], [0, 2, 3]])
+def test_shards_without_samples_are_passed_over_and_said(tmp_path, empty):
+    written = iter(range(100))
+    for shard in range(4):
+        write_tar(tmp_path / f"train-{shard}.tar", [] if shard in empty else samples([next(written), next(written)]))
+    source = TarShards(sorted(tmp_path.glob("*.tar")))
+    count = 2 * (4 - len(empty))
+    assert list(source.labels) == [n % 3 for n in range(count)]
+    assert reds(source) == list(range(count))
+    names = ", ".join(f"train-{shard}.tar" for shard in empty)
+    assert source.description == [f"no samples in {names} of {tmp_path}"]
+    assert source.groups == [shard for shard in range(4) if shard not in empty for _ in range(2)]
+
+
+def test_class_names_after_a_byte_order_mark(tmp_path):
+    write_tar(tmp_path / "train-0.tar", samples(range(6)))
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nfrog\r\n")
+    assert TarShards([tmp_path / "train-0.tar"]).classes == ["cat", "dog", "frog"]

@@ -71,7 +71,9 @@ def test_what_is_wrong_is_said_with_the_path(tmp_path, make, sentence):
 
 
 def test_nothing_there():
-    sentence = "'/nowhere' is not a directory, a parquet or tar file, a pattern of tar files, or the built-in set"
+    sentence = (
+        "'/nowhere' is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the built-in set"
+    )
     with pytest.raises(DataError, match=sentence):
         open_splits("/nowhere", 0.2, 0)
 

@@ -146,7 +146,8 @@ def test_other_formats_are_named(tmp_path, files, sentence):
         else:
             (tmp_path / name).write_text(text)
     with pytest.raises(
-        DataError, match=rf"is not COCO JSON, Pascal VOC XML or YOLO's text: it holds .*{sentence.removeprefix('it holds ')}"
+        DataError,
+        match=rf"is not COCO JSON, Pascal VOC XML or YOLO's text: it holds .*{sentence.removeprefix('it holds ')}",
     ) as caught:
         open_detection_splits(str(tmp_path), 0.2, 0)
     assert "looked for annotations/instances_train.json" in str(caught.value)

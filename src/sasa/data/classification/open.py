@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sasa.data.classification import cifar, class_folders, idx, parquet, shards
+from sasa.data.classification import cifar, class_folders, idx, parquet, shards, tables
 from sasa.data.classification.class_folders import NoImagesError
 from sasa.data.classification.digits import Digits
 from sasa.data.classification.shards import TarShards, expand
@@ -17,10 +17,10 @@ from sasa.data.text import printable
 from sasa.errors import DataError
 
 # What is read. A format is a module with a function `look`, and a line here.
-FORMATS: tuple[Look, ...] = (cifar.look, idx.look, parquet.look, shards.look)
+FORMATS: tuple[Look, ...] = (cifar.look, idx.look, parquet.look, shards.look, tables.look)
 LOOKED_FOR = (
-    "a directory for each class (or train/ and val/ of them), *.parquet, *.tar shards, cifar-10-batches-py/, "
-    "cifar-100-python/, MNIST/raw/ and FashionMNIST/raw/"
+    "a directory for each class (or train/ and val/ of them), *.parquet, *.tar shards, metadata.csv or train.csv, "
+    "cifar-10-batches-py/, cifar-100-python/, MNIST/raw/ and FashionMNIST/raw/"
 )
 
 
@@ -32,7 +32,7 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
     Args:
         data: "digits"; or a directory: of class directories, of parquet files as Hugging Face publishes them, of
             WebDataset's tar files, or torchvision's root directory of CIFAR-10, CIFAR-100, MNIST or Fashion-MNIST; or
-            one parquet or tar file; or a pattern of tar files, `DIR/train-{0000..0012}.tar`. Splits are directories
+            one parquet file, tar file or table of images; or a pattern of tar files, `DIR/train-{0000..0012}.tar`. Splits are directories
             or files with train and val (or validation, test, ...) in their names.
         held_out: the fraction held out, drawn class by class with `seed`, where the data has no split of its own.
         seed: seed of that draw.
@@ -96,10 +96,11 @@ def _open_path(root: Path) -> Found:
     found = {name: opener for look in FORMATS for name, opener in look(root).items()}
     if not found and not root.is_dir():
         raise DataError(
-            f"{str(root)!r} is not a directory, a parquet or tar file, a pattern of tar files, or the built-in set "
-            "'digits'"
+            f"{str(root)!r} is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the "
+            "built-in set 'digits'"
         )
-    kinds = [*found, *(["class directories"] if found and _has_classes(root) else [])]
+    packed = [kind for kind in found if kind != tables.KIND]  # tables are read only where there are no classes
+    kinds = [*found, *(["class directories"] if packed and _has_classes(root) else [])]
     if len(kinds) > 1:
         raise DataError(
             f"{root} holds {' and '.join(kinds)}: give the path of the one that is meant, or move the others away"
@@ -111,9 +112,9 @@ def _open_path(root: Path) -> Found:
     try:
         return class_folders.open_class_folders(root)
     except NoImagesError as error:
-        if packed := files_in(root, ".tar.gz", ".tgz", ".zip"):
+        if archives := files_in(root, ".tar.gz", ".tgz", ".zip"):
             raise DataError(
-                f"{printable(packed[0])} is compressed: unpack it; shards must be plain .tar files"
+                f"{printable(archives[0])} is compressed: unpack it; shards must be plain .tar files"
             ) from error
         raise DataError(f"{error}; looked for {LOOKED_FOR}") from error
 

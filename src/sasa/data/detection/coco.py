@@ -11,8 +11,9 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
-from sasa.data.detection.source import ImageFiles, Openers, find_images, upright_size
+from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import child, files_in, is_split, split_of, sub_directories
+from sasa.data.image_names import find_images
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
 

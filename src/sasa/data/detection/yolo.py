@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
-from sasa.data.detection.source import ImageFiles, Openers, find_images, upright_size
+from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import SPLITS, child, files_in, is_clutter, is_split, sub_directories
+from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.text import listed, printable, read_lines, read_text
 from sasa.errors import DataError

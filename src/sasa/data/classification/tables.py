@@ -1,0 +1,216 @@
+"""Images with a table of labels beside them: Hugging Face's metadata.csv or .jsonl, Kaggle's train.csv."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from sasa.data.classification.source import Found, Source, number_words
+from sasa.data.directories import HELD_OUT, SPLITS, are_parts, files_in, has_images, is_split, split_of, sub_directories
+from sasa.data.findings import file_fingerprint
+from sasa.data.image_names import find_images
+from sasa.data.images import read_image
+from sasa.data.text import NameTable, listed, printable, read_text
+from sasa.errors import DataError
+
+KIND = "a table of images"
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+# Names of columns, in the order in which they are looked for.
+NAMES = (
+    "file_name",
+    "filename",
+    "file",
+    "image_path",
+    "path",
+    "filepath",
+    "image",
+    "image_name",
+    "image_id",
+    "img",
+    "id",
+)
+LABELS = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "diagnosis", "dx")
+
+Row = tuple[int, str, str]  # line, name of the image, label
+
+
+class ImageTable(Source):
+    """Images that tables name, with their labels; words and whole numbers are the names of classes.
+
+    Args:
+        tables: rows of each table: (line, name, label).
+        directories: where the images of each table may lie.
+        classes: the classes to number by; by default those of the tables, sorted, numbers by their value.
+
+    Raises:
+        DataError: an image is missing or in no row, or its label is missing or not in `classes`.
+    """
+
+    def __init__(
+        self, tables: dict[Path, list[Row]], directories: dict[Path, Sequence[Path]], classes: list[str] | None = None
+    ) -> None:
+        paths, words, self.description = [], [], []
+        for table, rows in tables.items():
+            where = printable(table)
+            for line, name, label in rows:
+                if not name or not label:
+                    raise DataError(f"{where} line {line} has no {'label' if name else 'name of an image'}")
+            if not rows:
+                raise DataError(f"{where} has no rows")
+            directory, names, notes = find_images(where, directories[table], [name for _, name, _ in rows])
+            paths += [str(directory / name) for name in names]
+            words += [label for _, _, label in rows]
+            self.description += notes
+        first = printable(next(iter(tables)))
+        if len(set(paths)) < len(paths):
+            twice = next(path for path in paths if paths.count(path) > 1)
+            raise DataError(f"{first} names the image {printable(twice)} twice")
+        self.labels, self.classes = number_words(first, words, classes)
+        self._paths = NameTable(paths)
+
+    def read(self, index: int, channels: int = 3) -> Image.Image:
+        """Read the image of row `index`."""
+        return read_image(Path(self._paths[index]), self.name(index), channels)
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return printable(self._paths[index])
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the file."""
+        return file_fingerprint(Path(self._paths[index]))
+
+
+def look(path: Path) -> dict[str, Callable[[], Found]]:
+    """An opener of the tables with names and labels of images in a directory, or of one table.
+
+    A table beside class directories is not looked at: it often repeats their names.
+    """
+    if path.is_file():
+        return {KIND: partial(_open, path, [path])} if path.suffix.lower() in SUFFIXES else {}
+    inner = sub_directories(path)
+    classes = [d for d in inner if not split_of(d.name)[0] and has_images(d)]
+    classes = [] if are_parts(classes) else classes
+    tables = files_in(path, *SUFFIXES) or [t for d in inner if is_split(d.name) for t in files_in(d, *SUFFIXES)]
+    if len(classes) > 1 or not tables:
+        return {}
+    usable = [table for table in tables if _columns(table)]
+    return {KIND: partial(_open, path, usable)} if usable else {}
+
+
+def _open(root: Path, tables: list[Path]) -> Found:
+    splits = {table: _split(root, table) for table in tables}
+    used = [t for t in tables if splits[t]] if "train" in splits.values() else tables
+    notes = [f"not used: {printable(t)} (its name says no split)" for t in tables if t not in used]
+    by_split: dict[str, dict[Path, list[Row]]] = {}
+    for table in used:
+        for split, rows in _rows(table, splits[table] or "train").items():
+            by_split.setdefault(split, {})[table] = rows
+    if "train" not in by_split:
+        raise DataError(f"{printable(root)} has tables for {listed(by_split)} but none for training, such as train.csv")
+    if len(by_split["train"]) > 1:
+        names = listed((printable(table.name) for table in by_split["train"]), 3)
+        raise DataError(f"{printable(root)} holds several tables of labels ({names}): give the path of one")
+    held_out = next((split for split in HELD_OUT if split in by_split), None)
+    unused = [split for split in by_split if split not in ("train", held_out)]
+    notes += [f"not used: the {split} rows ({held_out} is what is held out)" for split in unused]
+    train = _source(by_split, "train")
+    other = _source(by_split, held_out, train.classes) if held_out else None
+    notes += [*train.description, *(other.description if other else [])]
+    places = tuple(listed(map(printable, by_split[s])) if s else "" for s in ("train", held_out))
+    return Found(train, other, notes, (places[0], places[1]))
+
+
+def _source(by_split: dict[str, dict[Path, list[Row]]], split: str, classes: list[str] | None = None) -> ImageTable:
+    tables = by_split[split]
+    return ImageTable(tables, {table: _directories(table, split) for table in tables}, classes)
+
+
+def _directories(table: Path, split: str) -> list[Path]:
+    """Directories for the images of a table: beside it, the only one there, or the one of its split."""
+    home = table.parent
+    inner = sub_directories(home)
+    own = [d for d in inner if split_of(d.name)[0] == split]
+    return [home, *own, *(d for d in inner if not split_of(d.name)[0])]
+
+
+def _split(root: Path, table: Path) -> str | None:
+    directory = is_split(table.parent.name) if table.parent != root else None
+    return directory or split_of(table.stem)[0]
+
+
+def _columns(table: Path) -> tuple[str, str] | None:
+    """(column of names, column of labels) of a table; None if it has not both."""
+    header = next(iter(_records(table, 1)), (0, {}))[1]
+    lower = {column.strip().lower(): column for column in header}
+    name = next((lower[column] for column in NAMES if column in lower), None)
+    label = next((lower[column] for column in LABELS if column in lower and lower[column] != name), None)
+    if name and not label and len(header) == 2:  # Kaggle's tables of two columns
+        label = next(column for column in header if column != name)
+    return (name, label) if name is not None and label is not None else None
+
+
+def _rows(table: Path, split: str) -> dict[str, list[Row]]:
+    """Rows by split: that of the table, or of its column "split"."""
+    columns = _columns(table)
+    if columns is None:
+        raise DataError(
+            f"{printable(table)} has no two columns of names and labels: expected one of {', '.join(NAMES)}, and "
+            f"one of {', '.join(LABELS)}"
+        )
+    found: dict[str, list[Row]] = {}
+    for line, record in _records(table):
+        own = is_split(record.get("split", "")) or split
+        label = re.sub(r"^(-?\d+)\.0$", r"\1", record.get(columns[1], ""))  # pandas makes floats of integers
+        found.setdefault(own, []).append((line, record.get(columns[0], ""), label))
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _records(table: Path, most: int | None = None) -> list[tuple[int, dict[str, str]]]:
+    """(line, values by column) of the rows of a table, all of them or the first ones.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    text = read_text(table)
+    if table.suffix.lower() == ".jsonl":
+        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        return [(n, _json_values(table, n, line)) for n, line in lines[:most]]
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records: list[tuple[int, dict[str, str]]] = []
+    try:
+        header = [column.strip() for column in next(rows, [])]
+        for row in rows:
+            if most is not None and len(records) == most:
+                break
+            if row and len(row) != len(header):
+                raise DataError(
+                    f"{printable(table)} line {rows.line_num} has {len(row)} columns; the first line has {len(header)}"
+                )
+            if row:
+                records.append((rows.line_num, dict(zip(header, (cell.strip() for cell in row), strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{printable(table)} line {rows.line_num} is damaged: {error}") from error
+    return records
+
+
+def _json_values(table: Path, line: int, text: str) -> dict[str, str]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{printable(table)} line {line} is damaged: not JSON") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{printable(table)} line {line} is not an object in JSON")
+    return {str(key): _word(value) for key, value in values.items() if not isinstance(value, dict | list)}
+
+
+def _word(value: object) -> str:
+    """A label or name as text; null is missing."""
+    return "" if value is None else str(value)
