@@ -31,9 +31,10 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
 
     Args:
         data: "digits"; or a directory: of class directories, of parquet files as Hugging Face publishes them, of
-            WebDataset's tar files, or torchvision's root directory of CIFAR-10, CIFAR-100, MNIST or Fashion-MNIST; or
-            one parquet file, tar file or table of images; or a pattern of tar files, `DIR/train-{0000..0012}.tar`. Splits are directories
-            or files with train and val (or validation, test, ...) in their names.
+            WebDataset's tar files, of images with a table of labels, or torchvision's root directory of CIFAR-10,
+            CIFAR-100, MNIST or Fashion-MNIST; or one parquet file, tar file or table; or a pattern of tar files,
+            `DIR/train-{0000..0012}.tar`. Splits are directories or files with train and val (or validation, test, ...)
+            in their names.
         held_out: the fraction held out, drawn class by class with `seed`, where the data has no split of its own.
         seed: seed of that draw.
 
