@@ -2,6 +2,6 @@
 
 # ruff: noqa: I001
 from sasa.cli.app import app
-from sasa.cli import bench, detect, doctor, evaluate, networks, pictures, push, reproduce, train
+from sasa.cli import bench, data, detect, doctor, evaluate, networks, pictures, push, reproduce, train
 
-__all__ = ["app", "bench", "detect", "doctor", "evaluate", "networks", "pictures", "push", "reproduce", "train"]
+__all__ = ["app", "bench", "data", "detect", "doctor", "evaluate", "networks", "pictures", "push", "reproduce", "train"]

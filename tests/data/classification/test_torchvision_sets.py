@@ -139,7 +139,9 @@ def by_hand(module, name, argument):
 def test_a_pickle_that_asks_to_run_something_runs_nothing(tmp_path, name, protocol):
     folder, marker = write_cifar10(tmp_path), tmp_path / "made"
     (folder / name).write_bytes(pickle.dumps({"data": Calls(os.system, f"touch {marker}")}, protocol))
-    with pytest.raises(DataError, match=f"{name} asks to run posix.system: it is not a CIFAR file, and nothing was run"):
+    with pytest.raises(
+        DataError, match=f"{name} asks to run posix.system: it is not a CIFAR file, and nothing was run"
+    ):
         open_splits(str(tmp_path), 0.2, 0)
     assert not marker.exists()
 

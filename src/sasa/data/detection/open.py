@@ -44,9 +44,8 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
         if "test" in openers:
             notes.append("not used in training: the test split")
     else:
-        if "test" in openers and data_is_directory(data):
+        if "test" in openers and Path(data).expanduser().is_dir():  # a single file is its own test split
             notes.append("not used in training: the test split; there is no validation split")
-        notes += train.description
         train, other = _draw(data, train, held_out, seed)
         place = f"{held_out:g} of the images, drawn with seed {seed}"
     notes += [note for note in train.description if note not in notes]
@@ -57,9 +56,17 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
     return train, other
 
 
-def data_is_directory(data: str) -> bool:
-    """Whether the data is a directory: a single file is its own test split."""
-    return Path(data).expanduser().is_dir()
+def is_detection_data(data: str) -> bool:
+    """Whether a path holds boxes in one of the formats.
+
+    Raises:
+        DataError: files of boxes in it are damaged or contradict each other.
+    """
+    root = Path(data).expanduser()
+    if not root.exists():
+        return False
+    with _sentences(data):
+        return bool(_look(root)) or (root.is_dir() and bool(_look(_inside(root)[0])))
 
 
 def open_detection_split(
@@ -94,7 +101,7 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
         found = _look(root)
         if not found and root.is_file():
             raise DataError(f"{printable(root)} is not a directory, a COCO file in JSON or a data.yaml")
-        inner, notes = look_through(root, lambda path: bool(_look(path))) if not found else (root, [])
+        inner, notes = _inside(root) if not found else (root, [])
         found = found or _look(inner)
         if not found:
             raise DataError(
@@ -107,6 +114,11 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
             "others away"
         )
     return next(iter(found.values())), notes
+
+
+def _inside(root: Path) -> tuple[Path, list[str]]:
+    """The directory that `root` only wraps, and sentences about it."""
+    return look_through(root, lambda path: bool(_look(path)))
 
 
 def _look(root: Path) -> dict[str, Openers]:
