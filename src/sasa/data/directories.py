@@ -109,8 +109,17 @@ def has_images_below(directory: Path) -> bool:
 
 
 def has_image_directories(directory: Path) -> bool:
-    """Whether one of the directories in a directory holds images, directly or further below."""
-    return any(has_images_below(sub) for sub in sub_directories(directory))
+    """Whether directories in a directory hold images, directly or further below, and may be classes.
+
+    A single one that is named for a split or no more than "images" is not a class: test/test/1.jpg, test/images/1.jpg.
+    """
+    full = [sub for sub in sub_directories(directory) if has_images_below(sub)]
+    return len(full) > 1 or any(not (has_images(sub) and _says_nothing(sub.name)) for sub in full)
+
+
+def _says_nothing(name: str) -> bool:
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    return is_split(name) is not None or (bool(words) and _FILLERS.issuperset(words))
 
 
 @dataclass
@@ -162,9 +171,8 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
     if len(full) != 1 or has_images(root) or has_images(full[0]) or not holds(full[0]):
         return root, notes
     inner = full[0]
-    words = re.findall(r"[a-z]+", inner.name.lower())
     others = [d for d in directories if d != inner]
-    if others and not (words and all(w in _FILLERS for w in words)) and inner.name != root.absolute().name:
+    if others and not _says_nothing(inner.name) and inner.name != root.absolute().name:
         return root, notes
     if others:
         notes.append(f"passed over in {printable(root)}: {_named(others)} (no images)")
@@ -242,13 +250,13 @@ def _has_training_and_other(splits: Iterable[str | None]) -> bool:
 
 
 def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
-    """Directories named for splits that hold images directly are no classes; a single one beside others may be."""
-    flat = [d for d in directories if is_split(d.name) and has_images(d)]
+    """Refuse directories named for splits that hold images without classes; a single one beside others is a class."""
+    flat = [d for d in directories if is_split(d.name) and has_images_below(d)]
     others = [d for d in directories if not is_split(d.name) and has_images_below(d)]
     if len({is_split(d.name) for d in flat}) > 1 or (flat and not others):
         raise DataError(
-            f"{printable(root)} holds {_named(flat)} with images directly in "
-            f"{'it' if len(flat) == 1 else 'them'}: expected a directory for each class, as in "
+            f"{printable(root)} holds {_named(flat)} with images that are in no "
+            f"directory of a class: expected a directory for each class, as in "
             f"{printable(flat[0].name)}/CLASS/"
         )
 

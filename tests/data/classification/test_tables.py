@@ -113,8 +113,9 @@ def test_labels_that_are_numbers(tmp_path, labels, classes):
     assert train.classes == classes
 
 
-def test_a_table_beside_class_directories_is_not_looked_at(tmp_path):
-    save_images(tmp_path, [f"{'dog' if n % 2 else 'cat'}/{n}.jpeg" for n in range(8)])
+@pytest.mark.parametrize("place", ["", "train/", "photos/"])
+def test_a_table_beside_class_directories_is_not_looked_at(tmp_path, place):
+    save_images(tmp_path, [f"{place}{'dog' if n % 2 else 'cat'}/{n}.jpeg" for n in range(8)])
     (tmp_path / "labels.csv").write_text("file_name,label\nnowhere.png,cow\n")
     assert open_splits(str(tmp_path), 0.25, 0)[0].classes == ["cat", "dog"]
 

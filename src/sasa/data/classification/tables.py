@@ -11,7 +11,16 @@ from pathlib import Path
 from PIL import Image
 
 from sasa.data.classification.source import Found, Source, number_words
-from sasa.data.directories import HELD_OUT, SPLITS, are_parts, files_in, has_images, is_split, split_of, sub_directories
+from sasa.data.directories import (
+    HELD_OUT,
+    SPLITS,
+    files_in,
+    find_layout,
+    has_images,
+    is_split,
+    split_of,
+    sub_directories,
+)
 from sasa.data.findings import file_fingerprint
 from sasa.data.image_names import find_images
 from sasa.data.images import read_image
@@ -93,14 +102,20 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
     """
     if path.is_file():
         return {KIND: partial(_open, path, [path])} if path.suffix.lower() in SUFFIXES else {}
-    inner = sub_directories(path)
-    classes = [d for d in inner if not split_of(d.name)[0] and has_images(d)]
-    classes = [] if are_parts(classes) else classes
-    tables = files_in(path, *SUFFIXES) or [t for d in inner if is_split(d.name) for t in files_in(d, *SUFFIXES)]
-    if len(classes) > 1 or not tables:
+    inner = [directory for directory in sub_directories(path) if is_split(directory.name)]
+    tables = files_in(path, *SUFFIXES) or [table for directory in inner for table in files_in(directory, *SUFFIXES)]
+    if not tables or _has_classes(path):
         return {}
     usable = [table for table in tables if _columns(table)]
     return {KIND: partial(_open, path, usable)} if usable else {}
+
+
+def _has_classes(root: Path) -> bool:
+    try:
+        train = find_layout(root).train
+    except DataError:
+        return False
+    return sum(map(has_images, sub_directories(train))) > 1
 
 
 def _open(root: Path, tables: list[Path]) -> Found:

@@ -224,14 +224,14 @@ def _files_by_split(root: Path) -> Openers:
 
 
 def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split in their names. Names that say more (`dogs_train.json`) count if no others say as much."""
+    """Files by the split in their names; `dogs_train.json` counts where no plain name is of that split."""
     plain: dict[str, list[Path]] = {}
     loose: dict[str, list[Path]] = {}
     for path in paths:
         split, rest = split_of(path.stem)
         if split and not _OTHER_KINDS & set(rest):
             (loose if set(rest) - _FILLERS else plain).setdefault(split, []).append(path)
-    return plain if "train" in plain or not loose else {**loose, **plain}
+    return {**loose, **plain}
 
 
 def _directories_by_split(root: Path) -> Openers:

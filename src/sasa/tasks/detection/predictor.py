@@ -1,6 +1,6 @@
 """A trained detector with what belongs to it: class names and preprocessing. Finds boxes in images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -135,7 +135,7 @@ def find_all(
     return results, skipped
 
 
-def coco_results(found: Boxes, image_id: int | str, category_ids: list[int]) -> list[dict[str, Any]]:
+def coco_results(found: Boxes, image_id: int | str, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
     """The boxes of an image as COCO has results: bbox is (x, y, width, height)."""
     return [
         {"image_id": image_id, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
