@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -42,6 +43,12 @@ def run(*words):
     return result.output.splitlines()
 
 
+def check_grid(path):
+    with Image.open(path) as grid:
+        assert grid.format == "PNG"
+        assert np.asarray(grid.convert("L")).std() > 1
+
+
 def test_class_directories(classes, tmp_path):
     lines = run(classes, "--json", tmp_path / "r.json", "--draw", tmp_path / "grid.png", "--images", 5)
     assert lines[:3] == [
@@ -53,7 +60,7 @@ def test_class_directories(classes, tmp_path):
     assert "training: all 20 x 12 pixels, 5 of 8 images read" in lines
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["counts"] == {"train": {"cat": 5, "dog": 3}, "held_out": {"cat": 2, "dog": 0}}
-    assert Image.open(tmp_path / "grid.png").format == "PNG"
+    check_grid(tmp_path / "grid.png")
 
 
 def test_boxes(boxes, tmp_path):
@@ -65,7 +72,7 @@ def test_boxes(boxes, tmp_path):
     assert "problems: 6" in lines
     assert f"  {boxes}/labels/train/0.txt: annotation 2 of 0.png has numbers that are not fractions" in "\n".join(lines)
     assert len(json.loads((tmp_path / "r.json").read_text())["problems"]) == 6
-    assert Image.open(tmp_path / "grid.png").format == "PNG"
+    check_grid(tmp_path / "grid.png")
 
 
 def test_damaged_images_are_problems(classes):

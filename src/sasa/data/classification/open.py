@@ -94,7 +94,7 @@ def _open(data: str) -> Found:
 
 
 def _open_path(root: Path) -> Found:
-    found = {name: opener for look in FORMATS for name, opener in look(root).items()}
+    found = {name: opener for look in FORMATS for name, opener in look(root).items()} if root.exists() else {}
     if not found and not root.is_dir():
         raise DataError(
             f"{str(root)!r} is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the "

@@ -95,7 +95,7 @@ class Pixels(Source):
 
     def fingerprint(self, index: int) -> bytes:
         """Hash of the pixels."""
-        return hashlib.blake2b(np.ascontiguousarray(self._pixels[index]), digest_size=16).digest()
+        return hashlib.blake2b(self._pixels[index].tobytes(), digest_size=16).digest()
 
 
 def check_labels(where: object, labels: Sequence[int], classes: list[str] | None) -> list[str]:

@@ -87,8 +87,11 @@ def _by_name(root: Path, files: list[Path]) -> tuple[list[Path], list[Path], lis
         names = listed((printable(file.name) for file in files), 3)
         raise DataError(f"{printable(root)} holds {names} but no file for training, such as train-0{files[0].suffix}")
     held_out = next((split for split in HELD_OUT if split in splits), None)
-    unused = [file for split, group in splits.items() if split not in ("train", held_out) for file in group]
-    names = listed((printable(file.name) for file in unused), 5)
-    why = f"{held_out} is what is held out" if held_out else "their names say no split"
-    notes = [f"not used in {printable(root)}: {names} ({why})"] if unused else []
-    return splits["train"], splits[held_out] if held_out else [], notes
+    other = splits[held_out] if held_out else []
+    notes = []
+    for split, group in splits.items():
+        if group not in (splits["train"], other):
+            names = listed((printable(file.name) for file in group), 5)
+            why = f"{held_out} is what is held out" if split else "no split in their names"
+            notes.append(f"not used in {printable(root)}: {names} ({why})")
+    return splits["train"], other, notes
