@@ -179,7 +179,7 @@ def test_a_pixel_is_found_again_in_the_square():
     assert square[int(y * 48), int(x * 48)].min() > 200
     with pytest.raises(ArgumentError, match="pixel 60,0 is outside the image of 60 x 100"):
         preprocessing.place(60, 0, 60, 100)
-    with pytest.raises(ArgumentError, match="not in the square at its centre"):
+    with pytest.raises(ArgumentError, match="outside the centre crop"):
         preprocessing.place(30, 2, 60, 100)
 
 

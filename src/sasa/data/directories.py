@@ -14,17 +14,29 @@ SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")  # splits to hold out, the preferred one first
 
 _SPLIT_WORDS = {
-    "train": ("train", "training", "trn", "trainval"),
-    "val": ("val", "valid", "validation", "validate", "dev", "devel", "eval", "evaluation", "heldout", "holdout"),
-    "test": ("test", "testing", "tst"),
+    "train": ("train", "training", "trn", "trainval", "entrenamiento", "treino", "entrainement"),
+    "val": (
+        "val",
+        "valid",
+        "validation",
+        "validate",
+        "dev",
+        "devel",
+        "eval",
+        "evaluation",
+        "heldout",
+        "holdout",
+        "validierung",
+    ),
+    "test": ("test", "testing", "tst", "prueba", "teste"),
 }
 _SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 # Words of a name that say nothing: "train_images" is the training split, "bullet_train" may be a class.
 _FILLERS = frozenset(
     "set sets data dataset datasets split subset image images img imgs photo photos picture pictures pic pics frame "
-    "frames file files folder dir directory jpg jpeg jpegs png jpegimages the of for all raw".split()
+    "frames file files folder dir directory jpg jpeg jpegs png jpegimages daten sdaten the of for all raw".split()
 )
-_PARTS = frozenset(("image", "images", "img", "imgs", "photos", "part", "batch", "fold", "chunk"))
+_PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
 # Directories made by operating systems, network drives and tools. Names with a dot in front are left out as well.
 _SYSTEM = frozenset(
     "__macosx @eadir @tmp #recycle @recycle @recently-snapshot $recycle.bin recycler lost+found __pycache__ "
@@ -39,7 +51,8 @@ def is_clutter(name: str) -> bool:
 
 def sub_directories(root: Path) -> list[Path]:
     """The directories in a directory, sorted, without clutter."""
-    return sorted(path for path in root.iterdir() if not is_clutter(path.name) and path.is_dir())
+    with os.scandir(root) as entries:  # unlike pathlib, it need not ask the system about each of a million files
+        return sorted(root / entry.name for entry in entries if not is_clutter(entry.name) and entry.is_dir())
 
 
 def files_in(directory: Path, *suffixes: str) -> list[Path]:
@@ -111,10 +124,12 @@ def has_images_below(directory: Path) -> bool:
 def has_image_directories(directory: Path) -> bool:
     """Whether directories in a directory hold images, directly or further below, and may be classes.
 
-    A single one that is named for a split or no more than "images" is not a class: test/test/1.jpg, test/images/1.jpg.
+    A single one that repeats the name, or is named for a split or no more than "images", is not a class:
+    test/test/1.jpg, test/images/1.jpg.
     """
     full = [sub for sub in sub_directories(directory) if has_images_below(sub)]
-    return len(full) > 1 or any(not (has_images(sub) and _says_nothing(sub.name)) for sub in full)
+    named = [sub for sub in full if not _says_nothing(sub.name) and sub.name != directory.name]
+    return len(full) > 1 or any(sub in named or not has_images(sub) for sub in full)
 
 
 def _says_nothing(name: str) -> bool:
@@ -201,21 +216,21 @@ def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
         found[split] = directory
     if "train" not in found:
         raise DataError(
-            f"{printable(root)} holds {_named(full)} but no directory for training: expected train/ beside "
-            f"{_named(full[:1])}"
+            f"{printable(root)} holds {_named(full)} but no directory with images for training: expected train/CLASS/ "
+            f"beside {_named(full[:1])}"
         )
     held_out = next((found[split] for split in HELD_OUT if split in found), None)
     used = [found["train"], held_out]
     notes = clutter(root)
-    notes += [_unused(d, held_out, d in full) for d in directories if d not in used]
+    notes += [_unused(d, held_out, holds(d)) for d in directories if d not in used]
     return Layout(found["train"], held_out, notes)
 
 
-def _unused(directory: Path, held_out: Path | None, full: bool) -> str:
-    if full and held_out:
+def _unused(directory: Path, held_out: Path | None, holds: bool) -> str:
+    if holds and held_out and split_of(directory.name)[0] in HELD_OUT:
         why = f"{printable(held_out.name)}/ is what is held out"
-    elif is_split(directory.name):
-        why = "it holds no directories of images" if has_images_below(directory) else "it holds no images"
+    elif split_of(directory.name)[0] and not holds:
+        why = "its images are in no directories of classes" if has_images_below(directory) else "it holds no data"
     else:
         why = "it is beside the directories of the splits"
     return f"not used: {printable(directory)}/ ({why})"
@@ -268,7 +283,7 @@ def are_parts(directories: Sequence[Path]) -> bool:
 
 
 def _refuse_parts(root: Path, directories: list[Path]) -> None:
-    full = [d for d in directories if has_images(d)]
+    full = [d for d in directories if has_images_below(d)]
     if are_parts(full):
         raise DataError(
             f"{printable(root)} holds {_named(full)}, whose names are not classes but parts of one directory: expected "
@@ -277,13 +292,24 @@ def _refuse_parts(root: Path, directories: list[Path]) -> None:
 
 
 def _refuse_splits_in_classes(directories: list[Path]) -> None:
-    for directory in directories:
-        inner = [d for d in sub_directories(directory) if is_split(d.name)]
-        if len(directories) > 1 and _has_training_and_other(is_split(d.name) for d in inner):
-            raise DataError(
-                f"{printable(directory)} holds {_named(inner)} inside of what would be a class: expected "
-                f"train/CLASS/ and val/CLASS/; or give the path of {printable(directory)} itself"
-            )
+    if len(directories) < 2:
+        return
+    for place in filter(None, map(_holder_of_splits, directories)):
+        inner = [d for d in sub_directories(place) if is_split(d.name)]
+        raise DataError(
+            f"{printable(place)} holds {_named(inner)} inside of what would be a class: expected "
+            f"train/CLASS/ and val/CLASS/; or give the path of {printable(place)} itself"
+        )
+
+
+def _holder_of_splits(directory: Path, depth: int = 4) -> Path | None:
+    """The directory itself, or one in it, that holds directories named for training and another split."""
+    if has_images(directory):
+        return None
+    inner = sub_directories(directory)
+    if _has_training_and_other(is_split(d.name) for d in inner):
+        return directory
+    return next(filter(None, (_holder_of_splits(d, depth - 1) for d in inner)), None) if depth else None
 
 
 def _named(directories: Iterable[Path]) -> str:

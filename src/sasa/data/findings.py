@@ -9,10 +9,13 @@ from sasa.data.text import listed
 
 # Images of both splits that are compared when a data set is opened: about a second.
 MOST_COMPARED = 20_000
+MOST_SHOWN = 10  # classes whose counts are printed
 WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, larger ones in three pieces
 
 
-def describe_split(title: str, where: str, source: ImageSource, counts: Sequence[int], things: str = "") -> list[str]:
+def describe_split(
+    title: str, where: str, source: ImageSource, counts: Sequence[int], things: tuple[str, str] | None = None
+) -> list[str]:
     """Sentences about one split: images and classes with counts, and classes without any.
 
     Args:
@@ -20,15 +23,21 @@ def describe_split(title: str, where: str, source: ImageSource, counts: Sequence
         where: what the split was read from.
         source: the images.
         counts: of each class.
-        things: what is counted ("boxes"); "" for the images themselves.
+        things: what is counted, in singular and plural; None for the images themselves.
     """
-    named = sorted(zip(source.classes, counts, strict=True), key=lambda pair: -pair[1])
-    shown = listed((f"{name} {count}" for name, count in (named if len(named) > 10 else sorted(named))), 10)
-    of = f"{sum(counts)} {things} of " if things else ""
-    sentences = [f"{title}: {len(source)} images, {of}{len(source.classes)} classes ({shown}), from {where}"]
-    if absent := [name for name, count in zip(source.classes, counts, strict=True) if not count]:
-        sentences.append(f"{title}: no {things or 'images'} of {len(absent)} of the classes ({listed(absent)})")
+    named = list(zip(source.classes, counts, strict=True))
+    shown = sorted(named, key=lambda pair: -pair[1]) if len(named) > MOST_SHOWN else named
+    of = f"{_count(sum(counts), *things)} of " if things else ""
+    images, classes = _count(len(source), "image", "images"), _count(len(named), "class", "classes")
+    listing = listed((f"{name} {count}" for name, count in shown), MOST_SHOWN)
+    sentences = [f"{title}: {images}, {of}{classes} ({listing}), from {where}"]
+    if absent := [name for name, count in named if not count]:
+        sentences.append(f"{title}: no {things[1] if things else 'images'} of {listed(absent)}")
     return sentences
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def describe_duplicates(train: ImageSource, held_out: ImageSource) -> list[str]:

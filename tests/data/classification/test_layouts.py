@@ -43,8 +43,31 @@ TRAIN = [
     "train_images",
     "images_train",
 ]
-TRAIN += ["Train Images", "trainset", "train-set", "train2017", "1_train", "TrainData", "img_train", "trainval"]
-HELD = ["val", "Val", "VAL", "valid", "Valid", "validation", "Validation_Set", "val2017", "dev", "eval", "held_out"]
+TRAIN += [
+    "Train Images",
+    "trainset",
+    "train-set",
+    "train2017",
+    "1_train",
+    "TrainData",
+    "img_train",
+    "trainval",
+    "Trainingsdaten",
+]
+HELD = [
+    "val",
+    "Val",
+    "VAL",
+    "valid",
+    "Valid",
+    "validation",
+    "Validation_Set",
+    "val2017",
+    "dev",
+    "Testdaten",
+    "eval",
+    "held_out",
+]
 HELD += ["test", "Test", "Testing", "TESTING", "test_set", "testSet", "test-images", "Test Images", "holdout"]
 
 
@@ -152,9 +175,12 @@ def test_classes_may_be_named_as_splits_where_images_lie_in_them(tmp_path):
     [
         (["a/cat"], "holds images of one class only, 'cat' .3 images."),
         (["train/cat", "val/cat"], "holds images of one class only, 'cat'"),
-        (["Testing/cat", "Testing/dog"], "holds Testing/ but no directory for training: expected train/ beside"),
-        (["Val/cat", "Test/cat"], "holds Test/, Val/ but no directory for training"),
-        (["cat", "dog", "test/cat", "test/dog"], "holds test/ but no directory for training"),
+        (
+            ["Testing/cat", "Testing/dog"],
+            "holds Testing/ but no directory with images for training: expected train/CLASS/ beside",
+        ),
+        (["Val/cat", "Test/cat"], "holds Test/, Val/ but no directory with images for training"),
+        (["cat", "dog", "test/cat", "test/dog"], "holds test/ but no directory with images for training"),
         (
             ["train", "test"],
             "holds test/, train/ with images that are in no directory of a class: expected a directory",
@@ -167,6 +193,11 @@ def test_classes_may_be_named_as_splits_where_images_lie_in_them(tmp_path):
         (["train_cat", "train_dog", "test_cat", "test_dog"], "which are named for splits: expected train/CLASS/"),
         (["train/cat", "train/dog", "Train/cat", "Train/dog"], "holds two directories for the train split, Train/ and"),
         (["cat/train", "cat/test", "dog/train", "dog/test"], "cat holds test/, train/ inside of what would be a class"),
+        (["a/b/TRAIN/cat", "a/b/TEST/cat", "c/d/e"], "a/b holds TEST/, TRAIN/ inside of what would be a class"),
+        (
+            ["fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"],
+            "whose names are not classes but parts of one directory",
+        ),
         (["set/train/cat", "set/val/cat", "more/dog"], "set holds train/, val/ inside of what would be a class"),
         (["train/cat", "train/dog", "val/cow"], "val has a class 'cow' that the training images lack .those have cat,"),
         (["train/cat", "train/dog", "val/Cat"], "val has a class 'Cat' that the training images lack .those have cat,"),
@@ -192,12 +223,12 @@ def test_an_empty_class_directory(tmp_path):
     ("directories", "sentence"),
     [
         (["val/cat", "test/cat"], "not used: {root}/test/ (val/ is what is held out)"),
-        (["test"], "not used: {root}/test/ (it holds no directories of images)"),
-        (["test/test"], "not used: {root}/test/ (it holds no directories of images)"),
-        (["test/images"], "not used: {root}/test/ (it holds no directories of images)"),
+        (["test"], "not used: {root}/test/ (its images are in no directories of classes)"),
+        (["test/test"], "not used: {root}/test/ (its images are in no directories of classes)"),
+        (["test/images"], "not used: {root}/test/ (its images are in no directories of classes)"),
         (["extra/cat"], "not used: {root}/extra/ (it is beside the directories of the splits)"),
         (["cat"], "not used: {root}/cat/ (it is beside the directories of the splits)"),
-        (["val/cat"], "held-out: no images of 1 of the classes (dog)"),
+        (["val/cat"], "held-out: no images of dog"),
     ],
 )
 def test_what_is_not_used_is_said(tmp_path, directories, sentence):
@@ -210,7 +241,7 @@ def test_an_empty_split_is_said(tmp_path):
     save_classes(tmp_path, "train")
     (tmp_path / "Val").mkdir()
     sources = open_splits(str(tmp_path), 0.34, 0)
-    assert f"not used: {tmp_path}/Val/ (it holds no images)" in description(sources)
+    assert f"not used: {tmp_path}/Val/ (it holds no data)" in description(sources)
 
 
 def test_images_beside_the_classes_are_said(tmp_path):
@@ -230,3 +261,18 @@ def test_the_same_image_in_both_splits_is_said(tmp_path, size):
         f"{tmp_path}/val/dog/another name.png is {tmp_path}/train/dog/twin.png"
     )
     assert sentence in open_splits(str(tmp_path), 0.2, 0)[1].description
+
+
+def test_directories_inside_of_classes_are_said(tmp_path):
+    save_images(tmp_path, "cat/2019", "cat/2020", "dog")
+    sources = open_splits(str(tmp_path), 0.34, 0)
+    assert sources[0].classes == ["cat", "dog"]
+    assert f"directories inside of cat/ of {tmp_path} are taken as parts of these classes" in description(sources)
+
+
+def test_unlabelled_images_in_the_wrapper_of_an_archive(tmp_path):
+    save_classes(tmp_path, "signs_train/signs_train")
+    save_images(tmp_path, "signs_test/signs_test")
+    sources = open_splits(str(tmp_path), 0.34, 0)
+    assert [len(source) for source in sources] == [4, 2]
+    assert f"not used: {tmp_path}/signs_test/ (its images are in no directories of classes)" in description(sources)

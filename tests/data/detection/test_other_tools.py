@@ -67,6 +67,13 @@ def test_category_ids_that_are_the_names(coco):
     assert source.problems == []
 
 
+def test_image_ids_that_are_the_names(coco):
+    path, folder = coco([annotation(1, "b.png", [5, 6, 10, 20], 7), annotation(2, "a.png", [1, 2, 3, 4])])
+    source = CocoSource(path, folder)
+    assert [source.targets(n).labels.tolist() for n in range(2)] == [[0], [1]]
+    assert [a["image_id"] for a in source.coco()["annotations"]] == [20, 10]
+
+
 def test_ids_that_could_be_two_are_left_out_and_said(coco):
     path, folder = coco([annotation(1, 7, [5, 6, 10, 20]), annotation(2, "07", [1, 2, 3, 4])])
     rewrite(path, lambda document: [i.update(id=word) for i, word in zip(document["images"], ("7", "07"), strict=True)])
@@ -163,7 +170,7 @@ def test_names_of_splits(coco, tmp_path, json_path, folder, words):
     train, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
     assert [source.file_name(0) for source in (train, held_out)] == ["00.png", "10.png"]
     assert train.read(0).size == (40, 30)
-    assert "training: 2 images, 1 boxes of 2 classes (cat 1, dog 0)" in train.description[0]
+    assert "training: 2 images, 1 box of 2 classes (cat 1, dog 0)" in train.description[0]
 
 
 def test_several_files_that_say_no_split(coco, tmp_path):
@@ -257,6 +264,17 @@ def test_names_of_directories(voc, tmp_path, annotations, images, lists):
             path.rename(root / new / path.name)
     train, held_out = open_detection_splits(str(root), 0.2, 0)
     assert (len(train), len(held_out), train.classes) == (4, 1, ["dog"])
+    assert train.read(0).size == (40, 30)
+
+
+def test_directories_of_splits_in_those_of_annotations_and_images(voc, tmp_path):
+    for split, name in (("train", "1"), ("val", "2")):
+        made = voc({"train": {name: [DOG]}}, tmp_path / "made" / split)
+        for old, new in (("Annotations", "annotations"), ("JPEGImages", "images")):
+            (tmp_path / "set" / new).mkdir(parents=True, exist_ok=True)
+            (made / old).rename(tmp_path / "set" / new / split)
+    train, held_out = open_detection_splits(str(tmp_path / "set"), 0.2, 0)
+    assert [source.file_name(0) for source in (train, held_out)] == ["1.jpg", "2.jpg"]
     assert train.read(0).size == (40, 30)
 
 

@@ -153,6 +153,40 @@ def test_a_list_of_images(tmp_path):
     assert "1 names of images" in source.description[0]
 
 
+def test_lists_of_darknet(tmp_path):
+    """CVAT's export in YOLO 1.1."""
+    write(tmp_path, "obj_train_data", "obj_train_data", {"a": BOX, "b": BOX})
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    train, held_out = open_detection_splits(str(tmp_path), 0.5, 0)
+    assert (len(train), len(held_out), train.classes) == (1, 1, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("splits", [[""], ["train/", "valid/"]])
+def test_text_files_beside_the_images(tmp_path, splits):
+    for split in splits:
+        write(tmp_path, f"{split}", f"{split}", {"a": BOX, "b": BOX, "c": None, "d": ""})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    train, held_out = open_detection_splits(str(tmp_path), 0.25, 0)
+    assert (len(train), len(held_out)) == ((4, 4) if splits[0] else (3, 1))
+    assert sum(len(source.targets(n)) for source in (train, held_out) for n in range(len(source))) == 2 * len(splits)
+
+
+@pytest.mark.parametrize("text", ["a cat on a mat", "caf\xe9".encode("latin-1"), "0.5", "1 2 3"])
+def test_text_files_of_other_kinds_are_not_boxes(tmp_path, text):
+    write(tmp_path, "", "", {"a": None})
+    (tmp_path / "a.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=r"it holds images without boxes; looked for .* labels/"):
+        open_detection_splits(str(tmp_path), 0.5, 0)
+
+
+def test_notes_of_label_studio_are_not_coco(tmp_path):
+    write(tmp_path, "images", "labels", {"a": BOX, "b": BOX})
+    (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}], "info": {"version": "1.0"}}')
+    assert len(open_detection_splits(str(tmp_path), 0.5, 0)[0]) == 1
+
+
 def test_where_boxes_are(tmp_path):
     write(tmp_path, "images/images/x", "images/labels/x", {"a": BOX})
     assert label_path(tmp_path / "images/images/x/a.png") == tmp_path / "images/labels/x/a.txt"

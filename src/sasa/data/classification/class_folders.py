@@ -52,7 +52,7 @@ class ClassFolders(Source):
             )
         self._names = NameTable(path for name in names for path in images[name])
         self.labels = [numbers[printable(name)] for name in names for _ in images[name]]
-        self.description = _passed_over(root, [n for n in names if not images[n]])
+        self.description = _passed_over(root, images)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
         """Read the image of file `index`."""
@@ -91,14 +91,22 @@ def open_class_folders(root: Path) -> Found:
     return Found(train, held_out, [*notes, *held_out.description], places)
 
 
-def _passed_over(root: Path, empty: list[str]) -> list[str]:
+def _passed_over(root: Path, images: dict[str, list[str]]) -> list[str]:
+    """Sentences about what is unusual in the directories of classes."""
     sentences = []
     if loose := sum(is_image(path) and path.is_file() for path in root.iterdir()):
         sentences.append(f"not used: {loose} images directly in {printable(root)}, which are in no class")
-    if empty:
-        names = listed(f"{printable(name)}/" for name in empty)
-        sentences.append(f"no images in {names} of {printable(root)}")
+    if empty := [name for name in images if not images[name]]:
+        sentences.append(f"no images in {_listed(empty)} of {printable(root)}")
+    if deep := [name for name in images if any(path.count("/") > 1 for path in images[name])]:
+        sentences.append(
+            f"directories inside of {_listed(deep)} of {printable(root)} are taken as parts of these classes"
+        )
     return sentences
+
+
+def _listed(names: list[str]) -> str:
+    return listed((f"{printable(name)}/" for name in names), 5)
 
 
 def _images_below(directory: str, relative: str) -> list[str]:

@@ -21,6 +21,7 @@ from sasa.errors import DataError
 _OTHER_KINDS = {"captions", "keypoints", "panoptic", "stuff", "info", "results", "predictions", "submission"}
 _FILLERS = {"instances", "annotations", "annotation", "annot", "ann", "coco", "labels", "label", "default", "bbox"}
 _IMAGES = ("images", "image", "data", "imgs", "img", "JPEGImages")
+ONE_FILE = "a COCO file"  # of which no split is known
 MOST_JSON = 1 << 16  # bytes of a file that are looked at to tell COCO's from others
 
 
@@ -189,10 +190,10 @@ def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
 def look(path: Path) -> dict[str, Openers]:
     """Openers by name of what `path` holds in this format: a JSON file, or a directory in one of the layouts."""
     if path.is_file():
-        return {"a COCO file": json_file(path)} if path.suffix.lower() == ".json" else {}
+        return {ONE_FILE: json_file(path)} if path.suffix.lower() == ".json" else {}
     found = {"COCO files": _files_by_split(path), "Roboflow's COCO files": _directories_by_split(path)}
     found = {kind: openers for kind, openers in found.items() if openers}
-    return found or {kind: openers for kind, openers in {"a COCO file": _only_file(path)}.items() if openers}
+    return found or {kind: openers for kind, openers in {ONE_FILE: _only_file(path)}.items() if openers}
 
 
 def json_file(path: Path) -> Openers:
@@ -259,10 +260,10 @@ def _only_file(root: Path) -> Openers:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON file begins as COCO's do, whatever the order of its parts; else as much as a page is read."""
+    """Whether a JSON file has the parts of COCO's near its beginning."""
     with path.open("rb") as file:
         start = file.read(MOST_JSON)
-    return bool(re.search(rb'"(images|annotations|categories)"\s*:\s*\[', start)) and b'"shapes"' not in start
+    return bool(re.search(rb'"(images|annotations)"\s*:\s*\[', start)) and b'"shapes"' not in start
 
 
 def _image_directories(root: Path, json_path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ def load(path: Path) -> dict[str, Any]:
     """Read the file, without outlines ("segmentation"), which are most of it and not used here.
 
     Ids are as the file has them, but numbers that pandas made floats (1.0) are integers, and annotations name images
-    and categories by the ids in the lists of those: "7" for 7, and the name of a category for its id.
+    and categories by the ids in the lists of those, also where the file has "7" for 7, or a name for the id.
 
     Raises:
         DataError: it cannot be read, is damaged, or holds no boxes in COCO's format.
@@ -86,18 +86,14 @@ def _unify_ids(document: dict[str, Any]) -> None:
     for category in document["categories"]:
         if type(category.get("name")) in (int, float):
             category["name"] = str(_whole(category["name"]))
-    images = _Listed(image.get("id") for image in document["images"])
-    categories = _Listed(category.get("id") for category in document["categories"])
-    names = Counter(category.get("name") for category in document["categories"] if is_id(category.get("name")))
-    by_name = {c["name"]: c.get("id") for c in document["categories"] if names[_hashable(c.get("name"))] == 1}
-    for annotation in document["annotations"]:
-        for key, listed, others in (("image_id", images, {}), ("category_id", categories, by_name)):
+    for key, entries, name in (
+        ("image_id", document["images"], "file_name"),
+        ("category_id", document["categories"], "name"),
+    ):
+        listed = _Listed(entries, name)
+        for annotation in document["annotations"]:
             if key in annotation:
-                annotation[key] = listed.find(_whole(annotation[key]), others)
-
-
-def _hashable(value: Any) -> Any:
-    return value if is_id(value) else None
+                annotation[key] = listed.find(_whole(annotation[key]))
 
 
 def _whole(value: Any) -> Any:
@@ -106,19 +102,28 @@ def _whole(value: Any) -> Any:
 
 
 class _Listed:
-    """Ids of a list, found also by the same number in another form: 7 for "7" or "0007", and the other way round."""
+    """Ids of a list, found also by the same number in another form (7 for "7" or "0007"), or by the entry's name."""
 
-    def __init__(self, ids: Iterable[Any]) -> None:
-        self._ids = {identity for identity in ids if is_id(identity)}
-        numbers = Counter(_number(identity) for identity in self._ids)
-        self._by_number = {_number(i): i for i in self._ids if numbers[_number(i)] == 1}
+    def __init__(self, entries: list[dict[str, Any]], name: str) -> None:
+        self._ids = {entry["id"] for entry in entries if is_id(entry.get("id"))}
+        self._by_number = _unique((_number(identity), identity) for identity in self._ids)
+        named = [entry for entry in entries if is_id(entry.get(name)) and is_id(entry.get("id"))]
+        self._by_name = _unique((entry[name], entry["id"]) for entry in named)
 
-    def find(self, value: Any, others: dict[Any, Any]) -> Any:
-        """The listed id, by `others` where that is not listed; the value itself where it is in neither."""
+    def find(self, value: Any) -> Any:
+        """The listed id; the value itself where there is none."""
         if not is_id(value) or value in self._ids:
             return value
         number = _number(value)
-        return others[value] if value in others else self._by_number.get(number, value) if number is not None else value
+        other = self._by_number.get(number, value) if number is not None else value
+        return self._by_name.get(value, other)
+
+
+def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dictionary of the pairs whose first part is there once."""
+    pairs = list(pairs)
+    counts = Counter(key for key, _ in pairs)
+    return {key: value for key, value in pairs if counts[key] == 1}
 
 
 def _number(identity: Id) -> int | None:

@@ -38,20 +38,16 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
         DataError: nothing there, not what was expected, or damaged; names the path.
     """
     openers, notes = _openers(data)
-    train, place = _open(data, openers, "train", None), "its own split"
+    train, place = _open(data, openers, "train", None), "the validation split"
     if "val" in openers:
         other = _open(data, openers, "val", train.classes)
-        if "test" in openers:
-            notes.append("not used in training: the test split")
     else:
-        if "test" in openers and Path(data).expanduser().is_dir():  # a single file is its own test split
-            notes.append("not used in training: the test split; there is no validation split")
         train, other = _draw(data, train, held_out, seed)
         place = f"{held_out:g} of the images, drawn with seed {seed}"
     notes += [note for note in train.description if note not in notes]
-    described = describe_split("held-out", place, other, other.counts(), "boxes")
+    described = describe_split("held-out", place, other, other.counts(), ("box", "boxes"))
     described += [note for note in other.description if note not in notes]
-    train.description = [*notes, *describe_split("training", data, train, train.counts(), "boxes")]
+    train.description = [*notes, *describe_split("training", data, train, train.counts(), ("box", "boxes"))]
     other.description = [*described, *describe_duplicates(train, other)]
     return train, other
 
@@ -113,7 +109,10 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
             f"{printable(root)} holds {' and '.join(found)}: give the path of the one that is meant, or move the "
             "others away"
         )
-    return next(iter(found.values())), notes
+    kind, openers = next(iter(found.items()))
+    if "test" in openers and kind != coco.ONE_FILE:
+        notes.append("not used in training: the test split")
+    return openers, notes
 
 
 def _inside(root: Path) -> tuple[Path, list[str]]:

@@ -112,7 +112,7 @@ class VocSource(ImageFiles):
     `coco()`).
 
     Args:
-        folder: the directory that holds the three.
+        folder: the directory that holds the three, or where they are.
         split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the images.
         classes: the classes to number by; by default those of the training images (those of the images
             themselves for any other list than "val" and "test"), sorted by name.
@@ -122,8 +122,9 @@ class VocSource(ImageFiles):
             no box that can be used.
     """
 
-    def __init__(self, folder: Path, split: str | Sequence[str], classes: list[str] | None = None) -> None:
-        places = Places.find(folder)
+    def __init__(self, folder: Path | Places, split: str | Sequence[str], classes: list[str] | None = None) -> None:
+        places = folder if isinstance(folder, Places) else Places.find(folder)
+        folder = places.annotations if places and isinstance(folder, Places) else folder
         if places is None:
             raise DataError(f"{printable(folder)} holds no XML files in {_ANNOTATIONS[0]}/")
         if isinstance(split, str) and split not in places.lists:
@@ -186,12 +187,16 @@ def _openers(root: Path) -> Openers:
 
 
 def _directories_by_split(root: Path) -> Openers:
+    """Splits as directories: train/ with XML files and images, or annotations/train/ with images/train/."""
+    annotations, images = child(root, *_ANNOTATIONS), child(root, *_IMAGES)
     found: Openers = {}
-    for directory in sub_directories(root):
+    for directory in sub_directories(annotations or root):
         split = is_split(directory.name)
         places = Places.find(directory) if split and split not in found else None
+        if annotations and images and split and files_in(directory, ".xml"):
+            places = Places(directory, child(images, directory.name) or images, {})
         if split and places:
-            found[split] = partial(VocSource, directory, [path.stem for path in files_in(places.annotations, ".xml")])
+            found[split] = partial(VocSource, places, [path.stem for path in files_in(places.annotations, ".xml")])
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import SPLITS, child, files_in, is_clutter, is_split, sub_directories
+from sasa.data.directories import SPLITS, child, files_in, has_images, is_clutter, is_split, sub_directories
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.text import listed, printable, read_lines, read_text
@@ -181,23 +181,36 @@ def _place(yaml_path: Path, base: Any, entry: str) -> Path:
 
 
 def _places_of(root: Path) -> dict[str, list[Path]]:
-    """Directories of images by split, where labels/ is beside images/; without splits, all are for training."""
+    """Images by split where there is no data.yaml; without splits, all are for training.
+
+    They are in images/ beside labels/, beside their text files, or in lists beside obj.names, as Darknet has them.
+    """
     images, labels = child(root, "images"), child(root, "labels")
+    lists = {is_split(path.stem): [path] for path in files_in(root, ".txt")} if (root / "obj.names").is_file() else {}
+    if lists:
+        return {split: lists[split] for split in SPLITS if split in lists}
     if images and labels:
-        inner = {is_split(d.name): [d] for d in reversed(sub_directories(images)) if is_split(d.name)}
-        found = {split: inner[split] for split in SPLITS if split in inner} or {"train": [images]}
-        return found if _has_rows(labels) else {}
+        found = {is_split(d.name): [d] for d in reversed(sub_directories(images))}
+        found = {split: found[split] for split in SPLITS if split in found} or {"train": [images]}
+        return found if any(map(_has_rows, (labels, *sub_directories(labels)))) else {}
+    if has_images(root):
+        return {"train": [root]} if _has_rows(root) else {}
     found = {}
     for directory in sub_directories(root):
         inside, labels = child(directory, "images"), child(directory, "labels")
         split = is_split(directory.name)
-        if split and split not in found and inside and labels and _has_rows(labels):
-            found[split] = [inside]
+        if split and split not in found and _has_rows(labels or directory):
+            found[split] = [inside if inside and labels else directory]
     return found
 
 
-def _has_rows(labels: Path) -> bool:
-    return any(files_in(directory, ".txt") for directory in (labels, *sub_directories(labels)))
+def _has_rows(directory: Path) -> bool:
+    """Whether the first text files of a directory, but for lists of names, are of boxes."""
+    files = [path for path in files_in(directory, ".txt") if path.name not in _NAMES and path.stat().st_size][:10]
+    try:
+        return any(not isinstance(row.box, str) for path in files for row in read_rows(path)[:1])
+    except DataError:  # text of another kind
+        return False
 
 
 def _read_names(root: Path) -> list[str] | None:
