@@ -17,7 +17,7 @@ demo: $(INSTALLED)  ## train a network without spatial convolution on real digit
 test: $(INSTALLED)  ## the whole test suite; what reaches a CPU kernel, for every instruction set of this machine
 	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core
 
-test-kernels: $(INSTALLED)  ## the CPU kernels alone, without torch, as the library has them: every instruction set
+test-kernels: $(INSTALLED)  ## test the CPU kernels in C++, without torch, for every instruction set of this machine
 	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels
 	build/test_kernels
 
@@ -30,7 +30,7 @@ RESULT := benchmarks/results/$(shell date +%F)
 
 bench: $(INSTALLED)  ## the acceptance table: attention beside the convolution it replaces; Ctrl-C keeps what was measured
 	@mkdir -p $(dir $(RESULT))
-	$(BIN)/sasa bench --profile --budget 10m --markdown $(RESULT).md --json $(RESULT).json --image $(RESULT).png
+	$(BIN)/sasa bench --profile --budget 10m --markdown $(RESULT).md --json $(RESULT).json --picture $(RESULT).png
 
 bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, map sizes, threads, FlexAttention, detectors
 	@mkdir -p $(dir $(RESULT))
@@ -39,7 +39,7 @@ bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cuda/*.h csrc/cuda/*.cuh tests/cuda/emulation/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/cuda/*.cuh tests/cuda/emulation/* tests/csrc/*
 
 types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -55,7 +55,7 @@ wheel: $(INSTALLED)  ## dist/sasa-*.whl
 	@ls dist
 
 # torch goes in first: the build of the CPU kernels looks for its headers in the environment.
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/cuda/*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sasa needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

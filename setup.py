@@ -1,9 +1,9 @@
-"""Builds the CPU kernels of csrc/ into sasa/_native/, beside what pyproject.toml says.
+"""Build the kernels of csrc/ into sasa/_native/. The rest of the package is described in pyproject.toml.
 
-No compiler, no torch headers, or a failed compilation: the package installs without kernels, and the reason goes into
-sasa/_native/why_not.txt, which `sasa doctor` and `sasa.backends()` quote (pip hides what a build prints).
+Without a compiler or torch headers, or if compilation fails, the package installs without kernels. The reason is
+written to sasa/_native/why_not.txt, which `sasa doctor` and `sasa.backends()` quote (pip hides the output of builds).
 
-Environment: CXX and CXXFLAGS as usual; MAX_JOBS, how many files to compile at once.
+Environment: CXX and CXXFLAGS as usual; MAX_JOBS, the number of files to compile at once.
 """
 
 import hashlib
@@ -30,14 +30,12 @@ REASON = "why_not.txt"
 OLDEST_TORCH = (2, 11)
 
 COMMON = [f"-I{SOURCES}", "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
-# Nothing that two instruction sets' units could share. The warnings are those of gcc 12 about its own intrinsics.
+# No code that two instruction sets could share. The disabled warnings are those of gcc 12 about its own intrinsics.
 KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-KERNELS += ["-Wno-unknown-warning-option"]  # clang knows only one of them
-# Compiles, caches and launches the CUDA kernels; opens CUDA at run time, so that no build needs it.
+KERNELS += ["-Wno-unknown-warning-option"]  # clang does not know all of them
+# These compile, cache and launch the CUDA kernels. They load CUDA at run time, so that no build needs it.
 CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver", "cuda_plans"]
-# The files that include torch's headers.
-TORCH = ["register", "op_local_attention", "op_block_attention", "op_norm_relu", "op_affine", "op_about", "threads"]
-TORCH += ["run", "cuda_calls", "cuda_stream"]
+CUDA_WITH_TORCH = ["cuda_calls", "cuda_stream"]  # these, and csrc/ops, include torch's headers
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),
@@ -50,11 +48,11 @@ ARCHITECTURES = {"AMD64": "x86_64", "arm64": "aarch64"}  # other names of the sa
 
 
 class NoKernelsError(Exception):
-    """A sentence: why there is no library."""
+    """The kernels cannot be built; the message is a sentence for users."""
 
 
 def find_compiler() -> list[str]:
-    """CXX of the environment, else the first C++ compiler found."""
+    """Return CXX of the environment, else the first C++ compiler found."""
     if os.environ.get("CXX"):
         command = shlex.split(os.environ["CXX"])
         if shutil.which(command[0]) is None:
@@ -68,28 +66,28 @@ def find_compiler() -> list[str]:
     )
 
 
-def torch_folders() -> list[Path]:
-    """Where torch may be: importable, or in the environment that pip's isolated build hides but sysconfig knows."""
-    folders = []
+def torch_directories() -> list[Path]:
+    """Return where torch may be: importable, or in the environment that pip's isolated build hides (not sysconfig)."""
+    directories = []
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin:
-        folders.append(Path(spec.origin).parent)
+        directories.append(Path(spec.origin).parent)
     prefixes = [{}, {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}]
     for variables in prefixes:
         paths = sysconfig.get_paths(vars=variables)
-        folders += [Path(paths[name]) / "torch" for name in ("platlib", "purelib")]
-    return folders
+        directories += [Path(paths[name]) / "torch" for name in ("platlib", "purelib")]
+    return directories
 
 
 def find_headers() -> Path:
-    """The include folder of a torch that is new enough."""
+    """Return the include directory of a torch that is new enough."""
     too_old = None
-    for folder in torch_folders():
-        if not (folder / "include/torch/csrc/stable/library.h").is_file():
+    for directory in torch_directories():
+        if not (directory / "include/torch/csrc/stable/library.h").is_file():
             continue
-        found = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", (folder / "version.py").read_text())
+        found = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", (directory / "version.py").read_text())
         if found and (int(found[2]), int(found[3])) >= OLDEST_TORCH:
-            return folder / "include"
+            return directory / "include"
         too_old = found[1] if found else "unknown"
     if too_old:
         oldest = ".".join(map(str, OLDEST_TORCH))
@@ -103,12 +101,12 @@ def find_headers() -> Path:
 
 
 def flags_of(variable: str) -> list[str]:
-    """The compiler flags that a variable of the environment holds."""
+    """Return the compiler flags in an environment variable."""
     return shlex.split(os.environ.get(variable, ""))
 
 
 def run(command: list[str]) -> None:
-    """Run a compiler command; its first error goes into the reason."""
+    """Run a compiler command; raise NoKernelsError with its first error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.stderr:
         print(done.stderr, file=sys.stderr)
@@ -119,27 +117,32 @@ def run(command: list[str]) -> None:
 
 
 def common_flags() -> list[str]:
-    """Those of every file."""
+    """Return the compiler flags of every file."""
     return [*COMMON, *flags_of("CXXFLAGS"), *flags_of("ARCHFLAGS")]
 
 
+def object_command(flags: list[str], source: Path, objects: Path, name: str | None = None) -> list[str]:
+    """Return the command that compiles a source file to `objects`, as `name`.o (default: the name of the source)."""
+    return [*flags, "-c", str(source), "-o", f"{objects}/{name or source.stem}.o"]
+
+
 def kernel_commands(objects: Path, common: list[str], sets: dict[str, list[str]]) -> list[list[str]]:
-    """kernels.cpp, once an instruction set."""
-    source = f"{SOURCES}/kernels.cpp"
+    """Return the commands that compile kernels.cpp, once per instruction set."""
+    source = Path(SOURCES, "cpu", "kernels.cpp")
     return [
-        [*common, *KERNELS, *flags, f"-DSASA_ISA={name}", "-c", source, "-o", f"{objects}/{name}.o"]
+        object_command([*common, *KERNELS, *flags, f"-DSASA_ISA={name}"], source, objects, name)
         for name, flags in sets.items()
     ]
 
 
 def cuda_sources() -> dict[str, str]:
-    """The text of each CUDA source, by the name that the others include it by."""
+    """Return the text of each CUDA source, by the name under which the others include it."""
     files = [Path(SOURCES, "kernels.h"), *sorted(Path(SOURCES, "cuda").glob("*.*h"))]
     return {file.name: file.read_text() for file in files}
 
 
 def embed_cuda_sources(target: Path, sources: dict[str, str]) -> None:
-    """Write the C++ file that holds the CUDA sources as strings: users' machines compile them, at first use."""
+    """Write a C++ file that contains the CUDA sources as strings. They are compiled on users' machines at first use."""
     digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()
     files = "".join(f'    {{"{name}", R"sasa({text})sasa"}},\n' for name, text in sources.items())
     target.write_text(
@@ -156,26 +159,27 @@ const char* const sources_digest = "{digest}";
 
 
 def cuda_commands(objects: Path, common: list[str]) -> list[list[str]]:
-    """The host side of the CUDA kernels, and their sources as strings."""
+    """Return the commands that compile the host side of the CUDA kernels, and their sources as strings."""
     embed_cuda_sources(objects / "cuda_sources.cpp", cuda_sources())
-    commands = [[*common, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in CUDA]
-    embedded = ["-c", f"{objects}/cuda_sources.cpp", "-o", f"{objects}/cuda_sources.o"]
-    return [*commands, [*common, *embedded]]
+    sources = [*(Path(SOURCES, f"{name}.cpp") for name in CUDA), objects / "cuda_sources.cpp"]
+    return [object_command(common, source, objects) for source in sources]
 
 
 def compile_commands(objects: Path, compiler: list[str], headers: Path, sets: dict[str, list[str]]) -> list[list[str]]:
-    """One command a file. The slowest first."""
+    """Return one command per file, the slowest first."""
     common = [*compiler, *common_flags()]
     commands = kernel_commands(objects, common, sets)
-    # The stable ABI of torch 2.11: the library then loads in that version and every later one.
+    # The stable ABI of torch 2.11, so that the library loads in that version and all later ones.
     stable = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(headers)]
-    commands += [[*common, *stable, "-c", f"{SOURCES}/{name}.cpp", "-o", f"{objects}/{name}.o"] for name in TORCH]
-    commands.append([*common, "-c", f"{SOURCES}/dispatch.cpp", "-o", f"{objects}/dispatch.o"])
+    sources = sorted(Path(SOURCES, "ops").glob("*.cpp"))
+    sources += [Path(SOURCES, f"{name}.cpp") for name in CUDA_WITH_TORCH]
+    commands += [object_command([*common, *stable], source, objects) for source in sources]
+    commands.append(object_command(common, Path(SOURCES, "cpu", "dispatch.cpp"), objects))
     return [*commands, *cuda_commands(objects, common)]
 
 
 def link_command(objects: Path, library: Path, compiler: list[str]) -> list[str]:
-    """Link with libtorch_cpu by name alone, through an empty stand-in: the real one is found where torch loaded it."""
+    """Return the link command. An empty library stands in for libtorch_cpu: torch loads the real one before ours."""
     command = [*compiler, "-shared", *map(str, sorted(objects.glob("*.o"))), "-o", str(library)]
     command += flags_of("ARCHFLAGS")
     if sys.platform == "darwin":  # not tested
@@ -186,14 +190,14 @@ def link_command(objects: Path, library: Path, compiler: list[str]) -> list[str]
 
 
 def run_together(commands: list[list[str]]) -> None:
-    """Run compiler commands, as many at once as there are cores."""
+    """Run compiler commands in parallel, one per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or cores)) as pool:
         list(pool.map(run, commands))
 
 
 def instruction_sets(machine: str) -> dict[str, list[str]]:
-    """Those of an architecture, with their flags."""
+    """Return the instruction sets of an architecture, with their compiler flags."""
     machine = ARCHITECTURES.get(machine, machine)
     if machine not in INSTRUCTION_SETS:
         known = " and ".join(INSTRUCTION_SETS)
@@ -201,8 +205,8 @@ def instruction_sets(machine: str) -> dict[str, list[str]]:
     return INSTRUCTION_SETS[machine]
 
 
-def build_library(folder: Path) -> None:
-    """Leave the library in `folder`; or raise the sentence that says why there is none."""
+def build_library(directory: Path) -> None:
+    """Build the library in `directory`; raise NoKernelsError if that is not possible."""
     if sys.platform not in ("linux", "darwin"):
         raise NoKernelsError(f"the CPU kernels are built on Linux and macOS only, and this is {sys.platform}")
     sets = instruction_sets(platform.machine())
@@ -211,14 +215,14 @@ def build_library(folder: Path) -> None:
         objects = Path(temporary)
         run_together(compile_commands(objects, compiler, headers, sets))
         run(link_command(objects, objects / LIBRARY, compiler))
-        # Into place in one step: a process may be using the old library.
-        fresh = folder / f"{LIBRARY}.{os.getpid()}"
+        # Replaced in one step: a process may be using the old library.
+        fresh = directory / f"{LIBRARY}.{os.getpid()}"
         shutil.copy(objects / LIBRARY, fresh)
-        fresh.replace(folder / LIBRARY)
+        fresh.replace(directory / LIBRARY)
 
 
 def build_test(program: Path, machine: str, names: list[str], optimize: int) -> None:
-    """Build test_kernels.cpp with the kernels of instruction sets (none named: of all); needs no torch."""
+    """Build tests/csrc/test_kernels.cpp with the kernels of the instruction sets named (none: all); needs no torch."""
     sets = instruction_sets(machine)
     sets = {name: flags for name, flags in sets.items() if not names or name in names}
     compiler, flags = find_compiler(), [*common_flags(), f"-O{optimize}"]
@@ -226,7 +230,7 @@ def build_test(program: Path, machine: str, names: list[str], optimize: int) -> 
     with tempfile.TemporaryDirectory() as temporary:
         objects = Path(temporary)
         tested = "-DSASA_TEST_SETS=" + " ".join(f"SASA_TEST({name})" for name in sets)
-        test = [*compiler, *flags, tested, "-c", f"{SOURCES}/test_kernels.cpp", "-o", f"{objects}/test_kernels.o"]
+        test = object_command([*compiler, *flags, tested], Path("tests/csrc/test_kernels.cpp"), objects)
         run_together([*kernel_commands(objects, [*compiler, *flags], sets), test])
         run([*compiler, *flags, *map(str, sorted(objects.glob("*.o"))), "-pthread", "-o", str(program)])
 
@@ -238,12 +242,12 @@ def build_cuda_test(program: Path, source: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         objects = Path(temporary)
-        run_together([*cuda_commands(objects, common), [*common, "-c", str(source), "-o", f"{objects}/program.o"]])
+        run_together([*cuda_commands(objects, common), object_command(common, source, objects)])
         run([*common, *map(str, sorted(objects.glob("*.o"))), "-ldl", "-pthread", "-o", str(program)])
 
 
 class BuildNative(Command):
-    """The step of `build` that compiles csrc/; setuptools sets build_lib and editable_mode."""
+    """The step of `build` that compiles csrc/. setuptools sets build_lib and editable_mode."""
 
     description = "build the CPU kernels"
     user_options = [("inplace", "i", "build into src/")]  # noqa: RUF012 - as setuptools declares it
@@ -260,31 +264,31 @@ class BuildNative(Command):
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     @property
-    def folder(self) -> Path:
-        """sasa/_native: in the sources for an editable install, else among what is installed."""
+    def directory(self) -> Path:
+        """sasa/_native: in src/ for an editable install, else in the build directory."""
         return Path("src" if self.editable_mode or self.inplace else str(self.build_lib), "sasa", "_native")
 
     def run(self) -> None:
-        """Build, or leave the reason."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Build the library, or write the reason why not."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            build_library(self.folder)
-            (self.folder / REASON).unlink(missing_ok=True)
+            build_library(self.directory)
+            (self.directory / REASON).unlink(missing_ok=True)
         except NoKernelsError as reason:
             print(f"sasa: no CPU kernels: {reason}", file=sys.stderr)
-            (self.folder / LIBRARY).unlink(missing_ok=True)
-            (self.folder / REASON).write_text(f"{reason}\n")
+            (self.directory / LIBRARY).unlink(missing_ok=True)
+            (self.directory / REASON).write_text(f"{reason}\n")
 
     def get_source_files(self) -> list[str]:
-        """What the source distribution needs."""
+        """Return the files that a source distribution needs."""
         return sorted(str(path) for path in Path(SOURCES).rglob("*") if path.is_file())
 
     def get_outputs(self) -> list[str]:
-        """What was built."""
-        return [str(path) for path in (self.folder / LIBRARY, self.folder / REASON) if path.exists()]
+        """Return the files that were built."""
+        return [str(path) for path in (self.directory / LIBRARY, self.directory / REASON) if path.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
-        """Nothing is copied from the sources."""
+        """Return nothing: no file is copied from the sources."""
         return {}
 
 
@@ -295,7 +299,7 @@ class BuildKernelsTest(Command):
     user_options = [  # noqa: RUF012 - as setuptools declares it
         ("output=", "o", "the program"),
         ("machine=", None, "architecture [default: this machine's]"),
-        ("sets=", None, "instruction sets, with commas between [default: all of the architecture]"),
+        ("sets=", None, "instruction sets, comma-separated [default: all of the architecture]"),
         ("optimize=", None, "0 to 3 [default: 3, as for the library]"),
     ]
 
@@ -307,7 +311,7 @@ class BuildKernelsTest(Command):
         """Called by setuptools."""
 
     def run(self) -> None:
-        """Build, or end with the reason."""
+        """Build the program, or exit with the reason."""
         try:
             build_test(Path(self.output), self.machine, self.sets.split(",") if self.sets else [], int(self.optimize))
         except NoKernelsError as reason:
@@ -328,7 +332,7 @@ class BuildCudaTest(Command):
         """Called by setuptools."""
 
     def run(self) -> None:
-        """Build, or end with the reason."""
+        """Build the program, or exit with the reason."""
         try:
             build_cuda_test(Path(self.output), Path("tests/cuda/driver/program.cpp"))
         except NoKernelsError as reason:
@@ -336,21 +340,21 @@ class BuildCudaTest(Command):
 
 
 class BuildWithNative(build):
-    """`build`, and the kernels."""
+    """`build`, and also the kernels."""
 
     sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012 - as setuptools declares it
 
 
 class PlatformWheel(bdist_wheel):
-    """A wheel for every Python on one platform: the library uses no Python API."""
+    """A wheel for every Python on one platform: the library does not use the Python API."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """py3-none-linux_x86_64 and the like."""
+        """Return tags such as py3-none-linux_x86_64."""
         return "py3", "none", super().get_tag()[2]
 
 
 class PlatformDistribution(Distribution):
-    """Not pure Python, although setuptools sees no extension module."""
+    """A distribution that is not pure Python, although setuptools sees no extension module."""
 
     def has_ext_modules(self) -> bool:
         """Called by setuptools."""

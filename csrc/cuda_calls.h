@@ -3,7 +3,7 @@
 #pragma once
 #include <string>
 
-#include "run.h"
+#include "ops/run.h"
 
 namespace sasa::cuda {
 

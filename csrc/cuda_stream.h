@@ -3,7 +3,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "cuda_driver.h"
-#include "tensors.h"
+#include "ops/tensors.h"
 
 namespace sasa::cuda {
 

@@ -1,11 +1,12 @@
-// The kernels of sasa, on raw pointers: no torch, no allocation of results, no exceptions.
+// The interface of the kernels, on raw pointers: no torch, no allocation of results, no exceptions.
 //
-// CPU: one table of functions per instruction set; `kernels()` picks the best that this machine runs, or the one that the
-// environment variable SASA_CPU names (avx512, avx2, neon, portable).
+// CPU: one table of functions per instruction set. `kernels()` returns the best that this machine supports, or the one
+// that the environment variable SASA_CPU names (avx512, avx2, neon, portable).
 //
-// Words: B batch, N heads, D query and key channels of a head, E value channels of a head, K the window, H x W the map.
+// Notation: B batch, N heads, D query and key channels of a head, E value channels of a head, K the window, H x W the
+// map.
 //
-// The CUDA kernels of csrc/cuda take the same structs by value, so this header also compiles under NVRTC, which has no
+// The CUDA kernels of csrc/cuda take the same structs by value, so this header also compiles with NVRTC, which has no
 // standard headers.
 #pragma once
 #ifdef __CUDACC_RTC__
@@ -15,7 +16,7 @@ using int16_t = short;
 using uint16_t = unsigned short;
 using int32_t = int;
 using uint32_t = unsigned;
-using int64_t = long;  // 64 bits where CUDA runs: on Linux
+using int64_t = long;  // 64 bits on Linux, where CUDA runs
 using uint64_t = unsigned long;
 using uintptr_t = unsigned long;
 #else
@@ -27,13 +28,13 @@ namespace sasa {
 
 enum class Storage : int { float32, float64, bfloat16, float16 };
 
-// A (B, C, H, W) map anywhere in memory. Strides are in elements, in that order; data == nullptr: not given.
+// A (B, C, H, W) map in any memory layout. Strides are in elements, in that order. data == nullptr: not given.
 struct Map {
   void* data;
   int64_t stride[4];
 };
 
-// Runs task(context, begin, end) over [0, count), in any order, on any threads.
+// Runs task(context, begin, end) on pieces of [0, count), in any order, on any threads.
 struct Parallel {
   void (*run)(const Parallel&, int64_t count, void (*task)(void*, int64_t, int64_t), void* context);
   int threads;
@@ -46,16 +47,16 @@ struct LocalShape {
   Storage storage;
 };
 
-// Eq. 3. "Compute type" below: double for float64 storage, else float.
+// Eq. 3. The compute type is double for float64 storage, else float.
 struct LocalForward {
   LocalShape shape;
   Map query, key, value;  // key not given: no q.k
   const void* rel_row;    // (N, K, D / 2), compute type; nullptr: no q.r
   const void* rel_col;
   Map output;       // (B, N * E, ceil(H / pool), ceil(W / pool))
-  void* logsumexp;  // (B, N, H, W), compute type; nullptr: not wanted
-  // What may follow at once, in inference: the mean of pool x pool pixels (of those there are at an odd border), then
-  // y -> gain * y + shift, then ReLU.
+  void* logsumexp;  // (B, N, H, W), compute type; nullptr: not computed
+  // The fused epilogue of inference: the mean of pool x pool pixels (of fewer at an odd border), then gain * y + shift,
+  // then ReLU.
   int64_t pool;       // 1 or 2
   const void* gain;   // (N * E,), compute type, or nullptr
   const void* shift;  // the same
@@ -69,7 +70,7 @@ struct LocalBackward {
   const void* rel_col;
   const void* logsumexp;
   Map grad_query, grad_key, grad_value;
-  void* grad_row;  // (B, N, K, D / 2), compute type: of each image, to be summed by the caller
+  void* grad_row;  // (B, N, K, D / 2), compute type: one gradient for each image; the caller adds them
   void* grad_col;
 };
 
@@ -80,7 +81,7 @@ struct BlockShape {
   Storage storage;
 };
 
-// Strips of an image: what sums over pixels are made of, the same for any number of threads.
+// Sums over pixels are made of one part for each strip of an image, so they do not depend on the number of threads.
 constexpr int64_t kStripBlocks = 8;  // rows of blocks
 static inline int64_t block_strips(const BlockShape& shape) {
   return (shape.height + shape.block * kStripBlocks - 1) / (shape.block * kStripBlocks);
@@ -94,13 +95,13 @@ struct BlockForward {
   const void* w_value;  // (P, N * E, C), compute type, or nullptr: `value` is given
   const void* rel_row;  // (N, 2 * block - 1, D / 2), compute type, or nullptr
   const void* rel_col;
-  Map value;        // (B, N * E, H, W) where w_value is not given
-  Map output;       // (B, N * E, H, W), or not given: only the pooled results are wanted
+  Map value;        // (B, N * E, H, W) if w_value is not given
+  Map output;       // (B, N * E, H, W), or not given: only the pooled results are computed
   void* logsumexp;  // (B, N, H, W), compute type, or nullptr
-  // Max pooling over each block, with the sums that a batch norm before it needs.
+  // Max pooling over each block, and the sums that a batch norm before it needs.
   Map extreme;       // (B, N * E, ceil(H / block), ceil(W / block)), or not given
-  Map position;      // the same, uint8: where in the block (row * block + column) the extreme lies
-  const void* sign;  // (N * E,), compute type: max of a channel where >= 0, else min
+  Map position;      // the same, uint8: the position of the extreme in the block, row * block + column
+  const void* sign;  // (N * E,), compute type: the extreme of a channel is the maximum where >= 0, else the minimum
   double* sums;      // (B * strips, 2, N * E): sums of y and of y * y over the pixels of each strip, or nullptr
 };
 
@@ -113,12 +114,12 @@ struct BlockBackward {
   const void* rel_row;
   const void* rel_col;
   Map value;
-  Map grad_output;  // (B, N * E, H, W), or not given: the gradients of the pooled results are
+  Map grad_output;  // (B, N * E, H, W), or not given: then the gradients of the pooled results are
   Map grad_extreme, position;
   const double* grad_sums;  // (2, N * E): of the sum of y, and of the sum of y * y, over all images
-  Map grad_image;           // or not given: not wanted
-  Map grad_value;           // where `value` is given
-  // Of each strip, compute type, to be summed by the caller; nullptr where the input is.
+  Map grad_image;           // or not given: not computed
+  Map grad_value;           // if `value` is given
+  // One gradient for each strip, compute type; the caller adds them. nullptr where the input is.
   void* grad_w_query;  // (B * strips, N * D, C)
   void* grad_w_key;
   void* grad_w_value;  // (B * strips, P, N * E, C)
@@ -126,12 +127,11 @@ struct BlockBackward {
   void* grad_col;
 };
 
-// x * gain + shift for each channel, plus another map, and ReLU, in place. The map is dense: `outer` times all channels
-// times `inner` elements, of which either is 1 or both are not: channels_last (B * H * W, C, 1) or planes
-// (B, C, H * W).
+// x * gain + shift for each channel, plus another map, then ReLU, in place. The map is dense, (outer, C, inner):
+// (B * H * W, C, 1) if it is channels_last, else (B, C, H * W).
 struct Affine {
   void* x;
-  const void* residual;  // laid out as x, or nullptr
+  const void* residual;  // in the layout of x, or nullptr
   const void* gain;      // (C,), compute type
   const void* shift;
   int64_t outer, channels, inner;
@@ -144,7 +144,7 @@ static inline int64_t norm_chunk_pixels(int64_t channels) { return channels < 16
 static inline int64_t norm_chunks(int64_t pixels, int64_t channels) {
   return (pixels + norm_chunk_pixels(channels) - 1) / norm_chunk_pixels(channels);
 }
-// Floats of `parts`: two for each chunk and channel, and four for each channel.
+// The size of `parts` in floats: two for each chunk and channel, and four for each channel.
 static inline int64_t norm_parts(int64_t pixels, int64_t channels) {
   return (norm_chunks(pixels, channels) * 2 + 4) * channels;
 }
@@ -154,7 +154,7 @@ struct NormForward {
   const float* residual;       // or nullptr
   const float *weight, *bias;  // (C,)
   float* y;
-  float *mean, *variance;  // (C,) of the batch, the variance over all pixels (biased)
+  float *mean, *variance;  // (C,) of the batch; the variance is the biased one
   float* parts;
   int64_t pixels, channels;
   double eps;
@@ -163,10 +163,10 @@ struct NormForward {
 
 struct NormBackward {
   const float *grad, *x;
-  const float* y;  // where there was a residual, else nullptr
+  const float* y;  // if there was a residual, else nullptr
   const float *weight, *bias, *mean, *variance;
   float* grad_x;
-  float* grad_residual;  // where there was one and a ReLU behind it, else nullptr
+  float* grad_residual;  // if there was a residual and a ReLU, else nullptr
   float *grad_weight, *grad_bias;
   float* parts;
   int64_t pixels, channels;
@@ -174,7 +174,7 @@ struct NormBackward {
   bool relu;
 };
 
-// Every function of one instruction set.
+// The functions of one instruction set.
 struct Kernels {
   const char* name;
   void (*local_forward)(const LocalForward&, const Parallel&);
@@ -184,14 +184,15 @@ struct Kernels {
   void (*affine)(const Affine&, const Parallel&);
   void (*norm_forward)(const NormForward&, const Parallel&);
   void (*norm_backward)(const NormBackward&, const Parallel&);
-  double (*multiply_adds)(int64_t rounds);  // does `rounds` of a known number of fused multiply-adds; returns how many
+  double (*multiply_adds)(int64_t rounds);  // does fused multiply-adds, as fast as possible; returns how many
 };
 
-// The table in use. `kernels_error` is a sentence where SASA_CPU names what is unknown or does not run here, else null.
+// The table in use. `kernels_error` is a sentence if SASA_CPU names an instruction set that is unknown or not supported
+// here, else null.
 const Kernels& kernels();
 const char* kernels_error();
 
-// Scratch memory of the calling thread, 64-byte aligned, not cleared, valid until its next call.
+// Scratch memory of the calling thread, 64-byte aligned, not cleared, valid until the next call on that thread.
 void* scratch(size_t bytes);
 
 }  // namespace sasa

@@ -1,6 +1,7 @@
 """What may import what (CONTRIBUTING.md, "Layout"), and what `import sasa` brings along."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,15 @@ def test_every_file_has_its_place_in_the_order():
     homes = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
     assert homes <= {*ORDER, *TOP}, "a new folder or file of src/sasa needs a place in ORDER and in CONTRIBUTING.md"
     assert {"errors", "ops", "nn", "models"} <= homes
+
+
+def test_the_map_of_the_code_is_complete():
+    """CONTRIBUTING.md lists every folder, in the order in which they may import."""
+    repository = ROOT.parents[1]
+    listed = re.findall(r"^\| `([\w/]+)` \| \w", (repository / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    packages = [folder.removeprefix("src/sasa/") for folder in listed if folder.startswith("src/sasa/")]
+    assert packages == [home for home in ORDER if (ROOT / home).is_dir()]
+    assert all((repository / folder).is_dir() for folder in listed)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])

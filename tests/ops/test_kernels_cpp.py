@@ -1,7 +1,7 @@
-"""The C++ kernels alone, without torch: csrc/test_kernels.cpp holds them against naive loops.
+"""The CPU kernels without torch: tests/csrc/test_kernels.cpp compares them with naive loops.
 
-`make test-kernels` does the same as the library is built; here the compiler optimises less, and leaves out the
-instruction set that takes it longest, so that the whole test takes half a minute of one core.
+`make test-kernels` builds it with the flags of the library. Here the compiler optimises less and skips the instruction
+set that takes longest to compile, so that the test takes half a minute of one core.
 """
 
 import os

@@ -115,7 +115,7 @@ print(*(backend.why_not for backend in backends() if backend.name == "cpu"))
     ("value", "sentence"),
     [
         ("off", "the environment variable SASA_CPU is off"),
-        pytest.param("sse9", "SASA_CPU=sse9 is none of this library's instruction sets", marks=NEEDS_KERNELS),
+        pytest.param("sse9", "SASA_CPU=sse9 is not an instruction set of this library", marks=NEEDS_KERNELS),
     ],
 )
 def test_without_kernels_eager_serves(value, sentence):

@@ -25,7 +25,7 @@ from sasa.ops.backends.base import Backend, DispatcherBackend, FunctionBackend
 from sasa.ops.norm_relu import NormBackward, NormForward
 from sasa.ops.register import flatten, packer
 
-# The text that graphs exported by older versions, and csrc/register.cpp, rely on.
+# The text that graphs exported by older versions, and csrc/ops/register.cpp, rely on.
 SCHEMAS = {
     LocalForward: "local_attention(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
     "int kernel_size, int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",

@@ -1,8 +1,8 @@
 """The CPU kernels on every kind of tile that they cut a map into, against the reference in float64.
 
-A tile of local attention (csrc/tiles.h, csrc/window.h) is one to three rows high, and a vector or half a vector wide;
+A tile of local attention (csrc/cpu: tiles.h, window.h) is one to three rows high, and a vector or half a vector wide;
 windows of 3, 5, 7, 9 and 11 have code of their own, and so have groups of channels and the single ones left over. A
-tile of block attention (csrc/block_tile.h) has a block in each lane.
+tile of block attention (csrc/cpu/block_tile.h) has a block in each lane.
 """
 
 import pytest

@@ -1,0 +1,75 @@
+// Batch norm in training, shortcut and ReLU. Schemas, fakes and gradients: src/sasa/ops/norm_relu.py.
+#include "operators.h"
+
+namespace sasa {
+namespace {
+
+// The kernels take float32 maps that are dense in channels_last, as (pixels, channels).
+void check_rows(const char* name, const Tensor& map, const Tensor& like) {
+  const int64_t C = map.size(1), H = map.size(2), W = map.size(3);
+  STD_TORCH_CHECK(map.dim() == 4 && map.is_cpu() && map.scalar_type() == ScalarType::Float && sizes(map) == sizes(like),
+                  name, " does not fit the other arguments in device, dtype or shape");
+  STD_TORCH_CHECK(map.stride(1) == 1 && map.stride(3) == C && map.stride(2) == C * W && map.stride(0) == C * W * H,
+                  name, " must be dense and channels_last");
+}
+
+Tensor empty_rows(const Tensor& like) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty(sizes(like), ScalarType::Float, std::nullopt, like.device(), std::nullopt,
+                              MemoryFormat::ChannelsLast);
+}
+
+const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
+const float* floats(const MaybeTensor& tensor) { return tensor ? floats(*tensor) : nullptr; }
+const float* floats(const Parameter& parameter) { return static_cast<const float*>(parameter.data()); }
+float* mutable_floats(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                             const MaybeTensor& residual, bool relu, double eps) {
+  check_rows("x", x, x);
+  if (residual) check_rows("residual", *residual, x);
+  const int64_t C = x.size(1), pixels = x.numel() / C;
+  const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
+  Tensor y = empty_rows(x);
+  Tensor mean = empty({C}, ScalarType::Float, x), variance = empty({C}, ScalarType::Float, x);
+  Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float, x);
+  NormForward call = {};
+  call.x = floats(x), call.residual = floats(residual);
+  call.weight = floats(weights), call.bias = floats(biases);
+  call.y = mutable_floats(y), call.mean = mutable_floats(mean), call.variance = mutable_floats(variance);
+  call.parts = mutable_floats(parts);
+  call.pixels = pixels, call.channels = C, call.eps = eps, call.relu = relu;
+  kernels().norm_forward(call, parallel());
+  return {y, mean, variance};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad, const Tensor& x, const MaybeTensor& y,
+                                                              const Tensor& weight, const Tensor& bias,
+                                                              const Tensor& mean, const Tensor& variance, bool relu,
+                                                              double eps) {
+  check_rows("x", x, x);
+  check_rows("grad", grad, x);
+  if (y) check_rows("y", *y, x);
+  const int64_t C = x.size(1), pixels = x.numel() / C;
+  const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
+  const Parameter means("mean", mean, x, {C}), variances("variance", variance, x, {C});
+  const bool residual_gradient = y && relu;  // without a ReLU it is `grad`
+  Tensor grad_x = empty_rows(x), grad_residual = residual_gradient ? empty_rows(x) : nothing(x);
+  Tensor grad_weight = empty({C}, ScalarType::Float, x), grad_bias = empty({C}, ScalarType::Float, x);
+  Tensor parts = empty({norm_parts(pixels, C)}, ScalarType::Float, x);
+  NormBackward call = {};
+  call.grad = floats(grad), call.x = floats(x), call.y = floats(y);
+  call.weight = floats(weights), call.bias = floats(biases);
+  call.mean = floats(means), call.variance = floats(variances);
+  call.grad_x = mutable_floats(grad_x);
+  call.grad_residual = residual_gradient ? mutable_floats(grad_residual) : nullptr;
+  call.grad_weight = mutable_floats(grad_weight), call.grad_bias = mutable_floats(grad_bias);
+  call.parts = mutable_floats(parts);
+  call.pixels = pixels, call.channels = C, call.eps = eps, call.relu = relu;
+  kernels().norm_backward(call, parallel());
+  return {grad_x, grad_weight, grad_bias, grad_residual};
+}
+
+}  // namespace sasa

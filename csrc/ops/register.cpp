@@ -1,0 +1,97 @@
+// Registers the kernels under the operators whose schemas, fakes and gradients are defined in Python, in src/sasa/ops.
+// The implementations are in the other files here: they check shapes, allocate results, and pass raw pointers to the
+// kernels.
+//
+// The CUDA kernels also have operators in the namespace sasa_cuda. The back-end "cuda" calls those, whichever kernels
+// the dispatcher uses for CUDA tensors.
+#include <cstdlib>
+
+#include "cuda_calls.h"
+#include "operators.h"
+
+namespace sasa {
+namespace {
+
+// Whether CUDA tensors use these kernels (else Triton's) if both can run and SASA_GPU is not set to "cuda" or "triton".
+constexpr bool kCudaByDefault = false;  // these kernels have not been run on a GPU yet; Triton's have
+
+bool choose_cuda() {
+  const char* wanted = std::getenv("SASA_GPU");
+  const bool given = wanted != nullptr && *wanted != '\0';
+  return (given ? std::string(wanted) == "cuda" : kCudaByDefault) && cuda::why_not_with_torch().empty();
+}
+
+// Decided once, when the library is loaded.
+bool cuda_chosen() {
+  static const bool chosen = choose_cuda();
+  return chosen;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sasa, m) {
+  m.def("cpu_kernels() -> str");
+  m.def("cpu_kernels_error() -> str");
+  m.def("cpu_multiply_adds(int rounds) -> float");
+  m.def("cuda_chosen() -> bool");
+  m.def("cuda_error() -> str");
+  m.def("cuda_error_on(int device) -> str");
+  m.def("cuda_compiler() -> (str, str, str, int)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sasa, CompositeExplicitAutograd, m) {
+  m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels));
+  m.impl("cpu_kernels_error", TORCH_BOX(&cpu_kernels_error));
+  m.impl("cpu_multiply_adds", TORCH_BOX(&cpu_multiply_adds));
+  m.impl("cuda_chosen", TORCH_BOX(&cuda_chosen));
+  m.impl("cuda_error", TORCH_BOX(&cuda_error));
+  m.impl("cuda_error_on", TORCH_BOX(&cuda_error_on));
+  m.impl("cuda_compiler", TORCH_BOX(&cuda_compiler));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
+  if (kernels_error() != nullptr) return;  // the operators keep the implementations registered in Python,
+  const Kernels& table = kernels();        // as do those that the table does not have
+  if (table.local_forward != nullptr) {
+    m.impl("local_attention", TORCH_BOX(&local_attention));
+    m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
+    m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
+  }
+  if (table.local_backward != nullptr) {
+    m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+    m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
+  }
+  if (table.block_forward != nullptr) {
+    m.impl("block_attention", TORCH_BOX(&block_attention));
+    m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
+  }
+  if (table.norm_forward != nullptr) m.impl("norm_relu", TORCH_BOX(&norm_relu));
+  if (table.norm_backward != nullptr) m.impl("norm_relu_backward", TORCH_BOX(&norm_relu_backward));
+  if (table.affine != nullptr) m.impl("affine_", TORCH_BOX(&affine_));
+  if (table.block_backward != nullptr) {
+    m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+    m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
+  }
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
+  if (!cuda_chosen()) return;
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
+  m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
+  m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+  m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
+  m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
+}
+
+}  // namespace sasa
