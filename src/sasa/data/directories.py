@@ -14,27 +14,15 @@ SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")  # splits to hold out, the preferred one first
 
 _SPLIT_WORDS = {
-    "train": ("train", "training", "trn", "trainval", "entrenamiento", "treino", "entrainement"),
-    "val": (
-        "val",
-        "valid",
-        "validation",
-        "validate",
-        "dev",
-        "devel",
-        "eval",
-        "evaluation",
-        "heldout",
-        "holdout",
-        "validierung",
-    ),
-    "test": ("test", "testing", "tst", "prueba", "teste"),
+    "train": "train training trn trainval trainings entrenamiento treino entrainement",
+    "val": "val valid validation validate dev devel eval evaluation heldout holdout validierung",
+    "test": "test testing tst prueba teste",
 }
-_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words.split()}
 # Words of a name that say nothing: "train_images" is the training split, "bullet_train" may be a class.
 _FILLERS = frozenset(
     "set sets data dataset datasets split subset image images img imgs photo photos picture pictures pic pics frame "
-    "frames file files folder dir directory jpg jpeg jpegs png jpegimages daten sdaten the of for all raw".split()
+    "frames file files folder dir directory jpg jpeg jpegs png jpegimages daten the of for all raw".split()
 )
 _PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
 # Directories made by operating systems, network drives and tools. Names with a dot in front are left out as well.
@@ -247,7 +235,7 @@ def _sharing_a_word(directories: Sequence[Path], holds: Callable[[Path], bool]) 
         split, rest = split_of(directory.name)
         if split and rest:
             groups.setdefault(rest, []).append(directory)
-    several = [group for group in groups.values() if _has_training_and_other({split_of(d.name)[0] for d in group})]
+    several = [group for group in groups.values() if _has_training_and_other(split_of(d.name)[0] for d in group)]
     if not several:
         return []
     full = [[d for d in group if holds(d)] for group in several]
@@ -260,8 +248,8 @@ def _sharing_a_word(directories: Sequence[Path], holds: Callable[[Path], bool]) 
 
 
 def _has_training_and_other(splits: Iterable[str | None]) -> bool:
-    splits = set(splits)
-    return "train" in splits and len(splits) > 1
+    named = set(splits) - {None}
+    return "train" in named and len(named) > 1
 
 
 def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
@@ -270,9 +258,8 @@ def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
     others = [d for d in directories if not is_split(d.name) and has_images_below(d)]
     if len({is_split(d.name) for d in flat}) > 1 or (flat and not others):
         raise DataError(
-            f"{printable(root)} holds {_named(flat)} with images that are in no "
-            f"directory of a class: expected a directory for each class, as in "
-            f"{printable(flat[0].name)}/CLASS/"
+            f"{printable(root)} holds {_named(flat)} with images that are in no directory of a class: "
+            f"expected a directory for each class, as in {printable(flat[0].name)}/CLASS/"
         )
 
 

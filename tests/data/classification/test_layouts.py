@@ -263,8 +263,9 @@ def test_the_same_image_in_both_splits_is_said(tmp_path, size):
     assert sentence in open_splits(str(tmp_path), 0.2, 0)[1].description
 
 
-def test_directories_inside_of_classes_are_said(tmp_path):
-    save_images(tmp_path, "cat/2019", "cat/2020", "dog")
+@pytest.mark.parametrize("inner", ["2019", "train"])
+def test_directories_inside_of_classes_are_said(tmp_path, inner):
+    save_images(tmp_path, f"cat/{inner}", "cat/bus", "dog")
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert sources[0].classes == ["cat", "dog"]
     assert f"directories inside of cat/ of {tmp_path} are taken as parts of these classes" in description(sources)
