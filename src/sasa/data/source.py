@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from PIL import Image
 
@@ -42,3 +43,31 @@ class ImageSource(ABC):
     def fingerprint(self, index: int) -> bytes | None:
         """Hash image `index` as it is stored, to find equal images; None where that would take long."""
         return None
+
+
+Whole = TypeVar("Whole", bound=ImageSource)
+
+
+class SubsetOf(ImageSource, Generic[Whole]):
+    """Some images of a source, in the given order: the part that is the same for both tasks."""
+
+    def __init__(self, source: Whole, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, list(indices)
+        self.classes, self.description = source.classes, source.description
+        groups = source.groups
+        self.groups = None if groups is None else [groups[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, channels: int = 3) -> Image.Image:
+        """Read image `index` of the subset."""
+        return self.source.read(self.indices[index], channels)
+
+    def name(self, index: int) -> str:
+        """Name of the image in the whole source."""
+        return self.source.name(self.indices[index])
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the image in the whole source."""
+        return self.source.fingerprint(self.indices[index])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from sasa.data.source import ImageSource
+from sasa.data.source import ImageSource, SubsetOf
 from sasa.errors import DataError
 
 # A larger label is taken for damage: a list of that many class names would fill the memory.
@@ -48,28 +48,12 @@ class Found(NamedTuple):
 Look = Callable[[Path], dict[str, Callable[[], Found]]]
 
 
-class Subset(Source):
+class Subset(SubsetOf[Source], Source):
     """Some images of a source, in the given order."""
 
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self.source = source
-        self.indices = list(indices)
-        self.classes, self.description = source.classes, source.description
+        super().__init__(source, indices)
         self.labels = [source.labels[index] for index in self.indices]
-        groups = source.groups
-        self.groups = None if groups is None else [groups[index] for index in self.indices]
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read image `index` of the subset."""
-        return self.source.read(self.indices[index], channels)
-
-    def name(self, index: int) -> str:
-        """Name of the image in the whole source."""
-        return self.source.name(self.indices[index])
-
-    def fingerprint(self, index: int) -> bytes | None:
-        """Hash of the image in the whole source."""
-        return self.source.fingerprint(self.indices[index])
 
 
 class Pixels(Source):

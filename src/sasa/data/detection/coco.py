@@ -57,7 +57,7 @@ class CocoSource(ImageFiles):
         if classes is None:
             unseen = [name for name, count in zip(known, table.counts(len(known)), strict=True) if not count]
             problems += [Problem(where, "", None, f"class {name!r} has no boxes") for name in unseen]
-        super().__init__(directory, names, image_ids, sizes, table, known, ids, problems)
+        super().__init__(directory, names, image_ids, sizes, table, dict(zip(known, ids, strict=True)), problems)
 
     def coco(self) -> dict[str, Any]:
         """Read the file again, so that scores agree with those of other tools on this file.

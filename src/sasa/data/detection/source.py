@@ -12,7 +12,7 @@ from PIL import Image
 from sasa.data.detection.annotations import Problem, Targets, TargetTable
 from sasa.data.findings import file_fingerprint
 from sasa.data.images import read_image
-from sasa.data.source import ImageSource
+from sasa.data.source import ImageSource, SubsetOf
 from sasa.data.text import NameTable, printable
 from sasa.errors import DataError
 
@@ -60,26 +60,14 @@ class DetectionSource(ImageSource):
         """The ground truth that predictions are scored against, in COCO's format: images, annotations, categories."""
 
 
-class DetectionSubset(DetectionSource):
+class DetectionSubset(SubsetOf[DetectionSource], DetectionSource):
     """Some images of a source, in the given order."""
 
     def __init__(self, source: DetectionSource, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, list(indices)
-        self.classes, self.category_ids = source.classes, source.category_ids
-        self.description = source.description
+        super().__init__(source, indices)
+        self.category_ids = source.category_ids
         names = {source.file_name(index) for index in self.indices}
         self.problems = [problem for problem in source.problems if not problem.image or problem.image in names]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read image `index` of the subset."""
-        return self.source.read(self.indices[index], channels)
-
-    def name(self, index: int) -> str:
-        """Its path."""
-        return self.source.name(self.indices[index])
 
     def file_name(self, index: int) -> str:
         """Its name in the annotations."""
@@ -102,10 +90,6 @@ class DetectionSubset(DetectionSource):
         own = self.indices if indices is None else [self.indices[index] for index in indices]
         return self.source.counts(own)
 
-    def fingerprint(self, index: int) -> bytes | None:
-        """Hash of the file."""
-        return self.source.fingerprint(self.indices[index])
-
     def coco(self) -> dict[str, Any]:
         """The part of the ground truth that is of these images."""
         whole = self.source.coco()
@@ -124,7 +108,8 @@ class ImageFiles(DetectionSource):
         image_ids: of the N images.
         sizes: (N, 2): height and width.
         table: their boxes.
-        classes, category_ids, problems: see `DetectionSource`.
+        categories: id of each class by its name, in the order of the labels.
+        problems: see `DetectionSource`.
     """
 
     def __init__(
@@ -134,13 +119,12 @@ class ImageFiles(DetectionSource):
         image_ids: Sequence[int | str],
         sizes: np.ndarray,
         table: TargetTable,
-        classes: list[str],
-        category_ids: Sequence[int | str],
+        categories: dict[str, int | str],
         problems: list[Problem],
     ) -> None:
         self._directory, self._names, self._image_ids = str(directory), NameTable(names), image_ids
         self._sizes, self._table = sizes, table
-        self.classes, self.category_ids, self.problems = classes, category_ids, problems
+        self.classes, self.category_ids, self.problems = list(categories), list(categories.values()), problems
 
     def __len__(self) -> int:
         return len(self._names)

@@ -141,9 +141,8 @@ class VocSource(ImageFiles):
         objects, problems = _objects(places, ids, names, records, classes)
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
-        numbers = list(range(1, len(ids) + 1))
-        categories = list(range(1, len(classes) + 1))
-        super().__init__(places.images, names, numbers, sizes, table, classes, categories, problems)
+        categories: dict[str, int | str] = {name: number for number, name in enumerate(classes, 1)}
+        super().__init__(places.images, names, range(1, len(ids) + 1), sizes, table, categories, problems)
 
 
 def look(root: Path) -> dict[str, Openers]:

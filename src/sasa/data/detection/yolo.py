@@ -79,8 +79,8 @@ class YoloSource(ImageFiles):
         if absent := sum(not label.is_file() for label in labels):
             notes.append(f"no file of boxes for {absent} of {len(paths)} images in {title}: they have no objects")
         self.description = notes
-        image_ids, category_ids = range(1, len(paths) + 1), range(len(classes))
-        super().__init__(directory, images, image_ids, sizes, table, classes, category_ids, problems)
+        categories: dict[str, int | str] = {name: number for number, name in enumerate(classes)}
+        super().__init__(directory, images, range(1, len(paths) + 1), sizes, table, categories, problems)
 
 
 @dataclass
