@@ -144,7 +144,7 @@ def test_parts_of_a_directory_are_not_classes(tmp_path, directories):
         ("file_name,label\n0.jpeg,cat\n./0.jpeg,dog\n", r"labels\.csv names the images '0\.jpeg' and '\./0\.jpeg'"),
         ("file_name,label\n0.jpeg,cat\n0.jpeg,dog\n", r"labels\.csv names the image .*0\.jpeg twice"),
         ('file_name,label\n"0.jpeg,cat\n', r"labels\.csv line 2 is damaged: unexpected end of data"),
-        ("file_name,label\n", r"has no two columns|none for training|has no rows"),
+        ("file_name,label\n", r"labels\.csv has tables without rows"),
         ("", r"has no two columns"),
     ],
 )
@@ -153,3 +153,11 @@ def test_tables_that_cannot_be_used(tmp_path, text, sentence):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=sentence):
         open_splits(str(tmp_path / "labels.csv"), 0.25, 0)
+
+
+def test_two_tables_for_one_split(tmp_path):
+    save_images(tmp_path, NAMES)
+    for name in ("train.csv", "train_labels.csv"):
+        (tmp_path / name).write_text(table_of(NAMES))
+    with pytest.raises(DataError, match=r"several tables for the train split \(train\.csv, train_labels\.csv\): give"):
+        open_splits(str(tmp_path), 0.25, 0)

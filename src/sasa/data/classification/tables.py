@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -46,53 +48,51 @@ NAMES = (
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "diagnosis", "dx")
 
 Row = tuple[int, str, str]  # line, name of the image, label
+Record = tuple[int, dict[str, str]]  # line, values by column
 
 
 class ImageTable(Source):
-    """Images that tables name, with their labels; words and whole numbers are the names of classes.
+    """Images that a table names, with their labels; words and whole numbers are the names of classes.
 
     Args:
-        tables: rows of each table: (line, name, label).
-        directories: where the images of each table may lie.
-        classes: the classes to number by; by default those of the tables, sorted, numbers by their value.
+        table: the file, for errors.
+        rows: of the table: (line, name, label).
+        directories: where the images may be.
+        classes: the classes to number by; by default those of the table, sorted, numbers by their value.
 
     Raises:
-        DataError: an image is missing or in no row, or its label is missing or not in `classes`.
+        DataError: an image is missing or is there twice, or its label is missing or not in `classes`.
     """
 
     def __init__(
-        self, tables: dict[Path, list[Row]], directories: dict[Path, Sequence[Path]], classes: list[str] | None = None
+        self, table: Path, rows: list[Row], directories: Sequence[Path], classes: list[str] | None = None
     ) -> None:
-        paths, words, self.description = [], [], []
-        for table, rows in tables.items():
-            where = printable(table)
-            for line, name, label in rows:
-                if not name or not label:
-                    raise DataError(f"{where} line {line} has no {'label' if name else 'name of an image'}")
-            if not rows:
-                raise DataError(f"{where} has no rows")
-            directory, names, notes = find_images(where, directories[table], [name for _, name, _ in rows])
-            paths += [str(directory / name) for name in names]
-            words += [label for _, _, label in rows]
-            self.description += notes
-        first = printable(next(iter(tables)))
-        if len(set(paths)) < len(paths):
-            twice = next(path for path in paths if paths.count(path) > 1)
-            raise DataError(f"{first} names the image {printable(twice)} twice")
-        self.labels, self.classes = number_words(first, words, classes)
-        self._paths = NameTable(paths)
+        where = printable(table)
+        for line, name, label in rows:
+            if not name or not label:
+                raise DataError(f"{where} line {line} has no {'label' if name else 'name of an image'}")
+        directory, names, self.description = find_images(where, directories, [name for _, name, _ in rows])
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{where} names the image {printable(twice)} twice")
+        self.labels, self.classes = number_words(where, [label for _, _, label in rows], classes)
+        self._directory, self._names = str(directory), NameTable(names)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
         """Read the image of row `index`."""
-        return read_image(Path(self._paths[index]), self.name(index), channels)
+        return read_image(self.path(index), self.name(index), channels)
+
+    def path(self, index: int) -> Path:
+        """Path of image `index`."""
+        return Path(self._directory, self._names[index])
 
     def name(self, index: int) -> str:
         """The file's path."""
-        return printable(self._paths[index])
+        return printable(self.path(index))
 
     def fingerprint(self, index: int) -> bytes | None:
         """Hash of the file."""
-        return file_fingerprint(Path(self._paths[index]))
+        return file_fingerprint(self.path(index))
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:
@@ -122,28 +122,30 @@ def _open(root: Path, tables: list[Path]) -> Found:
     splits = {table: _split(root, table) for table in tables}
     used = [t for t in tables if splits[t]] if "train" in splits.values() else tables
     notes = [f"not used: {printable(t)} (its name says no split)" for t in tables if t not in used]
-    by_split: dict[str, dict[Path, list[Row]]] = {}
+    by_split: dict[str, tuple[Path, list[Row]]] = {}
     for table in used:
         for split, rows in _rows(table, splits[table] or "train").items():
-            by_split.setdefault(split, {})[table] = rows
+            if split in by_split:
+                names = listed((printable(t.name) for t in (by_split[split][0], table)), 3)
+                raise DataError(
+                    f"{printable(root)} holds several tables for the {split} split ({names}): give one of them"
+                )
+            by_split[split] = table, rows
     if "train" not in by_split:
-        raise DataError(f"{printable(root)} has tables for {listed(by_split)} but none for training, such as train.csv")
-    if len(by_split["train"]) > 1:
-        names = listed((printable(table.name) for table in by_split["train"]), 3)
-        raise DataError(f"{printable(root)} holds several tables of labels ({names}): give the path of one")
+        what = f"rows for {listed(by_split)} but none for training" if by_split else "tables without rows"
+        raise DataError(f"{printable(root)} has {what}")
     held_out = next((split for split in HELD_OUT if split in by_split), None)
     unused = [split for split in by_split if split not in ("train", held_out)]
     notes += [f"not used: the {split} rows ({held_out} is what is held out)" for split in unused]
-    train = _source(by_split, "train")
-    other = _source(by_split, held_out, train.classes) if held_out else None
+    train = _source("train", *by_split["train"])
+    other = _source(held_out, *by_split[held_out], classes=train.classes) if held_out else None
     notes += [*train.description, *(other.description if other else [])]
-    places = tuple(listed(map(printable, by_split[s])) if s else "" for s in ("train", held_out))
-    return Found(train, other, notes, (places[0], places[1]))
+    place = printable(by_split[held_out][0]) if held_out else ""
+    return Found(train, other, notes, (printable(by_split["train"][0]), place))
 
 
-def _source(by_split: dict[str, dict[Path, list[Row]]], split: str, classes: list[str] | None = None) -> ImageTable:
-    tables = by_split[split]
-    return ImageTable(tables, {table: _directories(table, split) for table in tables}, classes)
+def _source(split: str, table: Path, rows: list[Row], classes: list[str] | None = None) -> ImageTable:
+    return ImageTable(table, rows, _directories(table, split), classes)
 
 
 def _directories(table: Path, split: str) -> list[Path]:
@@ -155,13 +157,16 @@ def _directories(table: Path, split: str) -> list[Path]:
 
 
 def _split(root: Path, table: Path) -> str | None:
+    """The split that a table's name or directory says; None for one that was given by its path."""
+    if table == root:
+        return None
     directory = is_split(table.parent.name) if table.parent != root else None
     return directory or split_of(table.stem)[0]
 
 
 def _columns(table: Path) -> tuple[str, str] | None:
-    """(column of names, column of labels) of a table; None if it has not both."""
-    header = next(iter(_records(table, 1)), (0, {}))[1]
+    """(column of names, column of labels) of a table; None if it does not have both."""
+    header, _ = _records(table, 1)
     lower = {column.strip().lower(): column for column in header}
     name = next((lower[column] for column in NAMES if column in lower), None)
     label = next((lower[column] for column in LABELS if column in lower and lower[column] != name), None)
@@ -179,15 +184,15 @@ def _rows(table: Path, split: str) -> dict[str, list[Row]]:
             f"one of {', '.join(LABELS)}"
         )
     found: dict[str, list[Row]] = {}
-    for line, record in _records(table):
+    for line, record in _records(table)[1]:
         own = is_split(record.get("split", "")) or split
         label = re.sub(r"^(-?\d+)\.0$", r"\1", record.get(columns[1], ""))  # pandas makes floats of integers
         found.setdefault(own, []).append((line, record.get(columns[0], ""), label))
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _records(table: Path, most: int | None = None) -> list[tuple[int, dict[str, str]]]:
-    """(line, values by column) of the rows of a table, all of them or the first ones.
+def _records(table: Path, most: int | None = None) -> tuple[list[str], list[Record]]:
+    """(names of the columns, rows) of a table; of the rows all, or the first ones.
 
     Raises:
         DataError: a line is damaged.
@@ -195,25 +200,24 @@ def _records(table: Path, most: int | None = None) -> list[tuple[int, dict[str, 
     text = read_text(table)
     if table.suffix.lower() == ".jsonl":
         lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-        return [(n, _json_values(table, n, line)) for n, line in lines[:most]]
+        records = [(n, _json_values(table, n, line)) for n, line in lines[:most]]
+        return list(records[0][1]) if records else [], records
     first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records: list[tuple[int, dict[str, str]]] = []
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     try:
         header = [column.strip() for column in next(rows, [])]
-        for row in rows:
-            if most is not None and len(records) == most:
-                break
-            if row and len(row) != len(header):
-                raise DataError(
-                    f"{printable(table)} line {rows.line_num} has {len(row)} columns; the first line has {len(header)}"
-                )
-            if row:
-                records.append((rows.line_num, dict(zip(header, (cell.strip() for cell in row), strict=True))))
+        return header, list(islice(_csv_values(table, header, rows), most))
     except csv.Error as error:
         raise DataError(f"{printable(table)} line {rows.line_num} is damaged: {error}") from error
-    return records
+
+
+def _csv_values(table: Path, header: list[str], rows: Any) -> Iterator[Record]:
+    for row in filter(None, rows):
+        if len(row) != len(header):
+            raise DataError(
+                f"{printable(table)} line {rows.line_num} has {len(row)} columns; the first line has {len(header)}"
+            )
+        yield rows.line_num, dict(zip(header, (cell.strip() for cell in row), strict=True))
 
 
 def _json_values(table: Path, line: int, text: str) -> dict[str, str]:
