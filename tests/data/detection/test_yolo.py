@@ -130,6 +130,7 @@ def test_what_is_left_out_is_said(tmp_path, line, sentence):
         ("train: nowhere\nnames: [a]", r"data\.yaml names 'nowhere', which is not in "),
         ("train: images/train\nnames: [a, a]", r"data\.yaml names the class 'a' twice"),
         ("train: images/train\nnames: {1: a, 2: b}", r"must name the classes 0 to 1; it names 1, 2"),
+        ("train: images/train\nnames: [a, b]\nnc: 3", r"data\.yaml names 2 classes, and its nc is 3"),
         ("train: images/train\nnames: dogs", r"must have a list of classes as 'names'; it has 'dogs'"),
         ("train: empty\nnames: [a]", r"empty holds no images"),
         ("train: images/train\nnames: [a]\nval: images/bare", r"bare: none of 1 images has a file of boxes, such as "),
@@ -142,6 +143,12 @@ def test_settings_that_cannot_be_used(tmp_path, yaml, sentence):
     (tmp_path / "data.yaml").write_text(yaml)
     with pytest.raises(DataError, match=sentence):
         open_detection_splits(str(tmp_path), 0.2, 0)
+
+
+def test_a_test_split_that_was_not_delivered(tmp_path):
+    write(tmp_path, "images/train", "labels/train", {"a": BOX, "b": BOX})
+    (tmp_path / "data.yaml").write_text("train: images/train\ntest: ../test/images\nnames: [cat, dog]\n")
+    assert len(open_detection_splits(str(tmp_path), 0.5, 0)[0]) == 1
 
 
 def test_a_list_of_images(tmp_path):
