@@ -96,6 +96,25 @@ def is_split(name: str) -> str | None:
     return None if rest else split
 
 
+def by_split(directories: Iterable[Path]) -> dict[str, Path]:
+    """The directories that are named for splits, by split.
+
+    Raises:
+        DataError: two are named for the same split.
+    """
+    found: dict[str, Path] = {}
+    for directory in directories:
+        split = split_of(directory.name)[0]
+        if split in found:
+            raise DataError(
+                f"{printable(directory.parent)} holds two directories for the {split} split, "
+                f"{printable(found[split].name)}/ and {printable(directory.name)}/: move one away"
+            )
+        if split:
+            found[split] = directory
+    return found
+
+
 def has_images(directory: Path) -> bool:
     """Whether there are images directly in a directory."""
     with os.scandir(directory) as entries:
@@ -193,15 +212,7 @@ def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
         _refuse_splits_in_classes(directories)
         _refuse_parts(root, directories)
         return None
-    found: dict[str, Path] = {}
-    for directory in full:
-        split = split_of(directory.name)[0] or ""
-        if split in found:
-            raise DataError(
-                f"{printable(root)} holds two directories for the {split} split, {printable(found[split].name)}/ and "
-                f"{printable(directory.name)}/: move one away"
-            )
-        found[split] = directory
+    found = by_split(full)
     if "train" not in found:
         raise DataError(
             f"{printable(root)} holds {_named(full)} but no directory with images for training: expected train/CLASS/ "

@@ -173,6 +173,19 @@ def test_names_of_splits(coco, tmp_path, json_path, folder, words):
     assert "training: 2 images, 1 box of 2 classes (cat 1, dog 0)" in train.description[0]
 
 
+def test_two_directories_for_a_split(coco, voc, tmp_path):
+    for split in ("train", "val", "Validation"):
+        place = tmp_path / "coco" / split
+        coco([annotation(1, 10, [5, 6, 10, 20])], json_path=place / "_annotations.coco.json", folder=place)
+        made = voc({"train": {split: [DOG]}}, tmp_path / "made" / split)
+        for old, new in (("Annotations", "annotations"), ("JPEGImages", "images")):
+            (tmp_path / "voc" / new).mkdir(parents=True, exist_ok=True)
+            (made / old).rename(tmp_path / "voc" / new / split)
+    for kind in ("coco", "voc"):
+        with pytest.raises(DataError, match="two directories for the val split, Validation/ and val/: move one away"):
+            open_detection_splits(str(tmp_path / kind), 0.5, 0)
+
+
 def test_several_files_that_say_no_split(coco, tmp_path):
     for name in ("cats.json", "dogs.json"):
         coco([annotation(1, 10, [5, 6, 10, 20])], json_path=tmp_path / name, folder=tmp_path / "images")

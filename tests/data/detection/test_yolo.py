@@ -145,6 +145,15 @@ def test_settings_that_cannot_be_used(tmp_path, yaml, sentence):
         open_detection_splits(str(tmp_path), 0.2, 0)
 
 
+@pytest.mark.parametrize("place", ["{}", "images/{}", "{}/images"])
+def test_two_directories_for_a_split(tmp_path, place):
+    for split in ("train", "val", "valid"):
+        images = place.format(split)
+        write(tmp_path, images, images.replace("images", "labels"), {"a": BOX, "b": BOX})
+    with pytest.raises(DataError, match="holds two directories for the val split, val/ and valid/: move one away"):
+        open_detection_splits(str(tmp_path), 0.5, 0)
+
+
 def test_a_test_split_that_was_not_delivered(tmp_path):
     write(tmp_path, "images/train", "labels/train", {"a": BOX, "b": BOX})
     (tmp_path / "data.yaml").write_text("train: images/train\ntest: ../test/images\nnames: [cat, dog]\n")

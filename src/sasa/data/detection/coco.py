@@ -12,7 +12,7 @@ import numpy as np
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import child, files_in, is_split, split_of, sub_directories
+from sasa.data.directories import by_split, child, files_in, is_split, split_of, sub_directories
 from sasa.data.image_names import find_images
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
@@ -237,12 +237,10 @@ def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
 
 def _directories_by_split(root: Path) -> Openers:
     """Directories of splits with a file in each, as Roboflow's export has them: train/_annotations.coco.json."""
-    found: Openers = {}
-    for directory in sub_directories(root):
-        split, files = is_split(directory.name), files_in(directory, ".json")
-        if split and len(files) == 1 and split not in found and _is_coco(files[0]):
-            found[split] = partial(CocoSource, files[0], [directory, *_inside(directory)])
-    return found
+    directories = [directory for directory in sub_directories(root) if is_split(directory.name)]
+    files = {directory: [path for path in files_in(directory, ".json") if _is_coco(path)] for directory in directories}
+    found = by_split(directory for directory in directories if len(files[directory]) == 1)
+    return {split: partial(CocoSource, files[d][0], [d, *_inside(d)]) for split, d in found.items()}
 
 
 def _only_file(root: Path) -> Openers:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import child, files_in, has_images, is_split, sub_directories
+from sasa.data.directories import by_split, child, files_in, has_images, is_split, sub_directories
 from sasa.data.images import SUFFIXES
 from sasa.data.text import printable, read_lines
 from sasa.errors import DataError
@@ -97,6 +97,10 @@ class Places:
                 raise DataError(f"{printable(path)} lists {twice!r} twice")
             found += ids
         return list(dict.fromkeys(found))
+
+    def all_ids(self) -> list[str]:
+        """The ids of the images that have an XML file, sorted."""
+        return [path.stem for path in files_in(self.annotations, ".xml")]
 
     def images_by_id(self) -> dict[str, str]:
         """File names of the images: JPEG in VOC itself, any format in other data sets."""
@@ -181,22 +185,22 @@ def _openers(root: Path) -> Openers:
         held_out = set(places.ids("val"))
         lists["train"] = [identity for identity in places.ids(train) if identity not in held_out]
     if not lists:
-        lists["train"] = [path.stem for path in files_in(places.annotations, ".xml")]
+        lists["train"] = places.all_ids()
     return {split: partial(VocSource, root, lists[split]) for split in ("train", "val", "test") if split in lists}
 
 
 def _directories_by_split(root: Path) -> Openers:
     """Splits as directories: train/ with XML files and images, or annotations/train/ with images/train/."""
     annotations, images = child(root, *_ANNOTATIONS), child(root, *_IMAGES)
-    found: Openers = {}
+    found: dict[Path, Places] = {}
     for directory in sub_directories(annotations or root):
-        split = is_split(directory.name)
-        places = Places.find(directory) if split and split not in found else None
-        if annotations and images and split and files_in(directory, ".xml"):
+        places = Places.find(directory) if is_split(directory.name) else None
+        if annotations and images and is_split(directory.name) and files_in(directory, ".xml"):
             places = Places(directory, child(images, directory.name) or images, {})
-        if split and places:
-            found[split] = partial(VocSource, places, [path.stem for path in files_in(places.annotations, ".xml")])
-    return found
+        if places:
+            found[directory] = places
+    splits = {split: found[directory] for split, directory in by_split(found).items()}
+    return {split: partial(VocSource, places, places.all_ids()) for split, places in splits.items()}
 
 
 def training_list(places: Places) -> str | None:

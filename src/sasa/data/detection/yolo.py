@@ -13,7 +13,7 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import SPLITS, child, files_in, has_images, is_clutter, is_split, sub_directories
+from sasa.data.directories import SPLITS, by_split, child, files_in, has_images, is_clutter, is_split, sub_directories
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.text import listed, printable, read_lines, read_text
@@ -193,18 +193,18 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
     if lists:
         return {split: lists[split] for split in SPLITS if split in lists}
     if images and labels:
-        found = {is_split(d.name): [d] for d in reversed(sub_directories(images))}
-        found = {split: found[split] for split in SPLITS if split in found} or {"train": [images]}
-        return found if any(map(_has_rows, (labels, *sub_directories(labels)))) else {}
+        found = by_split(d for d in sub_directories(images) if is_split(d.name)) or {"train": images}
+        rows = any(map(_has_rows, (labels, *sub_directories(labels))))
+        return {split: [directory] for split, directory in found.items()} if rows else {}
     if has_images(root):
         return {"train": [root]} if _has_rows(root) else {}
-    found = {}
+    inside: dict[Path, Path] = {}
     for directory in sub_directories(root):
-        inside, labels = child(directory, "images"), child(directory, "labels")
-        split = is_split(directory.name)
-        if split and split not in found and _has_rows(labels or directory):
-            found[split] = [inside if inside and labels else directory]
-    return found
+        if is_split(directory.name):
+            images, labels = child(directory, "images"), child(directory, "labels")
+            if _has_rows(labels or directory):
+                inside[directory] = images if images and labels else directory
+    return {split: [inside[directory]] for split, directory in by_split(inside).items()}
 
 
 def _has_rows(directory: Path) -> bool:
