@@ -1,12 +1,19 @@
 """Reading image files as viewers show them: RGB or gray, upright, 8 bits."""
 
+from __future__ import annotations
+
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from sasa.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 
@@ -85,3 +92,18 @@ def _first_line(error: Exception) -> str:
     """The first line of a decoder's message; the type of the error where there is none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def functional() -> Any:
+    """torchvision's functions of images, tensors and boxes, whose annotations name tensors only."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
+def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Convert to (channels, height, width), float32, normalised; mean and std are for pixels of 0 to 1."""
+    import torch
+
+    T = functional()
+    return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), mean, std)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from sasa.data.classification.auto_augment import Policy, check_policy
+from sasa.data.images import functional, to_tensor
 from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
@@ -39,8 +39,7 @@ class Preprocessing:
 
     def to_tensor(self, image: Image.Image) -> Tensor:
         """Convert to (channels, height, width), normalised, at the image's own size."""
-        T = _functional()
-        return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
+        return to_tensor(image, self.mean, self.std)
 
     def evaluation(self, image: Image.Image) -> Tensor:
         """Convert to (channels, image_size, image_size): shorter side resized, centre crop, normalised."""
@@ -55,11 +54,11 @@ class Preprocessing:
         """Resize the image to a shorter side of `resized_side`."""
         if min(image.size) == self.resized_side:
             return image
-        return _functional().resize(image, [self.resized_side], antialias=True)
+        return functional().resize(image, [self.resized_side], antialias=True)
 
     def square(self, image: Image.Image) -> Image.Image:
         """The centre crop that the network sees in evaluation."""
-        return _functional().center_crop(self.resize(image), [self.image_size, self.image_size])
+        return functional().center_crop(self.resize(image), [self.image_size, self.image_size])
 
     def place(self, row: int, column: int, height: int, width: int) -> tuple[float, float]:
         """Locate pixel (row, column) of a height x width image in `square`, in fractions 0 to 1 of its side.
@@ -163,10 +162,3 @@ def seeded(pipeline: Pipeline, image: Image.Image, seed: int, epoch: int, index:
     """Apply the pipeline as a pure function of (seed, epoch, index); global random numbers are restored."""
     with seeded_numbers(mix(seed, epoch, index), pipeline.python_and_numpy):
         return pipeline(image)
-
-
-def _functional() -> Any:
-    """torchvision's functions of images and tensors; their annotations name tensors only."""
-    from torchvision.transforms.v2 import functional
-
-    return functional

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.detection.annotations import Targets
+from sasa.data.images import functional, to_tensor
 from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
@@ -51,7 +52,7 @@ class DetectionPreprocessing:
 
     def evaluation(self, image: Image.Image) -> Tensor:
         """Convert to (channels, height, width): resized to `fit`, smaller images enlarged; normalised."""
-        return self.to_tensor(_functional().resize(image, list(self.fit(image.height, image.width))))
+        return self.to_tensor(functional().resize(image, list(self.fit(image.height, image.width))))
 
     def fit_targets(self, targets: Targets, height: int, width: int) -> Targets:
         """Scale the boxes of a height x width image as `evaluation` scales the image."""
@@ -61,8 +62,7 @@ class DetectionPreprocessing:
 
     def to_tensor(self, image: Image.Image) -> Tensor:
         """Convert to (channels, height, width), normalised, at the image's own size."""
-        T = _functional()
-        return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
+        return to_tensor(image, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class DetectionAugmentation:
     def _augmented(
         self, preprocessing: DetectionPreprocessing, image: Image.Image, targets: Targets
     ) -> tuple[Image.Image, Targets]:
-        T = _functional()
+        T = functional()
         factor = torch.empty(()).uniform_(self.jitter_min, self.jitter_max).item()
         size = scaled(*preprocessing.fit(image.height, image.width), factor)
         drawn = _boxes_in(image, targets.boxes)
@@ -167,10 +167,3 @@ def _areas(boxes: Tensor) -> Tensor:
 
 def _large_enough(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).amin(1) >= SMALLEST_SIDE
-
-
-def _functional() -> Any:
-    """torchvision's functions of images, tensors and boxes; their annotations name tensors only."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
