@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both set up .venv on their own; Python >= 3.11 is all they need.
+# Start with `make demo` or `make test`. Every target creates .venv first; only Python >= 3.11 is needed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,34 +7,33 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-kernels test-neon bench bench-full lint types check install wheel clean
 
-demo: $(INSTALLED)  ## train a network without spatial convolution on real digits, score it, time it beside convolution, draw what it sees
+demo: $(INSTALLED)  ## train a network without spatial convolution on handwritten digits, score it, and time it beside convolution
 	rm -rf runs/demo
 	$(BIN)/sasa train --output runs/demo
 	$(BIN)/sasa eval --model runs/demo
 	$(BIN)/sasa bench --model runs/demo
 	@echo "look at runs/demo/attention.png, runs/demo/predictions.png and runs/demo/curves.png"
 
-test: $(INSTALLED)  ## the whole test suite; what reaches a CPU kernel, for every instruction set of this machine
+test: $(INSTALLED)  ## all tests; those of CPU kernels for every instruction set of this machine
 	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core
 
 test-kernels: $(INSTALLED)  ## test the CPU kernels in C++, without torch, for every instruction set of this machine
 	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels
 	build/test_kernels
 
-test-neon: $(INSTALLED)  ## the same for aarch64, in an emulator: needs g++-aarch64-linux-gnu and qemu-user
+test-neon: $(INSTALLED)  ## the same for aarch64 in an emulator; needs g++-aarch64-linux-gnu and qemu-user
 	CXX=aarch64-linux-gnu-g++ CXXFLAGS=-static $(BIN)/python setup.py -q build_kernels_test --machine aarch64 --output build/test_kernels_neon
 	qemu-aarch64 build/test_kernels_neon
 
-# Measured numbers go into files named by the day; commit those that a document quotes. Leave the machine alone.
+# Results are files named by date; commit those that a document cites. Run nothing else meanwhile.
 RESULT := benchmarks/results/$(shell date +%F)
 
 bench: $(INSTALLED)  ## the acceptance table: attention beside the convolution it replaces; Ctrl-C keeps what was measured
-	@mkdir -p $(dir $(RESULT))
-	$(BIN)/sasa bench --profile --budget 10m --markdown $(RESULT).md --json $(RESULT).json --picture $(RESULT).png
+	$(BIN)/python -m benchmarks.cpu --profile --budget 10m --output $(RESULT)
 
-bench-full: $(INSTALLED)  ## the rest: every layer shape, batch sizes, windows, map sizes, threads, FlexAttention, detectors
+bench-full: $(INSTALLED)  ## more comparisons: layers, batch sizes, windows, map sizes, threads, FlexAttention, detectors
 	@mkdir -p $(dir $(RESULT))
-	$(BIN)/python benchmarks/full.py --json $(RESULT)-full.json --markdown $(RESULT)-full.md
+	$(BIN)/python -m benchmarks.cpu.full --json $(RESULT)-full.json --markdown $(RESULT)-full.md
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -48,13 +47,13 @@ check: lint types test  ## what continuous integration runs
 
 install: $(INSTALLED)
 
-# For every Python and every torch >= 2.11 on this platform. build/ may hold files that are gone from src/.
+# One wheel serves every Python and every torch >= 2.11. build/ may contain files that were removed from src/.
 wheel: $(INSTALLED)  ## dist/sasa-*.whl
 	rm -rf build dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist
 
-# torch goes in first: the build of the CPU kernels looks for its headers in the environment.
+# torch is installed first, because the build of the CPU kernels needs its headers.
 $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sasa needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)

@@ -11,7 +11,7 @@ namespace {
 
 // Names of NVRTC, by the major version of CUDA; the newest first.
 const char* const nvrtc_names[] = {"libnvrtc.so.13", "libnvrtc.so.12"};
-// Where pip's packages of CUDA 13 and 12 put it, seen from the folder of libtorch_cpu.so.
+// Where pip's packages of CUDA 13 and 12 put it, seen from the directory of libtorch_cpu.so.
 const char* const beside_torch[] = {"", "../../nvidia/cu13/lib/", "../../nvidia/cuda_nvrtc/lib/"};
 
 // The file of a loaded library that defines `symbol`.
@@ -21,21 +21,21 @@ std::string file_of(void* library, const char* symbol) {
   return address != nullptr && dladdr(address, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
 }
 
-std::string folder_of(const std::string& file) { return file.substr(0, file.rfind('/') + 1); }
+std::string directory_of(const std::string& file) { return file.substr(0, file.rfind('/') + 1); }
 
 // NVRTC opens its builtins by a plain name, which only succeeds where they are loaded already.
-void load_builtins(const std::string& folder) {
-  DIR* listing = opendir(folder.empty() ? "." : folder.c_str());
+void load_builtins(const std::string& directory) {
+  DIR* listing = opendir(directory.empty() ? "." : directory.c_str());
   if (listing == nullptr) return;
   while (const dirent* entry = readdir(listing)) {
     const bool builtins = std::strncmp(entry->d_name, "libnvrtc-builtins.so", 20) == 0;
-    if (builtins && dlopen((folder + entry->d_name).c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr) break;
+    if (builtins && dlopen((directory + entry->d_name).c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr) break;
   }
   closedir(listing);
 }
 
 void* open_with_builtins(const std::string& file) {
-  load_builtins(folder_of(file));
+  load_builtins(directory_of(file));
   return dlopen(file.c_str(), RTLD_NOW);
 }
 
@@ -48,15 +48,15 @@ void* find_nvrtc() {
   }
   for (const char* name : nvrtc_names) {
     if (void* loaded = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) {
-      load_builtins(folder_of(file_of(loaded, "nvrtcVersion")));
+      load_builtins(directory_of(file_of(loaded, "nvrtcVersion")));
       return loaded;
     }
   }
   if (void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD)) {
-    const std::string folder = folder_of(file_of(torch, "aoti_torch_abi_version"));
+    const std::string directory = directory_of(file_of(torch, "aoti_torch_abi_version"));
     for (const char* name : nvrtc_names)
       for (const char* place : beside_torch)
-        if (void* library = open_with_builtins(folder + place + name)) return library;
+        if (void* library = open_with_builtins(directory + place + name)) return library;
   }
   for (const char* name : nvrtc_names)
     if (void* library = dlopen(name, RTLD_NOW)) return library;
@@ -119,7 +119,7 @@ Driver open_driver() {
   return api;
 }
 
-// A value, or the sentence that says why there is none: found out once, told each time.
+// A value, or the sentence that says why there is none: determined once, raised at each use.
 template <class T>
 class Once {
  public:

@@ -14,6 +14,11 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// There is no kernel for a call, or none for a GPU: plain torch may compute it instead.
+class UnsupportedError : public Error {
+  using Error::Error;
+};
+
 // Handles, as CUDA declares them: pointers that are only passed on.
 using Program = void*;   // nvrtcProgram
 using Context = void*;   // CUcontext

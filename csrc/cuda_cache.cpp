@@ -35,7 +35,7 @@ std::string home() {
   return user != nullptr && user->pw_dir != nullptr ? user->pw_dir : "";
 }
 
-bool make_folders(const std::string& path) {
+bool make_directories(const std::string& path) {
   for (size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
     const std::string part = path.substr(0, end);
     if (mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) return false;
@@ -77,18 +77,18 @@ uint64_t fnv1a(const std::string& bytes) {
 Cache Cache::of_user() {
   if (const std::string named = variable("SASA_CACHE"); !named.empty()) return Cache(named);
   if (const std::string named = variable("XDG_CACHE_HOME"); !named.empty()) return Cache(named + "/sasa");
-  const std::string folder = home();
-  return Cache(folder.empty() ? "" : folder + "/.cache/sasa");
+  const std::string directory = home();
+  return Cache(directory.empty() ? "" : directory + "/.cache/sasa");
 }
 
 std::string Cache::file(const std::string& key) const {
   char name[17];
   std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(fnv1a(key)));
-  return folder_ + "/" + name + kSuffix;
+  return directory_ + "/" + name + kSuffix;
 }
 
 std::optional<std::string> Cache::load(const std::string& key) const {
-  if (folder_.empty()) return std::nullopt;
+  if (directory_.empty()) return std::nullopt;
   const auto content = read_file(file(key));
   Header header;
   if (!content || content->size() < sizeof header) return std::nullopt;
@@ -101,10 +101,12 @@ std::optional<std::string> Cache::load(const std::string& key) const {
   return fnv1a(binary) == header.checksum ? std::optional(std::move(binary)) : std::nullopt;
 }
 
-bool Cache::has_file(const std::string& key) const { return !folder_.empty() && access(file(key).c_str(), R_OK) == 0; }
+bool Cache::has_file(const std::string& key) const {
+  return !directory_.empty() && access(file(key).c_str(), R_OK) == 0;
+}
 
 bool Cache::store(const std::string& key, const std::string& binary) const {
-  if (folder_.empty() || !make_folders(folder_)) return false;
+  if (directory_.empty() || !make_directories(directory_)) return false;
   Header header = {};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.key_size = key.size(), header.binary_size = binary.size(), header.checksum = fnv1a(binary);
@@ -121,7 +123,7 @@ bool Cache::store(const std::string& key, const std::string& binary) const {
 }
 
 int64_t Cache::count() const {
-  DIR* listing = folder_.empty() ? nullptr : opendir(folder_.c_str());
+  DIR* listing = directory_.empty() ? nullptr : opendir(directory_.c_str());
   if (listing == nullptr) return 0;
   int64_t found = 0;
   while (const dirent* entry = readdir(listing)) found += ends_with(entry->d_name, kSuffix);

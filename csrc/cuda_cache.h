@@ -1,5 +1,5 @@
-// Compiled kernels on disk. A file that is missing, damaged or of something else counts as absent; a folder that cannot
-// be written is no error: the kernels are then compiled again by the next process. No torch, no CUDA.
+// Compiled kernels on disk. A file that is missing, damaged or of another kernel counts as absent. A directory that
+// cannot be written is not an error: the next process compiles the kernels again. No torch, no CUDA.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -7,12 +7,12 @@
 
 namespace sasa::cuda {
 
-// 64 bits of FNV-1a: names files and finds damage; it is no defence against anybody.
+// 64 bits of FNV-1a: names files and detects damage. It does not protect against an attacker.
 uint64_t fnv1a(const std::string& bytes);
 
 class Cache {
  public:
-  explicit Cache(std::string folder) : folder_(std::move(folder)) {}
+  explicit Cache(std::string directory) : directory_(std::move(directory)) {}
 
   // $SASA_CACHE, else $XDG_CACHE_HOME/sasa, else ~/.cache/sasa; without a home: nowhere, and nothing is kept.
   static Cache of_user();
@@ -23,12 +23,12 @@ class Cache {
   // False where it could not be kept.
   bool store(const std::string& key, const std::string& binary) const;
 
-  const std::string& folder() const { return folder_; }
+  const std::string& directory() const { return directory_; }
   int64_t count() const;  // files in it
 
  private:
   std::string file(const std::string& key) const;
-  std::string folder_;
+  std::string directory_;
 };
 
 }  // namespace sasa::cuda

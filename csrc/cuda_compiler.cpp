@@ -37,7 +37,7 @@ std::string describe(const Launch& launch, const Target& target) {
   return key + "\nNVRTC " + std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) + "\n";
 }
 
-// The first line of a log that tells of an error, else all of it.
+// The first line of a log that reports an error, else all of it.
 std::string first_error(const std::string& log) {
   for (size_t begin = 0; begin < log.size();) {
     const size_t end = std::min(log.find('\n', begin), log.size());
@@ -110,9 +110,9 @@ Target target_for(int architecture) {
   if (architecture > supported.back()) return {supported.back(), true};
   const auto next = std::upper_bound(supported.begin(), supported.end(), architecture);
   if (next == supported.begin() || *(next - 1) / 10 != architecture / 10) {
-    throw Error("this GPU's architecture, sm_" + std::to_string(architecture) + ", is not one that NVRTC " +
-                std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) + " compiles for (sm_" +
-                std::to_string(supported.front()) + " to sm_" + std::to_string(supported.back()) + ")");
+    throw UnsupportedError("this GPU's architecture, sm_" + std::to_string(architecture) + ", is not one that NVRTC " +
+                           std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) + " compiles for (sm_" +
+                           std::to_string(supported.front()) + " to sm_" + std::to_string(supported.back()) + ")");
   }
   return {*(next - 1), false};
 }
@@ -157,7 +157,7 @@ void Compiler::work_ahead(const std::vector<Launch>& launches, int architecture)
   }
   if (batch->kernels == 0) return;
   std::fprintf(stderr, "sasa: compiling %zu CUDA kernels for sm_%d, once (kept in %s)\n", batch->kernels, architecture,
-               cache_.folder().empty() ? "memory" : cache_.folder().c_str());
+               cache_.directory().empty() ? "memory" : cache_.directory().c_str());
   start_threads();
   changed_.notify_all();
 }

@@ -21,13 +21,13 @@ struct Target {
   int architecture;  // 90 for compute capability 9.0
   bool ptx;
 };
-Target target_for(int architecture);  // raises an Error on a GPU that this NVRTC no longer compiles for
+Target target_for(int architecture);  // raises an UnsupportedError on a GPU that this NVRTC does not compile for
 
 // Compile one kernel now, without the cache. Raises an Error with the first line of what NVRTC says.
 std::string compile(const Launch& launch, const Target& target);
 
-// Kernels that were asked for, by their full description. Each is compiled once, by whoever comes first: its caller, or
-// one of the threads that work ahead.
+// Requested kernels, by their full description. Each is compiled once: by its caller or by one of the threads that
+// compile ahead, whichever comes first.
 class Compiler {
  public:
   static Compiler& shared();

@@ -62,9 +62,9 @@ void check_versions() {
   check(driver().init(0), "starting the CUDA driver");
   check(driver().version(&version), "asking for the version of the CUDA driver");
   if (version / 1000 >= nvrtc().major) return;
-  throw Error("the driver is too old: it runs CUDA " + std::to_string(version / 1000) + "." +
-              std::to_string(version % 1000 / 10) + ", and NVRTC compiles for CUDA " + std::to_string(nvrtc().major) +
-              "." + std::to_string(nvrtc().minor));
+  throw UnsupportedError("the driver is too old: it runs CUDA " + std::to_string(version / 1000) + "." +
+                         std::to_string(version % 1000 / 10) + ", and NVRTC compiles for CUDA " +
+                         std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor));
 }
 
 int attribute(int device, int which) {
@@ -154,8 +154,9 @@ Function find(const Device& device, const Launch& launch) {
 Function load(const Device& device, Stream stream, const Launch& launch, const std::vector<Launch>& family) {
   check_not_capturing(stream, launch);
   if (launch.shared > device.shared_memory) {
-    throw Error(std::string("the CUDA kernel ") + launch.kernel + " needs " + std::to_string(launch.shared) +
-                " bytes of shared memory, and this GPU has " + std::to_string(device.shared_memory) + " for a block");
+    throw UnsupportedError(std::string("the CUDA kernel ") + launch.kernel + " needs " + std::to_string(launch.shared) +
+                           " bytes of shared memory, and this GPU has " + std::to_string(device.shared_memory) +
+                           " for a block");
   }
   Compiler& compiler = Compiler::shared();
   compiler.work_ahead(family, device.architecture);

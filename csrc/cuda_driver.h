@@ -17,7 +17,7 @@ struct Device {
   Context context;       // the primary one, which torch uses too
 };
 
-// Facts of a GPU, by its ordinal, which is torch's device index. Raises an Error that says why no kernel can run on it.
+// Facts of a GPU, by its ordinal, which is torch's device index. Raises an UnsupportedError that says why no kernel can run on it.
 const Device& device(int ordinal);
 
 // The loaded function of a kernel, or nullptr before its first use on that device.

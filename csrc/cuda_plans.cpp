@@ -10,7 +10,7 @@ constexpr int64_t kWidths[] = {8, 16, 32, 64, 128};
 bool has_tensor_cores(const Device& device) { return device.architecture >= 80; }  // that the kernels are written for
 
 void refuse(const char* reason) {
-  if (reason != nullptr) throw Error(std::string("no CUDA kernel takes this call: ") + reason);
+  if (reason != nullptr) throw UnsupportedError(std::string("no CUDA kernel takes this call: ") + reason);
 }
 
 // The call with heads of each width of a family: of all usual ones where it has one of them, else of its own alone.
@@ -54,7 +54,7 @@ std::vector<Launch> launches_of(const BackwardPlan& plan) {
 }
 std::vector<Launch> launches_of(const BlockPlan& plan) { return {plan.fold, plan.attend, plan.sum, plan.unfold}; }
 
-// Adds what a call launches; nothing where no kernel takes it, since nobody has asked for it yet.
+// Adds what a call launches; nothing where no kernel takes it: the call has not been made yet.
 template <class Call>
 void add_launches(const Call& call, const Device& device, std::vector<Launch>& launches) {
   try {

@@ -21,7 +21,7 @@ struct BackwardPlan {
   PlainPlan plain;
 };
 
-// They raise an Error where not even the plain kernels take the call.
+// They raise an UnsupportedError where not even the plain kernels take the call.
 ForwardPlan plan(const LocalForward& call, const Device& device);
 BackwardPlan plan(const LocalBackward& call, const Device& device);
 BlockPlan plan(const BlockForward& call, const Device& device);

@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import os
+from pathlib import Path
 
 # cuBLAS repeats its sums to the bit only with a workspace of its own; torch's deterministic algorithms insist on that.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -8,9 +9,16 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # more than it brings, and where other processes run, as the other workers of the tests do, a hundred times more.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from sasa.ops import native
+
+if torch.cuda.is_available():  # convolutions may otherwise round float32 to TF32, and are compared with exact ones
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+GPU_TESTS = Path(__file__).parent / "gpu"
 
 # The same examples every time, and no limit in seconds that a busy machine could miss.
 settings.register_profile(
@@ -22,3 +30,16 @@ settings.load_profile("sasa")
 def pytest_report_header() -> str:
     """Which kernels these tests are of."""
     return f"CPU kernels: {native.instruction_set() or native.missing()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs the CUDA kernels on a GPU: the tests in gpu/, and the cases of others that do."""
+    without_gpu = pytest.mark.skip(reason="torch finds no GPU here")
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if GPU_TESTS in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            if not torch.cuda.is_available():
+                item.add_marker(without_gpu)
+        elif parameters.get("device") == "cuda" and parameters.get("backend", "cuda") in ("auto", "cuda"):
+            item.add_marker(pytest.mark.gpu)

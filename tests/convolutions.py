@@ -1,4 +1,4 @@
-"""What the tests of `sasa.convert` share: convolutions to convert, and those that a network has left."""
+"""Helpers of the tests of `sasa.convert`: convolutions to convert, and the layers of the result."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""What the tests of detectors by name share: their names, small ones to run and ones without storage to count."""
+"""Helpers of the tests of detectors: their names, small ones to run, and meta ones to count."""
 
 import torch
 
@@ -14,6 +14,6 @@ def small(name="retinanet_sasa_resnet26_attn", **options):
 
 
 def on_meta(name, **options):
-    """A network without storage, to be counted."""
+    """A network on the meta device, for counting."""
     with torch.device("meta"):
         return sasa.create_model(name, **options)

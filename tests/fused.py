@@ -1,4 +1,4 @@
-"""What the fused operators stand for, put together from the reference, differentiable: the judges of their tests."""
+"""The fused operators composed from the reference, differentiable, for comparison."""
 
 import torch
 import torch.nn.functional as F
@@ -41,27 +41,15 @@ def blocks_of(y: Tensor, block_size: int, beyond: float) -> Tensor:
 
 
 def block_attention_pooled(
-    image: Tensor,
-    w_query: Tensor,
-    w_key: Tensor | None,
-    w_value: Tensor | None,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    value: Tensor | None,
-    sign: Tensor,
-    *,
-    block_size: int,
-    position: Tensor | None = None,
-    **options,
+    *tensors: Tensor | None, block_size: int, position: Tensor | None = None, **options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`block_attention`, the extreme of each block with its position, and the sums of y and y * y over all pixels.
+    """`block_attention` of seven tensors, then each block's extreme by the sign of its channel, its position, and sums.
 
-    `position` says where the extremes shall be taken: of two values that half precision makes equal either may be.
+    `position` gives the positions of the extremes: in half precision two values may be equal, and either may be taken.
     """
-    y = block_attention(
-        image, w_query, w_key, w_value, rel_row, rel_col, value=value, block_size=block_size,
-        content=w_key is not None, backend="reference", **options,
-    )  # fmt: skip
+    *inputs, value, sign = tensors
+    content = inputs[2] is not None
+    y = block_attention(*inputs, value=value, block_size=block_size, content=content, backend="reference", **options)
     toward = torch.where(sign < 0, -1.0, 1.0).to(y.dtype)[:, None, None]
     blocks = blocks_of(y * toward, block_size, float("-inf"))
     if position is None:

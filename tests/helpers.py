@@ -1,6 +1,6 @@
-"""What the tests share: the equations once more as plain loops, random inputs, and how errors are measured.
+"""Helpers of all tests: the equations as plain loops, random inputs, and the measurement of errors.
 
-The loops are slow and use nothing of the library: they go through pixels, heads and window positions one by one.
+The loops are slow and independent of the library: they visit pixels, heads and window positions one by one.
 """
 
 import math
@@ -20,17 +20,17 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, tor
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
-# Back-ends that can run on this machine at all; `sasa doctor` tells why the others cannot.
+# Back-ends that can run on this machine; `sasa doctor` says why the others cannot.
 HERE = [name for name, backend in BACKENDS.items() if backend.why_not() is None]
 
 NEEDS_KERNELS = pytest.mark.skipif(native.missing() is not None, reason=f"no kernels here: {native.missing()}")
 
-# No CPU kernel takes part: what is the same for every instruction set runs once (tests/ops/test_instruction_sets.py).
+# Tests without CPU kernels do not depend on the instruction set and run once (tests/ops/test_instruction_sets.py).
 WITHOUT_KERNELS = pytest.mark.without_kernels
 
 
 def backend_param(name: str, *more: str) -> Any:
-    """A parameter of a test: the name of a back-end, marked where it calls no CPU kernel, and what comes with it."""
+    """A parameter of a test: the name of a back-end, marked if it calls no CPU kernel, and further values."""
     marks = () if name in ("cpu", "auto") else WITHOUT_KERNELS
     return pytest.param(name, *more, id="-".join([name, *more]), marks=marks)
 
@@ -40,7 +40,7 @@ def backend_params(*names: str) -> list:
     return [backend_param(name) for name in names]
 
 
-# Every implementation that reference judges, on every device here: a new entry of BACKENDS joins by itself.
+# Every implementation that is compared with the reference, on every device; new entries of BACKENDS are included.
 IMPLEMENTATIONS = [
     backend_param(name, device)
     for name in (*(name for name in HERE if name != "reference"), "auto")
@@ -49,7 +49,7 @@ IMPLEMENTATIONS = [
 
 
 def skip_unless_it_runs(backend: str, query: Tensor) -> None:
-    """Skip with the back-end's own sentence where it cannot run on such maps (device, dtype, width of a head)."""
+    """Skip with the back-end's own reason if it cannot run on such maps (device, dtype, width of a head)."""
     call = (LocalInputs(query, query, query, None, None), LocalOptions(3, 1, "zeros", 1.0))
     reason = None if backend == "auto" else BACKENDS[backend].why_not(*call)
     if reason is not None:
@@ -73,7 +73,7 @@ def relative_error(got: Tensor, want: Tensor, *, otherwise: float = 1.0) -> floa
 def assert_close(
     got: Tensor, want: Tensor, tolerance: float = 1e-10, *, otherwise: float = 1.0, name: str = ""
 ) -> None:
-    """Relative L2 within the tolerance; NaN and a wrong shape fail as well."""
+    """Assert a relative L2 error within the tolerance; NaN and a wrong shape fail too."""
     error = relative_error(got, want, otherwise=otherwise)
     assert error <= tolerance, f"{name} differs by {error:.2e}, allowed is {tolerance:.0e}"
 
@@ -147,7 +147,7 @@ def output_and_gradients(fn, tensors: list[Tensor | None], grad_output: Tensor, 
 
 
 def double(tensors: list[Tensor | None]) -> list[Tensor | None]:
-    """The same numbers in float64 on the CPU: what the reference judges with."""
+    """The same numbers in float64 on the CPU, for the reference."""
     return [None if t is None else t.detach().double().cpu() for t in tensors]
 
 
@@ -237,7 +237,7 @@ def loop_block_attention(
         for a, c in product(range(block_size), repeat=2):
             y, x = top + a, left + c
             if y >= height or x >= width:
-                continue  # a padded pixel is no key
+                continue  # a padded pixel is not a key
             logit = 0.0
             if wk is not None:
                 logit += _dot(q_ij, [_dot(wk[n * head_dim + d], pixel(b, y, x)) for d in range(head_dim)])
@@ -254,8 +254,8 @@ def loop_block_attention(
     return output, logsumexp
 
 
-# (batch, heads, head_dim, value_dim, height, width, kernel_size), terms, padding, scale. Small, because a loop
-# judges them; together they tell apart all the mistakes of test_known_bugs.py.
+# (batch, heads, head_dim, value_dim, height, width, kernel_size), terms, padding, scale. Small, since they are
+# compared with loops; together they detect all the mistakes of test_known_bugs.py.
 EQUATION_3_CASES = [
     ((1, 2, 4, 4, 5, 4, 3), "both", "zeros", 1.0),
     ((1, 2, 4, 4, 5, 4, 3), "both", "mask", 1.0),
@@ -266,7 +266,7 @@ EQUATION_3_CASES = [
 
 
 def assert_is_equation_3(fn) -> None:
-    """fn(query, key, value, rel_row, rel_col, *, kernel_size, num_heads, padding, scale, content) is Eq. 3."""
+    """Assert that fn, with the arguments of `local_attention`, is Eq. 3."""
     for shape, terms, padding, scale in EQUATION_3_CASES:
         tensors = local_inputs(*shape, terms=terms)
         options = {"kernel_size": shape[-1], "num_heads": shape[1], "padding": padding, "scale": scale}

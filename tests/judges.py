@@ -1,4 +1,4 @@
-"""What the tests of agreement with the reference share: what it answers in float64, layouts, and the comparison."""
+"""Helpers of the tests of agreement with the reference: its results in float64, layouts, and the comparison."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ from sasa.ops import block_attention, local_attention
 
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 EVERYWHERE = pytest.mark.parametrize(("backend", "device"), IMPLEMENTATIONS)
-# Memory that a back-end allocates is filled with NaN first, so that what it forgets to write is seen.
+# Newly allocated memory is filled with NaN, so that unwritten results are detected.
 ALLOCATIONS_ARE_NAN = [
     pytest.mark.usefixtures("_allocations_are_nan"),
     pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation"),
@@ -27,7 +27,7 @@ ALLOCATIONS_ARE_NAN = [
 
 
 def assert_agrees(got: list, want: list, dtype: torch.dtype, grad_output: torch.Tensor, names: tuple[str, ...]) -> None:
-    """Output and gradients within the tolerance of their dtype; a gradient exists where the input did."""
+    """Assert that output and gradients agree within the tolerance of the dtype; None agrees with None."""
     size = grad_output.double().norm().item()
     for name, one, judge in zip(("output", *names), got, want, strict=True):
         assert (one is None) == (judge is None), name
@@ -35,8 +35,21 @@ def assert_agrees(got: list, want: list, dtype: torch.dtype, grad_output: torch.
             assert_close(one, judge, TOLERANCE[dtype], otherwise=size, name=name)
 
 
+def assert_agrees_with_reference(operator, tensors: list, grad_output: torch.Tensor, backend: str, **options) -> list:
+    """Compare output and gradients of `local_attention` or `block` with the reference in float64; return them.
+
+    The tolerance is that of the gradient's dtype, or of float32 if float64 tensors are mixed with float32 ones.
+    """
+    got = output_and_gradients(operator, tensors, grad_output, **options, backend=backend)
+    want = output_and_gradients(operator, double(tensors), grad_output.double(), **options, backend="reference")
+    narrow = any(t is not None and t.dtype == torch.float32 for t in tensors) and grad_output.dtype == torch.float64
+    names = LOCAL_NAMES if operator is local_attention else BLOCK_NAMES
+    assert_agrees(got, want, torch.float32 if narrow else grad_output.dtype, grad_output, names)
+    return got
+
+
 def sliced(t: torch.Tensor) -> torch.Tensor:
-    """The same numbers in the middle of a larger map of NaN: a read beyond the map is seen."""
+    """The same numbers inside a larger map of NaN, so that reads beyond the map are detected."""
     batch, channels, height, width = t.shape
     larger = t.new_full((batch + 1, channels + 2, height + 2, width + 3), float("nan"))
     larger[:batch, 1:-1, 1:-1, 1:-2] = t
@@ -89,8 +102,28 @@ def local_judge(shape, padding, terms, dtype, scale=1.0):
     return output_and_gradients(local_attention, tensors, grad, **options, backend="reference")
 
 
+def assert_local_agrees(tensors: list, shape: tuple, backend: str, *, terms="both", padding="zeros", scale=1.0) -> list:
+    """Compare `local_attention` of `local_inputs(*shape, terms=terms)` with the reference; output and gradients."""
+    dtype = tensors[0].dtype
+    grad = local_grad_output(shape, dtype)
+    options = local_options(shape, padding, terms, scale)
+    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
+    assert_agrees(got, local_judge(shape, padding, terms, dtype, scale), dtype, grad, LOCAL_NAMES)
+    return got
+
+
 # ------------------------------------------------------------------------------------------------ block_attention
 
+# Whole and partial blocks, images one pixel high or wide, blocks larger than the image, blocks of one pixel.
+BLOCK_SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_size
+    (2, 3, 2, 4, 4, 8, 12, 4),
+    (1, 3, 4, 2, 3, 7, 11, 4),
+    (2, 5, 1, 4, 2, 1, 9, 3),
+    (2, 3, 3, 2, 5, 9, 1, 2),
+    (3, 3, 2, 4, 2, 3, 2, 7),
+    (1, 4, 2, 4, 4, 1, 1, 4),
+    (2, 3, 2, 4, 4, 5, 3, 1),
+]
 BLOCK_NAMES = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
 
 
@@ -114,3 +147,12 @@ def block_judge(shape, terms, values, dtype):
     tensors = double(block_inputs(*shape, terms=terms, values=values, dtype=dtype))
     grad = block_grad_output(shape, dtype).double()
     return output_and_gradients(block, tensors, grad, **block_options(shape, terms), backend="reference")
+
+
+def assert_block_agrees(tensors: list, shape: tuple, backend: str, *, terms="both", values="weights") -> list:
+    """Compare `block_attention` of `block_inputs(*shape, ...)` with the reference; output and gradients."""
+    dtype = tensors[0].dtype
+    grad = block_grad_output(shape, dtype)
+    got = output_and_gradients(block, tensors, grad, **block_options(shape, terms), backend=backend)
+    assert_agrees(got, block_judge(shape, terms, values, dtype), dtype, grad, BLOCK_NAMES)
+    return got

@@ -1,4 +1,4 @@
-"""The documentation cannot drift: paths exist, examples give what they say, README's commands run."""
+"""Documentation is tested: paths exist, examples give the output shown, README's commands run."""
 
 import ast
 import doctest

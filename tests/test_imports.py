@@ -1,4 +1,4 @@
-"""What may import what (CONTRIBUTING.md, "Layout"), and what `import sasa` brings along."""
+"""The order of imports between folders (CONTRIBUTING.md, "Layout"), and the modules that `import sasa` loads."""
 
 import ast
 import re
@@ -11,11 +11,13 @@ import pytest
 import sasa
 
 ROOT = Path(sasa.__file__).parent
-# A folder may import from itself and from what stands before it; so may the files beside the folders.
+# A folder may import from itself and from those before it; so may the files beside the folders.
 ORDER = [
     "errors",
     "files",
+    "imports",
     "durations",
+    "markdown",
     "machine",
     "threads",
     "ops",
@@ -32,7 +34,7 @@ ORDER = [
     "reproduce",
     "cli",
 ]
-# The front door and the command's entry see everything; nobody below may come in through the front door.
+# These may import everything; nothing else may import from `sasa` itself.
 TOP = ["__init__", "__main__"]
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -56,7 +58,7 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> list[tuple[int, str]]:
 
 
 def forbidden(source: str, path: Path) -> list[str]:
-    """A sentence for each import that goes against the order."""
+    """A sentence for each import that violates the order."""
     home = path.parts[0].removesuffix(".py")
     if home in TOP and len(path.parts) == 1:
         return []
@@ -151,7 +153,7 @@ def test_import_sasa_is_light():
 
 
 def test_the_library_needs_torch_only():
-    """Every public name in use, a model built and run: none of the extras is loaded."""
+    """Using every public name and running a model loads none of the extras."""
     loaded = loaded_by(
         "import torch, sasa\n"
         "for name in sasa.__all__: getattr(sasa, name)\n"

@@ -1,4 +1,4 @@
-"""Threads on a busy machine: what the commands set, when, and what they leave alone."""
+"""Thread settings of the command line: which are set, when, and which are kept."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_importing_sasa_changes_nothing_of_the_process():
 
 
 def test_where_torch_is_loaded_already_nothing_is_set(monkeypatch):
-    """Its caller has settled it: this very process."""
+    """Nothing is changed where torch is imported already, as in this process."""
     monkeypatch.delenv(threads.SPIN_COUNT, raising=False)
     monkeypatch.setattr(threads, "request_turns", lambda nanoseconds: pytest.fail("turns were asked for"))
     before = dict(os.environ)

@@ -45,7 +45,7 @@ std::tuple<std::string, std::string, std::string, int64_t> cuda_compiler() {
   const cuda::Nvrtc& nvrtc = cuda::nvrtc();
   const cuda::Cache cache = cuda::Cache::of_user();
   const std::string version = std::to_string(nvrtc.major) + "." + std::to_string(nvrtc.minor);
-  return {version, nvrtc.file, cache.folder(), cache.count()};
+  return {version, nvrtc.file, cache.directory(), cache.count()};
 }
 
 }  // namespace sasa

@@ -1,4 +1,4 @@
-// Registers the kernels under the operators whose schemas, fakes and gradients are defined in Python, in src/sasa/ops.
+// Registers the kernels under the operators of schemas.cpp. Their fakes and gradients are in Python, in src/sasa/ops.
 // The implementations are in the other files here: they check shapes, allocate results, and pass raw pointers to the
 // kernels.
 //
@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "cuda_calls.h"
+#include "cuda_or_plain.h"
 #include "operators.h"
 
 namespace sasa {
@@ -81,17 +82,24 @@ STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {
   m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
 }
 
+// The dispatcher's operators for CUDA tensors; src/sasa/ops/register.py defines those of sasa_plain.
+#define SASA_OR_PLAIN(name)                                    \
+  static constexpr char plain_##name[] = "sasa_plain::" #name; \
+  m.impl(#name, TORCH_BOX((&cuda::OrPlain<&name, plain_##name>::run)))
+
 STABLE_TORCH_LIBRARY_IMPL(sasa, CUDA, m) {
   if (!cuda_chosen()) return;
-  m.impl("local_attention", TORCH_BOX(&local_attention));
-  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
-  m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
-  m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
-  m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
-  m.impl("block_attention", TORCH_BOX(&block_attention));
-  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
-  m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
-  m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
+  SASA_OR_PLAIN(local_attention);
+  SASA_OR_PLAIN(local_attention_backward);
+  SASA_OR_PLAIN(qkv_attention);
+  SASA_OR_PLAIN(qkv_attention_backward);
+  SASA_OR_PLAIN(qkv_attention_inference);
+  SASA_OR_PLAIN(block_attention);
+  SASA_OR_PLAIN(block_attention_backward);
+  SASA_OR_PLAIN(block_attention_pooled);
+  SASA_OR_PLAIN(block_attention_pooled_backward);
 }
+
+#undef SASA_OR_PLAIN
 
 }  // namespace sasa

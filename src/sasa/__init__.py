@@ -1,12 +1,14 @@
 """sasa: stand-alone self-attention in vision models (Ramachandran et al., NeurIPS 2019) for PyTorch.
 
-Names are imported when they are first used: `sasa --help` must not wait for torch.
+Names are imported when they are first used, since `sasa --help` must not wait for torch. The operators are registered
+as soon as torch is imported, before or after sasa: loading a saved graph or package needs no import but these two.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from sasa.errors import SasaError
+from sasa.imports import after_import
 
 if TYPE_CHECKING:
     from sasa import models, nn, ops
@@ -56,3 +58,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+after_import("torch", lambda: importlib.import_module("sasa.ops"))

@@ -1,4 +1,4 @@
-"""Durations as people write them: 90s, 20m, 1h30m."""
+"""Durations as users write and read them: 90s, 20m, 1h30m."""
 
 import re
 
@@ -8,10 +8,10 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def parse_budget(text: str) -> float:
-    """Seconds of "90s", "20m", "1.5h" or "1h30m".
+    """Convert "90s", "20m", "1.5h" or "1h30m" to seconds.
 
     Raises:
-        UsageError: another form, or nothing.
+        UsageError: the text has another form, or means zero seconds.
     """
     part = r"(\d+(?:\.\d+)?)\s*([smh])\s*"
     seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(part, text))
@@ -20,12 +20,10 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
-def spoken(seconds: float) -> str:
-    """1.5 h, 20 m or 3 s."""
+def format_duration(seconds: float) -> str:
+    """Format seconds as "1.5 h", "20 m" or "3 s"."""
     unit = "h" if seconds >= 5400 else "m" if seconds >= 90 else "s"
     return f"{max(0.0, seconds) / UNITS[unit]:.3g} {unit}"
 
 
-def roughly(seconds: float) -> str:
-    """40 s or 3 minutes: as much as an estimate is worth."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+spoken = format_duration  # until sasa.reproduce uses the new name

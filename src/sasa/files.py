@@ -1,4 +1,4 @@
-"""Files that are replaced as one step."""
+"""Atomic replacement of files."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from typing import BinaryIO
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Replace the file as one step: a reader, or a power cut, sees the old content or the new, never a part."""
+    """Replace the file atomically: a reader sees the old content or the new, also after a power failure."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; it takes the place of `path` as one step, when all of it is on the disk."""
+    """Open a temporary file to write; it replaces `path` atomically once it is completely on disk."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     file = temporary.open("xb")
     try:

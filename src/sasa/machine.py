@@ -1,11 +1,11 @@
-"""The machine this runs on."""
+"""The machine that the process runs on."""
 
 import platform
 from pathlib import Path
 
 
 def cpu_name() -> str:
-    """The processor's own name for itself, or its architecture."""
+    """The model name of the CPU; its architecture where the system reports no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Threads on a machine that others use too: how many, how long they spin, and how long their turns on a core are.
+"""Thread settings for a machine that is shared: number of threads, time that they spin, length of a time slice.
 
 The command line calls `prepare` before torch is imported, since OpenMP reads its settings when it is loaded. Importing
-`sasa` changes nothing of this. benchmarks/busy.py measures what each setting costs and brings.
+`sasa` changes none of them. benchmarks/cpu/busy.py measures the cost and benefit of each setting.
 """
 
 import contextlib
@@ -13,22 +13,22 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Checks of a barrier before a thread sleeps. By default libgomp checks 300,000 times, milliseconds, in which the
-# thread that it waits for may need that very core. 10,000 checks outlast what Python does between two operations, so
-# that an idle machine loses little (benchmarks/README.md).
+# Checks of a barrier before a thread sleeps. libgomp's default, 300,000 checks, takes milliseconds, during which the
+# thread that it waits for may need that core. 10,000 checks take longer than Python needs between two operations, so an
+# idle machine loses little (benchmarks/README.md).
 SPINS = 10_000
-# A turn of a thread on a core that it shares, in nanoseconds: the least that Linux grants. Its share stays the same,
-# but the threads that wait for it at a barrier do so for this long, and not for the milliseconds of an ordinary turn.
+# Time slice of a thread on a shared core, in nanoseconds: the shortest that Linux grants. The thread's share of the
+# core stays the same, but threads that wait for it at a barrier wait this long, not the milliseconds of a usual slice.
 TURN = 100_000
 
 SPIN_COUNT, WAIT_POLICY, THREADS = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"
-# (sched_setattr, sched_getattr): Python has neither.
+# Numbers of sched_setattr and sched_getattr, which Python does not provide.
 SYSTEM_CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}
 ORDINARY = 0  # SCHED_OTHER
 
 
 class SchedulingAttributes(ctypes.Structure):
-    """`struct sched_attr` of Linux in its first version."""
+    """The first version of Linux's `struct sched_attr`."""
 
     _fields_ = (
         ("size", ctypes.c_uint32),
@@ -43,9 +43,9 @@ class SchedulingAttributes(ctypes.Structure):
 
 
 def prepare() -> None:
-    """Settle spinning, turns and threads for this process and those that it starts, before torch is imported.
+    """Set spinning, time slices and number of threads for this process and its children, before torch is imported.
 
-    Where torch is there already, its caller has settled them: nothing happens.
+    Does nothing if torch is imported already.
     """
     if "torch" in sys.modules:
         return
@@ -54,12 +54,12 @@ def prepare() -> None:
 
 
 def settings(environment: Mapping[str, str], cores: int, affinity: int) -> dict[str, str]:
-    """The variables to add to an environment. What the user has set is left alone.
+    """The variables to add to an environment; those that the user has set are kept.
 
     Args:
-        environment: as it is.
-        cores: that this process may use.
-        affinity: the cores that OpenMP would start threads for; more than `cores` under a quota.
+        environment: the present variables.
+        cores: number of cores that this process may use.
+        affinity: number of cores that OpenMP would start threads for; more than `cores` under a quota.
     """
     added = {}
     if not environment.keys() & {SPIN_COUNT, WAIT_POLICY}:
@@ -70,7 +70,7 @@ def settings(environment: Mapping[str, str], cores: int, affinity: int) -> dict[
 
 
 def waiting(environment: Mapping[str, str]) -> str:
-    """How OpenMP's threads wait for one another with these variables, as `sasa doctor` says it."""
+    """Describe for `sasa doctor` how OpenMP's threads wait for one another with these variables."""
     if SPIN_COUNT in environment:
         return f"at most {environment[SPIN_COUNT]} checks of a barrier, then sleep ({SPIN_COUNT})"
     if WAIT_POLICY in environment:
@@ -79,21 +79,21 @@ def waiting(environment: Mapping[str, str]) -> str:
 
 
 def affinity() -> int:
-    """Cores that this process may run on (taskset, Slurm, cpusets)."""
+    """Number of cores that this process may run on (taskset, Slurm, cpusets)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores() -> int:
-    """Cores that this process may use: its affinity, or a smaller quota of its control group, rounded up."""
+    """Number of cores that this process may use: its affinity, or the quota of its control group if smaller."""
     quota = cpu_quota()
     return affinity() if quota is None else min(affinity(), max(1, math.ceil(quota)))
 
 
 def cpu_quota(system: Path = Path("/")) -> float | None:
-    """Processors that the control group (version 2) of this process may fill, or None without a limit.
+    """CPU quota of the control group (version 2) of this process, in cores, or None without a limit.
 
     Args:
-        system: the folder that holds proc and sys.
+        system: the directory with proc and sys.
     """
     try:
         lines = (system / "proc/self/cgroup").read_text().splitlines()
@@ -107,17 +107,17 @@ def cpu_quota(system: Path = Path("/")) -> float | None:
     for group in (root / own, *(root / own).parents):
         if not group.is_relative_to(root):
             break
-        with contextlib.suppress(OSError, ValueError):  # the root has no such file; "max" is no number
+        with contextlib.suppress(OSError, ValueError):  # the root has no such file; "max" is not a number
             quota, period = (group / "cpu.max").read_text().split()
             quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
 
 
 def request_turns(nanoseconds: int) -> bool:
-    """Ask for turns of this length for the calling thread and what it starts; whether the system took the request.
+    """Request time slices of this length for the calling thread and its children; return whether it was accepted.
 
-    Linux grants it from 6.12 on, ignores it before, and keeps the share of the processor as it was. A thread with
-    another scheduling policy than the ordinary one is left alone.
+    Linux grants them from 6.12 on and ignores the request before; the share of the processor stays the same. Threads
+    with a scheduling policy other than the default are not changed.
     """
     attributes = scheduling()
     if attributes is None or attributes.policy != ORDINARY:
@@ -128,7 +128,7 @@ def request_turns(nanoseconds: int) -> bool:
 
 
 def scheduling() -> SchedulingAttributes | None:
-    """How the calling thread is scheduled, or None where the system does not say."""
+    """Scheduling attributes of the calling thread, or None if the system does not report them."""
     if sys.platform != "linux" or platform.machine() not in SYSTEM_CALLS:
         return None
     attributes = SchedulingAttributes()
@@ -138,15 +138,15 @@ def scheduling() -> SchedulingAttributes | None:
 
 
 def turns() -> str:
-    """The length of this process's turns on a core that it shares, as `sasa doctor` says it."""
+    """Describe for `sasa doctor` the length of this process's time slices on a shared core."""
     attributes = scheduling()
-    if attributes is None or not attributes.runtime:  # Linux before 6.12 gives 0
+    if attributes is None or not attributes.runtime:  # Linux before 6.12 reports 0
         return "the system's"
     return f"{attributes.runtime / 1e6:.1f} ms"
 
 
 def load() -> str:
-    """How many threads of the whole machine wanted a core during the last minute, as `sasa doctor` says it."""
+    """Describe for `sasa doctor` how many threads of the machine needed a core during the last minute."""
     if not hasattr(os, "getloadavg"):
         return "unknown"
     average, machine = os.getloadavg()[0], os.cpu_count() or 1

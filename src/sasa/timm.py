@@ -1,7 +1,7 @@
 """The `sasa_*` networks for timm: `import sasa.timm` registers them, `timm.create_model` makes them.
 
-timm's own machinery does the rest: features_only, out_indices, global_pool, drop_rate, a file of weights. The
-baselines are not registered, since timm has other networks of the names `resnet26` and `resnet50`.
+timm implements the rest: features_only, out_indices, global_pool, drop_rate, checkpoint files. The baselines are not
+registered, since timm has other networks named `resnet26` and `resnet50`.
 
 >>> import timm, sasa.timm
 >>> network = timm.create_model("sasa_resnet26", features_only=True, out_indices=(2, 4), width=0.25)
@@ -35,7 +35,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _network(name: str, *, drop_rate: float = 0.0, device: Any = None, dtype: Any = None, **options: Any) -> nn.Module:
-    """`sasa.create_model`, with those of timm's options that are not options of the network."""
+    """`sasa.create_model` with the options of timm that are not options of the network."""
     model = create_model(name, **options)
     assert isinstance(model, ResNet)
     model.drop_rate = drop_rate
@@ -47,7 +47,7 @@ def _register(name: str) -> Callable[..., nn.Module]:
         return build_model_with_cfg(partial(_network, name), name, pretrained, **kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name  # timm registers a function by its name
-    entrypoint.__doc__ = f"`{name}` of `sasa.list_models()`; keywords are options of timm and of `sasa.create_model`."
+    entrypoint.__doc__ = f"`{name}` of `sasa.list_models()`; keywords are options of timm or of `sasa.create_model`."
     return register_model(entrypoint)
 
 

@@ -1,23 +1,27 @@
-"""`sasa bench` stopped in the middle: a report of what there is, and the status of the command.
+"""`sasa bench` and the acceptance table, stopped while they measure: the exit status, and the report that is left.
 
-No test waits for a time: the process says when it measures, and then measures until it is stopped.
+No test waits for a time: the process prints a line when it measures, and then measures until it is stopped.
 """
 
 import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-MEASURING = "now it measures"
-PATIENCE = 300  # seconds until a process that hangs is a failure
+ROOT = Path(__file__).parents[2]
 
-# The command, with a first group that is quick and a second one that does not end.
+MEASURING = "measuring endlessly"
+PATIENCE = 300  # seconds after which a hanging process is a failure
+
+# The acceptance table, with a quick comparison, and one that does not end.
 TABLE = f"""
 import sys, time
-from sasa import speed
-from sasa.speed.comparison import Group, Measured
+from benchmarks.cpu.__main__ import COMPARISONS, main
+from benchmarks.cpu.comparisons import Comparison
+from benchmarks.cpu.results import Measured
 
 def quick(setting):
     return Measured("ms an image", {{"baseline": [2.0, 2.0], "full": [1.0, 1.5], "convstem": [3.0, 3.0]}})
@@ -26,34 +30,37 @@ def endless(setting):
     print({MEASURING!r}, file=sys.stderr, flush=True)
     time.sleep({2 * PATIENCE})
 
-speed.GROUPS |= {{"inference": Group(quick), "training": Group(endless)}}
-from sasa.cli.main import main
-main()
+COMPARISONS |= {{"inference": Comparison(quick), "training": Comparison(endless)}}
+sys.exit(main())
 """
 
-# The command on a run: training steps are timed, inference does not end.
+# sasa bench: training steps are timed, inference does not end.
 TWIN = f"""
 import sys, time
-from sasa.speed import twin
+from sasa.speed import pair
 
-measured = twin.Pair.time
+measured = pair.Pair.time
 
-def time_until_inference(pair, passed, rounds, seconds):
-    if passed == twin.TRAINING:
-        return measured(pair, passed, rounds, seconds)
+def time_until_inference(self, passed, rounds, seconds):
+    if passed == pair.TRAINING:
+        return measured(self, passed, rounds, seconds)
     print({MEASURING!r}, file=sys.stderr, flush=True)
     time.sleep({2 * PATIENCE})
 
-twin.Pair.time = time_until_inference
+pair.Pair.time = time_until_inference
 from sasa.cli.main import main
 main()
 """
 
 
 def stopped(program, number, *words):
-    """Status, stdout and stderr of a command that got a signal while it measured."""
+    """Send a signal to a program while it measures; return its status, stdout and stderr."""
     with subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     ) as process:
         said = []
         for line in process.stderr:
@@ -69,19 +76,11 @@ def stopped(program, number, *words):
         return process.returncode, out, "".join(said) + rest
 
 
-def files_in(folder):
-    return {name: folder / f"report.{name}" for name in ("md", "json", "png")}
-
-
-def words_of(files):
-    options = ("--markdown", files["md"], "--json", files["json"], "--picture", files["png"])
-    return ["bench", "--quick", "--rows", "inference,training", *options]
-
-
 def verdicts(path):
     return {row["name"]: row["verdict"] for row in json.loads(path.read_text())["rows"]}
 
 
+WORDS = ["inference", "training", "--quick", "--output"]
 REPORT = {
     "inference/full": "goal met",
     "inference/convstem": "MISSED",
@@ -91,38 +90,33 @@ REPORT = {
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "how"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
+    ("number", "status", "reason"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM")]
 )
-def test_a_stop_leaves_a_report(tmp_path, number, status, how):
-    files = files_in(tmp_path)
-    got, out, error = stopped(TABLE, number, *words_of(files))
+def test_a_stopped_table_leaves_a_report(tmp_path, number, status, reason):
+    got, out, error = stopped(TABLE, number, *WORDS, tmp_path / "report")
     assert got == status, error
-    saved = ", ".join(map(str, files.values()))
-    assert error.splitlines()[-1] == f"sasa: {how}: 2 of 4 rows were measured, and stand above; saved in {saved}"
-    assert verdicts(files["json"]) == REPORT
-    reason = how.removeprefix("stopped by ")
-    assert json.loads(files["json"].read_text())["stopped"] == reason
-    for text in (out, files["md"].read_text()):
+    assert verdicts(tmp_path / "report.json") == REPORT
+    assert json.loads((tmp_path / "report.json").read_text())["stopped"] == reason
+    for text in (out, (tmp_path / "report.md").read_text()):
         lines = [line for line in text.splitlines() if line.startswith(("| full", "| conv"))]
         assert [line.split("|")[-2].strip() for line in lines] == list(REPORT.values())
         assert f"The run was stopped: {reason}." in text
-    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_was_killed_leaves_the_last_whole_files(tmp_path):
-    files = files_in(tmp_path)
-    got, out, _ = stopped(TABLE, signal.SIGKILL, *words_of(files))
+def test_a_killed_table_leaves_complete_files(tmp_path):
+    got, out, _ = stopped(TABLE, signal.SIGKILL, *WORDS, tmp_path / "report")
     assert got == -signal.SIGKILL
-    assert verdicts(files["json"]) == REPORT
-    text = files["md"].read_text()
+    assert verdicts(tmp_path / "report.json") == REPORT
+    text = (tmp_path / "report.md").read_text()
     assert text.count("not measured: stopped") == 2
     assert "The run was stopped: it was killed." in text
-    assert files["png"].read_bytes().startswith(b"\x89PNG")
-    assert "| full attention / resnet50, inference " in out  # printed when it came
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "full attention / resnet50, inference, ours 1.25 ms" in out  # printed as soon as it was measured
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md", "report.png"]
 
 
-def test_a_stop_while_a_run_is_timed(tmp_path, run_folder):
+def test_sasa_bench_stopped_while_a_run_is_timed(tmp_path, run_folder):
     copy = tmp_path / "run"
     copy.mkdir()
     for path in run_folder.iterdir():

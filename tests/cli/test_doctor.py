@@ -1,4 +1,4 @@
-"""`sasa doctor`: it tells what is here and why something is not, and never fails."""
+"""`sasa doctor` reports what is available, and why something is not; it never fails."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from sasa.ops import backends, native
 
 
 def fields(text):
-    """The lines of the report: {heading: {name: text}}."""
+    """Parse a report: {heading: {name: text}}."""
     sections = (part.splitlines() for part in text.strip().split("\n\n"))
     return {heading: {line.split()[0]: line.split(maxsplit=1)[1] for line in lines} for heading, *lines in sections}
 
@@ -49,25 +49,25 @@ def test_json_holds_the_same(sasa):
     assert train["installed"] == all(requirement["fits"] for requirement in train["requirements"])
 
 
-def test_the_library_in_use_is_told_with_its_instruction_set(sasa, monkeypatch):
+def test_the_library_in_use_has_its_instruction_set(sasa, monkeypatch):
     monkeypatch.setattr(native, "missing", lambda: None)
     monkeypatch.setattr(native, "instruction_set", lambda: "avx7")
     file = str(native.FOLDER / native.LIBRARY)
     assert fields(sasa("doctor")[1])["CPU kernels"]["library"] == f"in use, with avx7 instructions ({file})"
 
 
-def test_a_library_that_is_not_in_use_is_told_with_its_reason():
-    """As a person meets it: nothing but the environment is changed."""
+def test_a_library_that_is_not_in_use_has_a_reason():
+    """In a new process, where only the environment is changed."""
     code = "from sasa.cli.main import main; import sys; sys.argv = ['sasa', 'doctor']; main()"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "SASA_CPU": "off"}
     )
     found = fields(result.stdout)
     assert found["CPU kernels"]["library"] == "not in use: the environment variable SASA_CPU is off"
-    assert found["back-ends"]["cpu"] == "not here: the environment variable SASA_CPU is off"
+    assert found["back-ends"]["cpu"] == "not available: the environment variable SASA_CPU is off"
 
 
-def test_what_an_extra_lacks(sasa, monkeypatch):
+def test_missing_packages_of_an_extra(sasa, monkeypatch):
     real = metadata.version
 
     def version(name):
@@ -82,13 +82,13 @@ def test_what_an_extra_lacks(sasa, monkeypatch):
     assert train == "incomplete: lightning 2.5.0 is not <2.7,>=2.6.6, timm is missing"
 
 
-def test_sources_that_are_not_installed(sasa, monkeypatch):
+def test_running_from_sources(sasa, monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "metadata", missing)
     status, out, _ = sasa("doctor")
-    assert (status, fields(out)["extras"]) == (0, {"unknown": "sasa runs from its sources"})
+    assert (status, fields(out)["extras"]) == (0, {"unknown": "sasa runs from its sources, it is not installed"})
     assert json.loads(sasa("doctor", "--json")[1])["extras"] is None
 
 
@@ -96,7 +96,7 @@ LINES = ["torch>=2.11", 'a<2,>=1; extra == "x"', 'b; extra == "x"', 'sasa[x]; ex
 
 
 @pytest.mark.parametrize(("extra", "names"), [("x", ["a", "b"]), ("y", ["a", "b", "c"]), ("z", [])])
-def test_requirements_of_an_extra_include_those_of_extras_that_it_names(extra, names):
+def test_requirements_include_those_of_named_extras(extra, names):
     assert [requirement.name for requirement in doctor.requirements(LINES, extra)] == names
 
 
@@ -105,6 +105,6 @@ def test_accelerators(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    found = {device.name: device.description for device in doctor.devices()}
+    found = doctor.devices()
     assert found["cuda:1"] == "NVIDIA X, 24.0 GiB, compute capability 9.0"
     assert "cuda:0" in found

@@ -1,4 +1,4 @@
-"""`sasa.count` against counts made by hand, and what it promises about the model that it is given."""
+"""`sasa.count` against counts by hand, and its effect on the model."""
 
 import copy
 
@@ -82,7 +82,7 @@ def test_residual_addition_and_modules_add_up():
     assert block - inside == 16 * 16 * (16 + 16 + 64 + 64)  # ReLU, ReLU, addition, ReLU
 
 
-def test_the_model_is_left_as_it_is():
+def test_the_model_is_not_changed():
     model = sasa.create_model("sasa_resnet26", width=0.25, num_classes=10)
     model.train()
     model.stem.backend = "reference"

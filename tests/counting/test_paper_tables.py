@@ -1,4 +1,4 @@
-"""Every cell of the paper's tables against the counts of the networks that we build, and its claims."""
+"""Our counts against every cell of the paper's tables, and against its claims."""
 
 import json
 
@@ -9,10 +9,10 @@ from sasa.counting.paper_cells import CELLS
 from sasa.counting.paper_tables import CLAIMS
 from sasa.models import list_models
 
-# What the paper's cells of FLOPS and parameters mean is known up to this, in %.
+# Largest accepted differences to the paper's cells, in %.
 PARAMETERS, SIMPLE, CALIBRATED = 0.7, 2.0, 1.0
 DETECTION = 0.5, 1.5, 1.5  # Table 2
-FULL_DETECTION = 0.5, 4.0, 4.0  # its stem costs at 640 pixels what the cells do not have
+FULL_DETECTION = 0.5, 4.0, 4.0  # the cells do not include what its stem costs at 640 pixels
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_claims_by_table():
     assert [len(claims(name)) for name in ("1", 2, "table4")] == [2, 4, 1]
     assert claims(["4", "1"]) == [*claims("4"), *claims("1")]
     assert set(CLAIMS) - {""} <= set(CELLS)
-    with pytest.raises(ValueError, match="table 'nine' is not one of those counted here"):
+    with pytest.raises(ValueError, match="there is no table 'nine'; the tables are 1, 2"):
         claims("nine")
 
 
@@ -108,13 +108,13 @@ def test_tables_by_name(names):
     assert [table.name for table in tables(names)] == ["6"]
 
 
-def test_order_is_that_asked_for():
+def test_tables_come_in_the_order_of_the_names():
     assert [table.name for table in tables(["7", "6"])] == ["7", "6"]
 
 
 @pytest.mark.parametrize("name", [8, "table8", "figure5"])
 def test_unknown_table(name):
-    with pytest.raises(ValueError, match=rf"table '?{name}'? is not one of those counted here: 1, 2, 3, 4, 5, 6, 7$"):
+    with pytest.raises(ValueError, match=rf"there is no table '?{name}'?; the tables are 1, 2, 3, 4, 5, 6, 7$"):
         tables(["1", name])
 
 
@@ -131,7 +131,7 @@ def test_text_is_aligned_and_complete(counted):
     assert to_text([]) == ""
 
 
-def test_dictionaries_go_through_json(counted):
+def test_dictionaries_can_be_written_as_json(counted):
     plain = [table.to_dict() for table in counted.values()] + [claim.to_dict() for claim in claims()]
     assert json.loads(json.dumps(plain)) == plain
     row = counted["4"].to_dict()["rows"][0]

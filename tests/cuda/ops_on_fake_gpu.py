@@ -11,11 +11,16 @@ import os
 import sys
 import threading
 
+import pytest
 import torch
+import torch._dynamo
 from torch import Tensor
 
+import sasa
 import sasa.ops
 from cuda import emulator, fake_gpu
+from sasa.ops import eager
+from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
@@ -156,6 +161,72 @@ def stem(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
     return compare(function, weights, device)
 
 
+def not_taken(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    """A call that no kernel takes goes to plain torch, which runs on the CPU here: forward only."""
+    on_gpu, original = [], eager.forward
+
+    def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, ...]:
+        on_gpu.append(all(t.device.type == "cuda" for t in inputs if t is not None))
+        here = LocalInputs(*(None if t is None else t.cpu() for t in inputs))
+        return tuple(t.to(device) for t in original(here, options))
+
+    eager.forward = forward
+    query, key, value = maps(dtype, 32, 9, 11, 3)
+    got = sasa.ops.local_attention(*(t.to(device) for t in (query, key, value)), kernel_size=3, num_heads=2)
+    assert on_gpu == [True]
+    eager.forward = original
+    want = sasa.ops.local_attention(
+        *(t.double() for t in (query, key, value)), kernel_size=3, num_heads=2, backend="reference"
+    )
+    return {"output": relative_error(got, want)}
+
+
+class Attend(torch.nn.Module):
+    """The operator as a module, without a projection, which would be one of torch's kernels."""
+
+    def forward(self, qkv: Tensor, rel_row: Tensor, rel_col: Tensor) -> Tensor:
+        """Attention with two heads and k = 3."""
+        return qkv_attention(qkv, rel_row, rel_col, kernel_size=3, num_heads=2, scale=0.5)
+
+
+def compiled(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    """torch.compile in one graph, with gradients."""
+    run = torch.compile(Attend(), fullgraph=True, backend="aot_eager")
+
+    def function(backend: str, **tensors: Tensor) -> tuple[Tensor]:
+        given = {"kernel_size": 3, "num_heads": 2, "scale": 0.5, "backend": backend}
+        return (qkv_attention(**tensors, **given) if backend == "reference" else run(**tensors),)
+
+    rel_row, rel_col = tables(2, 3, 8)
+    return compare(function, {"qkv": maps(dtype, 96, 9, 11)[0], "rel_row": rel_row, "rel_col": rel_col}, device)
+
+
+def exported(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    """torch.export, without gradients."""
+    inputs = (maps(dtype, 96, 9, 11)[0], *tables(2, 3, 8))
+    there = tuple(t.to(device) for t in inputs)
+    with torch.no_grad():
+        got = torch.export.export(Attend(), there).module()(*there)
+    options = {"kernel_size": 3, "num_heads": 2, "scale": 0.5, "backend": "reference"}
+    return {"output": relative_error(got, qkv_attention(*(t.double() for t in inputs), **options))}
+
+
+def layers(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
+    """The fused operators are in one graph of torch.compile; it is not run, for it holds kernels of torch's."""
+    operators: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, _inputs: object) -> None:
+        operators.extend(str(node.target) for node in graph.graph.nodes if str(node.target).startswith("sasa."))
+        raise NotImplementedError("this graph is only looked at")
+
+    for module in (sasa.AttentionStem(3, 64), sasa.LocalAttention2d(3, 32, stride=2, num_heads=2)):
+        image = torch.zeros(2, 3, 16, 16, dtype=dtype).to(device)
+        with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="only looked at"), torch.no_grad():
+            torch.compile(module.to(device, dtype), fullgraph=True, backend=keep)(image)
+    assert operators == ["sasa.block_attention_pooled", "sasa.qkv_attention_inference"]
+    return {}
+
+
 def threads(dtype: torch.dtype, _device: str, backend: str) -> dict[str, float]:
     """Four threads on two GPUs, each on a stream of its own; the largest error of each."""
     errors: dict[str, float] = {}
@@ -181,6 +252,10 @@ CASES = {
     "block": block,
     "pooled": pooled,
     "stem": stem,
+    "not_taken": not_taken,
+    "compiled": compiled,
+    "exported": exported,
+    "layers": layers,
     "threads": threads,
 }
 

@@ -29,7 +29,7 @@ def test_it_says_why_it_cannot_run():
 def test_without_the_library_the_sentence_is_the_librarys(monkeypatch):
     monkeypatch.setattr(native, "_LOADED", False)
     monkeypatch.setattr(native, "_MISSING", "it was left out")
-    assert BACKENDS["cuda"].why_not() == native.cuda_not_chosen() == "it was left out"
+    assert BACKENDS["cuda"].why_not() == native._find_cuda_not_chosen() == "it was left out"
     assert native.cuda_compiler() is None
     assert doctor.cuda_kernels().to_lines() == {"compiler": "none: NVRTC was not found"}
 

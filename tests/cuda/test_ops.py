@@ -52,11 +52,33 @@ def test_a_gpu_before_sm_80_takes_the_plain_kernels(tmp_path):
     assert fake_gpu.launched(tmp_path)[:3] == ["sasa_plain_forward", "sasa_plain_queries", "sasa_plain_keys"]
 
 
-@pytest.mark.parametrize(("case", "dtype"), [("qkv", "bfloat16"), ("inference", "bfloat16"), ("pooled", "float32")])
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        ("qkv", "bfloat16"),
+        ("inference", "bfloat16"),
+        ("pooled", "float32"),
+        ("compiled", "bfloat16"),
+        ("exported", "float32"),
+    ],
+)
 def test_the_dispatcher_takes_them_where_they_are_chosen(tmp_path, case, dtype):
     found, _ = errors(tmp_path, "auto", case, dtype, "cuda:0", SASA_GPU="cuda")
     assert_small(found, dtype)
     assert fake_gpu.launched(tmp_path) != []
+
+
+def test_layers_compile_into_one_graph_with_the_fused_operators(tmp_path):
+    errors(tmp_path, "auto", "layers", "float32", "cuda:0", SASA_GPU="cuda")
+
+
+def test_where_no_kernel_runs_on_the_gpu_plain_torch_does(tmp_path):
+    variables = {"SASA_GPU": "cuda", "FAKE_CUDA_ARCHITECTURE": "60"}
+    found, said = errors(tmp_path, "auto", "not_taken", "float32", "cuda:0", **variables)
+    assert_small(found, "float32")
+    assert fake_gpu.launched(tmp_path) == []
+    sentence = "this GPU's architecture, sm_60, is not one that NVRTC 13.99 compiles for (sm_75 to sm_120)"
+    assert f"sasa: {sentence}; plain torch computes it" in said
 
 
 def test_the_stem_of_a_resnet_runs_on_tensor_cores(tmp_path):
@@ -94,3 +116,13 @@ def test_without_being_chosen_they_leave_cuda_tensors_to_triton(tmp_path):
     done = fake_gpu.run_python(SCRIPT, ["auto", "local", "float32", "cuda:0", "head_dim=16"], tmp_path)
     assert done.returncode != 0
     assert fake_gpu.launched(tmp_path) == []
+
+
+def test_tests_that_are_made_for_a_gpu_run_on_the_stand_in(tmp_path):
+    """Some of tests/gpu, so that a mistake in the tests themselves is found without a GPU."""
+    tests = emulator.ROOT / "tests" / "gpu" / "test_kernels.py"
+    chosen = "(map_sizes and 7-zeros and 2) or (around and bf16) or (inference and bf16-2) or (stem and fp32 and 5)"
+    script = fake_gpu.HERE / "gpu_tests_on_fake_gpu.py"
+    done = fake_gpu.run_python(script, ["-q", str(tests), "-k", chosen], tmp_path, SASA_GPU="cuda")
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout

@@ -1,6 +1,5 @@
-"""The Hugging Face Hub without a network: the library's own cache on disk, and an API that only takes notes."""
+"""The Hugging Face Hub without a connection: the library's cache on disk, and an API that records calls."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from huggingface_hub import constants, errors
 
 from sasa.errors import ArgumentError, SasaError
 from sasa.models import create_model, hub
-from sasa.models.card import model_card
+from sasa.models.card import Figures, model_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PREPROCESSING = {"image_size": 16, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3, "crop_fraction": 1.0}
@@ -21,12 +20,11 @@ PREPROCESSING = {"image_size": 16, "channels": 3, "mean": [0.5] * 3, "std": [0.5
 
 @pytest.fixture
 def saved(tmp_path):
-    """A folder with a network, a summary, and files that must stay where they are."""
+    """A directory with a network, and files of a run that must not be uploaded."""
     torch.manual_seed(0)
     model = create_model("sasa_resnet26", width=0.05, num_heads=1, num_classes=2, layers=(1, 1, 1, 1), kernel_size=3)
     model.save_pretrained(tmp_path / "run", labels=["cats", "dogs"], preprocessing=PREPROCESSING)
-    summary = {"held_out_top1": 0.75, "held_out_pictures": 8, "data": "/home/somebody/secret/pets", "epochs": 3}
-    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "run" / "summary.json").write_text("{}")
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"private")
     (tmp_path / "run" / "config.yaml").write_text("data: {source: /home/somebody/secret/pets}")
     return tmp_path / "run"
@@ -34,7 +32,7 @@ def saved(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """The cache that snapshot_download looks into, and no network."""
+    """The cache of snapshot_download, without a connection."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
@@ -94,7 +92,7 @@ class Evil:
     ("file", "sentence"),
     [
         ("model.safetensors", "is a pickle .* it was not opened"),
-        ("pytorch_model.bin", r"hf:owner/bad holds no network of sasa: it has no model.safetensors \(pickles are not"),
+        ("pytorch_model.bin", r"hf:owner/bad holds no network of sasa: model.safetensors is missing \(pickles are not"),
     ],
 )
 def test_pickles_are_refused_and_not_run(cache, saved, tmp_path, file, sentence):
@@ -114,13 +112,13 @@ def test_networks_of_other_libraries(cache, saved):
 
 
 def test_what_is_not_in_the_cache_without_a_network(cache):
-    with pytest.raises(SasaError, match=r"cannot download hf:owner/no: the Hub cannot be reached .* does not hold it"):
+    with pytest.raises(SasaError, match=r"hf:owner/no: the Hub cannot be reached .* not in the local cache"):
         create_model("hf:owner/no")
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:pets", "hf:a/b/c", "hf:../x", "hf:owner/..", "hf:owner/p t"])
 def test_names_that_are_none(name):
-    with pytest.raises(ArgumentError, match="is named OWNER/NAME, got"):
+    with pytest.raises(ArgumentError, match="must be OWNER/NAME, got"):
         create_model(name)
 
 
@@ -161,7 +159,7 @@ def test_refusals_are_one_sentence(monkeypatch, kind, status, sentence):
 
 @pytest.fixture
 def api(monkeypatch):
-    """Takes notes of what would be sent."""
+    """Records what would be uploaded."""
     notes = SimpleNamespace(files={}, made=[], private=True, uploads=[])
 
     def create_repo(self, repo_id, **options):
@@ -191,13 +189,14 @@ def test_three_files_go_and_no_other(api, saved):
 
 
 def test_the_card(saved):
-    card = model_card(create_model(saved), saved, "owner/pets")
+    figures = Figures("Measured by hand.", [("top-1 accuracy", 0.75)])
+    card = model_card(create_model(saved), "owner/pets", figures)
     assert card.startswith("---\nlibrary_name: sasa\n")
-    for words in ("# pets", "`cats`, `dogs`", "| top-1 accuracy | 0.75 |", "`pets`", 'create_model("hf:owner/pets")'):
+    rows = ("Measured by hand.", "| top-1 accuracy | 0.75 |")
+    for words in ("# pets", "`cats`, `dogs`", *rows, 'create_model("hf:owner/pets")'):
         assert words in card
-    assert "secret" not in card
-    (saved / "summary.json").unlink()
-    assert "Figures" not in model_card(create_model(saved), saved, "owner/pets")
+    for none in (None, Figures("Measured by hand.", [])):
+        assert "Figures" not in model_card(create_model(saved), "owner/pets", none)
 
 
 def test_a_card_of_ones_own_is_sent(api, saved):
@@ -209,7 +208,7 @@ def test_a_card_of_ones_own_is_sent(api, saved):
 
 def test_nothing_private_goes_to_a_public_repository(api, saved):
     api.private = False
-    with pytest.raises(SasaError, match="hf:owner/pets is there already and public: nothing was sent"):
+    with pytest.raises(SasaError, match="hf:owner/pets exists already and is public: nothing was uploaded"):
         hub.upload(saved, "owner/pets", private=True)
     assert not api.files
 

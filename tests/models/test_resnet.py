@@ -10,7 +10,7 @@ from torch import nn
 import sasa
 from sasa.errors import ArgumentError
 from sasa.models import FeaturePyramid, ResNetConfig
-from sasa.models.resnet import Bottleneck
+from sasa.models.blocks import Bottleneck
 from sasa.models.retinanet_config import DETECTORS
 from sasa.models.variants import VARIANTS
 
@@ -170,7 +170,7 @@ def test_channels_of_the_image(stem, in_chans):
     assert network(torch.randn(1, in_chans, 20, 20)).shape == (1, 10)
 
 
-def test_a_image_with_other_channels_is_a_sentence():
+def test_an_image_with_other_channels_is_a_sentence():
     with pytest.raises(ArgumentError, match=r"the image must be \(batch, 3, height, width\), got \(1, 1, 20, 20\)"):
         small()(torch.randn(1, 1, 20, 20))
 
@@ -254,14 +254,14 @@ def test_groups_as_a_string_or_a_sequence(groups):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kernal_size": 3}, "'kernal_size' is no option of a network; did you mean 'kernel_size'"),
-        ({"zzz": 3}, "'zzz' is no option of a network$"),
+        ({"kernal_size": 3}, "'kernal_size' is not an option of a network; did you mean 'kernel_size'"),
+        ({"zzz": 3}, "'zzz' is not an option of a network$"),
         ({"stem": "covn"}, "stem must be one of attention, conv, small_attention, small_conv; got 'covn'"),
         ({"groups": "aab"}, "groups must be four letters.*got 'aab'"),
         ({"groups": "aabb"}, "groups must be four letters.*got 'aabb'"),
         ({"groups": (1, 2, 3, 4)}, "groups must be four letters.*got '1234'"),
         ({"groups": 4}, "groups must be four letters.*got 4"),
-        ({"layers": (1, 1, 1)}, r"layers must be four numbers of blocks, at least 1 each; got \(1, 1, 1\)"),
+        ({"layers": (1, 1, 1)}, r"layers must be four numbers of blocks of at least 1; got \(1, 1, 1\)"),
         ({"layers": (1, 1, 0, 1)}, "layers must be four numbers of blocks"),
         ({"layers": 5}, "layers must be four numbers of blocks"),
         ({"kernel_size": 4}, r"kernel_size \(4\) must be odd.*use 3 or 5"),
@@ -269,7 +269,7 @@ def test_groups_as_a_string_or_a_sequence(groups):
         ({"padding": 1}, r"padding \(1\) is not a number of pixels here"),
         ({"padding": "same"}, 'padding must be "zeros" or "mask", got \'same\''),
         ({"position": "learned"}, "position must be one of relative, absolute, none; got 'learned'"),
-        ({"content": False, "position": "none"}, "there is no logit"),
+        ({"content": False, "position": "none"}, "there are no logits"),
         ({"content": "yes"}, "content must be True or False, got 'yes'"),
         ({"width": 0}, "width must be a positive number, got 0"),
         ({"width": "abc"}, "width must be a positive number, got 'abc'"),
@@ -293,10 +293,12 @@ def test_what_cannot_be_built_is_a_sentence(options, sentence):
         sasa.create_model("sasa_resnet26", **options)
 
 
-def test_unknown_names_list_the_near_ones():
-    with pytest.raises(ValueError, match=r"'sasa_resnet5' is neither a known network nor.*near: .*sasa_resnet50"):
+def test_unknown_names_list_similar_ones():
+    with pytest.raises(
+        ValueError, match=r"'sasa_resnet5' is neither the name of a network nor.*try one of: .*sasa_resnet50"
+    ):
         sasa.create_model("sasa_resnet5")
-    with pytest.raises(ValueError, match="near: sasa_resnet26, "):  # nothing is near: all of ours
+    with pytest.raises(ValueError, match="try one of: sasa_resnet26, "):  # no name is similar
         sasa.create_model("??")
 
 

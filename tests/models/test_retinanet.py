@@ -1,4 +1,4 @@
-"""Detectors by name: their sizes and parts, the order of their outputs, what cannot be built."""
+"""Detectors by name: sizes and parts, order of outputs, errors."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_timm_does_not_list_detectors():
 
 
 def test_features_only_is_for_classifiers():
-    with pytest.raises(ArgumentError, match="retinanet_resnet26 is a detector: features_only is for classifiers"):
+    with pytest.raises(ArgumentError, match="retinanet_resnet26 is a detector, and features_only is for classifiers"):
         small("retinanet_resnet26", features_only=True)
 
 
@@ -197,10 +197,10 @@ def test_shortcuts_of_the_heads():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kernal_size": 3}, "'kernal_size' is no option of a detector; did you mean 'kernel_size'"),
-        ({"anchor": 9}, "'anchor' is no option of a detector; did you mean 'anchors'"),
-        ({"zzz": 3}, "'zzz' is no option of a detector$"),
-        ({"backbone": 3}, "'backbone' is no option of a detector$"),
+        ({"kernal_size": 3}, "'kernal_size' is not an option of a detector; did you mean 'kernel_size'"),
+        ({"anchor": 9}, "'anchor' is not an option of a detector; did you mean 'anchors'"),
+        ({"zzz": 3}, "'zzz' is not an option of a detector$"),
+        ({"backbone": 3}, "'backbone' is not an option of a detector$"),
         ({"pyramid": "covn"}, "pyramid must be conv or attention, got 'covn'"),
         ({"heads": ["conv"]}, r"heads must be conv or attention, got \['conv'\]"),
         ({"norm": "layer"}, "norm must be batch or group, got 'layer'"),
@@ -220,8 +220,8 @@ def test_what_cannot_be_built_is_a_sentence(options, sentence):
         sasa.create_model("retinanet_sasa_resnet26", **options)
 
 
-def test_unknown_names_list_the_near_ones():
-    with pytest.raises(ArgumentError, match="near: retinanet_sasa_resnet50"):
+def test_unknown_names_list_similar_ones():
+    with pytest.raises(ArgumentError, match="try one of: retinanet_sasa_resnet50"):
         sasa.create_model("retinanet_sasa_resnet5")
 
 

@@ -1,4 +1,4 @@
-"""An image alone and in the padding of a larger one: how far a detector's logits move."""
+"""The effect of padding: a detector's logits for an image alone and padded in a batch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A detector's weights: where they begin, how a step moves them, saved, loaded and taken from a classifier."""
+"""A detector's weights: initialised, trained, saved, loaded, taken from a classifier."""
 
 import pytest
 import torch
@@ -153,7 +153,9 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path):
         sasa.create_model(tmp_path, num_classes=90)
     with pytest.raises(ArgumentError, match=r"holds a network with kernel_size=3, not 7$"):
         sasa.create_model(tmp_path, kernel_size=7)
-    with pytest.raises(ArgumentError, match=r"'anchor_scal' is no option of a detector; did you mean 'anchor_scale'\?"):
+    with pytest.raises(
+        ArgumentError, match=r"'anchor_scal' is not an option of a detector; did you mean 'anchor_scale'\?"
+    ):
         sasa.create_model(tmp_path, anchor_scal=1)
 
 
@@ -180,15 +182,15 @@ def test_a_backbone_starts_from_a_classifier(name):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kernel_size": 5}, "the backbone has kernel_size=3, and the network whose weights it shall take 5"),
-        ({"width": 0.2}, "the backbone has width=0.1, and the network whose weights it shall take 0.2"),
+        ({"kernel_size": 5}, "the backbone has kernel_size=3, and the network that its weights come from 5"),
+        ({"width": 0.2}, "the backbone has width=0.1, and the network that its weights come from 0.2"),
         ({"position": "none"}, "the backbone has position='relative', and .* 'none'"),
         ({"groups": "ccaa"}, "the backbone has groups='aaaa', and .* 'ccaa'"),
         ({"in_chans": 1}, "the backbone has in_chans=3, and .* 1"),
     ],
     ids=str,
 )
-def test_a_backbone_of_another_make_is_refused(options, sentence):
+def test_a_backbone_with_other_options_is_refused(options, sentence):
     network = small()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(SasaError, match=sentence):

@@ -1,4 +1,4 @@
-"""timm's contract with its models, after its own tests/test_models.py: our names behave as timm's do there."""
+"""timm's contract with its models, following its tests/test_models.py."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def test_every_name_makes_the_network_of_that_name(name):
     assert isinstance(network, ResNet)
     assert network.config == sasa.create_model(name, num_classes=7, **SMALL).config
     assert network.pretrained_cfg["architecture"] == network.name == name
-    # What timm registered and what the network says by itself are the same.
+    # timm's registry and the network itself have the same config.
     assert {**network.pretrained_cfg, "num_classes": 7} == {
         **network.pretrained_cfg,
         **sasa.create_model(name, num_classes=7, **SMALL).pretrained_cfg,
@@ -296,7 +296,7 @@ def test_there_are_no_pretrained_weights():
 
 
 def test_options_that_do_not_fit_are_sentences():
-    with pytest.raises(ArgumentError, match="'output_stride' is no option of a network"):
+    with pytest.raises(ArgumentError, match="'output_stride' is not an option of a network"):
         small(output_stride=8)
     with pytest.raises(ArgumentError, match=r"global_pool must be \"avg\".*got 'max'"):
         small(global_pool="max")

@@ -1,4 +1,4 @@
-"""Networks on disk: what was saved comes back, nothing is half written, and nothing that was handed in is run."""
+"""Networks on disk: saving and loading, atomic writes, refused pickles."""
 
 import io
 import json
@@ -113,10 +113,10 @@ def test_written_files_are_as_open_as_others(saved):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"num_classes": 7}, "holds a network with num_classes=5, not 7; load it as it is and call reset_classifier"),
+        ({"num_classes": 7}, "holds a network with num_classes=5, not 7; load it without the option and call"),
         ({"width": 1.0}, "holds a network with width=0.125, not 1.0$"),
         ({"groups": "cccc"}, "holds a network with groups=aaaa, not cccc"),
-        ({"kernal_size": 3}, "'kernal_size' is no option of a network; did you mean 'kernel_size'"),
+        ({"kernal_size": 3}, "'kernal_size' is not an option of a network; did you mean 'kernel_size'"),
         ({"kernel_size": 4}, r"kernel_size \(4\) must be odd"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_save_that_fails_is_a_sentence_and_leaves_the_old_network(saved, monke
 
 def test_metadata_that_is_not_json_is_a_sentence_before_anything_is_written(saved):
     before = files(saved)
-    with pytest.raises(ArgumentError, match=r"metadata must be what JSON can hold: .*Tensor"):
+    with pytest.raises(ArgumentError, match=r"metadata must be values that JSON can represent: .*Tensor"):
         small().save_pretrained(saved, mean=torch.zeros(3))
     assert files(saved) == before
 
@@ -187,7 +187,7 @@ def test_a_directory_that_cannot_be_written_is_a_sentence(below, tmp_path):
 
 
 class Marker:
-    """What unpickles to a call that creates the file."""
+    """An object whose unpickling creates the file."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -213,7 +213,7 @@ def test_a_pickle_is_refused_and_not_opened(saved, tmp_path, kind):
         pickle.loads(content)
         marker.rmdir()
     (saved / "model.safetensors").write_bytes(content)
-    # Protocols 0 and 1 have no mark of their own: they are refused as what they are not.
+    # Protocols 0 and 1 have no magic number: they are refused as invalid safetensors files.
     sentence = "is not a whole safetensors file" if kind in (0, 1) else "is a pickle.*it was not opened"
     with pytest.raises(SasaError, match=rf"model\.safetensors {sentence}"):
         sasa.create_model(saved)
@@ -274,10 +274,10 @@ def test_missing_files_are_sentences(saved, tmp_path):
         ('{"format": 1, "options": [1]}', r"options must be a table, got \[1\]"),
         ('{"format": 1, "options": {}, "metadata": 3}', "metadata must be a table, got 3"),
         ('{"format": 1, "options": {}, "architecture": 3}', "architecture must be text, got 3"),
-        ('{"format": 1, "options": {}}', "describes no network: layers is missing"),
+        ('{"format": 1, "options": {}}', "is not the config of a network: layers is missing"),
     ],
 )
-def test_a_config_that_is_none_is_a_sentence(saved, text, sentence):
+def test_an_invalid_config_is_a_sentence(saved, text, sentence):
     (saved / "config.json").write_text(text)
     with pytest.raises(SasaError, match=rf"config\.json .*{sentence}"):
         sasa.create_model(saved)
@@ -307,13 +307,13 @@ def test_a_config_that_is_not_text_is_a_sentence(saved):
         ("position", None, "position must be one of"),
         ("padding", 3, "is not a number of pixels"),
         ("padding", ["zeros"], "is not a number of pixels"),
-        ("heads", 8, "'heads' is no option of a network; did you mean 'num_heads'"),
+        ("heads", 8, "'heads' is not an option of a network; did you mean 'num_heads'"),
     ],
     ids=str,
 )
 def test_options_that_fit_nothing_are_a_sentence_that_names_the_file(saved, name, value, sentence):
     change(saved, "options", name, to=value)
-    with pytest.raises(SasaError, match=rf"config\.json describes no network: .*{sentence}"):
+    with pytest.raises(SasaError, match=rf"config\.json is not the config of a network: .*{sentence}"):
         sasa.create_model(saved)
 
 

@@ -1,4 +1,4 @@
-"""`LocalAttention2d`: what it owns, what it computes, what it refuses."""
+"""`LocalAttention2d`: parameters, results, errors."""
 
 import copy
 import math
@@ -58,7 +58,7 @@ def test_parameters_of_the_variants():
 
 
 def test_state_dict_keys_are_stable():
-    """Files on people's disks hold these names and shapes."""
+    """Saved files contain these names and shapes."""
     layer = LocalAttention2d(24, 16, 5, num_heads=4, bias=True)
     assert {name: tuple(value.shape) for name, value in layer.state_dict().items()} == {
         "qkv.weight": (48, 24, 1, 1),
@@ -144,8 +144,8 @@ def test_absolute_positions_are_added_to_the_input(padding):
 
 @pytest.mark.parametrize("stride", [2, 3, (2, 2)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (7, 9), (8, 6)], ids=str)
-def test_a_stride_pools_what_a_window_holds(size, stride):
-    """ceil(side / stride) as a strided convolution has; at the border the mean of the pixels that are there."""
+def test_a_stride_averages_the_pixels_in_a_window(size, stride):
+    """The size is that of a strided convolution, ceil(side / stride); at the border fewer pixels are averaged."""
     layer = LocalAttention2d(6, 8, kernel_size=3, stride=stride, num_heads=2, dtype=torch.float64)
     x = normal(2, 6, *size)
     got, full = layer(x), equation_3(layer, x)
@@ -158,7 +158,7 @@ def test_a_stride_pools_what_a_window_holds(size, stride):
             assert_close(got[:, :, i, j], window.mean((2, 3)))
 
 
-def test_a_image_without_a_batch():
+def test_an_image_without_a_batch():
     layer = LocalAttention2d(6, 8, kernel_size=3, stride=2, num_heads=2)
     x = torch.randn(6, 5, 7)
     assert torch.equal(layer(x), layer(x[None])[0])
@@ -302,7 +302,7 @@ def test_the_public_name():
 # ---------------------------------------------------------------------------------------------------------- errors
 
 NOT_PIXELS = (
-    "is not a number of pixels here: attention keeps the size of its map by itself; leave it out, or choose "
+    "is not a number of pixels here: attention always keeps the size of its map; leave padding out, or choose "
     '"zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
 )
 
@@ -322,20 +322,20 @@ NOT_PIXELS = (
             "kernel_size (4) must be odd: the window is centred on its query pixel; use 3 or 5",
         ),
         ({"kernel_size": -1}, "kernel_size must be a positive odd integer, got -1"),
-        ({"kernel_size": (3, 5)}, "kernel_size must be one number or two equal ones, got (3, 5)"),
-        ({"kernel_size": (3,)}, "kernel_size must be one number or two equal ones, got (3,)"),
-        ({"stride": (2, 1)}, "stride must be one number or two equal ones, got (2, 1)"),
+        ({"kernel_size": (3, 5)}, "kernel_size must be one number or two equal numbers, got (3, 5)"),
+        ({"kernel_size": (3,)}, "kernel_size must be one number or two equal numbers, got (3,)"),
+        ({"stride": (2, 1)}, "stride must be one number or two equal numbers, got (2, 1)"),
         ({"padding": 1}, f"padding (1) {NOT_PIXELS}"),
         ({"padding": (1, 1)}, f"padding ((1, 1)) {NOT_PIXELS}"),
         ({"padding": "same"}, 'padding must be "zeros" or "mask", got \'same\''),
         ({"position": "rope"}, "position must be one of relative, absolute, none; got 'rope'"),
         (
             {"content": False, "position": "none"},
-            "content=False needs position=\"relative\": with position='none' there is no logit",
+            "content=False needs position=\"relative\": with position='none' there are no logits",
         ),
         (
             {"content": False, "position": "absolute"},
-            "content=False needs position=\"relative\": with position='absolute' there is no logit",
+            "content=False needs position=\"relative\": with position='absolute' there are no logits",
         ),
         ({"in_channels": 0}, "in_channels (0), out_channels (16) and stride (1) must be at least 1"),
         ({"out_channels": 0}, "in_channels (8), out_channels (0) and stride (1) must be at least 1"),

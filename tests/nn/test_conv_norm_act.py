@@ -1,4 +1,4 @@
-"""Batch norm, shortcut and ReLU in one pass give what torch's own operations give, one after the other."""
+"""Fused batch norm, shortcut and ReLU give the results of torch's own operations."""
 
 import copy
 
@@ -13,7 +13,7 @@ from sasa.nn import conv_norm_act as step
 from sasa.nn.conv_norm_act import conv_norm_act
 from sasa.ops import fusion
 
-# What stands for torch's own operations does so only with the kernels at hand.
+# The fused operators are used only with the kernels.
 pytestmark = NEEDS_KERNELS
 
 
@@ -46,7 +46,7 @@ def images(*shape):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Which of the one-pass forms ran."""
+    """Names of the fused operators that ran."""
     ran = []
     for name in ("affine_", "norm_relu"):
         original = getattr(step, name)
@@ -127,7 +127,7 @@ def test_training_behind_a_convolution(seen, form, momentum):
 
 @pytest.mark.parametrize("watched", ["layer", "norm"])
 @torch.no_grad()
-def test_a_hook_sees_what_it_waits_for(seen, watched):
+def test_a_hook_sees_inputs_and_outputs(seen, watched):
     layer, norm = conv_norm()
     norm.eval()
     caught = []
@@ -138,7 +138,7 @@ def test_a_hook_sees_what_it_waits_for(seen, watched):
     assert len(caught) == 1
 
 
-def test_planes_in_training_go_torchs_way(seen):
+def test_contiguous_maps_in_training_use_torchs_operations(seen):
     layer, norm = conv_norm()
     layer.to(memory_format=torch.contiguous_format)
     conv_norm_act(normal(2, 8, 5, 7), layer, norm)
@@ -148,7 +148,7 @@ def test_planes_in_training_go_torchs_way(seen):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["sasa_resnet26", "sasa_resnet26_convstem", "resnet26"])
 def test_networks_are_the_same_without_it(monkeypatch, name, training):
-    """Compared with float64: in float32 a ReLU may fall to the other side, whichever way it is computed."""
+    """Compared in float64: in float32 rounding may decide the sign before a ReLU."""
     torch.manual_seed(0)
     network = sasa.create_model(name, num_classes=5, width=0.25, num_heads=2)
     for module in network.modules():

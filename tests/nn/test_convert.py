@@ -1,4 +1,4 @@
-"""`sasa.convert`: the layer in a convolution's place, its heads, and the report of what was done."""
+"""`sasa.convert`: the layer in place of a convolution, its heads, and the report."""
 
 import copy
 import dataclasses
@@ -12,7 +12,7 @@ from torch import nn
 import sasa
 from convolutions import attentions, conv, spatial
 from sasa import LocalAttention2d
-from sasa.nn.convert import Conversion, Kept, Replacement
+from sasa.nn.conversion import Conversion, Kept, Replacement
 
 # The layer
 
@@ -178,7 +178,7 @@ def test_one_warning_for_each_number_of_channels():
 # The report
 
 
-def test_conversion_tells_what_was_done():
+def test_conversion_reports_replaced_and_kept_layers():
     network = nn.Sequential(conv(3, 16, bias=False), nn.ReLU(), nn.Conv2d(16, 16, 2, (2, 1)), conv(groups=4))
     converted = sasa.convert(network, grouped="keep", kernel_size=5, num_heads=4)
     first, second = 3 * 16 * 3 + 2 * 4 * 5 * 2, 3 * 16 * 17 + 2 * 4 * 5 * 2

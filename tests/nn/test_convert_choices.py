@@ -1,4 +1,4 @@
-"""`sasa.convert`: which convolutions are chosen, which are kept, and what is refused."""
+"""`sasa.convert`: the choice of convolutions, and errors."""
 
 import re
 
@@ -11,7 +11,7 @@ import sasa
 from convolutions import conv, spatial
 from sasa import LocalAttention2d
 from sasa.errors import ArgumentError
-from sasa.nn.convert import Kept
+from sasa.nn.conversion import Kept
 
 # Which
 
@@ -78,15 +78,16 @@ def test_grouped_convolutions():
 
 
 def test_only_grouped_convolutions_to_keep():
-    with pytest.raises(ArgumentError, match='grouped="keep" leaves nothing to convert: all 1 chosen have groups > 1'):
+    with pytest.raises(
+        ArgumentError, match='grouped="keep" leaves nothing to convert: all 1 chosen convolutions have groups > 1'
+    ):
         sasa.convert(nn.Sequential(conv(groups=16), conv()), where="0", grouped="keep")
 
 
 def test_dilation_is_refused_by_name():
     network = nn.Sequential(conv(), conv(dilation=2))
     sentence = (
-        "1 has dilation (2, 2) with kernel_size (3, 3): attention looks at a window without holes; leave it out with "
-        "where="
+        "1 has dilation (2, 2) with kernel_size (3, 3): attention has no dilated windows; leave it out with where="
     )
     with pytest.raises(ArgumentError, match=re.escape(sentence)):
         sasa.convert(network)
@@ -95,7 +96,9 @@ def test_dilation_is_refused_by_name():
 
 
 def test_lazy_convolutions_are_refused():
-    with pytest.raises(ArgumentError, match="not yet initialised, run the network once before: 0"):
+    with pytest.raises(
+        ArgumentError, match="run the network once before converting it, these layers are not yet initialised: 0"
+    ):
         sasa.convert(nn.Sequential(nn.LazyConv2d(8, 3)))
 
 
@@ -110,10 +113,10 @@ class Failing(nn.Conv2d):
 
 
 def test_subclasses_that_are_no_convolutions_are_refused():
-    sentence = "0 is a Doubling that maps a side of 6 to shape (1, 8, 12, 12), of 7 to (1, 8, 14, 14): no padding"
+    sentence = "0 is a Doubling that maps a side of 6 to shape (1, 8, 12, 12), of 7 to (1, 8, 14, 14): Doubling"
     with pytest.raises(ArgumentError, match=re.escape(sentence)):
         sasa.convert(nn.Sequential(Doubling(4, 8, 3, padding=1)))
-    with pytest.raises(ArgumentError, match=r"0 is a Failing whose forward could not be tried \(needs a mask\)"):
+    with pytest.raises(ArgumentError, match=r"0 is a Failing whose forward fails on meta tensors \(needs a mask\)"):
         sasa.convert(nn.Sequential(Failing(4, 8, 3)))
 
 

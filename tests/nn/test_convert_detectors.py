@@ -1,4 +1,4 @@
-"""torchvision's own detectors with attention in place of their convolutions: they still train and still detect."""
+"""torchvision's detectors, converted, still train and detect."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ from torch import nn
 from torchvision.models import detection
 
 import sasa
-from sasa.nn.convert import FittedAttention2d
+from sasa.nn.fitted import FittedAttention2d
 
 OPTIONS = {"weights": None, "weights_backbone": None, "num_classes": 4}
 SMALL = {"min_size": 64, "max_size": 96}
-DETECTORS = {  # how many convolutions are replaced, how many grouped ones kept
+DETECTORS = {  # numbers of replaced and of kept convolutions
     "retinanet_resnet50_fpn": (SMALL, 32, 0),  # 17 of the backbone, 5 of the pyramid, 5 of each head
     "fasterrcnn_mobilenet_v3_large_320_fpn": (SMALL, 4, 15),
     "ssdlite320_mobilenet_v3_large": ({}, 1, 31),

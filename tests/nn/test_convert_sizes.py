@@ -1,4 +1,4 @@
-"""`sasa.convert`: maps keep the sizes that the convolutions gave them, of a layer alone and in real networks."""
+"""`sasa.convert` keeps the sizes of maps, for single layers and in real networks."""
 
 import math
 import re
@@ -15,14 +15,14 @@ import sasa
 from convolutions import attentions, spatial
 from sasa import LocalAttention2d
 from sasa.errors import ArgumentError
-from sasa.nn.convert import FittedAttention2d
+from sasa.nn.fitted import FittedAttention2d
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 
 
 def quietly(model: nn.Module, **options) -> nn.Module:
-    """Converted; warnings of heads are the business of tests of their own."""
+    """The converted model, without warnings about heads, which other tests check."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return sasa.convert(model, **options)
@@ -152,7 +152,7 @@ def test_real_networks_run_forward_and_backward(library, name, count):
 
 @torch.no_grad()
 def _maps(network: nn.Module) -> list[torch.Size]:
-    """Sizes of the maps after each layer that is, or was, a spatial convolution, of an odd image, in order."""
+    """Sizes of the maps after each spatial layer, in order, for an image of odd size."""
     shapes: list[torch.Size] = []
     layers = [m for m in network.modules() if isinstance(m, LocalAttention2d | FittedAttention2d)]
     layers = [m for m in layers if not any(m is f.attention for f in layers if isinstance(f, FittedAttention2d))]

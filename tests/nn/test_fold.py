@@ -1,4 +1,4 @@
-"""`optimize_for_inference`: the same outputs with fewer layers, for our networks and for others."""
+"""`optimize_for_inference`: the same outputs with fewer layers, for our networks and others."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ from sasa.nn.fold import FoldedNorm, foldable
 
 
 def trained_norms(model):
-    """Statistics and gains as training leaves them: with those of a fresh network, a fold that forgets one passes."""
+    """Set statistics and gains as after training; with initial values an incomplete fold would pass."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -34,7 +34,7 @@ def ours(name):
     return sasa.create_model(name, num_classes=10, width=0.25)
 
 
-# Norms that fold, and those that stay: behind attention, and in the attention stem.
+# Numbers of norms that are folded and that stay (after attention, and in the attention stem).
 NETWORKS = {
     "resnet26": (lambda: ours("resnet26"), 29, 0),
     "sasa_resnet26": (lambda: ours("sasa_resnet26"), 20, 9),
@@ -100,7 +100,7 @@ class Shared(nn.Module):
 
 
 class DependsOnData(nn.Module):
-    """What a trace cannot follow, around what it can."""
+    """An untraceable forward around traceable parts."""
 
     def __init__(self):
         super().__init__()

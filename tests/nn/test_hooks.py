@@ -1,4 +1,4 @@
-"""What hooks see without gradients, where operators are fused, is what they see with them: the general form."""
+"""Hooks see the same without gradients, where operators are fused, as with gradients."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ NETWORKS = {"sasa_resnet26": 64, "sasa_resnet26_convstem": 64, "resnet26": 64}
 
 
 class Step(nn.Module):
-    """Layer, norm, and a sum: what a bottleneck does at its middle and at its end."""
+    """Layer, norm and sum, as in the middle and at the end of a bottleneck."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -40,12 +40,12 @@ def step(kind: str) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def _few_images_at_a_time(monkeypatch):
-    """As at real sizes: attention projects a part of the batch at a time where nobody looks."""
+    """As at real sizes: without hooks attention projects the batch in chunks."""
     monkeypatch.setattr(attention, "PROJECTED_BYTES", 6 * 3 * 16 * 30 * 4)
 
 
 def watch(kind: str, module: nn.Module, seen: list) -> None:
-    """Keep what a hook on the module sees: not a copy, for who keeps it shall not find it changed."""
+    """Record what a hook on the module sees, not a copy of it: it must not be overwritten later."""
     if kind == "forward":
         module.register_forward_hook(lambda m, inputs, output: seen.append((*inputs, output)))
     elif kind == "forward pre":
@@ -59,7 +59,7 @@ def watch(kind: str, module: nn.Module, seen: list) -> None:
 
 
 def runs(model: nn.Module, x: Tensor, seen: list) -> list[list]:
-    """What was seen with gradients, and without."""
+    """Records with gradients and without."""
     results = []
     for gradients in (True, False):
         seen.clear()
@@ -98,7 +98,7 @@ def test_a_hook_on_a_part(kind, part, hook):
 @pytest.mark.parametrize("part", ["conv.qkv", "conv"])
 @torch.no_grad()
 def test_a_hook_on_a_part_of_the_projection(part):
-    """A projection that somebody wrapped (LoRA, quantisation) has parts of its own."""
+    """A wrapped projection (LoRA, quantisation) has submodules."""
     model, seen = step("attention"), []
     model.conv.qkv = nn.Sequential(model.conv.qkv)
     model.conv.qkv[0].register_forward_hook(lambda m, inputs, output: seen.append(output))
@@ -108,7 +108,7 @@ def test_a_hook_on_a_part_of_the_projection(part):
 
 @pytest.fixture(params=["forward", "forward pre"])
 def everywhere(request):
-    """Names of the modules that hooks for all modules see, with what goes in."""
+    """Names and inputs of the modules that global hooks see."""
     seen = []
     if request.param == "forward":
         handle = torch_module.register_module_forward_hook(lambda m, inputs, _: seen.append((type(m), inputs[0].shape)))
@@ -135,7 +135,7 @@ def test_hooks_for_all_modules_see_all_modules(everywhere, name, training):
 
 
 def test_gradients_reach_full_backward_hooks_of_all_parts():
-    """ReLU in place would change what torch's backward hook hands on, which torch refuses."""
+    """An in-place ReLU would change the output of torch's backward hook, which torch refuses."""
     model, seen = step("convolution").train(), []
     for part in (model.conv, model.norm):
         part.register_full_backward_hook(lambda m, inputs, outputs: seen.append(type(m)))

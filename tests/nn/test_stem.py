@@ -1,4 +1,4 @@
-"""`AttentionStem`: Eq. 7-9, batch norm and pool at the edges of an image, the variants of Table 7."""
+"""`AttentionStem`: Eq. 7-9, batch norm and pool at the borders of an image, the variants of Table 7."""
 
 import copy
 import math
@@ -310,7 +310,7 @@ AT_LEAST_ONE = "in_channels ({}), out_channels ({}), block_size ({}) and num_mix
         ({"position": "both"}, "position must be one of relative, absolute, none; got 'both'"),
         (
             {"content": False, "position": "none"},
-            "content=False needs position=\"relative\": with position='none' there is no logit",
+            "content=False needs position=\"relative\": with position='none' there are no logits",
         ),
     ],
     ids=lambda value: str(value)[:40],

@@ -1,4 +1,4 @@
-"""torch.fx and torch.jit.trace go through layers and networks, and hold the general form, for every later input."""
+"""torch.fx and torch.jit.trace record the general form of layers and networks, for every later input."""
 
 import pytest
 import torch

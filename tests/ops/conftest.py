@@ -1,4 +1,4 @@
-"""What the tests of the operators share."""
+"""Fixtures of the tests of operators."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture
 def _allocations_are_nan():
-    """torch.empty gives NaN while deterministic algorithms are asked for."""
+    """Deterministic algorithms make torch.empty return NaN."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(1).isnan().all()
     yield

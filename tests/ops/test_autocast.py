@@ -9,7 +9,7 @@ from operators import BACKEND, OPERATORS, leaves
 
 
 def half_but_embeddings(tensors):
-    """What autocast makes of the inputs: the relative embeddings, two places after the last of q, k, v, stay."""
+    """The inputs as autocast converts them: all but the relative embeddings, which follow q, k and v."""
     embeddings = (3, 4) if len(tensors) == 5 else (4, 5)
     return [t if t is None or n in embeddings else t.bfloat16() for n, t in enumerate(tensors)]
 
@@ -28,7 +28,7 @@ def test_autocast_rounds_inputs_and_nothing_else(operator, make_inputs, backend)
 @BACKEND
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_backward_inside_autocast_is_the_one_outside(operator, make_inputs, backend, dtype):
-    """To the bit: no product of the backward, the embeddings' gradients included, is taken in bfloat16."""
+    """Bit for bit: no product of the backward pass, the embeddings' gradients included, is computed in bfloat16."""
     tensors = make_inputs(dtype=torch.float32)
     if dtype == torch.bfloat16:
         tensors = half_but_embeddings(tensors)

@@ -1,4 +1,4 @@
-"""local_attention of every back-end against the float64 reference, with gradients, on shapes and layouts that hurt."""
+"""local_attention of every back-end compared with the float64 reference, gradients included, on difficult inputs."""
 
 import pytest
 import torch
@@ -22,6 +22,8 @@ from judges import (
     LAYOUTS,
     LOCAL_NAMES,
     assert_agrees,
+    assert_agrees_with_reference,
+    assert_local_agrees,
     local_grad_output,
     local_judge,
     local_options,
@@ -30,7 +32,7 @@ from sasa.ops import local_attention
 from sasa.ops.gpu.available import INTERPRETED
 
 pytestmark = ALLOCATIONS_ARE_NAN
-# Float64 tells best whether an equation is right; the GPU kernels know float32.
+# float64 shows best whether an equation is right; the GPU kernels support float32.
 EXACT = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size
     (2, 2, 4, 4, 7, 5, 3),
@@ -53,10 +55,8 @@ LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_siz
 def test_local_attention(backend, device, shape, terms, padding, dtype):
     tensors = local_inputs(*shape, terms=terms, dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])
-    grad = local_grad_output(shape, dtype)
-    got = output_and_gradients(local_attention, tensors, grad, **local_options(shape, padding, terms), backend=backend)
+    got = assert_local_agrees(tensors, shape, backend, terms=terms, padding=padding)
     assert all(g is None or g.dtype == dtype for g in got)
-    assert_agrees(got, local_judge(shape, padding, terms, dtype), dtype, grad, LOCAL_NAMES)
 
 
 @pytest.mark.parametrize("scale", [0.25, 3.0, 0.0, -1.0])
@@ -67,12 +67,7 @@ def test_local_attention_scale(backend, device, dtype, terms, scale):
     shape = (2, 2, 4, 3, 6, 5, 3)
     tensors = local_inputs(*shape, terms=terms, dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])
-    grad = local_grad_output(shape, dtype)
-    got = output_and_gradients(
-        local_attention, tensors, grad, **local_options(shape, "zeros", terms, scale), backend=backend
-    )
-    want = local_judge(shape, "zeros", terms, dtype, scale)
-    assert_agrees(got, want, dtype, grad, LOCAL_NAMES)
+    assert_local_agrees(tensors, shape, backend, terms=terms, scale=scale)
 
 
 @pytest.mark.parametrize("head_dim", [1, 3])
@@ -82,11 +77,7 @@ def test_local_attention_of_an_odd_head_dim(backend, device, dtype, head_dim):
     shape = (1, 2, head_dim, 5, 6, 5, 3)
     tensors = local_inputs(*shape, terms="content", dtype=dtype, device=device)
     skip_unless_it_runs(backend, tensors[0])
-    grad = local_grad_output(shape, dtype)
-    got = output_and_gradients(
-        local_attention, tensors, grad, **local_options(shape, "mask", "content"), backend=backend
-    )
-    assert_agrees(got, local_judge(shape, "mask", "content", dtype), dtype, grad, LOCAL_NAMES)
+    assert_local_agrees(tensors, shape, backend, terms="content", padding="mask")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -100,9 +91,7 @@ def test_local_attention_layouts(backend, device, layout, which):
     skip_unless_it_runs(backend, tensors[0])
     grad = LAYOUTS[layout](local_grad_output(shape, torch.float32))
     options = local_options(shape, "zeros", "both")
-    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
-    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
-    assert_agrees(got, want, torch.float32, grad, LOCAL_NAMES)
+    got = assert_agrees_with_reference(local_attention, tensors, grad, backend, **options)
     last = torch.channels_last if "channels_last" in layout and 0 in which else torch.contiguous_format
     assert got[0].is_contiguous(memory_format=last), "the output's layout follows query"
 
@@ -110,7 +99,7 @@ def test_local_attention_layouts(backend, device, layout, which):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
 @EVERYWHERE
 def test_local_attention_of_the_chunks_of_one_map(backend, device, memory_format):
-    """What a layer does: q, k and v are views of one projection, and the gradients meet in that map."""
+    """As in a layer: q, k and v are views of one projection, and their gradients are summed in that map."""
     shape = (2, 2, 4, 4, 6, 5, 3)
     qkv = normal(2, 24, 6, 5, dtype=torch.float32, device=device).contiguous(memory_format=memory_format)
     rel = local_inputs(*shape, dtype=torch.float32, device=device)[3:]
@@ -138,9 +127,7 @@ def test_local_attention_of_expanded_embeddings_and_an_expanded_gradient(backend
     skip_unless_it_runs(backend, tensors[0])
     grad = torch.ones((), dtype=dtype).expand(1, 8, 5, 6)
     options = local_options(shape, "zeros", "both")
-    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
-    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
-    assert_agrees(got, want, dtype, grad, LOCAL_NAMES)
+    assert_agrees_with_reference(local_attention, tensors, grad, backend, **options)
 
 
 @pytest.mark.parametrize("terms", ["both", "content", "relative"])
@@ -170,7 +157,7 @@ def test_local_attention_of_float32_embeddings_beside_another_query(backend, dev
     want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
     assert [t.dtype for t in got] == [dtype] * 4 + [torch.float32] * 2
     assert_agrees(got[:4], want[:4], dtype, grad, LOCAL_NAMES[:3])
-    # Never rounded to half precision on the way; the output, which the backward reads, is.
+    # The embeddings' gradients are never rounded to half precision; the output is.
     worst = torch.float32 if dtype == torch.float64 else dtype
     assert_agrees([got[0], *got[4:]], [want[0], *want[4:]], worst, grad, LOCAL_NAMES[3:])
 
@@ -240,6 +227,4 @@ def test_local_attention_of_any_shape(
     skip_unless_it_runs(backend, tensors[0])
     grad = local_grad_output(shape, dtype)
     options = local_options(shape, padding, terms)
-    got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
-    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
-    assert_agrees(got, want, dtype, grad, LOCAL_NAMES)
+    assert_agrees_with_reference(local_attention, tensors, grad, backend, **options)

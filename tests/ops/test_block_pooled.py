@@ -1,4 +1,4 @@
-"""Block attention with what batch norm and max pool want of it: against the reference, in C++ and in plain torch."""
+"""Block attention fused with pooling, in C++ and in plain torch, compared with the reference."""
 
 import importlib
 
@@ -8,21 +8,14 @@ import torch.nn.functional as F
 
 import fused
 from helpers import NEEDS_KERNELS, TOLERANCE, WITHOUT_KERNELS, assert_close, block_inputs, double, normal
+from judges import BLOCK_NAMES, BLOCK_SHAPES, DTYPES
+from operators import block_attention_pooled
 from sasa.ops.arguments import BlockInputs, BlockOptions, PooledBackward, PooledForward
-from sasa.ops.block_pooled import block_attention_pooled
 
 plain = importlib.import_module("sasa.ops.block_pooled")
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
-NAMES = ("image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
-SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, block_size
-    (2, 3, 2, 4, 4, 8, 12, 4),
-    (1, 3, 4, 2, 3, 7, 11, 4),
-    (2, 5, 1, 4, 2, 1, 9, 3),
-    (2, 3, 3, 2, 5, 9, 1, 2),
-    (3, 3, 2, 4, 2, 3, 2, 7),
-    (1, 4, 2, 4, 4, 1, 1, 4),
-    (2, 3, 2, 4, 4, 5, 3, 1),
+SHAPES = [
+    *BLOCK_SHAPES,
     (1, 3, 2, 2, 8, 37, 45, 4),  # more than one strip, more than one tile
     (1, 4, 3, 4, 1, 4, 40, 2),
     (1, 2, 1, 2, 1, 5, 18, 16),  # the largest block whose positions fit into a byte
@@ -51,12 +44,12 @@ def options_of(shape, scale=0.7):
 
 
 def grads_of(extreme, sums):
-    """What comes back for the extremes and for the sums."""
+    """Gradients of the extremes and of the sums."""
     return normal(*extreme.shape, seed=98, dtype=extreme.dtype), normal(*sums.shape, seed=99)
 
 
 def kernels(tensors, sign, options):
-    """Results and gradients of the operator: the C++ kernels, where they are in use."""
+    """Results and gradients of the operator, by the C++ kernels if they are in use."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     more = (options["block_size"], options["num_heads"], options["scale"])
     extreme, position, sums = torch.ops.sasa.block_attention_pooled(*leaves, sign, *more)
@@ -65,7 +58,7 @@ def kernels(tensors, sign, options):
 
 
 def in_plain_torch(tensors, sign, options):
-    """The same of the implementation in Python, whatever the dispatcher would take."""
+    """The same by the implementation in plain torch."""
     inputs, options = BlockInputs(*tensors), BlockOptions(*(options[name] for name in BlockOptions._fields))
     extreme, position, sums = plain._forward(PooledForward(inputs, sign, options))
     grads = plain._backward(PooledBackward(*grads_of(extreme, sums), position, inputs, options, True))
@@ -95,14 +88,14 @@ def test_it_is_attention_then_the_extremes_and_the_sums(run, shape, terms, value
     assert (extreme.dtype, position.dtype, sums.dtype) == (dtype, torch.uint8, torch.float64)
     assert extreme.is_contiguous(memory_format=layout) or 1 in extreme.shape
     assert_close(extreme, best, tolerance, name="extreme")
-    assert_close(there, best, tolerance, name="what lies at the positions")
+    assert_close(there, best, tolerance, name="values at the positions")
     if dtype == torch.float64:
         assert torch.equal(position, at)
     grad_extreme, grad_sums = grads_of(extreme, sums)
     size = grad_extreme.double().norm().item() + grad_sums.norm().item()
     assert_close(sums, all_sums, tolerance, name="sums")
     torch.autograd.backward([there, all_sums], [grad_extreme.double(), grad_sums])
-    for name, tensor, grad, leaf in zip(NAMES, tensors, grads, leaves, strict=True):
+    for name, tensor, grad, leaf in zip(BLOCK_NAMES, tensors, grads, leaves, strict=True):
         if tensor is not None:
             assert (grad.dtype, grad.stride()) == (dtype, tensor.stride())
             assert_close(grad, leaf.grad, tolerance, otherwise=size, name=name)
@@ -123,8 +116,7 @@ def test_either_result_may_be_differentiated_alone(result):
     shape = SHAPES[1]
     tensors, sign = make(shape)
     leaves = [None if t is None else t.requires_grad_() for t in tensors]
-    image, *weights, value = leaves
-    got = block_attention_pooled(image, *weights, sign, value=value, **options_of(shape))[result]
+    got = block_attention_pooled(*leaves, sign, **options_of(shape))[result]
     want = fused.block_attention_pooled(*leaves, sign, **options_of(shape))[2 * result]
     grad = normal(*got.shape, seed=3)
     given = [t for t in leaves if t is not None]
@@ -133,8 +125,8 @@ def test_either_result_may_be_differentiated_alone(result):
 
 
 @pytest.mark.parametrize("values", ["weights", "map"])
-def test_a_image_that_wants_no_gradient(values):
-    """As in training: the weights' gradients do not depend on whether the image's is wanted."""
+def test_an_image_that_needs_no_gradient(values):
+    """As in training: the weights' gradients do not depend on whether the image's is computed."""
     shape = SHAPES[1]
     tensors, sign = make(shape, values=values)
     want = kernels(tensors, sign, options_of(shape))[1]
@@ -158,12 +150,12 @@ def test_of_equal_values_the_first_is_taken(run):
     assert not run(tensors, sign, options_of(shape))[0][1].any()
 
 
-def test_it_is_what_batch_norm_and_max_pool_want():
+def test_batch_norm_and_max_pool_follow_from_it():
     """gain * y + shift, then max pooling, is gain * extreme + shift where `sign` is the gain's."""
     shape = SHAPES[7]
     tensors, gain = make(shape)
     image, *weights, value = tensors
-    extreme, sums = block_attention_pooled(image, *weights, gain, value=value, **options_of(shape))
+    extreme, sums = block_attention_pooled(*tensors, gain, **options_of(shape))
     y = fused.block_attention(
         image, *weights[:3], *weights[3:], value=value, **options_of(shape), backend="reference"
     )  # fmt: skip
@@ -178,11 +170,11 @@ def test_it_is_what_batch_norm_and_max_pool_want():
 def test_autocast_rounds_image_and_weights():
     shape = SHAPES[0]
     (image, *weights, value), sign = make(shape, dtype=torch.float32)
-    options = {**options_of(shape), "value": value}
+    options = options_of(shape)
     with torch.autocast("cpu", torch.bfloat16):
-        got, sums = block_attention_pooled(image, *weights, sign, **options)
+        got, sums = block_attention_pooled(image, *weights, value, sign, **options)
     half = [None if w is None else w.bfloat16() for w in weights[:3]]
-    want, all_sums = block_attention_pooled(image.bfloat16(), *half, *weights[3:], sign, **options)
+    want, all_sums = block_attention_pooled(image.bfloat16(), *half, *weights[3:], value, sign, **options)
     assert got.dtype == torch.bfloat16
     assert torch.equal(got, want)
     assert torch.equal(sums, all_sums)
@@ -211,42 +203,34 @@ def test_opcheck(terms, values, dtype, layout):
         torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("values", ["weights", "map"])
-def test_gradcheck(values):
+def test_gradcheck_and_gradgradcheck(values, check):
     shape = (1, 2, 2, 2, 1, 3, 2, 2)
     tensors, sign = make(shape, values=values)
     given = [t.requires_grad_() for t in tensors if t is not None]
 
     def function(*some):
         rest = iter(some)
-        image, *weights, value = [None if t is None else next(rest) for t in tensors]
-        return block_attention_pooled(image, *weights, sign, value=value, **options_of(shape))
+        every = [None if t is None else next(rest) for t in tensors]
+        return block_attention_pooled(*every, sign, **options_of(shape))
 
-    assert torch.autograd.gradcheck(function, given)
-
-
-def test_there_is_no_second_derivative():
-    (image, *weights, value), sign = make(SHAPES[0])
-    image.requires_grad_()
-    extreme, _ = block_attention_pooled(image, *weights, sign, value=value, **options_of(SHAPES[0]))
-    (first,) = torch.autograd.grad(extreme.square().sum(), image, create_graph=True)
-    with pytest.raises(NotImplementedError, match="block_attention_pooled has no second derivative"):
-        first.sum().backward()
+    assert check(function, given)
 
 
 @NEEDS_KERNELS
 def test_the_kernels_check_what_they_read():
-    (image, *weights, value), sign = make(SHAPES[0], dtype=torch.float32)
+    tensors, sign = make(SHAPES[0], dtype=torch.float32)
     options = options_of(SHAPES[0])
     with pytest.raises(RuntimeError, match="sign does not fit the other arguments in device or shape"):
-        block_attention_pooled(image, *weights, sign[:3], value=value, **options)
+        block_attention_pooled(*tensors, sign[:3], **options)
     with pytest.raises(RuntimeError, match="w_value does not fit"):
-        block_attention_pooled(image, *weights, sign, value=value, **{**options, "block_size": 3})
+        block_attention_pooled(*tensors, sign, **{**options, "block_size": 3})
 
 
 @BOTH
 def test_a_nan_is_not_lost(run):
-    """As max pooling has it; a network that has diverged must not look sound."""
+    """As in max pooling: a network that has diverged must not look sound."""
     shape = (1, 2, 1, 2, 2, 2, 4, 2)
     tensors, sign = make(shape, "relative", "map", torch.float32)
     tensors[0][0, :, 0, 1] = float("nan")  # without content it is this query's logits alone
@@ -258,11 +242,13 @@ def test_a_nan_is_not_lost(run):
 def test_a_block_of_more_than_a_byte_of_positions_is_refused():
     image, w = torch.randn(1, 1, 17, 17), torch.randn(2, 1)
     with pytest.raises(ValueError, match=r"block_size \(17\) must be at most 16"):
-        block_attention_pooled(image, w, w, w.expand(289, 2, 1), None, None, torch.ones(2), block_size=17, num_heads=1)
+        block_attention_pooled(
+            image, w, w, w.expand(289, 2, 1), None, None, None, torch.ones(2), block_size=17, num_heads=1, scale=1.0
+        )
 
 
 @pytest.mark.parametrize("used", ["extreme", "sums"])
-def test_a_result_that_nothing_was_computed_from_has_no_gradient(used):
+def test_an_unused_result_needs_no_gradient(used):
     shape = (1, 3, 2, 4, 4, 5, 3, 4)
     tensors, sign = make(shape)
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]

@@ -1,4 +1,4 @@
-"""The dispatcher ops under torch's autograd: opcheck, gradcheck, torch.func, and what cannot be differentiated."""
+"""The operators under torch's autograd: opcheck, gradcheck, second derivatives, forward mode and torch.func."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers import (
     DEVICES,
-    WITHOUT_KERNELS,
     assert_close,
+    backend_params,
     block_inputs,
     local_inputs,
     loop_local_attention,
@@ -20,6 +20,10 @@ from operators import BACKEND, BLOCK_SHAPE, LOCAL_SHAPE, OPERATORS, block, leave
 
 # torch loads its own forward-mode formulas with torch.jit.script, and warns of it.
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+# vmap loops over an operation without a batching rule, such as the gradient of unfold, and warns of it.
+VMAP_LOOPS = pytest.mark.filterwarnings("ignore:There is a performance drop")
+# vmap loops over an operation without a batching rule, such as the gradient of unfold, and warns of it.
+VMAP_LOOPS = pytest.mark.filterwarnings("ignore:There is a performance drop")
 # opcheck reads .grad of tensors that have none.
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 DEVICE = pytest.mark.parametrize("device", DEVICES)
@@ -43,49 +47,36 @@ def with_layout(tensors, layout):
 # -------------------------------------------------------------------------------------------- opcheck, gradcheck
 
 
-@OPCHECK
-@pytest.mark.parametrize(
-    ("terms", "padding", "dtype", "layout"),
-    [
-        ("both", "zeros", torch.float32, "contiguous"),
-        ("content", "mask", torch.float32, "channels_last"),
-        ("relative", "zeros", torch.bfloat16, "transposed"),
-    ],
-    ids=str,
-)
-@DEVICE
-def test_opcheck_local_attention(device, terms, padding, dtype, layout):
-    tensors = with_layout(local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype, device=device), layout)
-    torch.library.opcheck(LOCAL, (*leaves(tensors), 3, 2, padding, 0.5))
-    output, logsumexp = LOCAL(*tensors, 3, 2, padding, 0.5)
-    backward = torch.ops.sasa.local_attention_backward.default
-    arguments = (torch.ones_like(output), *tensors, logsumexp, 3, 2, padding, 0.5)
-    torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
+OPCHECKS = [  # one of the operators, terms, padding or values, dtype, layout
+    (local, "both", {"padding": "zeros"}, torch.float32, "contiguous"),
+    (local, "content", {"padding": "mask"}, torch.float32, "channels_last"),
+    (local, "relative", {"padding": "zeros"}, torch.bfloat16, "transposed"),
+    (block, "both", {"values": "weights"}, torch.float32, "contiguous"),
+    (block, "content", {"values": "map"}, torch.float32, "channels_last"),
+    (block, "relative", {"values": "weights"}, torch.bfloat16, "transposed"),
+]
 
 
 @OPCHECK
-@pytest.mark.parametrize(
-    ("terms", "values", "dtype", "layout"),
-    [
-        ("both", "weights", torch.float32, "contiguous"),
-        ("content", "map", torch.float32, "channels_last"),
-        ("relative", "weights", torch.bfloat16, "transposed"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("operator", "terms", "more", "dtype", "layout"), OPCHECKS)
 @DEVICE
-def test_opcheck_block_attention(device, terms, values, dtype, layout):
-    tensors = with_layout(block_inputs(*BLOCK_SHAPE, terms=terms, values=values, dtype=dtype, device=device), layout)
-    torch.library.opcheck(BLOCK, (*leaves(tensors), 4, 2, 0.5))
-    output, logsumexp = BLOCK(*tensors, 4, 2, 0.5)
-    backward = torch.ops.sasa.block_attention_backward.default
-    for image_gradient in (True, False):
-        arguments = (torch.ones_like(output), *tensors, logsumexp, 4, 2, 0.5, image_gradient)
-        torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
+def test_opcheck(device, operator, terms, more, dtype, layout):
+    if operator is local:
+        tensors = local_inputs(*LOCAL_SHAPE, terms=terms, dtype=dtype, device=device)
+        forward, backward, options = LOCAL, torch.ops.sasa.local_attention_backward, (3, 2, more["padding"], 0.5)
+    else:
+        tensors = block_inputs(*BLOCK_SHAPE, terms=terms, dtype=dtype, device=device, **more)
+        forward, backward, options = BLOCK, torch.ops.sasa.block_attention_backward, (4, 2, 0.5)
+    tensors = with_layout(tensors, layout)
+    torch.library.opcheck(forward, (*leaves(tensors), *options))
+    output, logsumexp = forward(*tensors, *options)
+    for image_gradient in ((),) if operator is local else ((True,), (False,)):
+        arguments = (torch.ones_like(output), *tensors, logsumexp, *options, *image_gradient)
+        torch.library.opcheck(backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def described(results):
-    """What a fake implementation has to foresee."""
+    """The properties that a fake implementation must predict."""
     return [(r.shape, r.dtype, r.device, r.stride()) for r in results]
 
 
@@ -181,37 +172,65 @@ def test_logsumexp_of_the_op_is_that_of_the_equation():
     assert_close(LOCAL(*tensors, 3, 2, "mask", 0.5)[1], want)
 
 
-# ------------------------------------------------------------------------------------- what cannot be differentiated
+# ---------------------------------------------------------------- second derivatives, forward mode and torch.func
+
+DIFFERENTIABLE = pytest.mark.parametrize("backend", backend_params("auto", "reference"))
 
 
 @OPERATORS
-@BACKEND
-def test_a_second_derivative_says_that_there_is_none(operator, make_inputs, backend):
+def test_plain_torch_by_name_has_no_second_derivative(operator, make_inputs):
     inputs = leaves(make_inputs())
-    (first,) = torch.autograd.grad(operator(*inputs, backend=backend).square().sum(), inputs[0], create_graph=True)
+    (first,) = torch.autograd.grad(operator(*inputs, backend="eager").square().sum(), inputs[0], create_graph=True)
     name = "local_attention" if operator is local else "block_attention"
     with pytest.raises(NotImplementedError, match=f'sasa::{name} has no second derivative; backend="reference"'):
         first.square().sum().backward()
 
 
-@WITHOUT_KERNELS
+@DIFFERENTIABLE
+@pytest.mark.parametrize("terms", ["both", "content", "relative"])
 @pytest.mark.parametrize("is_local", [True, False], ids=["local_attention", "block_attention"])
-def test_the_reference_is_twice_differentiable(is_local):
+def test_gradgradcheck(is_local, terms, backend):
     operator = local if is_local else block
-    tensors = leaves(local_inputs(1, 1, 2, 1, 2, 2, 3) if is_local else block_inputs(1, 1, 1, 2, 1, 2, 1, 2))
+    make = (local_inputs, (1, 1, 2, 1, 2, 2, 3)) if is_local else (block_inputs, (1, 1, 1, 2, 1, 2, 1, 2))
+    tensors = leaves(make[0](*make[1], terms=terms))
     options = {"num_heads": 1} if is_local else {"num_heads": 1, "block_size": 2}
     given = [t for t in tensors if t is not None]
 
     def function(*some):
         rest = iter(some)
-        return operator(*[None if t is None else next(rest) for t in tensors], backend="reference", **options)
+        return operator(*[None if t is None else next(rest) for t in tensors], backend=backend, **options)
 
     assert torch.autograd.gradgradcheck(function, given)
 
 
+def test_one_tensor_as_several_inputs_has_the_sum_of_their_second_derivatives():
+    x, _, _, *rel = local_inputs(*LOCAL_SHAPE[:2], 4, 4, 5, 4, 3)
+
+    def penalty(backend):
+        leaf = x.clone().requires_grad_()
+        y = local(leaf, leaf, leaf, *rel, backend=backend)
+        (first,) = torch.autograd.grad(y.square().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaf)[0]
+
+    assert_close(penalty("auto"), penalty("reference"))
+
+
+def test_a_third_derivative():
+    x, *rest = local_inputs(*LOCAL_SHAPE)
+    x.requires_grad_()
+    results = []
+    for backend in ("auto", "reference"):
+        result = local(x, *rest, backend=backend).pow(3).sum()
+        for _ in range(3):
+            (result,) = torch.autograd.grad(result.sum(), x, create_graph=True)
+        results.append(result)
+    assert results[1].abs().max() > 1e-3
+    assert_close(*results)
+
+
 @FORWARD_MODE
 @OPERATORS
-@BACKEND
+@pytest.mark.parametrize("backend", backend_params("eager"))
 def test_forward_mode_is_refused_for_every_input(operator, make_inputs, backend):
     """torch would silently give a zero tangent."""
     for values in ({}, {"values": "map"}) if operator is block else ({},):
@@ -226,49 +245,79 @@ def test_forward_mode_is_refused_for_every_input(operator, make_inputs, backend)
                     operator(*duals, backend=backend)
 
 
-@WITHOUT_KERNELS
+@DIFFERENTIABLE
 @FORWARD_MODE
 @OPERATORS
-def test_the_reference_has_forward_mode(operator, make_inputs):
+def test_forward_mode(operator, make_inputs, backend):
     tensors = make_inputs()
     step = normal(*tensors[0].shape, seed=8)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(tensors[0], step)
-        tangent = forward_ad.unpack_dual(operator(dual, *tensors[1:], backend="reference")).tangent
+        tangent = forward_ad.unpack_dual(operator(dual, *tensors[1:], backend=backend)).tangent
     moved = [operator(tensors[0] + h * step, *tensors[1:], backend="reference") for h in (1e-5, -1e-5)]
     assert_close(tangent, (moved[0] - moved[1]) / 2e-5, 1e-7)
 
 
+TRANSFORMS = {
+    "grad": lambda f, t, v: torch.func.grad(f)(t),
+    "vjp": lambda f, t, v: torch.func.vjp(f, t)[1](torch.ones((), dtype=t.dtype))[0],
+    "jvp": lambda f, t, v: torch.func.jvp(f, (t,), (v,))[1],
+    "jacrev": lambda f, t, v: torch.func.jacrev(f)(t),
+    "jacfwd of a sum": lambda f, t, v: torch.func.jacfwd(lambda s: f(s * t))(torch.ones((), dtype=t.dtype)),
+    "Hessian-vector product": lambda f, t, v: torch.func.jvp(torch.func.grad(f), (t,), (v,))[1],
+    "gradient of a gradient": lambda f, t, v: torch.func.grad(lambda s: (torch.func.grad(f)(s) * v).sum())(t),
+}
+
+
 @OPERATORS
-@BACKEND
-@pytest.mark.parametrize("transform", ["grad", "vjp", "jvp", "jacrev"])
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @FORWARD_MODE
-def test_torch_func_raises_and_is_never_silently_wrong(operator, make_inputs, backend, transform):
+@VMAP_LOOPS
+def test_torch_func(operator, make_inputs, transform):
     first, *rest = make_inputs()
-
-    def function(t):
-        return operator(t, *rest, backend=backend).square().sum()
-
-    calls = {
-        "grad": lambda: torch.func.grad(function)(first),
-        "vjp": lambda: torch.func.vjp(function, first)[1](torch.ones((), dtype=torch.float64)),
-        "jvp": lambda: torch.func.jvp(function, (first,), (first,)),
-        "jacrev": lambda: torch.func.jacrev(function)(first),
-    }
-    with pytest.raises((RuntimeError, NotImplementedError), match=r"functorch|forward-mode"):
-        calls[transform]()
+    step = normal(*first.shape, seed=8)
+    got, want = (
+        transform(lambda t, b=backend: operator(t, *rest, backend=b).pow(3).sum(), first, step)
+        for backend in ("auto", "reference")
+    )
+    assert want.abs().max() > 1e-3
+    assert torch.equal(got, want)
 
 
 @OPERATORS
-def test_torch_func_grad_of_the_reference(operator, make_inputs):
+def test_torch_func_grad_is_the_gradient(operator, make_inputs):
     first, *rest = make_inputs()
-    got = torch.func.grad(lambda t: operator(t, *rest, backend="reference").sum())(first)
+    got = torch.func.grad(lambda t: operator(t, *rest).sum())(first)
     want = output_and_gradients(operator, [first, *rest], torch.ones_like(operator(first, *rest)))[1]
     assert_close(got, want)
 
 
 @OPERATORS
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@VMAP_LOOPS
+def test_gradients_of_each_sample(operator, make_inputs):
+    first, *rest = make_inputs()
+    gradient = torch.func.grad(lambda t: operator(t, *rest).square().sum())
+    many = torch.stack([first, 0.5 * first, -first])
+    assert_close(torch.func.vmap(gradient)(many), torch.stack([gradient(t) for t in many]))
+
+
+@OPERATORS
+@pytest.mark.parametrize("backend", backend_params("eager"))
+@pytest.mark.parametrize("transform", ["grad", "vjp", "jvp", "jacrev"])
+@FORWARD_MODE
+def test_plain_torch_by_name_refuses_torch_func(operator, make_inputs, backend, transform):
+    """It must never be silently wrong."""
+    first, *rest = make_inputs()
+
+    def function(t):
+        return operator(t, *rest, backend=backend).square().sum()
+
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"functorch|forward-mode"):
+        TRANSFORMS[transform](function, first, first)
+
+
+@OPERATORS
+@VMAP_LOOPS
 def test_vmap_is_a_loop(operator, make_inputs):
     first, *rest = make_inputs()
     many = torch.stack([first, 0.5 * first, -first])

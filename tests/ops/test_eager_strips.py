@@ -1,23 +1,10 @@
-"""Large maps go through the eager back-ends in strips: as many as the budget allows, and with the same results."""
+"""The eager back-ends process large maps in strips, as many as the budget allows, with the same results."""
 
 import pytest
-import torch
 
-from helpers import WITHOUT_KERNELS, block_inputs, local_inputs, output_and_gradients
-from judges import (
-    ALLOCATIONS_ARE_NAN,
-    BLOCK_NAMES,
-    LOCAL_NAMES,
-    assert_agrees,
-    block,
-    block_grad_output,
-    block_judge,
-    block_options,
-    local_grad_output,
-    local_judge,
-    local_options,
-)
-from sasa.ops import eager, eager_block, local_attention
+from helpers import WITHOUT_KERNELS, block_inputs, local_inputs
+from judges import ALLOCATIONS_ARE_NAN, assert_block_agrees, assert_local_agrees
+from sasa.ops import eager, eager_block
 
 pytestmark = [*ALLOCATIONS_ARE_NAN, WITHOUT_KERNELS]
 
@@ -50,11 +37,8 @@ def strips_seen(monkeypatch):
 def test_local_attention_in_strips(monkeypatch, strips_seen, padding, budget, strips):
     monkeypatch.setattr(eager, "STRIP_LOGITS", {"cpu": budget})
     shape = (5, 2, 4, 3, 11, 7, 3)
-    grad = local_grad_output(shape, torch.float64)
-    options = local_options(shape, padding, "both")
-    got = output_and_gradients(local_attention, local_inputs(*shape), grad, **options, backend="eager")
+    assert_local_agrees(local_inputs(*shape), shape, "eager", padding=padding)
     assert len(strips_seen) == 2 * strips, "once forward, once backward"
-    assert_agrees(got, local_judge(shape, padding, "both", torch.float64), torch.float64, grad, LOCAL_NAMES)
 
 
 # Pixels of one row of blocks: 4 * 7 = 28; three rows of blocks, the last one partial, 77 pixels in an image.
@@ -67,8 +51,5 @@ def test_local_attention_in_strips(monkeypatch, strips_seen, padding, budget, st
 def test_block_attention_in_strips(monkeypatch, strips_seen, values, budget, strips):
     monkeypatch.setattr(eager_block, "STRIP_PIXELS", {"cpu": budget})
     shape = (5, 3, 2, 4, 3, 11, 7, 4)
-    tensors = block_inputs(*shape, values=values)
-    grad = block_grad_output(shape, torch.float64)
-    got = output_and_gradients(block, tensors, grad, **block_options(shape, "both"), backend="eager")
+    assert_block_agrees(block_inputs(*shape, values=values), shape, "eager", values=values)
     assert len(strips_seen) == 2 * strips, "once forward, once backward"
-    assert_agrees(got, block_judge(shape, "both", values, torch.float64), torch.float64, grad, BLOCK_NAMES)

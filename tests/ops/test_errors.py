@@ -12,7 +12,7 @@ from sasa.ops.backends import BACKENDS, BackendStatus, backends, check_backend
 from sasa.ops.backends.base import Backend
 from sasa.ops.checks import check_heads, check_padding
 
-pytestmark = WITHOUT_KERNELS  # arguments are checked before
+pytestmark = WITHOUT_KERNELS  # arguments are checked before they are called
 
 
 def says(sentence: str):
@@ -20,7 +20,7 @@ def says(sentence: str):
 
 
 def local(**changes):
-    """`local_attention` of fitting arguments, but for the changes."""
+    """`local_attention` of valid arguments with some changes."""
     arguments = {
         "query": normal(2, 8, 5, 6),
         "key": normal(2, 8, 5, 6),
@@ -44,7 +44,7 @@ LOCAL_ERRORS = [
     ({"padding": True}, 'padding must be "zeros" or "mask", got True'),
     (
         {"padding": 1},
-        "padding (1) is not a number of pixels here: attention keeps the size of its map by itself; leave it out, "
+        "padding (1) is not a number of pixels here: attention always keeps the size of its map; leave padding out, "
         'or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)',
     ),
     ({"num_heads": 0}, "num_heads must be a positive integer, got 0"),
@@ -76,11 +76,11 @@ LOCAL_ERRORS = [
     ({"key": torch.ones(2, 8, 5, 6)}, "key (torch.float32) must have the dtype of query (torch.float64)"),
     ({"value": torch.ones(2, 8, 5, 6)}, "value (torch.float32) must have the dtype of query (torch.float64)"),
     ({"value": normal(2, 8, 5, 6, device="meta")}, "value (meta) must be on the device of query (cpu)"),
-    ({"key": None}, "key is None: give a key, or leave q.k out with content=False"),
-    ({"content": False}, "content=False leaves q.k out: key must then be None"),
+    ({"key": None}, "key is None with content=True: give a key, or leave q.k out with content=False"),
+    ({"content": False}, "key is given with content=False, which leaves q.k out: key must be None"),
     (
         {"content": False, "key": None, "rel_row": None, "rel_col": None},
-        "content=False needs relative embeddings: without both, there is no logit at all",
+        "content=False needs relative embeddings: without q.k and q.r there are no logits",
     ),
     ({"rel_row": None}, "rel_row and rel_col go together: give both or neither"),
     ({"rel_col": None}, "rel_row and rel_col go together: give both or neither"),
@@ -109,7 +109,7 @@ def test_the_arguments_that_the_changes_start_from_are_right():
 
 
 def block(**changes):
-    """`block_attention` of fitting arguments, but for the changes."""
+    """`block_attention` of valid arguments with some changes."""
     arguments = {
         "image": normal(2, 3, 5, 6),
         "w_query": normal(8, 3),
@@ -123,8 +123,7 @@ def block(**changes):
     return block_attention(**{**arguments, **changes})
 
 
-GIVE_VALUES_ONCE = "give the values once: w_value (a matrix for each position) or value (a map)"
-KEY_WITH_CONTENT = "w_key goes with content=True: give both, or leave q.k out with None and content=False"
+GIVE_VALUES_ONCE = "give either w_value (a matrix for each position) or value (a map), and not both"
 BLOCK_ERRORS = [
     ({"block_size": 0}, "block_size must be a positive integer, got 0"),
     ({"block_size": 2.0}, "block_size must be a positive integer, got 2.0"),
@@ -135,11 +134,11 @@ BLOCK_ERRORS = [
     ({"w_query": torch.ones(8, 3)}, "w_query (torch.float32) must have the dtype of image (torch.float64)"),
     ({"w_value": torch.ones(4, 12, 3)}, "w_value (torch.float32) must have the dtype of image (torch.float64)"),
     ({"w_key": normal(8, 3, device="meta")}, "w_key (meta) must be on the device of image (cpu)"),
-    ({"w_key": None}, KEY_WITH_CONTENT),
-    ({"content": False}, KEY_WITH_CONTENT),
+    ({"w_key": None}, "w_key is None and content is True: give both or neither"),
+    ({"content": False}, "w_key is given and content is False: give both or neither"),
     (
         {"content": False, "w_key": None, "rel_row": None, "rel_col": None},
-        "content=False needs relative embeddings: without both, there is no logit at all",
+        "content=False needs relative embeddings: without q.k and q.r there are no logits",
     ),
     ({"w_query": normal(8, 4)}, "w_query (8, 4) must be (out channels, image channels) = (8, 3)"),
     ({"w_query": normal(8, 3, 1)}, "w_query (8, 3, 1) must be (out channels, image channels) = (8, 3)"),
@@ -192,7 +191,7 @@ def test_checks_take_the_name_of_what_they_check():
     with says("out_channels (10) must be divisible by num_heads (4)"):
         check_heads(10, 4, "out_channels", relative=False)
     with says(
-        "padding ((3, 3)) is not a number of pixels here: attention keeps the size of its map by itself; leave it "
+        "padding ((3, 3)) is not a number of pixels here: attention always keeps the size of its map; leave padding "
         'out, or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
     ):
         check_padding((3, 3))
@@ -212,7 +211,7 @@ class Sick(Backend):
 
 @pytest.fixture
 def sick_backend(monkeypatch):
-    """A back-end that never runs, and says so."""
+    """A back-end that cannot run, with its reason."""
     monkeypatch.setitem(BACKENDS, "sick", Sick())
 
 

@@ -1,4 +1,4 @@
-"""What torch's FlopCounterMode counts for the dispatcher ops: by hand, and against the products of the reference."""
+"""FLOPs that torch's FlopCounterMode counts for the ops, compared with counts by hand and of the reference."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import sasa
 from helpers import WITHOUT_KERNELS, block_inputs, local_inputs
 
-pytestmark = WITHOUT_KERNELS  # shapes alone are counted
+pytestmark = WITHOUT_KERNELS  # only shapes are read
 B, N, D, E, H, W, K = 2, 3, 4, 6, 5, 7, 3
 PIXELS, QUERY, VALUE = B * H * W, N * D, N * E  # channels of all heads
 
@@ -44,7 +44,7 @@ def test_local_attention_counts_the_products_of_the_reference(terms):
         sasa.ops.local_attention, local_inputs(B, N, D, E, H, W, K, terms=terms), **options, backend="reference"
     )
     assert forward == want_forward
-    logits = forward - 2 * PIXELS * K * K * VALUE  # the reference keeps them, the op computes them again
+    logits = forward - 2 * PIXELS * K * K * VALUE  # the reference stores them, the op recomputes them
     assert backward == want_backward + logits
 
 

@@ -1,13 +1,13 @@
-"""Every number of float16 and bfloat16 through the CPU kernels: into float32 and back, and rounded once."""
+"""Conversion of every float16 and bfloat16 number to float32 and back in the CPU kernels, rounded once."""
 
 import pytest
 import torch
 
 from helpers import NEEDS_KERNELS, normal
-from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
+from operators import qkv_attention, qkv_attention_inference
 
 pytestmark = NEEDS_KERNELS
-# A window of one pixel: attention is the value itself.
+# With a window of one pixel attention returns the value.
 OPTIONS = {"kernel_size": 1, "num_heads": 1, "padding": "zeros", "scale": 1.0, "content": True}
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -19,13 +19,13 @@ def every_number(dtype, channels, width):
 
 
 def qkv_of(value, memory_format):
-    """Queries and keys of zeros beside the values, in one map."""
+    """Zero queries and keys, and the values, in one map."""
     zeros = torch.zeros_like(value)
     return torch.cat([zeros, zeros, value], 1).contiguous(memory_format=memory_format)
 
 
 def exactly(got, want):
-    """Equal numbers, and NaN where NaN is wanted. The sign of zero is free: a sum that began at 0 has lost it."""
+    """Whether all numbers are equal, NaN included. The sign of zero may differ: a sum that starts at 0 loses it."""
     return bool(((got == want) | (got.isnan() & want.isnan())).all())
 
 

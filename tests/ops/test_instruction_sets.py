@@ -1,4 +1,4 @@
-"""Every test that reaches a CPU kernel, once more with each instruction set below the one in use.
+"""Every test that reaches a CPU kernel, repeated with each instruction set below the one in use.
 
 The library reads SASA_CPU once, when it is loaded: so a Python of its own runs them for each set. They are those of
 tests/ops and of the layers; what is marked `without_kernels` is left out, and a new file is in by itself. To look into

@@ -1,4 +1,4 @@
-"""The mistakes of open re-implementations, each made on purpose: the suite's check must see them.
+"""Known mistakes of open re-implementations, each made on purpose: the suite must detect them.
 
 One attention that is right is put together from parts; each mistake replaces one part and nothing else.
 """
@@ -40,7 +40,7 @@ def relative_logits(q, r):
 
 
 def hidden(inside):
-    """Under padding="mask": what takes no part."""
+    """Logits with padding="mask": -inf outside the map."""
     return ~inside
 
 
@@ -117,7 +117,7 @@ MISTAKES = {
     "inverted mask": attention(hidden=lambda inside: inside),
 }
 
-# Not seen in any of them, but as easily made: the check sees these too.
+# Other mistakes that are as easily made.
 OTHER_MISTAKES = {
     "rows and columns exchanged": attention(r=lambda row, col: r_of_window(col, row)),
     "offsets backwards": attention(r=lambda row, col: r_of_window(row.flip(1), col.flip(1))),
@@ -133,7 +133,7 @@ OTHER_MISTAKES = {
 
 @WITHOUT_KERNELS
 def test_the_right_parts_are_equation_3():
-    """So each mistake below is the one part that it replaces."""
+    """So each mistake is due to the one part that it replaces."""
     assert_is_equation_3(attention())
 
 
@@ -167,7 +167,7 @@ def test_strides_run_and_give_the_size_of_a_strided_convolution(stride, size):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers how many bytes the largest allocation behind any result had (views count as what they view)."""
+    """Records the size in bytes of the largest allocation of any result; a view counts as its base."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The library of CPU kernels is loaded, or says why not."""
+"""The library of CPU kernels is loaded, or the reason is given."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ pytestmark = WITHOUT_KERNELS
 
 
 def has_compiler() -> bool:
-    """Whether an installation here builds the kernels."""
+    """Whether an installation on this machine builds the kernels."""
     named = os.environ.get("CXX", "").split()
     known = platform.machine().lower() in ARCHITECTURES and sys.platform in ("linux", "darwin")
     return known and any(shutil.which(name) for name in named[:1] or ("c++", "g++", "clang++"))
@@ -73,16 +73,16 @@ def test_off_is_a_sentence(tmp_path, monkeypatch):
     assert native.load(tmp_path) == "the environment variable SASA_CPU is off"
 
 
-def test_a_gpu_choice_that_is_none_is_told(monkeypatch):
+def test_an_unknown_gpu_choice_is_a_warning(monkeypatch):
     monkeypatch.setenv("SASA_GPU", "opencl")
-    with pytest.warns(UserWarning, match='SASA_GPU=opencl is neither "cuda" nor "triton", and chooses nothing'):
+    with pytest.warns(UserWarning, match='SASA_GPU=opencl is neither "cuda" nor "triton" and has no effect'):
         native.check_gpu_choice()
     monkeypatch.setenv("SASA_GPU", "triton")
     native.check_gpu_choice()
 
 
 def test_an_installation_without_a_compiler_leaves_its_reason(tmp_path):
-    """setup.py itself, as pip runs it: it succeeds, and what it left is what `native` tells."""
+    """setup.py, run as by pip, succeeds, and `native` reports the reason that it recorded."""
     shutil.copy(ROOT / "setup.py", tmp_path)
     subprocess.run(
         [sys.executable, "setup.py", "-q", "build_native", "--inplace"],

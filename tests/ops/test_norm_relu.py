@@ -1,4 +1,4 @@
-"""`sasa::norm_relu`, the kernel and its plain torch, against batch norm, addition and ReLU of torch in float64."""
+"""`sasa::norm_relu`, kernel and plain torch, compared with torch's batch norm, addition and ReLU in float64."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_in_plain_torch(residual, relu):
 
 
 def test_a_small_spread_about_a_large_mean():
-    """The sum of squares less the square of the sum would have no digit left here."""
+    """Subtracting the squared mean from the mean square would lose all digits here."""
     x = (normal(4, 8, 9, 9) * 1e-2 + 1000).contiguous(memory_format=torch.channels_last)
     _, mean, variance = norm_relu(x, torch.ones(8), torch.zeros(8), relu=False, eps=EPS)
     assert_near(variance, x.double().var((0, 2, 3), correction=0), 1e-4)

@@ -1,7 +1,7 @@
-"""NaN and infinity reach exactly the outputs and gradients that the reference says: no fewer, and no more.
+"""NaN and infinity reach exactly the outputs and gradients that they reach in the reference.
 
 A network that has diverged must not look sound, and one bad image must not spoil the others of its batch. Every
-operator, in every form, with one number of one input replaced; every input, corners and interior, forward and backward.
+operator is tested in every form with one number of one input replaced: first, middle and last, forward and backward.
 """
 
 import math
@@ -14,10 +14,10 @@ from torch import Tensor
 
 import fused
 from helpers import NEEDS_KERNELS, backend_params, block_inputs, double, local_inputs, normal, output_and_gradients
+from operators import qkv_attention, qkv_attention_inference
 from sasa.ops import block_attention, local_attention
 from sasa.ops.affine import affine_
 from sasa.ops.norm_relu import norm_relu
-from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 LAST = torch.channels_last
@@ -30,7 +30,7 @@ LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_siz
     (1, 1, 6, 8, 10, 20, 11),
     (2, 1, 4, 4, 3, 2, 13),
     (2, 2, 8, 8, 9, 11, 7),
-    (4, 2, 4, 4, 1, 1, 3),  # from here on a lane is a head of an image
+    (4, 2, 4, 4, 1, 1, 3),  # from here on a SIMD lane is a head of an image
     (9, 2, 4, 4, 4, 4, 5),
     (3, 3, 2, 5, 3, 7, 7),
 ]
@@ -47,7 +47,7 @@ def kinds(tensor: Tensor) -> Tensor:
 
 
 def spoiled(tensors: list[Tensor | None], value: float) -> Iterator[tuple[str, list[Tensor | None]]]:
-    """The tensors with one number replaced: of each in turn the first, the last, and one in the middle."""
+    """The tensors with one number replaced: the first, a middle one and the last of each tensor in turn."""
     for n, tensor in enumerate(tensors):
         if tensor is None:
             continue
@@ -58,7 +58,7 @@ def spoiled(tensors: list[Tensor | None], value: float) -> Iterator[tuple[str, l
 
 
 def assert_same_kinds(got: list, want: list, name: str, *, exact: int | None = None) -> None:
-    """The same kinds of numbers in all results; of results from `exact` on, NaN and infinities count as one kind."""
+    """Assert the same kinds of numbers in all results; from result `exact` on, NaN and infinity are one kind."""
     for n, (one, judge) in enumerate(zip(got, want, strict=True)):
         if one is None:
             continue
@@ -70,7 +70,7 @@ def assert_same_kinds(got: list, want: list, name: str, *, exact: int | None = N
 
 
 def local_cases(shape: tuple[int, ...]) -> list[tuple[str, str, torch.memory_format]]:
-    """Terms, padding and layout: with each shape two of them, with all shapes all."""
+    """Two of the combinations of terms, padding and layout for each shape; all of them over all shapes."""
     n = LOCAL_SHAPES.index(shape)
     paddings = ("zeros", "mask") if n % 2 else ("mask", "zeros")
     return [("both", paddings[0], LAST), (("content", "relative")[n // 2 % 2], paddings[1], torch.contiguous_format)]
@@ -83,7 +83,7 @@ def laid(tensors, layout):
 def assert_same_everywhere(
     run: Callable, judge: Callable, tensors: list, value: float, name: str, *, exact: int | None = None
 ) -> None:
-    """`run` and `judge` take the tensors and give results; the last tensor may be the gradient of the output."""
+    """Compare `run` and `judge`, functions of the tensors, the last of which may be the gradient of the output."""
     for place, changed in spoiled(tensors, value):
         assert_same_kinds(run(changed), judge(double(changed)), f"{name}, {place}", exact=exact)
 

@@ -1,4 +1,4 @@
-"""What follows from Eq. 3 whatever the numbers are: locality, independence, symmetry. No reference needed."""
+"""Properties that follow from Eq. 3 for any numbers: locality, independence, symmetry. No reference is needed."""
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from helpers import (
     skip_unless_it_runs,
 )
 from sasa.ops import block_attention, local_attention, reference
+from sasa.ops.arguments import LocalOptions
 
 PADDING = pytest.mark.parametrize("padding", ["zeros", "mask"])
 HEADS, HEAD_DIM, KERNEL = 3, 4, 3
@@ -41,7 +42,7 @@ def attend(backend):
 
 
 def changed_heads(before: torch.Tensor, after: torch.Tensor) -> list[int]:
-    """The heads whose channels differ anywhere."""
+    """Heads with at least one differing channel."""
     different = (before != after).unflatten(1, (HEADS, -1)).flatten(3).any(-1).any(2).any(0)
     return different.nonzero().flatten().tolist()
 
@@ -73,7 +74,7 @@ def test_a_change_in_one_head_stays_in_its_channels(attend, which, head, padding
 
 
 def test_every_head_sees_rows_and_columns(attend):
-    """The gradients of rel_row and rel_col: no head, no offset and no channel of either is without one."""
+    """Every head, offset and channel of rel_row and rel_col has a gradient."""
     tensors = local_inputs(*SHAPE)
     for rel in tensors[3:]:
         rel.requires_grad_()
@@ -116,7 +117,7 @@ def test_mask_and_zeros_differ_at_borders_only(attend):
 
 
 def test_weights_sum_to_one(attend):
-    """A constant value comes back: everywhere with mask, in the interior with zeros, and less at the borders."""
+    """A constant value is returned: everywhere with mask, in the interior with zeros, and smaller at the borders."""
     query, key, value, *rel = local_inputs(*SHAPE)
     value = torch.ones_like(value)
     assert_close(attend(query, key, value, *rel, padding="mask"), value, 1e-14)
@@ -131,9 +132,7 @@ def test_weights_sum_to_one(attend):
 @PADDING
 def test_reference_weights_sum_to_one(padding):
     query, key, _, *rel = local_inputs(*SHAPE)
-    weights = reference.attention_weights(
-        query, key, *rel, kernel_size=KERNEL, num_heads=HEADS, padding=padding, scale=1.0
-    )
+    weights = reference.attention_weights(query, key, *rel, LocalOptions(KERNEL, HEADS, padding, 1.0))
     assert weights.shape == (2, HEADS, KERNEL, KERNEL, 8, 7)
     assert (weights >= 0).all()
     assert_close(weights.sum((2, 3)), torch.ones(2, HEADS, 8, 7))
@@ -159,7 +158,7 @@ def test_a_pixel_depends_on_its_window_and_on_nothing_else(attend, pixel, paddin
 
 @PADDING
 def test_a_transposed_image_gives_the_transposed_result(attend, padding):
-    """With rows and columns of r exchanged, and with them the halves of q and k that meet them."""
+    """With rows and columns of r exchanged, and the corresponding halves of q and k."""
     query, key, value, rel_row, rel_col = local_inputs(*SHAPE)
 
     def swap(t):
@@ -241,7 +240,7 @@ def test_blocks_moved_by_a_block_give_a_result_moved_by_a_block(backend):
 
 
 def test_what_lies_beyond_the_image_is_no_key(backend):
-    """The part of an image in whole blocks does not notice that the rest is cut off."""
+    """Cropping an image to whole blocks does not change the output of those blocks."""
     tensors = block_inputs(*BLOCKS)
     whole = attend_blocks(tensors, backend)
     tensors[0] = tensors[0][:, :, :7, :11]

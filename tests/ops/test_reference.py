@@ -1,4 +1,4 @@
-"""The judge is judged by loops: Eq. 3 and Eq. 7-9 pixel by pixel, written without the library."""
+"""The reference compared with loops: Eq. 3 and Eq. 7-9 pixel by pixel, written without the library."""
 
 import pytest
 import torch
@@ -7,12 +7,14 @@ from helpers import (
     WITHOUT_KERNELS,
     assert_close,
     block_inputs,
+    double,
     local_inputs,
     loop_block_attention,
     loop_local_attention,
     normal,
 )
 from sasa.ops import reference
+from sasa.ops.arguments import BlockInputs, BlockOptions, LocalInputs, LocalOptions
 
 pytestmark = WITHOUT_KERNELS
 LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size
@@ -35,7 +37,7 @@ LOCAL_SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_siz
 def test_local_attention_is_the_loop(shape, terms, padding, scale):
     tensors = local_inputs(*shape, terms=terms)
     options = {"kernel_size": shape[-1], "num_heads": shape[1], "padding": padding, "scale": scale}
-    output, logsumexp = reference.local_attention(*tensors, **options)
+    output, logsumexp = reference.local_attention(LocalInputs(*tensors), LocalOptions(**options))
     want_output, want_logsumexp = loop_local_attention(*tensors, **options)
     assert_close(output, want_output, 1e-13, name="output")
     assert_close(logsumexp, want_logsumexp, 1e-13, name="logsumexp")
@@ -44,7 +46,11 @@ def test_local_attention_is_the_loop(shape, terms, padding, scale):
 def test_local_attention_with_an_odd_head_dim_and_no_relative_positions():
     tensors = local_inputs(1, 2, 3, 3, 4, 5, 3, terms="content")
     options = {"kernel_size": 3, "num_heads": 2, "padding": "zeros", "scale": 1.0}
-    assert_close(reference.local_attention(*tensors, **options)[0], loop_local_attention(*tensors, **options)[0], 1e-13)
+    assert_close(
+        reference.local_attention(LocalInputs(*tensors), LocalOptions(**options))[0],
+        loop_local_attention(*tensors, **options)[0],
+        1e-13,
+    )
 
 
 @pytest.mark.parametrize("padding", ["zeros", "mask"])
@@ -52,7 +58,7 @@ def test_attention_weights_average_the_values_into_the_output(padding):
     shape = (2, 2, 4, 3, 5, 4, 3)
     query, key, value, rel_row, rel_col = local_inputs(*shape)
     options = {"kernel_size": 3, "num_heads": 2, "padding": padding, "scale": 1.0}
-    weights = reference.attention_weights(query, key, rel_row, rel_col, **options)
+    weights = reference.attention_weights(query, key, rel_row, rel_col, LocalOptions(**options))
     want = loop_local_attention(query, key, value, rel_row, rel_col, **options)[0]
     got = torch.zeros_like(want).unflatten(1, (2, 3))
     for u in range(3):
@@ -83,7 +89,7 @@ BLOCK_SHAPES = [  # batch, channels, heads, head_dim, value_dim, height, width, 
 def test_block_attention_is_the_loop(shape, terms, values, scale):
     tensors = block_inputs(*shape, terms=terms, values=values)
     options = {"block_size": shape[-1], "num_heads": shape[2], "scale": scale}
-    output, logsumexp = reference.block_attention(*tensors, **options)
+    output, logsumexp = reference.block_attention(BlockInputs(*tensors), BlockOptions(**options))
     want_output, want_logsumexp = loop_block_attention(*tensors, **options)
     assert_close(output, want_output, 1e-13, name="output")
     assert_close(logsumexp, want_logsumexp, 1e-13, name="logsumexp")
@@ -94,8 +100,8 @@ def test_half_precision_rounds_once_at_the_end(dtype):
     """Arithmetic is float32: the result is the exact one of the rounded inputs, rounded once."""
     tensors = local_inputs(1, 2, 8, 8, 6, 6, 5, dtype=dtype)
     options = {"kernel_size": 5, "num_heads": 2, "padding": "zeros", "scale": 1.0}
-    output, logsumexp = reference.local_attention(*tensors, **options)
-    exact = reference.local_attention(*[t.double() for t in tensors], **options)[0]
+    output, logsumexp = reference.local_attention(LocalInputs(*tensors), LocalOptions(**options))
+    exact = reference.local_attention(LocalInputs(*double(tensors)), LocalOptions(**options))[0]
     assert output.dtype == dtype
     assert logsumexp.dtype == torch.float32
     # Two results of one rounding can differ by one unit, where float32's own error crosses a tie.

@@ -1,4 +1,4 @@
-"""The registry of back-ends dispatches, and every op is registered as exported graphs and the C++ library know it."""
+"""The registry of back-ends dispatches, and the schemas of ops are those of exported graphs and the C++ library."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from sasa.ops.backends.base import Backend, DispatcherBackend, FunctionBackend
 from sasa.ops.norm_relu import NormBackward, NormForward
 from sasa.ops.register import flatten, packer
 
-# The text that graphs exported by older versions, and csrc/ops/register.cpp, rely on.
+# Exported graphs of older versions and csrc/ depend on this text.
 SCHEMAS = {
     LocalForward: "local_attention(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
     "int kernel_size, int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
@@ -76,12 +76,12 @@ def test_schemas_stay_and_their_arguments_are_the_fields(arguments, schema):
 LOCAL, BLOCK = local_inputs(*LOCAL_SHAPE), block_inputs(*BLOCK_SHAPE)
 
 
-class Marked(Exception):  # noqa: N818 - no error: it marks a place
+class Marked(Exception):  # noqa: N818 - not an error but a marker
     """Raised by the functions of one back-end."""
 
 
 def own_functions(backend: Backend) -> list[str]:
-    """What computes, of a back-end: replaced, nothing else may stand in for it."""
+    """Names of the functions by which a back-end computes."""
     if isinstance(backend, FunctionBackend):
         return ["local_forward", "block_forward"]
     return ["local_attention", "block_attention"]
@@ -110,7 +110,7 @@ def test_an_entry_is_of_its_own_name(name):
 
 
 def test_a_new_entry_does_not_fall_through(monkeypatch):
-    """With nothing of its own it cannot be made; with its own functions, those and no others run."""
+    """Without functions it cannot be instantiated; with them, only they run."""
 
     class New(FunctionBackend):
         name, summary = "new", "of this test"
@@ -141,7 +141,7 @@ def test_a_new_entry_does_not_fall_through(monkeypatch):
 
 
 def test_a_library_without_kernels_is_no_back_end():
-    """The dispatcher would run plain torch for it, and its tests would pass on that."""
+    """The dispatcher would run plain torch for it, and its tests would pass."""
 
     class Empty(DispatcherBackend):
         name, summary = "empty", "a library that registered nothing"

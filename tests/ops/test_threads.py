@@ -1,4 +1,4 @@
-"""The CPU kernels give the same bits for any number of threads, and a forked child does not wait for ever."""
+"""The CPU kernels give the same bits with any number of threads, and a forked child does not hang."""
 
 import os
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers import NEEDS_KERNELS, block_inputs, local_inputs, normal, output_and_gradients
+from operators import qkv_attention, qkv_attention_inference
 from processes import run_python
 from sasa.ops import block_attention, local_attention
-from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 pytestmark = NEEDS_KERNELS
 
@@ -73,13 +73,13 @@ from processes import HANGING
 from helpers import local_inputs, normal, output_and_gradients
 from sasa.ops import local_attention
 torch.set_num_threads(2)
-# So small that torch's own functions stay on one thread: in the child they would wait for ever.
+# Small enough for torch's own functions to use one thread: in the child they would hang.
 tensors, grad = local_inputs(2, 4, 8, 8, 20, 20, 7, dtype=torch.float32), normal(2, 32, 20, 20, dtype=torch.float32)
 attend = lambda: output_and_gradients(local_attention, tensors, grad, kernel_size=7, num_heads=4)
 before = attend()
 child = os.fork()
 if child == 0:
-    signal.alarm(HANGING)  # ends a child that waits for ever
+    signal.alarm(HANGING)  # ends a child that hangs
     same = all(torch.equal(one, other) for one, other in zip(before, attend()))
     os._exit(0 if same else 3)
 status = os.waitpid(child, 0)[1]

@@ -1,20 +1,13 @@
-"""The convolutional twin of a network: the same maps, no attention. Nothing here judges a time."""
-
-import json
+"""The convolutional twin of a network: feature maps of the same sizes, no attention."""
 
 import pytest
 import torch
 from torch import nn
 
-from sasa.data.classification.batch import Batch
 from sasa.errors import SasaError
 from sasa.models import create_model
 from sasa.nn import AttentionStem, LocalAttention2d
-from sasa.speed import twin as twins
-from sasa.speed.twin import OURS, TWIN, TwinTimes, first_batches, twin
-from sasa.tasks.classification.config import TrainConfig
-from sasa.tasks.registry import make_task
-from sasa.training.processes import make_fabric
+from sasa.speed import convolutional_twin
 
 SMALL = {"width": 0.125, "num_heads": 2, "layers": [1, 1, 1, 1], "in_chans": 1, "num_classes": 10}
 
@@ -29,9 +22,9 @@ SMALL = {"width": 0.125, "num_heads": 2, "layers": [1, 1, 1, 1], "in_chans": 1, 
         ("sasa_resnet26_convstem", {"groups": "ccaa"}),
     ],
 )
-def test_a_twin_sees_maps_of_the_same_sizes(name, options):
+def test_a_twin_has_feature_maps_of_the_same_sizes(name, options):
     ours = create_model(name, **SMALL, **options)
-    other = twin(ours)
+    other = convolutional_twin(ours)
     assert not any(isinstance(module, LocalAttention2d | AttentionStem) for module in other.modules())
     assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in other.modules()) >= 4
     image = torch.randn(2, 1, 17, 16)
@@ -40,61 +33,18 @@ def test_a_twin_sees_maps_of_the_same_sizes(name, options):
     assert [m.shape for m in maps[0]] == [m.shape for m in maps[1]]
 
 
-def test_a_network_of_convolutions_has_no_twin():
-    with pytest.raises(SasaError, match="resnet26 has no attention: there is no convolutional twin"):
-        twin(create_model("resnet26", **SMALL))
+def test_a_convolutional_network_has_no_twin():
+    with pytest.raises(SasaError, match="resnet26 has no attention, so it has no convolutional twin"):
+        convolutional_twin(create_model("resnet26", **SMALL))
 
 
 @pytest.mark.parametrize("name", ["attn", "attnheads"])
 def test_the_twin_of_a_detector(name):
     ours = create_model(f"retinanet_sasa_resnet26_{name}", width=0.1, num_heads=2, layers=[1, 1, 1, 1])
-    other = twin(ours)
+    other = convolutional_twin(ours)
     assert not any(isinstance(module, LocalAttention2d | AttentionStem) for module in other.modules())
     assert other.config == create_model("retinanet_resnet26", width=0.1, num_heads=2, layers=[1, 1, 1, 1]).config
     heads_only = create_model("retinanet_resnet26_attnheads", width=0.1, num_heads=2, layers=[1, 1, 1, 1])
-    assert twin(heads_only).config == other.config
-    with pytest.raises(SasaError, match="has no attention: there is no convolutional twin"):
-        twin(other)
-
-
-def test_batches_are_real_and_whole():
-    config = TrainConfig.read("digits")
-    config.run.accelerator = "cpu"
-    batches = first_batches(make_task(config, make_fabric(config.run)), config)
-    assert [tuple(batch.images.shape) for batch in batches] == [(64, 1, 16, 16)] * twins.BATCHES
-    assert all(b.images.is_contiguous(memory_format=torch.channels_last) for b in batches)
-    assert len({int(label) for batch in batches for label in batch.labels}) == 10
-
-
-def test_a_batch_with_images_that_could_not_be_read_is_left_out():
-    class Task:
-        def batches(self, step):
-            return iter([Batch(torch.zeros(n, 1, 2, 2), torch.zeros(n), torch.arange(n), []) for n in (3, 4, 0, 4)])
-
-    assert [len(batch) for batch in first_batches(Task(), TrainConfig())] == [4, 4]
-
-
-def test_table_and_json():
-    times = {OURS: [1.0, 2.0, 3.0], TWIN: [2.0, 2.0, 2.0]}
-    found = TwinTimes("net", 64, {OURS: 1000, TWIN: 2000}, {"training step": times, "inference": times}, {"torch": "x"})
-    assert found.ratio("inference").median == 1.0
-    lines = found.to_text().splitlines()
-    assert lines[0] == "net and its twin of convolutions, batches of 64:"
-    assert [cell.strip() for cell in lines[4].split("|")[1:-1]] == [
-        "training step", "2.000", "2.000", "1.00", "0.75 to 1.25", "3",
-    ]  # fmt: skip
-    values = json.loads(json.dumps(found.to_dict()))
-    assert values["passes"]["inference"] == {
-        "ours_ms_a_picture": 2.0,
-        "twin_ms_a_picture": 2.0,
-        "ratio": {"median": 1.0, "lower": 0.75, "upper": 1.25},
-        "rounds": 3,
-    }
-
-
-def test_a_pass_that_was_not_measured_says_so():
-    times = {OURS: [1.0], TWIN: [2.0]}
-    found = TwinTimes("net", 64, {OURS: 1000, TWIN: 2000}, {"training step": times}, {"torch": "x"})
-    assert found.to_dict()["passes"]["inference"] == {"not measured": "stopped"}
-    assert "| inference" in found.to_text()
-    assert found.to_text().count("not measured: stopped") == 1
+    assert convolutional_twin(heads_only).config == other.config
+    with pytest.raises(SasaError, match="has no attention, so it has no convolutional twin"):
+        convolutional_twin(other)

@@ -14,9 +14,9 @@ from boxes import LEARNS, change, settings, tiny, write_boxes
 from processes import kill, run_torchrun, start_python, wait_until
 from runs import assert_equal, begin, quiet, state_of
 from sasa.errors import DataError, DivergedError, SasaError, UsageError
-from sasa.metrics.average_precision import AveragePrecision
 from sasa.models import create_model
 from sasa.tasks.detection.config import DetectionConfig
+from sasa.tasks.detection.score import DetectionScore
 from sasa.tasks.train import dry_run, resume, start, train
 from sasa.training.run_directory import RunFolder
 from sasa.training.signals import StoppedError
@@ -83,7 +83,7 @@ def test_the_best_is_chosen_by_map_then_map50(data, tmp_path, monkeypatch):
 
     def scored(task, model):
         map_, map50 = next(figures)
-        return AveragePrecision(map_, map50, 0.0, 0.0, 0.0, 0.0, {}, {}, 4, 0)
+        return DetectionScore(map_, map50, 0.0, 0.0, 0.0, 0.0, {}, {}, 4, 0)
 
     monkeypatch.setattr("sasa.tasks.detection.task.Detection.score", scored)
     saved = []
@@ -370,7 +370,7 @@ def test_dry_run_writes_nothing(data, tmp_path, monkeypatch):
     ("change", "sentence"),
     [
         (("model.num_classes", 7), r"model\.num_classes is 7, but the data has 2 classes"),
-        (("model.name", "retinanet_resnet51"), "'retinanet_resnet51' is neither a known network"),
+        (("model.name", "retinanet_resnet51"), "'retinanet_resnet51' is neither the name of a network"),
         (("recipe.box_weight", -1.0), r"recipe\.box_weight must be at least 0, got -1"),
         (("data.jitter_min", 2.0), r"jitter_min \(2\.0\) must be above 0 and at most jitter_max \(1\.2\)"),
         (("recipe.accumulate", 3), r"recipe\.batch_size \(4\) must divide"),

@@ -2,88 +2,84 @@
 
 import json
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sasa.cli.app import app
-from sasa.cli.output import replace_text
-from sasa.errors import SasaError, UsageError
+from sasa.cli.output import check_folder_of, replace_text
+from sasa.errors import UsageError
 
 if TYPE_CHECKING:
-    from sasa.speed import Report
-    from sasa.speed.acceptance import Result
-    from sasa.speed.rows import Row
-    from sasa.speed.stop import Stop
+    from sasa.speed import Stop
+    from sasa.speed.pair import PairTimes
+
+MOVED = ("--rows", "--profile", "--quick", "--markdown", "--picture")
+
+
+def refuse_moved(given: bool) -> None:
+    """Name the place of the options of the acceptance table, which was part of this command once.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    if given:
+        names = f"{', '.join(MOVED[:-1])} and {MOVED[-1]}"
+        raise UsageError(f"{names} are options of the acceptance table, which `make bench` in the repository measures")
 
 
 @app.command()
 def bench(
-    rows: Annotated[list[str] | None, typer.Option(help="Rows or groups, shell patterns (default: all).")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Turns of each side, at most.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch (default: as it is).")] = None,
-    budget: Annotated[str | None, typer.Option(help="What does not fit into this time is left out, e.g. 10m.")] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Measure the networks by stage as well.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Small networks, to try the command: no measurement.")] = False,
-    model: Annotated[str | None, typer.Option(help="A run: time its network and the convolutional twin.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Keep the report here as well.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers here.")] = None,
-    image: Annotated[Path | None, typer.Option("--picture", help="Draw the ratios here (PNG).")] = None,
+    model: Annotated[str, typer.Option(help="A run's directory, or a network: see sasa models.")] = "sasa_resnet50",
+    size: Annotated[int | None, typer.Option(min=32, help="Side of the random images of a network [224].")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Maximum number of turns of each network.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads (default: torch's).")] = None,
+    budget: Annotated[str | None, typer.Option(help="Stop measuring after this time, e.g. 90s or 10m.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")] = None,
+    moved: Annotated[bool, typer.Option(*MOVED, hidden=True, callback=refuse_moved, is_eager=True)] = False,
 ) -> None:
-    """Time attention beside the convolution it replaces: the acceptance table, or the network of a run.
+    """Time a network beside its convolutional twin: training step and inference, in turns, on the CPU.
 
-    Rows are printed, and files replaced, whenever something was measured: what is there at Ctrl-C, at SIGTERM or at the
-    end of the budget is a report.
+    A run is timed on its own data and recipe, and the result is written to speed.json there. A network named by
+    `sasa models` is timed on 8 random images. Ctrl-C and SIGTERM keep what has been measured.
     """
     from sasa.durations import parse_budget
-    from sasa.speed.stop import Stop
+    from sasa.models import ResNet, RetinaNet, create_model
+    from sasa.speed import Stop, torch_threads
+    from sasa.speed.pair import pair_of_network, pair_of_run, time_pair
+    from sasa.training.run_directory import RunFolder
 
-    files = [path for path in (markdown, json_file, image) if path]
-    if model and (rows or budget or profile or quick or files):
-        raise UsageError("--model times the network of a run; it goes with --rounds and --threads only")
-    for path in files:
-        if not path.parent.is_dir():  # before minutes of measuring, not after
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
-    with Stop(parse_budget(budget) if budget else None) as stop:
-        if model:
-            return beside_twin(Path(model), rounds, threads, stop)
-        from sasa import speed
-        from sasa.speed.demo import DEMO_GROUPS
+    run = Path(model) if (Path(model) / "config.yaml").is_file() else None
+    if run and size:
+        raise UsageError(f"--size is for random images, but {model} is a run, which is timed on its own data")
+    check_folder_of(json_file)
+    with Stop(parse_budget(budget) if budget else None) as stop, torch_threads(threads):
+        if run:
+            pair = pair_of_run(run)
+        else:
+            network = create_model(model)
+            assert isinstance(network, ResNet | RetinaNet)
+            pair = pair_of_network(network, size=size or 224)
 
-        chosen = speed.choose([part for text in rows or () for part in text.split(",")])
-        setting = speed.Setting.make(quick=quick, rounds=rounds, threads=threads)
-        keep = Outputs(chosen, markdown, json_file, image)
-        groups = {**speed.GROUPS, **DEMO_GROUPS}
-        report = speed.run(chosen, setting, groups, profile=profile, quick=quick, stop=stop, say=say, keep=keep)
-    keep.end(report)
-    measured = sum(result.value is not None for result in report.table)
-    check_stop(stop, f"{measured} of {len(chosen)} rows were measured, and stand above", files)
-    if report.failures:
-        raise SasaError(f"could not measure {'; '.join(f'{name}: {why}' for name, why in report.failures.items())}")
-    return None
+        def save(times: "PairTimes") -> None:
+            text = json.dumps(times.to_dict(), indent=2) + "\n"
+            if run:
+                RunFolder(run).write_text("speed.json", text)
+            if json_file:
+                replace_text(json_file, text)
 
-
-def beside_twin(path: Path, rounds: int | None, threads: int | None, stop: "Stop") -> None:
-    """Time the network of a run beside its twin."""
-    from sasa.speed.twin import time_beside_twin
-
-    times = time_beside_twin(path, rounds, threads, stop, say)
+        times = time_pair(pair, rounds, stop, lambda sentence: typer.echo(f"measuring: {sentence}", err=True), save)
     typer.echo(times.to_text())
-    check_stop(stop, f"{len(times.times)} of 2 passes were measured", [path / "speed.json"] if times.times else [])
+    files = [path for path in (run and run / "speed.json", json_file) if path and times.times]
+    check_stopped(stop, f"{len(times.times)} of 2 passes were measured", files)
 
 
-def say(sentence: str) -> None:
-    """Tell what is being measured, beside the report."""
-    typer.echo(f"measuring: {sentence}", err=True)
-
-
-def check_stop(stop: "Stop", measured: str, files: Sequence[Path]) -> None:
-    """Leave with a sentence, if a signal came.
+def check_stopped(stop: "Stop", measured: str, files: list[Path]) -> None:
+    """Exit with a sentence and the signal's status if a signal was received.
 
     Raises:
-        StoppedError: one did.
+        StoppedError: a signal was received.
     """
     from sasa.training.signals import StoppedError
 
@@ -92,39 +88,3 @@ def check_stop(stop: "Stop", measured: str, files: Sequence[Path]) -> None:
     saved = f"; saved in {', '.join(map(str, files))}" if files else ""
     how = "interrupted" if stop.signal_number == signal.SIGINT else "stopped by SIGTERM"
     raise StoppedError(f"{how}: {measured}{saved}", stop.signal_number)
-
-
-class Outputs:
-    """Prints the rows as they come, and replaces the files with the report so far."""
-
-    def __init__(
-        self, rows: Sequence["Row"], markdown: Path | None, json_file: Path | None, image: Path | None
-    ) -> None:
-        from sasa.speed.report import GrowingTable
-
-        self.table, self.begun = GrowingTable(rows), False
-        self.markdown, self.json_file, self.image = markdown, json_file, image
-
-    def __call__(self, report: "Report", results: Sequence["Result"]) -> None:
-        """Print what is new, and save all."""
-        from sasa.speed.report import heading, to_text
-
-        if not self.begun:
-            typer.echo(f"{heading(report)}\n\n{self.table.head()}")
-            self.begun = True
-        for result in results:
-            typer.echo(self.table.line(result))
-        if self.markdown:
-            replace_text(self.markdown, to_text(report) + "\n")
-        if self.json_file:
-            replace_text(self.json_file, json.dumps(report.to_dict(), indent=2) + "\n")
-        if self.image:
-            from sasa.draw.charts import draw_ratios
-
-            draw_ratios(report.to_dict()["rows"], self.image, heading(report))
-
-    def end(self, report: "Report") -> None:
-        """Print what stands below the table."""
-        from sasa.speed.report import below_the_table
-
-        typer.echo("\n" + "\n\n".join(below_the_table(report)))

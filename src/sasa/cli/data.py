@@ -54,7 +54,7 @@ def draw_grid(report: "Report", path: Path) -> None:
     """
     from sasa.data.detection import DetectionSource
     from sasa.data.inspect import spread
-    from sasa.draw.boxes import draw_boxes
+    from sasa.draw.annotate import LabelledBoxes, draw_boxes
     from sasa.draw.charts import new_figure, save_figure
 
     source, shown = report.sources[0], []
@@ -67,7 +67,7 @@ def draw_grid(report: "Report", path: Path) -> None:
         if isinstance(source, DetectionSource):
             targets = source.targets(index)
             names = [source.classes[label] for label in targets.labels.tolist()]
-            image = draw_boxes(image, targets.boxes, names, None, source.classes)
+            image = draw_boxes(image, LabelledBoxes(targets.boxes, names), source.classes)
         else:
             title = source.classes[source.labels[index]]
         shown.append((image, title.replace("$", r"\$")))  # no formulas

@@ -9,7 +9,7 @@ from sasa.cli.app import app
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """What this installation is and can use: versions, devices, CPU kernels, back-ends, extras."""
+    """Report versions, devices, threads, kernels, back-ends and extras, and why something is not available."""
     from sasa.cli.doctor_report import report
 
     typer.echo(report(as_json))

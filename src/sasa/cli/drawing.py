@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sasa.draw.annotate import annotate, reduce
-from sasa.draw.boxes import draw_boxes
+from sasa.draw.annotate import LabelledBoxes, annotate, draw_boxes, reduce
 from sasa.draw.charts import draw_predictions
 from sasa.errors import SasaError, UsageError
 from sasa.tasks.classification.predictor import Prediction, Predictor
@@ -104,4 +103,4 @@ class BoxFolder(ImageFolder):
     def add(self, image: Image.Image, found: Detected) -> None:
         """Write one image with its boxes."""
         boxes = torch.tensor(found.boxes).view(-1, 4)
-        self.write(found.name, draw_boxes(image, boxes, found.labels, found.scores, self.classes))
+        self.write(found.name, draw_boxes(image, LabelledBoxes(boxes, found.labels, found.scores), self.classes))

@@ -1,4 +1,4 @@
-"""`sasa flops`, `sasa paper` and `sasa models`: what is counted from networks, and their names."""
+"""`sasa models`, `sasa flops` and `sasa paper`."""
 
 import json
 from typing import Annotated
@@ -7,18 +7,23 @@ import typer
 
 from sasa.cli.app import app
 from sasa.cli.output import print_table
+from sasa.errors import ArgumentError
 
 
 @app.command()
 def flops(
-    name: Annotated[str, typer.Argument(help="Name of a network, or folder of a saved one, or hf:OWNER/NAME.")],
+    name: Annotated[str, typer.Argument(help="Network (see sasa models), directory of a saved one, or hf:OWNER/NAME.")],
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the image, in pixels (default: 224; of a detector 640).")
+        int | None, typer.Option(min=1, help="Side of the image in pixels (default: 224; 640 for detectors).")
     ] = None,
     option: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. width=0.5")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count parameters, FLOPS (the paper's two conventions) and GMACs of a network."""
+    """Count parameters, multiply-adds and FLOPs of a network.
+
+    FLOPs are counted in two conventions that fit the paper's tables: "simple" counts multiply-adds twice, "calibrated"
+    adds element-wise operations.
+    """
     from sasa.counting.count import count
     from sasa.models import RetinaNet, create_model
     from sasa.training.settings import parse_setting
@@ -34,7 +39,11 @@ def flops(
         "flops_calibrated_G": round(counted.flops_calibrated / 1e9, 2),
         "macs_G": round(counted.macs / 1e9, 2),
     }
-    typer.echo(json.dumps(values, indent=2)) if as_json else print_table(values)
+    labels = ("network", "image", "parameters, M", "FLOPs, simple, G", "FLOPs, calibrated, G", "multiply-adds, G")
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        print_table(dict(zip(labels, values.values(), strict=True)))
 
 
 @app.command()
@@ -42,18 +51,20 @@ def paper(
     tables: Annotated[list[str] | None, typer.Argument(help="Numbers of tables (default: all).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """The paper's tables beside what is counted from the built networks, and its claims checked."""
-    from sasa.counting import paper_tables as analysis
+    """Print the paper's tables and claims beside what is counted from the built networks."""
+    from sasa.counting import paper_tables
 
-    chosen, claims = analysis.tables(tables), analysis.claims(tables)
+    chosen, claims = paper_tables.tables(tables), paper_tables.claims(tables)
     values = {"tables": [table.to_dict() for table in chosen], "claims": [claim.to_dict() for claim in claims]}
-    typer.echo(json.dumps(values, indent=2) if as_json else analysis.to_text(chosen, claims))
+    typer.echo(json.dumps(values, indent=2) if as_json else paper_tables.to_text(chosen, claims))
 
 
 @app.command()
-def models(pattern: Annotated[str | None, typer.Argument(help="Shell pattern.")] = None) -> None:
-    """List the networks by name."""
+def models(pattern: Annotated[str | None, typer.Argument(help="Shell pattern, e.g. 'sasa_*'.")] = None) -> None:
+    """List the names of the networks."""
     from sasa.models import list_models
 
-    for name in list_models(pattern):
-        typer.echo(name)
+    names = list_models(pattern)
+    if not names:
+        raise ArgumentError(f"no network matches {pattern!r}: sasa models lists all")
+    typer.echo("\n".join(names))

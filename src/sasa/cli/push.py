@@ -16,6 +16,7 @@ def push(
 ) -> None:
     """Publish a trained network on the Hugging Face Hub: weights, config and a model card, nothing else of the run."""
     from sasa.models.hub import upload
+    from sasa.tasks.figures import run_figures
 
-    typer.echo(f"published: {upload(run, name, private)}")
+    typer.echo(f"published: {upload(run, name, private, figures=run_figures(run))}")
     typer.echo(f"use it with --model hf:{name}; the card names no licence: add one on that page")

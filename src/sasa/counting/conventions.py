@@ -1,15 +1,15 @@
-"""What the paper's FLOPS cells count: two conventions, as formulas that replace those of torch's FlopCounterMode.
+"""Two conventions of counting the FLOPs in the paper's tables, as formulas for torch's FlopCounterMode.
 
-The paper does not say how it counted: both were fitted to its tables, and nothing but the fit confirms them. Both
-count 2 for each multiply-add of convolutions, linear layers, q/k/v, q.k and a.v, with all keys of the window also at
-the border, and the stem's values as M products a pixel and their mixture (`_Stems` in count.py).
+The paper does not say how it counts. Both conventions were fitted to its tables, and only the fit supports them. Both
+count 2 for each multiply-add of convolutions, linear layers, q/k/v, q.k and a.v, with all keys of the window even at
+the border, and the stem's values as M products a pixel and their mixture (`_StemCorrections` in count.py).
 
-- "simple": q.r as one product of D for each key of the window, and nothing element-wise.
-- "calibrated": the relative term 1 for each (query, key, channel), as if k + r came first and then q.(k + r); without
-  content there is no k to add r to, and q.r is K row and K column products of D / 2. Softmax 5 a logit, batch norm 4,
-  ReLU 1, addition of maps 1, pooling 1 for each element of each window.
+- "simple": q.r as one product of D for each key of the window; element-wise operations are not counted.
+- "calibrated": the relative term 1 for each (query, key, channel), as in q.(k + r); without content, q.r is K row and
+  K column products of D / 2. Softmax 5 for each logit, batch norm 4, ReLU 1 and addition of maps 1 for each element,
+  pooling 1 for each element of each window.
 
-Formulas of torch's own ops get shapes in place of tensors, and `out_shape`.
+FlopCounterMode calls the formulas of torch's own ops with shapes instead of tensors, and `out_shape`.
 """
 
 import math
@@ -30,14 +30,14 @@ SOFTMAX, NORM = 5, 4  # for each logit, for each element
 
 
 def _attention_simple(query: int, value: int, keys: int, content: bool, relative: bool) -> int:
-    """FLOPS of one query pixel with `query` and `value` channels in all heads."""
+    """Count FLOPs of one query pixel; `query` and `value` are channels of all heads together."""
     return 2 * keys * (content * query + relative * query + value)
 
 
 def _attention_calibrated(
     query: int, value: int, keys: int, content: bool, relative: bool, num_heads: int, side: int
 ) -> int:
-    """FLOPS of one query pixel; `side` is the side of its window, in keys."""
+    """Count FLOPs of one query pixel; `side` is the side of its window, in keys."""
     relative_ops = keys * query if content else 2 * side * query
     return 2 * keys * (content * query + value) + relative * relative_ops + SOFTMAX * keys * num_heads
 
@@ -74,7 +74,7 @@ def _block_calibrated(call: BlockForward) -> int:
 
 
 def mixture_extra_flops(image: Tensor, out_channels: int, num_mixtures: int) -> int:
-    """What the paper's values cost beyond one matrix a pixel: the M products of Eq. 8 and their mixture, Section 3.2.
+    """Count FLOPs of the values in Section 3.2, M products a pixel and their mixture, beyond the op's one product.
 
     2 * M * (C * d + d) a pixel for C channels of the image, less the 2 * C * d that the op's formula counts.
     """
@@ -82,17 +82,17 @@ def mixture_extra_flops(image: Tensor, out_channels: int, num_mixtures: int) -> 
 
 
 def _each(factor: int) -> Callable[..., int]:
-    """`factor` for each element of the first argument."""
+    """Make a formula that counts `factor` for each element of the first argument."""
     return lambda first, *_, **__: factor * math.prod(first)
 
 
 def _addition(first: Shape | float, second: Shape | float, *_: Any, out_shape: Shape, **__: Any) -> int:
-    """1 for each element of a sum of two maps; a number that is added is no map."""
+    """Count 1 for each element of a sum of two maps, and 0 if a number is added."""
     return math.prod(out_shape) if isinstance(first, Sequence) and isinstance(second, Sequence) else 0
 
 
 def _pooling(_input: Shape, kernel_size: int | Sequence[int], *_: Any, out_shape: Any, **__: Any) -> int:
-    """1 for each element of each window; some pools return (map, indices), both of the output's shape."""
+    """Count 1 for each element of each window; some ops return (map, indices), which have the same shape."""
     output = out_shape[0] if isinstance(out_shape[0], Sequence) else out_shape
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else (kernel_size[0], kernel_size[-1])
     return math.prod(output) * height * width
@@ -118,7 +118,7 @@ CALIBRATED: dict[Any, Callable[..., int]] = {
     aten.add_: _addition,
     aten.max_pool2d_with_indices: _pooling,
     aten.avg_pool2d: _pooling,
-    # Windows that cover the map once: each element of the input is in one of them.
+    # Here the windows cover the map once, so each element of the input is in exactly one.
     aten.mean: _each(1),
     aten._adaptive_avg_pool2d: _each(1),
 }

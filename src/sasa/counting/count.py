@@ -1,7 +1,7 @@
-"""`sasa.count`: parameters and FLOPS of any network, counted by running it without computing anything.
+"""`sasa.count`: parameters and FLOPs of any network.
 
-A copy of the network runs on torch's meta device, where tensors have shapes and no memory; torch's FlopCounterMode
-adds up formulas of the operators that it calls, in three conventions at once.
+A copy of the network runs on torch's meta device, where tensors have a shape but no memory. Three FlopCounterModes of
+torch, one for each convention, add up the formulas of the operators that it calls.
 """
 
 import copy
@@ -23,13 +23,13 @@ InputSize = int | tuple[int, int] | tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network, or a module of it, costs for one image.
+    """Cost of a network, or of one of its modules, for one image.
 
     Args:
-        parameters: numbers to learn; shared ones count once.
-        flops: the products that are computed, 2 for each multiply-add, q.r factorised; nothing element-wise.
-        flops_simple: in the paper's units, convention "simple" (sasa/counting/conventions.py).
-        flops_calibrated: in the paper's units, convention "calibrated", which counts element-wise operations too.
+        parameters: number of parameters; shared ones count once.
+        flops: of the products that are computed, 2 for each multiply-add; without element-wise operations.
+        flops_simple: in the paper's convention "simple" (sasa/counting/conventions.py).
+        flops_calibrated: in the paper's convention "calibrated", which includes element-wise operations.
     """
 
     parameters: int
@@ -39,15 +39,17 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds that are computed: half of `flops`."""
+        """Multiply-adds: half of `flops`."""
         return self.flops // 2
 
 
 @dataclass(frozen=True)
 class Count(Cost):
-    """The cost of a whole network for one image of `input_size` (C, H, W).
+    """Cost of a whole network for one image.
 
-    `by_module` has the cost of every module that ran, by its name in the network ("layer1.0.spatial").
+    Args:
+        input_size: (C, H, W) of the image.
+        by_module: cost of every module that ran, by its name ("layer1.0.spatial").
     """
 
     input_size: tuple[int, int, int]
@@ -55,19 +57,19 @@ class Count(Cost):
 
 
 def count(model: nn.Module, input_size: InputSize) -> Count:
-    """Parameters and FLOPS of a network for one image, in evaluation mode; the model itself is left as it is.
+    """Count parameters and FLOPs of a network for one image, in evaluation mode. The model is not changed.
 
     Args:
-        model: any module that takes one batch of images (1, C, H, W), on any device.
-        input_size: side of a square image, (H, W), or (C, H, W), in pixels. C where it is not given is what the
-            first module with `in_channels` takes, or 3.
+        model: any module that takes a batch of images (1, C, H, W), on any device.
+        input_size: side of a square image, (H, W), or (C, H, W), in pixels. By default C is the `in_channels` of the
+            first module that has it, or 3.
 
     Returns:
-        `Count`: parameters, flops (what is computed, 2 for each multiply-add), macs, flops_simple and
-        flops_calibrated (the two conventions that fit the paper's tables), by_module.
+        `Count`: parameters, flops (2 for each multiply-add), macs, flops_simple and flops_calibrated (the two
+        conventions that fit the paper's tables), by_module.
 
     Raises:
-        ArgumentError: (a ValueError) an input_size of another form.
+        ArgumentError: (a ValueError) input_size has another form.
 
     >>> cost = sasa.count(sasa.create_model("sasa_resnet50"), 224)
     >>> f"{cost.parameters / 1e6:.1f} M, {cost.flops_calibrated / 1e9:.1f} B"
@@ -78,7 +80,7 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     true, simple, calibrated = (FlopCounterMode(display=False, custom_mapping=m) for m in ({}, SIMPLE, CALIBRATED))
     with torch.no_grad(), torch.device("meta"):
-        stems = _Stems(model)
+        stems = _StemCorrections(model)
         with true, simple, calibrated:
             model(torch.empty(1, *size, dtype=dtype))
     counted = (
@@ -96,7 +98,7 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
 
 
 def image_size(model: nn.Module, input_size: InputSize) -> tuple[int, int, int]:
-    """(C, H, W) from what `count` takes."""
+    """Return (C, H, W) of an input size that `count` accepts."""
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(size) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in size):
         raise ArgumentError(f"input_size must be a side, (H, W) or (C, H, W) in pixels, got {input_size!r}")
@@ -106,9 +108,9 @@ def image_size(model: nn.Module, input_size: InputSize) -> tuple[int, int, int]:
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors have no memory; its attention takes the dispatcher ops.
+    """Copy a network to the meta device, in evaluation mode, with attention through the dispatcher's ops.
 
-    Nothing is copied that is large: the copier is told beforehand what stands for each tensor.
+    The weights are not copied: deepcopy's memo maps each tensor to one without memory.
     """
     memo: dict[int, Tensor] = {}
     for module in model.modules():
@@ -120,21 +122,19 @@ def on_meta(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model, memo).eval()
     for module in model.modules():
         if isinstance(module, LocalAttention2d | AttentionStem):
-            module.backend = "auto"  # a back-end asked for by name runs without the op that has a formula
+            module.backend = "auto"  # named back-ends bypass the op that has a formula
     return model
 
 
-class _Stems:
-    """What to add to the count of each attention stem, by its name: the paper's stem and ours differ in work.
+class _StemCorrections:
+    """FLOPs to add to each attention stem, by its name, where our stem computes the paper's in another way.
 
-    - Values. The paper's stem applies M value matrices to every pixel and then mixes M values (Eq. 8 read literally),
-      and its FLOPS are counted so. Ours mixes the matrices once, for p depends on nothing but the position in the
-      block, and applies one matrix a pixel, which is what the op's formulas count. `simple` and `calibrated` get the
-      rest while the model runs. The mixing of matrices is ours alone: it runs here, before the counters start, and is
-      charged to the true count only (`flops`).
-    - ReLU. After batch norm, as after a convolution, it has a map of full resolution. Ours runs behind the max pool,
-      which changes nothing in the result and leaves 1 / S**2 of the work. `calibrated`, the only one that counts
-      ReLU, gets the difference.
+    - Values. The paper's FLOPs include M value matrices applied to every pixel and the mixture of M values (Eq. 8). We
+      mix the matrices once, since p depends only on the position in the block, and apply one matrix a pixel, which the
+      op's formulas count. `simple` and `calibrated` get the rest while the model runs. The matrices are mixed here,
+      before the counters start, and counted in `flops` only.
+    - ReLU. The paper's stem has it at full resolution. Ours follows the max pool, with the same result and 1 / S**2 of
+      the work. `calibrated`, the only convention that counts ReLU, gets the difference.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -144,7 +144,7 @@ class _Stems:
         for name, stem in model.named_modules():
             if isinstance(stem, AttentionStem):
                 self._mix(name, stem)
-                stem.register_forward_hook(functools.partial(self._charge, name))  # pyright: ignore
+                stem.register_forward_hook(functools.partial(self._add, name))  # pyright: ignore
 
     def _mix(self, name: str, stem: AttentionStem) -> None:
         with FlopCounterMode(display=False) as mode:
@@ -152,7 +152,7 @@ class _Stems:
         self.flops[name] += mode.get_total_flops()
         stem.mixed_values = lambda: mixed
 
-    def _charge(self, name: str, stem: AttentionStem, images: tuple[Tensor], output: Tensor) -> None:
+    def _add(self, name: str, stem: AttentionStem, images: tuple[Tensor], output: Tensor) -> None:
         (image,) = images
         values = mixture_extra_flops(image, stem.out_channels, stem.num_mixtures) if stem.values == "mixture" else 0
         relu = stem.activation * (pixels(image) * stem.out_channels - output.numel())
@@ -161,7 +161,7 @@ class _Stems:
 
 
 def _by_module(mode: FlopCounterMode, model: nn.Module, corrections: dict[str, int]) -> dict[str, int]:
-    """FLOPS by name of module, "" for the whole, from torch's names, which start with the model's class."""
+    """Return FLOPs by module name, "" for the whole; torch's names start with the name of the model's class."""
     root = type(model).__name__
     flops = {
         name.removeprefix(root).removeprefix("."): sum(by_op.values())

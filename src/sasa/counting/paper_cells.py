@@ -1,8 +1,8 @@
-"""The tables of the paper, cell by cell, and how the network of each row is made.
+"""The cells of the paper's tables, and the network of each row.
 
-FLOPS in billions (a multiply and an add are two), parameters in millions, accuracy on ImageNet in %, one decimal
+FLOPs in billions (a multiply and an add are two), parameters in millions, accuracy on ImageNet in %, one decimal
 each. Tables 3 and 5 have accuracy on the validation split (4 % of the training set), the others on the test set.
-Table 2 is detection: mean average precision on COCO, and FLOPS of 640 x 640 pixels.
+Table 2 is detection: mean average precision on COCO, and FLOPs of 640 x 640 pixels.
 """
 
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cells:
-    """One row as printed, and `create_model(model, **options)`, the network that it describes.
+    """One row of a table in the paper; its network is `create_model(model, **options)`.
 
     Args:
-        label: what the row is called in the paper.
+        label: name of the row.
         model: a name of `sasa.list_models()`.
         flops: billions.
-        parameters: millions; None where the table has no such column.
+        parameters: millions; None if the table has no such column.
         top1: accuracy in %; None in Table 2.
         options: arguments of `create_model`.
-        ap: Table 2: mean average precision in %, of overlaps 50:95, 50, 75, and of small, medium, large boxes.
+        ap: Table 2: mean average precision in %, at IoU 50:95, 50, 75, and of small, medium, large boxes.
     """
 
     label: str
@@ -34,18 +34,30 @@ class Cells:
 
 CONVSTEM, FULL = "sasa_resnet50_convstem", "sasa_resnet50"
 
-SIDES = {"2": 640}  # pixels of an image's side whose FLOPS the table has
+SIDES = {"2": 640}  # of the images, in pixels
 SIDE = 224  # of the other tables
 
 TITLES = {
     "1": "ImageNet classification, by depth",
-    "2": "COCO detection, RetinaNet with ResNet-50: what the heads are, what the backbone",
-    "3": "Which groups are convolution, which attention (ResNet-50, convolutional stem)",
+    "2": "COCO detection, RetinaNet with ResNet-50: heads and backbone",
+    "3": "Convolution or attention by stage (ResNet-50, convolutional stem)",
     "4": "Spatial extent k (ResNet-50, convolutional stem)",
     "5": "Positional encoding (ResNet-50, convolutional stem)",
     "6": "Terms of the logits (ResNet-50, convolutional stem)",
     "7": "Form of the attention stem (ResNet-50, full attention)",
 }
+
+TABLE_2 = (
+    Cells("conv heads, baseline", "retinanet_resnet50", 182, 33.4, None, {}, (36.5, 54.3, 39.0, 18.3, 40.6, 51.7)),
+    Cells("conv heads, conv-stem + attention", f"retinanet_{CONVSTEM}", 173, 25.9, None, {},
+          (36.8, 54.6, 39.3, 18.4, 41.1, 51.7)),
+    Cells("conv heads, full attention", f"retinanet_{FULL}", 173, 25.9, None, {},
+          (36.2, 54.0, 38.7, 17.5, 40.3, 51.7)),
+    Cells("attention heads, conv-stem + attention", f"retinanet_{CONVSTEM}_attnheads", 111, 22.0, None, {},
+          (36.6, 54.3, 39.1, 19.0, 40.7, 51.1)),
+    Cells("attention heads, full attention", f"retinanet_{FULL}_attnheads", 110, 22.0, None, {},
+          (36.6, 54.5, 39.2, 18.5, 40.6, 51.6)),
+)  # fmt: skip
 
 CELLS: dict[str, tuple[Cells, ...]] = {
     "1": (
@@ -59,36 +71,7 @@ CELLS: dict[str, tuple[Cells, ...]] = {
         Cells("ResNet-50, conv-stem + attention", CONVSTEM, 7.0, 18.0, 77.4),
         Cells("ResNet-50, full attention", FULL, 7.2, 18.0, 77.6),
     ),
-    "2": (
-        Cells("conv heads, baseline", "retinanet_resnet50", 182, 33.4, None, ap=(36.5, 54.3, 39.0, 18.3, 40.6, 51.7)),
-        Cells(
-            "conv heads, conv-stem + attention",
-            f"retinanet_{CONVSTEM}",
-            173,
-            25.9,
-            None,
-            ap=(36.8, 54.6, 39.3, 18.4, 41.1, 51.7),
-        ),
-        Cells(
-            "conv heads, full attention", f"retinanet_{FULL}", 173, 25.9, None, ap=(36.2, 54.0, 38.7, 17.5, 40.3, 51.7)
-        ),
-        Cells(
-            "attention heads, conv-stem + attention",
-            f"retinanet_{CONVSTEM}_attnheads",
-            111,
-            22.0,
-            None,
-            ap=(36.6, 54.3, 39.1, 19.0, 40.7, 51.1),
-        ),
-        Cells(
-            "attention heads, full attention",
-            f"retinanet_{FULL}_attnheads",
-            110,
-            22.0,
-            None,
-            ap=(36.6, 54.5, 39.2, 18.5, 40.6, 51.6),
-        ),
-    ),
+    "2": TABLE_2,
     "3": (
         Cells("attention 1 2 3 4", CONVSTEM, 7.0, 18.0, 80.2),
         Cells("conv 1, attention 2 3 4", "sasa_resnet50_c1a234", 7.3, 18.1, 80.7),

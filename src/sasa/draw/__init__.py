@@ -1,1 +1,1 @@
-"""Figures: curves, attention, boxes, confusion matrices."""
+"""Figures: curves, attention, classes and boxes, confusion matrices."""

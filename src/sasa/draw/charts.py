@@ -1,26 +1,30 @@
-"""Images drawn with matplotlib: learning curves, a grid of predictions, ratios; and what all figures share."""
+"""Figures drawn with matplotlib: curves, and grids of images with classes or boxes."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sasa.errors import SasaError
+from sasa.draw.annotate import LabelledBoxes, draw_boxes, reduce
+from sasa.errors import ArgumentError, SasaError
 from sasa.files import atomic_file
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
+MOST_IMAGES = 8  # with boxes
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure without pyplot, whose global state and windows a library must not touch."""
+    """Make a figure of a size in inches, without pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG as one step; the folder is made if it is not there."""
+    """Write a PNG atomically; its directory is created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
@@ -29,37 +33,52 @@ def save_figure(figure: Any, path: Path) -> None:
         raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss and accuracy over epochs, of training and held-out images.
+@dataclass(frozen=True)
+class Panel:
+    """Axes with curves over epochs.
 
     Args:
-        rows: as metrics.csv has them.
-        path: the PNG.
+        title: with the unit.
+        curves: (epoch, value) points by label; a curve without points is left out.
+        logarithmic: whether the vertical axis is.
     """
-    figure = new_figure(9, 3.6)
-    loss, accuracy = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in rows]
-    for prefix, label in (("train", "training"), ("held_out", "held out")):
-        loss.plot(epochs, [row[f"{prefix}_loss"] for row in rows], label=label)
-        accuracy.plot(epochs, [100 * row[f"{prefix}_top1"] for row in rows], label=label)
-    loss.set(title="cross-entropy", xlabel="epoch", yscale="log")
-    accuracy.set(title="top-1 accuracy, %", xlabel="epoch")
-    for axes in (loss, accuracy):
+
+    title: str
+    curves: dict[str, list[tuple[float, float]]]
+    logarithmic: bool = False
+
+
+def points(rows: Iterable[dict[str, Any]], column: str, factor: float = 1) -> list[tuple[float, float]]:
+    """Take the points of a curve from rows with an "epoch", times a factor; rows without a value are left out."""
+    return [(row["epoch"], factor * row[column]) for row in rows if row.get(column) is not None]
+
+
+def draw_curves(panels: Sequence[Panel], path: Path) -> None:
+    """Draw panels side by side, as a PNG."""
+    figure = new_figure(4.5 * len(panels), 3.6)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for label, curve in panel.curves.items():
+            if curve:
+                axes.plot(*zip(*curve, strict=True), ".-", label=label)
+        axes.set(title=panel.title, xlabel="epoch")
+        if panel.logarithmic and any(value > 0 for curve in panel.curves.values() for _, value in curve):
+            axes.set_yscale("log")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     save_figure(figure, path)
 
 
 def draw_predictions(
     images: Sequence[Any], guesses: Sequence[str], shares: Sequence[float], truths: Sequence[str] | None, path: Path
 ) -> None:
-    """A grid of images with what the network says: green where it is right, red with the truth where not.
+    """Draw a grid of images with the predicted classes: green if right, red with the true class if wrong.
 
     Args:
         images: PIL images.
-        guesses: a class name each.
-        shares: the softmax of the guess, 0 to 1.
-        truths: a class name each, or None where nobody knows.
+        guesses: the predicted class of each.
+        shares: the softmax of each prediction, 0 to 1.
+        truths: the true class of each, or None if unknown.
         path: the PNG.
     """
     columns = min(8, max(1, len(images)))
@@ -73,34 +92,44 @@ def draw_predictions(
         truth = truths[index] if truths else guess
         title = f"{guess} {share:.0%}" if guess == truth else f"{guess} {share:.0%}, is {truth}"
         colour = "black" if truths is None else RIGHT if guess == truth else WRONG
-        axes.set_title(title.replace("$", r"\$"), color=colour, fontsize=9)  # no formulas in names of classes
+        axes.set_title(title.replace("$", r"\$"), color=colour, fontsize=9)  # a dollar would begin a formula
     save_figure(figure, path)
 
 
-def draw_ratios(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Bars of the acceptance table: our time or memory as a share of the baseline's, with goal and must.
+def draw_detections_grid(
+    images: Sequence[Any],
+    found: Sequence[LabelledBoxes],
+    truth: Sequence[LabelledBoxes],
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """Draw a row for each of the first eight images: with its true boxes on the left, with the found ones on the right.
 
     Args:
-        rows: as the JSON of `sasa bench` has them; those that are no share, or were not measured, are left out.
+        images: PIL images, at least one.
+        found: predicted boxes of each.
+        truth: true boxes of each.
+        classes: all class names, in the order that decides their colours.
         path: the PNG.
-        title: of the figure: what was measured where.
     """
-    shown = [row for row in rows if row["kind"] == "share" and row["value"] is not None]
-    figure = new_figure(9, 1.4 + 0.32 * len(shown))
-    axes = figure.subplots()
-    for place, row in enumerate(reversed(shown)):
-        limit = row["goal"] if row["must"] is None else row["must"]
-        colour = WRONG if limit is not None and row["value"] > limit else RIGHT
-        whiskers = [[max(0.0, row["value"] - row["lower"])], [max(0.0, row["upper"] - row["value"])]]
-        axes.barh(place, row["value"], color=colour, alpha=0.75, xerr=whiskers, error_kw={"linewidth": 1})
-        for name, style in (("goal", "-"), ("must", ":")):
-            if row[name] is not None:
-                axes.plot([row[name]] * 2, [place - 0.45, place + 0.45], style, color="black", linewidth=1.5)
-        axes.annotate(f" {row['value']:.2f}", (max(row["value"], row["upper"]), place), va="center", fontsize=8)
-    axes.axvline(1, color="gray", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [row["title"] for row in reversed(shown)], fontsize=8)
-    axes.set_xlim(0, 1.15 * max([1.2, *(row["upper"] for row in shown)]))
-    label = "ours / baseline, less is better; line: goal, dots: must, whiskers: quartiles of rounds"
-    axes.set_xlabel(label, fontsize=8)
-    figure.suptitle(title, fontsize=8)  # across the figure: the axes are narrow beside their labels
+    if not images:
+        raise ArgumentError("draw_detections_grid needs at least 1 image, got 0")
+    rows = list(zip(images, truth, found, strict=True))[:MOST_IMAGES]
+    heights = [min(max(image.height / image.width, 0.1), 3) for image, _, _ in rows]  # in widths
+    figure = new_figure(10, 0.4 + 5 * sum(heights))
+    grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
+    for line, (image, *sides) in zip(grid, rows, strict=True):
+        for axes, boxes in zip(line, sides, strict=True):
+            axes.imshow(_with_boxes(image, boxes, classes))
+            axes.axis("off")
+    for axes, heading in zip(grid[0], ("truth", "found"), strict=True):
+        axes.set_title(heading)
     save_figure(figure, path)
+
+
+def _with_boxes(image: Any, found: LabelledBoxes, classes: Sequence[str]) -> Any:
+    """Draw boxes on an image that is magnified first if it is small, because letters have a minimum size."""
+    shown = reduce(image.convert("RGB"))
+    across, down = shown.width / image.width, shown.height / image.height
+    boxes = found.boxes * found.boxes.new_tensor([across, down, across, down])
+    return draw_boxes(shown, dataclasses.replace(found, boxes=boxes), classes)

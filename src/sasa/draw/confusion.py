@@ -1,4 +1,4 @@
-"""The confusion matrix as an image."""
+"""Draw a confusion matrix."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ LONGEST_NAME = 24  # letters
 
 
 def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
-    """The matrix as a PNG, coloured by the share of the true class; rows without images are gray.
+    """Draw a (C, C) matrix of counts as a PNG, coloured by the share of the true class; rows without images are gray.
 
-    Up to 30 classes are named and up to 20 have their counts in the cells; of more, each tenth (or so) is numbered.
+    Up to 30 classes are named, and up to 20 have counts in the cells; of more classes about ten are numbered.
     """
     check_labels(confusion, labels)
     counts = confusion.cpu().numpy()
@@ -34,7 +34,7 @@ def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
     if classes <= MOST_COUNTED:
         _write_counts(axes, counts, shares)
     right, images = int(counts.trace()), int(counts.sum())
-    axes.set(xlabel="answer of the network", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"{right:,} of {images:,} images right ({right / max(1, images):.1%})", fontsize=10)
     save_figure(figure, path)
 
@@ -46,7 +46,7 @@ def _colours():
 
 
 def _norm():
-    """Shares on the scale of their square roots: one image in a hundred, gone astray, is still to be seen."""
+    """Return a square-root colour scale, on which a share of 1 % is visible."""
     from matplotlib.colors import PowerNorm
 
     return PowerNorm(0.5, 0, 1)
@@ -54,11 +54,11 @@ def _norm():
 
 def _names(labels: list[str]) -> list[str]:
     short = [label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…" for label in labels]
-    return [label.replace("$", r"\$") for label in short]  # matplotlib reads formulas between dollars
+    return [label.replace("$", r"\$") for label in short]  # a dollar would begin a formula
 
 
 def _ticks(axes, labels: list[str], cell: float) -> None:
-    """Names or numbers of the classes; those below are turned where they are wider than a cell (in inches)."""
+    """Label the axes with names or numbers of the classes, turned below if wider than a cell (in inches)."""
     classes = len(labels)
     if classes <= MOST_NAMED:
         places, names = list(range(classes)), _names(labels)
@@ -69,7 +69,7 @@ def _ticks(axes, labels: list[str], cell: float) -> None:
     turned = 90 if classes <= MOST_NAMED and 0.08 * max(map(len, names)) > cell else 0
     axes.set_xticks(places, names, rotation=turned, fontsize=8)
     axes.set_yticks(places, names, fontsize=8)
-    if classes <= MOST_NAMED:  # thin lines between the cells
+    if classes <= MOST_NAMED:  # lines between the cells
         axes.set_xticks(np.arange(-0.5, classes), minor=True)
         axes.set_yticks(np.arange(-0.5, classes), minor=True)
         axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)

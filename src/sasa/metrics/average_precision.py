@@ -1,6 +1,6 @@
 """COCO's mean average precision of detected boxes, computed by faster-coco-eval.
 
-Boxes are [x, y, width, height] in pixels, as COCO's documents have them.
+Boxes are [x, y, width, height] in pixels, as in COCO's annotation files.
 """
 
 import math
@@ -13,26 +13,26 @@ import numpy as np
 
 from sasa.errors import DataError, SasaError
 
-AT_75 = 5  # place of 0.75 among the ten thresholds 0.5, 0.55, .. 0.95
+AT_75 = 5  # index of 0.75 in the ten IoU thresholds 0.5, 0.55, .. 0.95
 
-Places = dict[Hashable, int]  # the library's number, 1 and up, of an image or class by its id
+Places = dict[Hashable, int]  # id of an image or class -> its number in the library, from 1
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """How well the boxes were found: all figures 0 to 1, and nan where there is no box in the ground truth.
+    """Mean average precision: figures 0 to 1, and nan where the ground truth has no box.
 
     Args:
-        map: mean over the classes and over ten thresholds of the overlap, 0.5 to 0.95 (intersection over union).
-        map50: the same with the threshold 0.5 alone.
-        map75: with 0.75 alone.
-        small: `map` of the boxes below 32 x 32 pixels.
-        medium: of those up to 96 x 96.
-        large: of those beyond.
-        per_class: (map, map50) by the name of the class.
-        boxes: by the name of the class, those to be found: crowds, which need not be, do not count.
-        images: how many were scored.
-        detections: how many there were in all of them.
+        map: mean over classes and over the ten IoU thresholds 0.5 to 0.95.
+        map50: with the threshold 0.5.
+        map75: with the threshold 0.75.
+        small: `map` of boxes below 32 x 32 pixels.
+        medium: `map` of boxes up to 96 x 96 pixels.
+        large: `map` of larger boxes.
+        per_class: (map, map50) by class name.
+        boxes: number of true boxes by class name, without crowds.
+        images: number of images scored.
+        detections: number of detections in all images.
     """
 
     map: float
@@ -48,34 +48,29 @@ class AveragePrecision:
 
     @property
     def quality(self) -> tuple[float, float]:
-        """(map, map50), to compare checkpoints: more is better. Never nan."""
+        """(map, map50), to compare checkpoints: higher is better. Never nan."""
         return self.map, self.map50
 
-    def row(self) -> dict[str, float]:
-        """The figures of metrics.csv, with six digits."""
-        figures = {"held_out_map": self.map, "held_out_map50": self.map50, "held_out_map75": self.map75}
-        return {name: round(figure, 6) for name, figure in figures.items()}
-
     def to_dict(self) -> dict[str, Any]:
-        """All of it for JSON, which knows no nan: None stands there."""
+        """Convert to plain values for JSON, with None for nan."""
         known = {name: _or_none(value) for name, value in asdict(self).items()}
-        known["pictures"] = known.pop("images")  # the key that these files have always had
+        known["pictures"] = known.pop("images")  # the key in the files of earlier versions
         return known | {"per_class": {name: [_or_none(f) for f in pair] for name, pair in self.per_class.items()}}
 
 
 def average_precision(ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> AveragePrecision:
-    """Score the detections as COCO does, with at most the 100 best of an image and class.
+    """Score detections as COCO does, with at most the 100 best of each image and class.
 
-    Neither argument is changed. Ids of images and classes may be integers or strings. As COCO does, boxes of a
-    class that `categories` lacks are left out, and crowds are neither found nor missed.
+    Neither argument is changed. Ids of images and classes may be integers or strings. As in COCO, boxes of a class that
+    is not in `categories` are ignored, and crowds count neither as found nor as missed.
 
     Args:
-        ground_truth: a COCO document. An annotation without `area` has that of its box; those without a box of four
-            finite numbers, and of images that are not in `images`, are left out.
+        ground_truth: COCO's annotations. An annotation without `area` gets that of its box; one without a box of four
+            finite numbers, or of an image that is not in `images`, is ignored.
         detections: COCO's results: image_id, category_id, bbox and score of each; may be empty.
 
     Raises:
-        DataError: there is no box to score against, or a detection is of an unknown image, or not of finite numbers.
+        DataError: the ground truth has no box, or a detection has an unknown image or numbers that are not finite.
     """
     images, classes = _places(ground_truth["images"]), _places(ground_truth["categories"])
     _check_detections(detections, images)
@@ -101,7 +96,7 @@ def average_precision(ground_truth: dict[str, Any], detections: list[dict[str, A
 def _summary(
     precision_TRKA: np.ndarray, names: list[str], boxes: dict[str, int], images: int, detections: int
 ) -> AveragePrecision:
-    """The means over those classes, and sizes, that the ground truth has boxes of."""
+    """Average over the classes and sizes of which the ground truth has boxes."""
     all_TRK, *sizes = np.moveaxis(precision_TRKA, -1, 0)
     per_class = {name: (_mean(all_TRK[..., k]), _mean(all_TRK[0, :, k])) for k, name in enumerate(names)}
     small, medium, large = map(_mean, sizes)
@@ -120,7 +115,7 @@ def _summary(
 
 
 def _evaluate(truth: list[dict[str, Any]], found: list[dict[str, Any]], images: int, classes: int) -> np.ndarray:
-    """Precision (T, R, K, A): T overlaps, R recalls 0 to 1, K classes, A sizes (all, small, medium, large).
+    """Compute precision (T, R, K, A): T IoU thresholds, R recalls, K classes, A sizes (all, small, medium, large).
 
     It is -1 where a class has no box of the size.
     """
@@ -133,7 +128,7 @@ def _evaluate(truth: list[dict[str, Any]], found: list[dict[str, Any]], images: 
     evaluation = COCOeval(*sides, iouType="bbox", print_function=_silent)
     evaluation.evaluate()
     evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[..., -1]  # the last is that of 100 detections
+    return np.asarray(evaluation.eval["precision"])[..., -1]  # the last index is the limit of 100 detections
 
 
 def _library() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -145,13 +140,13 @@ def _library() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _silent(*_: Any) -> None:
-    """What the library would print."""
+    """Discard what the library prints."""
 
 
 def _places(entries: list[dict[str, Any]]) -> Places:
-    """Id -> 1, 2, ..: the library takes integers alone.
+    """Number the ids from 1, because the library takes only integers.
 
-    Numbers keep their order, on which COCO's figures depend where scores are equal.
+    Integers keep their order, on which COCO's figures depend if scores are equal.
     """
     ids = list({each["id"]: None for each in entries})
     ordered = sorted(ids) if all(isinstance(key, int) for key in ids) else ids
@@ -159,7 +154,7 @@ def _places(entries: list[dict[str, Any]]) -> Places:
 
 
 def _annotation(each: dict[str, Any], number: int, images: Places, classes: Places) -> dict[str, Any]:
-    """What the library reads of an annotation. Its own id is not kept: 0, and one given twice, would be misread."""
+    """Convert an annotation for the library, with a new id: it would misread 0, and an id that occurs twice."""
     box = [float(side) for side in each["bbox"]]
     area = each.get("area")
     return {
@@ -180,11 +175,11 @@ def _detection(each: dict[str, Any], number: int, images: Places, classes: Place
 def _check_detections(detections: list[dict[str, Any]], images: Places) -> None:
     for each in detections:
         if each["image_id"] not in images:
-            raise DataError(f"a detection is of image {each['image_id']!r}, which the ground truth does not have")
+            raise DataError(f"a detection is of image {each['image_id']!r}, which is not in the ground truth")
         if not _is_box(each["bbox"]) or not _are_finite([each["score"]]):
             raise DataError(
                 f"a detection in image {each['image_id']!r} has the box {each['bbox']} and the score "
-                f"{each['score']}: it takes four finite numbers, none of them a negative width or height, and a score"
+                f"{each['score']}: a box must be four finite numbers without a negative width or height"
             )
 
 

@@ -1,6 +1,6 @@
-"""The confusion matrix: recall and precision of each class, and the pairs of classes confused most often.
+"""Recall and precision of each class, and the pairs of classes confused most often, from a confusion matrix.
 
-A confusion matrix is (C, C) integers for C classes: row the true class, column the network's first answer.
+A confusion matrix is (C, C) counts for C classes: rows are true classes, columns predicted classes.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from sasa.errors import ArgumentError
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class. What cannot be told, for want of images or of answers, is None.
+    """The score of one class.
 
     Args:
-        label: its name.
-        images: how many there were of it.
-        answers: how many images the network took for it.
-        recall: share of its images that were recognised: the accuracy of the class.
-        precision: share of the answers that were right.
+        label: name of the class.
+        images: number of images of the class.
+        answers: number of images predicted to be of the class.
+        recall: share of the images that were predicted right; None without images.
+        precision: share of the predictions that were right; None without predictions.
     """
 
     label: str
@@ -31,7 +31,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`images` of class `truth` were taken for `answer`: `share` of the images of that class."""
+    """A pair of confused classes: `images` of class `truth`, a `share` of all, were predicted to be `answer`."""
 
     truth: str
     answer: str
@@ -40,7 +40,7 @@ class Confusion:
 
 
 def per_class(confusion: Tensor, labels: list[str]) -> list[ClassScore]:
-    """Recall and precision of each class, in the order of the labels."""
+    """Score each class, in the order of the labels."""
     check_labels(confusion, labels)
     right, truths, answers = confusion.diagonal().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()
     return [
@@ -50,7 +50,7 @@ def per_class(confusion: Tensor, labels: list[str]) -> list[ClassScore]:
 
 
 def most_confused(confusion: Tensor, labels: list[str], count: int) -> list[Confusion]:
-    """At most `count` pairs of classes that were taken for each other, those with the most images first."""
+    """List at most `count` pairs of confused classes, those with the most images first."""
     check_labels(confusion, labels)
     wrong = confusion.clone()
     wrong.fill_diagonal_(0)
@@ -65,10 +65,10 @@ def most_confused(confusion: Tensor, labels: list[str], count: int) -> list[Conf
 
 
 def check_labels(confusion: Tensor, labels: list[str]) -> None:
-    """Refuse a matrix that is not (C, C) for C labels.
+    """Check that a matrix is (C, C) for C labels.
 
     Raises:
-        ArgumentError: quotes both.
+        ArgumentError: it is not.
     """
     if tuple(confusion.shape) != (len(labels), len(labels)):
         raise ArgumentError(f"confusion is {tuple(confusion.shape)}, but there are {len(labels)} labels")

@@ -1,4 +1,4 @@
-"""The networks of the paper, by name, and their files."""
+"""The networks of the paper by name, and their files."""
 
 from sasa.models.config import ResNetConfig
 from sasa.models.create import create_model, list_models, load_pretrained

@@ -1,4 +1,4 @@
-"""From RetinaNet's outputs to its losses and to boxes, on torchvision's parts: anchors, matcher, coder, losses, NMS.
+"""Losses and boxes from RetinaNet's outputs, with torchvision's anchors, matcher, coder, losses and NMS.
 
 Shapes: B batch, A anchors of an image, K classes, N boxes of an image. Boxes are (x1, y1, x2, y2) in pixels.
 """
@@ -15,13 +15,13 @@ from sasa.models.retinanet import Outputs
 from sasa.models.retinanet_config import ANCHORS, RetinaNetConfig
 
 SHAPES = (0.5, 1.0, 2.0)  # height / width of the anchors
-OBJECT, BACKGROUND = 0.5, 0.4  # IoU with a box from which an anchor is of an object; below which it is of none
-BETA = 1 / 9  # where the box loss turns from a parabola to a line
-IN_CROWD = 0.5  # part of an anchor in a crowd's region from which nothing is asked of it
+OBJECT, BACKGROUND = 0.5, 0.4  # an anchor with at least this IoU is an object; with less than that, background
+BETA = 1 / 9  # where the box loss changes from quadratic to linear
+IN_CROWD = 0.5  # an anchor with more than this part inside a crowd region is ignored
 
 
 class Losses(NamedTuple):
-    """Means over the objects' anchors: the focal loss of all anchors, and the smooth L1 loss of the objects' boxes."""
+    """Focal loss of all anchors and smooth L1 loss of the boxes, both divided by the number of object anchors."""
 
     classification: Tensor
     box: Tensor
@@ -38,13 +38,13 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which boxes are kept.
+    """Rules by which boxes are kept.
 
     Args:
-        score: least score.
-        per_level: so many of the best of each level go on.
-        overlap: IoU from which the weaker of two boxes of one class goes.
-        most: boxes of an image.
+        score: minimum score.
+        per_level: maximum number of candidates of each level.
+        overlap: IoU above which the weaker of two boxes of one class is removed.
+        most: maximum number of boxes of an image.
     """
 
     score: float = 0.05
@@ -53,11 +53,11 @@ class Selection:
     most: int = 100
 
 
-SCORED = Selection()  # COCO's scores want many boxes, weak ones too
+SCORED = Selection()  # COCO's metrics need many boxes, including weak ones
 
 
 def anchors(config: RetinaNetConfig, sizes: Sequence[tuple[int, int]], device: torch.device) -> list[Tensor]:
-    """The anchors of each level, (h * w * anchors, 4): centred in the pixels that a position stands for."""
+    """The anchors of each level, (h * w * anchors, 4), centred in the pixels of each position."""
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
     octaves = ANCHORS[config.anchors]
@@ -78,14 +78,14 @@ def losses(
     labels: Sequence[Tensor],
     crowds: Sequence[Tensor],
 ) -> Losses:
-    """Focal loss of the classes and smooth L1 loss of the boxes.
+    """Compute the focal loss of the classes and the smooth L1 loss of the boxes.
 
     Args:
         config: of the detector.
         outputs: for B images.
         boxes: for each image (N, 4).
         labels: for each image (N,), int64.
-        crowds: for each image (M, 4), regions of which nothing is asked.
+        crowds: for each image (M, 4), regions in which background anchors are ignored.
     """
     from torchvision.ops import sigmoid_focal_loss
 
@@ -106,17 +106,17 @@ def losses(
     return Losses((focal * counted).sum() / count, box / count)
 
 
-BETWEEN = -2  # torchvision's number for an anchor that is neither of an object nor of none
+BETWEEN = -2  # torchvision's number for an anchor that is neither object nor background
 
 
 def match(all_anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
-    """(A,): the number of the box that an anchor belongs to, -1 for none, -2 where nothing is asked of it."""
+    """(A,): the index of each anchor's box, -1 for background, -2 for anchors to ignore."""
     from torchvision.models.detection._utils import Matcher
     from torchvision.ops import box_iou
 
     matches = torch.full((len(all_anchors),), -1, dtype=torch.int64, device=all_anchors.device)
     overlaps = box_iou(boxes, all_anchors)
-    # The matcher gives a box the anchors of its best overlap, even if that is 0 (no area, out of reach): all of them.
+    # The matcher assigns to a box all anchors of its best overlap, even if that is 0: such boxes are left out.
     touched = (overlaps > 0).any(1).nonzero()[:, 0]
     if len(touched):
         matches = Matcher(OBJECT, BACKGROUND, allow_low_quality_matches=True)(overlaps[touched])
@@ -127,7 +127,7 @@ def match(all_anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
 
 
 def _covered(all_anchors: Tensor, crowd: Tensor) -> Tensor:
-    """(A,): the largest part of an anchor that lies in one of the regions."""
+    """(A,): the largest fraction of each anchor inside one of the regions."""
     from torchvision.ops import box_area
 
     low = torch.maximum(all_anchors[:, None, :2], crowd[None, :, :2])
@@ -139,13 +139,13 @@ def _covered(all_anchors: Tensor, crowd: Tensor) -> Tensor:
 def select(
     config: RetinaNetConfig, outputs: Outputs, sizes: Sequence[tuple[int, int]], selection: Selection = SCORED
 ) -> list[Boxes]:
-    """The boxes that the network finds in each image, in the pixels that it was shown.
+    """Select the boxes of each image, in pixels of the network's input.
 
     Args:
         config: of the detector.
         outputs: for B images.
-        sizes: (height, width) of each image inside its padding; boxes are cut there.
-        selection: what is kept.
+        sizes: (height, width) of each image without its padding; boxes are clipped to it.
+        selection: rules by which boxes are kept.
     """
     levels = anchors(config, outputs.sizes, outputs.logits.device)
     lengths = [len(level) for level in levels]
@@ -164,7 +164,7 @@ def _select_one(
     parts = [_best_of_level(*level, selection) for level in zip(levels, logits, deltas, strict=True)]
     boxes, labels, scores = (torch.cat(part) for part in zip(*parts, strict=True))
     boxes = clip_boxes_to_image(boxes, size)
-    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # not those in the padding, of which the cut leaves nothing
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # boxes in the padding are empty after clipping
     boxes, labels, scores = boxes[seen], labels[seen], scores[seen]
     kept = batched_nms(boxes, scores, labels, selection.overlap)[: selection.most]
     return Boxes(boxes[kept], labels[kept], scores[kept])
@@ -173,7 +173,7 @@ def _select_one(
 def _best_of_level(
     level: Tensor, logits: Tensor, deltas: Tensor, selection: Selection
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(boxes, labels, scores) of the best pairs of anchor and class on a level."""
+    """(boxes, labels, scores) of the best pairs of anchor and class of a level."""
     scores = logits.sigmoid().flatten()
     good = (scores > selection.score).nonzero()[:, 0]
     best, order = scores[good].topk(min(selection.per_level, len(good)))

@@ -1,14 +1,12 @@
-"""The model card that goes to the Hugging Face Hub with a network: what it is, its classes, its figures, its use."""
+"""The model card of a network on the Hugging Face Hub: description, classes, figures and use."""
 
-import json
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sasa.models.resnet import ResNet
 from sasa.models.retinanet import RetinaNet
 
 CARD_NAME = "README.md"
-MOST_LABELS = 100  # the rest is in config.json
+MOST_LABELS = 100  # the others are in config.json
 FRONT = """---
 library_name: sasa
 pipeline_tag: {task}
@@ -17,38 +15,26 @@ tags:
 - self-attention
 ---
 """
-FIGURES = {
-    "held_out_top1": "top-1 accuracy",
-    "held_out_top5": "top-5 accuracy",
-    "held_out_map": "mean average precision (50:95)",
-    "held_out_map50": "mean average precision (50)",
-    "held_out_loss": "cross-entropy",
-    "held_out_pictures": "held-out images",
-    "training_pictures": "training images",
-    "epochs": "epochs",
-}
 
 
-def model_card(network: ResNet | RetinaNet, directory: Path, repo_id: str) -> str:
-    """Markdown from the network, its metadata and, where the directory is a run, summary.json."""
+class Figures(NamedTuple):
+    """Measured figures of a network: a sentence that says how they were measured, and rows (name, value)."""
+
+    heading: str
+    rows: list[tuple[str, object]]
+
+
+def model_card(network: ResNet | RetinaNet, repo_id: str, figures: Figures | None = None) -> str:
+    """Write the card in Markdown from the network, its metadata and its figures."""
     parts = [
         FRONT.format(task="object-detection" if isinstance(network, RetinaNet) else "image-classification")
         + f"# {repo_id.partition('/')[2]}",
         _description(network),
         _labels(network.metadata.get("labels")),
-        _figures(read_summary(directory)),
+        _figures(figures),
         _use(repo_id, "detect predict" if isinstance(network, RetinaNet) else "predict"),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def read_summary(directory: Path) -> dict[str, Any]:
-    """summary.json of a run; nothing where there is none, or one that cannot be read: a card does without."""
-    try:
-        values = json.loads((directory / "summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _description(network: ResNet | RetinaNet) -> str:
@@ -75,14 +61,11 @@ def _labels(labels: Any) -> str:
     return f"## Classes\n\n{shown}{more}"
 
 
-def _figures(summary: dict[str, Any]) -> str:
-    rows = [f"| {text} | {summary[name]} |" for name, text in FIGURES.items() if name in summary]
-    if not rows:
+def _figures(figures: Figures | None) -> str:
+    if figures is None or not figures.rows:
         return ""
-    # The name alone: where the images lie on somebody's disk is nobody else's business.
-    data = Path(str(summary.get("data", ""))).name
-    heading = "Measured by `sasa train` on held-out images" + (f" of `{data}`." if data else ".")
-    return "\n".join(["## Figures", "", heading, "", "| | |", "| --- | ---: |", *rows])
+    rows = [f"| {name} | {value} |" for name, value in figures.rows]
+    return "\n".join(["## Figures", "", figures.heading, "", "| | |", "| --- | ---: |", *rows])
 
 
 def _use(repo_id: str, command: str) -> str:

@@ -1,4 +1,4 @@
-"""What decides a network: one frozen table of options, checked once, saved beside the weights as config.json."""
+"""`ResNetConfig`: the options of a network, checked once and saved beside the weights as config.json."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sasa.errors import ArgumentError
-from sasa.nn.position import check_position
+from sasa.nn.position import find_position
 from sasa.nn.stem import VALUES
 from sasa.ops.checks import check_kernel_size, check_padding
 
@@ -28,21 +28,21 @@ class ResNetConfig:
         stem: "attention" (Section 3.2), "conv" (7 x 7, stride 2, and max pool), and for small images, at full
             resolution, "small_conv" (3 x 3) and "small_attention" (no spatial convolution).
         groups: a letter for each group: "c" convolution, "a" attention.
-        num_classes: outputs; 0 gives pooled features.
+        num_classes: number of outputs; with 0 the output is pooled features.
         in_chans: channels of the image.
-        width: factor of every width, rounded to a multiple of 2 * num_heads.
+        width: factor of all channels, rounded to a multiple of 2 * num_heads.
         kernel_size: side of the attention window.
         num_heads: attention heads of each layer (the stem has 4).
         position: "relative", "absolute" or "none" (Table 5).
         content: False leaves q.k out (Table 6).
-        padding: what attention sees beyond the map, "zeros" or "mask".
-        stem_block: side of the attention stem's blocks, and its reduction.
+        padding: "zeros" or "mask", as in `LocalAttention2d`.
+        stem_block: side of the attention stem's blocks, which is also its stride.
         stem_values: "mixture", "pointwise" or "convolution" (Table 7).
-        stem_mixtures: value matrices of the stem's mixture.
+        stem_mixtures: number of value matrices of the stem's mixture.
         stem_activation: ReLU after the attention stem's batch norm.
-        zero_init_residual: the last batch norm of each block starts with gamma 0 (docs/choices.md: what makes
-            attention networks train).
-        global_pool: "avg", or "" for features as a map; a classifier needs "avg".
+        zero_init_residual: initialise gamma of the last batch norm of each block with 0 (docs/choices.md: attention
+            networks need it to train).
+        global_pool: "avg", or "" to return features as a map; a classifier needs "avg".
     """
 
     layers: tuple[int, int, int, int]
@@ -78,13 +78,13 @@ class ResNetConfig:
         self._check_numbers()
         check_kernel_size(self.kernel_size)
         check_padding(self.padding)
-        check_position(self.position, self.content)
+        find_position(self.position, self.content)
 
     def _check_numbers(self) -> None:
-        """Types too: the values may come from a config.json that somebody edited."""
+        """Check types too: the values may come from an edited config.json."""
         layers = self.layers
         if not isinstance(layers, tuple) or len(layers) != 4 or not all(is_integer(n, 1) for n in layers):
-            raise ArgumentError(f"layers must be four numbers of blocks, at least 1 each; got {layers!r}")
+            raise ArgumentError(f"layers must be four numbers of blocks of at least 1; got {layers!r}")
         for name, least in LEAST.items():
             if not is_integer(getattr(self, name), least):
                 raise ArgumentError(f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}")
@@ -97,39 +97,39 @@ class ResNetConfig:
 
     @property
     def stem_channels(self) -> int:
-        """Channels of the stem: its own heads and the layers' heads both divide them."""
+        """Channels of the stem, divisible by its own heads and the layers' heads."""
         return self._rounded(BASE_WIDTHS[0], math.lcm(2 * self.num_heads, 2 * STEM_HEADS))
 
     @property
     def group_widths(self) -> tuple[int, ...]:
-        """Bottleneck channels of each group; a block's output has four times as many."""
+        """Bottleneck channels of each group; the output of a block has four times as many."""
         return tuple(self.scaled(channels) for channels in BASE_WIDTHS)
 
     @property
     def stem_reduction(self) -> int:
-        """How many pixels of the image a side of the stem's output pixel covers."""
+        """Stride of the stem."""
         return {"attention": self.stem_block, "conv": 4}.get(self.stem, 1)
 
     def scaled(self, channels: int) -> int:
-        """So many channels times `width`, rounded so that the heads divide them."""
+        """channels * width, rounded to a multiple of 2 * num_heads."""
         return self._rounded(channels, 2 * self.num_heads)
 
     def _rounded(self, channels: int, multiple: int) -> int:
         return max(multiple, round(channels * self.width / multiple) * multiple)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as config.json holds them."""
+        """Plain values for config.json."""
         return {**dataclasses.asdict(self), "layers": list(self.layers)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ResNetConfig":
-        """The inverse of `to_dict`; unknown options are refused with the nearest known name."""
+        """The inverse of `to_dict`; raises for unknown options and names the nearest known one."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 raise ArgumentError(
-                    f"{name!r} is no option of a network" + (f"; did you mean {near[0]!r}?" if near else "")
+                    f"{name!r} is not an option of a network" + (f"; did you mean {near[0]!r}?" if near else "")
                 )
         if "layers" not in values:
             raise ArgumentError("layers is missing: the number of blocks in each of the four groups")
@@ -138,5 +138,5 @@ class ResNetConfig:
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Whether `value` is a whole number of at least `least`; True and False are none."""
+    """Whether `value` is an integer, not a bool, of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -1,4 +1,4 @@
-"""`create_model` and `list_models`: networks by name, from a directory that was saved, or from the Hugging Face Hub."""
+"""`create_model` and `list_models`: networks by name, from a directory, or from the Hugging Face Hub."""
 
 import difflib
 import fnmatch
@@ -16,7 +16,7 @@ from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_co
 
 
 def list_models(pattern: str | None = None) -> list[str]:
-    """Names that `create_model` knows, all or those that match a shell pattern.
+    """List the names of networks, all or those that match a shell pattern.
 
     >>> sasa.list_models("sasa_resnet26*")
     ['sasa_resnet26', 'sasa_resnet26_convstem']
@@ -31,21 +31,21 @@ def create_model(
     out_indices: tuple[int, ...] = (1, 2, 3, 4),
     **options: Any,
 ) -> ResNet | FeaturePyramid | RetinaNet:
-    """A network of the paper by name, freshly initialised; or one that was saved, with its weights.
+    """Create a network of the paper by name, freshly initialised, or load a saved one with its weights.
 
     Args:
         name_or_directory: a name of `list_models()`; a directory with model.safetensors and config.json; or
             "hf:owner/name" (or "hf:owner/name@revision") on the Hugging Face Hub, which needs the extra `hub`.
-        features_only: return a `FeaturePyramid`, a list of maps, in place of a classifier.
-        out_indices: with features_only, which maps: 0 the stem, 1 to 4 the groups.
+        features_only: return a `FeaturePyramid`, whose output is a list of maps, instead of a classifier.
+        out_indices: with features_only, the maps to return: 0 the stem, 1 to 4 the groups.
         **options: fields of `ResNetConfig`: num_classes=1000, in_chans=3, width=1.0, stem, groups, kernel_size=7,
             num_heads=8, position="relative", content=True, padding, stem_block=4, stem_values="mixture", ...
             For a detector also those of `RetinaNetConfig`: num_classes=90, anchors=6, norm="batch", ...
-            For a directory or the Hub they must agree with what was saved. None means the default.
+            For a saved network they must agree with its options. None means the default.
 
     Raises:
-        ArgumentError: (a ValueError) an unknown name (near ones are listed) or option, or values that do not fit.
-        SasaError: files that cannot be read or fetched, see `load_pretrained` and `sasa.models.hub.download`.
+        ArgumentError: (a ValueError) an unknown name or option (similar ones are listed), or values that do not fit.
+        SasaError: files that cannot be read or downloaded, see `load_pretrained` and `sasa.models.hub.download`.
 
     >>> sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)(torch.randn(2, 3, 37, 50)).shape
     torch.Size([2, 10])
@@ -67,33 +67,33 @@ def create_model(
     if not features_only:
         return model
     if isinstance(model, RetinaNet):
-        raise ArgumentError(f"{name} is a detector: features_only is for classifiers")
+        raise ArgumentError(f"{name} is a detector, and features_only is for classifiers")
     return FeaturePyramid(model, out_indices)
 
 
 def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> ResNet | RetinaNet:
-    """The network that its `save_pretrained` wrote.
+    """Load the network that `save_pretrained` wrote.
 
     Args:
         directory: with model.safetensors and config.json.
-        expected: options that must agree with what was saved.
+        expected: options that the network must have.
 
     Raises:
-        ArgumentError: where they do not agree.
-        SasaError: a file that is missing, damaged, or a pickle (refused, not opened).
+        ArgumentError: an option differs.
+        SasaError: a file is missing, damaged, or a pickle (which is not opened).
     """
     saved = read_config(directory)
     config_class = RetinaNetConfig if saved["architecture"].startswith("retinanet") else ResNetConfig
     try:
         config = config_class.from_dict(saved["options"])
     except ArgumentError as error:
-        raise SasaError(f"{directory / CONFIG_NAME} describes no network: {error}") from error
+        raise SasaError(f"{directory / CONFIG_NAME} is not the config of a network: {error}") from error
     wanted = config_class.from_dict({**config.to_dict(), **(expected or {})})
     for name, value in config.to_dict().items():
         other = wanted.to_dict()[name]
         if value != other:
             resettable = name == "num_classes" and isinstance(config, ResNetConfig)
-            hint = "; load it as it is and call reset_classifier() for a new head" if resettable else ""
+            hint = "; load it without the option and call reset_classifier() for a new head" if resettable else ""
             raise ArgumentError(f"{directory} holds a network with {name}={value}, not {other}{hint}")
     network = RetinaNet if isinstance(config, RetinaNetConfig) else ResNet
     model = network(config, saved["architecture"])  # pyright: ignore[reportArgumentType]
@@ -103,6 +103,6 @@ def load_pretrained(directory: Path, expected: dict[str, Any] | None = None) -> 
 
 
 def unknown_model(name: str) -> str:
-    """The sentence for a name that is neither a network nor a directory."""
+    """The message for a name that is neither a network nor a directory."""
     near = difflib.get_close_matches(name, (*VARIANTS, *DETECTORS), 3, 0.5) or list_models("sasa*")
-    return f"{name!r} is neither a known network nor a directory of a saved one; near: {', '.join(near)}"
+    return f"{name!r} is neither the name of a network nor the directory of one; try one of: {', '.join(near)}"

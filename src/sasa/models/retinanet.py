@@ -13,26 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sasa.errors import SasaError
-from sasa.models.resnet import FeaturePyramid, ResNet, spatial_layer
+from sasa.models.blocks import embedding_names, spatial_layer
+from sasa.models.resnet import FeaturePyramid, ResNet
 from sasa.models.retinanet_config import LEVELS, SPATIAL, RetinaNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import LocalAttention2d
 from sasa.nn.conv_norm_act import conv_norm_act
 from sasa.nn.fold import is_folded
 
-PRIOR = 0.01  # of an object at an anchor, before training: the focal loss starts from it
-CLASSIFIER_ONLY = ("num_classes", "global_pool", "zero_init_residual")  # options that a trained backbone does not show
+PRIOR = 0.01  # probability of an object at an anchor before training, for the focal loss
+CLASSIFIER_ONLY = ("num_classes", "global_pool", "zero_init_residual")  # options without effect on a trained backbone
 HEAD_STD = 0.01  # of the heads' weights; A.3 gives it for W_V
 GROUP_CHANNELS = 8  # 32 groups of the paper's 256 channels
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch.
+    """Output of the network for a batch.
 
     Args:
         logits: (B, A, K), of each class at each anchor.
-        deltas: (B, A, 4), from the anchor to the box, as torchvision's BoxCoder has them.
-        sizes: (h, w) of each level's map; anchors come level by level, row by row, the anchors of a position together.
+        deltas: (B, A, 4), from the anchor to the box, encoded as by torchvision's BoxCoder.
+        sizes: (h, w) of each level's map; anchors are ordered by level, row, column, and anchor of the position.
     """
 
     logits: Tensor
@@ -41,7 +42,7 @@ class Outputs(NamedTuple):
 
 
 def make_norm(config: RetinaNetConfig) -> nn.Module:
-    """The norm of one level behind a layer of the pyramid or the heads."""
+    """The norm of one level after a layer of the pyramid or the heads."""
     channels = config.channels
     if config.norm == "group":
         return nn.GroupNorm(math.gcd(channels, max(1, channels // GROUP_CHANNELS)), channels)
@@ -49,7 +50,7 @@ def make_norm(config: RetinaNetConfig) -> nn.Module:
 
 
 class Pyramid(nn.Module):
-    """Maps P3 to P7 of one width, from the backbone's C3 to C5: lateral 1 x 1, coarse added to fine, a spatial layer.
+    """Maps P3 to P7 of equal width from the backbone's C3 to C5: lateral 1 x 1, coarse added to fine, spatial layer.
 
     P6 and P7 come from P5 and P6 by spatial layers of stride 2.
     """
@@ -79,14 +80,14 @@ class Pyramid(nn.Module):
 
 
 class Head(nn.Module):
-    """Layers shared over the levels, with norms of each level's own, then the prediction at each anchor.
+    """Layers shared by the levels, with separate norms for each level, then the prediction at each anchor.
 
-    A convolutional head ends with a 3 x 3 convolution. An attentional one has one more attention layer in its place,
-    and a pointwise convolution that mixes the attention heads.
+    A convolutional head ends with a 3 x 3 convolution. An attention head ends with one more attention layer and a
+    pointwise convolution, which mixes the attention heads.
 
     Args:
         config: of the detector.
-        outputs: numbers to predict for each anchor.
+        outputs: number of values predicted for each anchor.
     """
 
     def __init__(self, config: RetinaNetConfig, outputs: int) -> None:
@@ -127,11 +128,11 @@ class Head(nn.Module):
 
 
 class RetinaNet(nn.Module):
-    """Backbone, pyramid, and two heads. Losses and boxes come from its outputs by `sasa.models.boxes`.
+    """Backbone, pyramid and two heads. `sasa.models.boxes` computes losses and boxes from its output.
 
     Args:
-        config: what decides the network.
-        name: the name it was made by, for messages and config.json.
+        config: options of the network.
+        name: the name that it was created by, for messages and config.json.
 
     Shape:
         (B, in_chans, H, W) -> `Outputs`, any H, W >= 1; images of several sizes are padded to multiples of 32.
@@ -158,25 +159,24 @@ class RetinaNet(nn.Module):
         return Outputs(self.classify(levels), self.locate(levels), sizes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the inputs of the backbone's blocks in training, and compute each again in the backward pass."""
+        """Store only the inputs of the backbone's blocks in training, and recompute each in the backward pass."""
         self.backbone.body.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that weight decay spares beside norms and biases: positions and the stem's embeddings."""
-        names = ("rel_row", "rel_col", "emb_row", "emb_col", "nu")
-        return {name for name, _ in self.named_parameters() if name.rsplit(".", 1)[-1] in names}
+        """Parameters without weight decay beside norms and biases: position tables and embeddings of the stem."""
+        return embedding_names(self)
 
     def load_backbone(self, other: ResNet) -> None:
-        """Start from the weights of a classifier of the same make; its last layer stays behind.
+        """Take the weights of a classifier with the same options, except its last layer.
 
         Raises:
-            SasaError: its options differ from those of the backbone; names the first.
+            SasaError: an option differs from the backbone's; names the first that does.
         """
         ours, theirs = self.config.backbone.to_dict(), other.config.to_dict()
         for name, value in ours.items():
             if name not in CLASSIFIER_ONLY and theirs[name] != value:
                 raise SasaError(
-                    f"the backbone has {name}={value!r}, and the network whose weights it shall take {theirs[name]!r}"
+                    f"the backbone has {name}={value!r}, and the network that its weights come from {theirs[name]!r}"
                 )
         state = {name: tensor for name, tensor in other.state_dict().items() if not name.startswith("fc.")}
         self.backbone.body.load_state_dict(state)
@@ -184,5 +184,5 @@ class RetinaNet(nn.Module):
     def save_pretrained(self, directory: str | Path, **metadata: Any) -> None:
         """Write model.safetensors and config.json; `sasa.create_model(directory)` reads them back."""
         if is_folded(self):
-            raise SasaError(f"this {self.name} was made by optimize_for_inference: save the original")
+            raise SasaError(f"this {self.name} was made by optimize_for_inference: save the original network")
         save_network(directory, self.state_dict(), self.name, self.config.to_dict(), {**self.metadata, **metadata})

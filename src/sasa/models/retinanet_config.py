@@ -1,4 +1,4 @@
-"""What decides a RetinaNet: its backbone's options and a few of its own, in one flat table beside the weights."""
+"""`RetinaNetConfig`: the options of a detector and of its backbone, saved beside the weights as one flat table."""
 
 import dataclasses
 import difflib
@@ -13,9 +13,9 @@ CHANNELS = 256  # of the pyramid and the heads, Section A.3; `width` scales it
 LEVELS = (3, 4, 5, 6, 7)
 SPATIAL = {"conv": "c", "attention": "a"}
 NORMS = ("batch", "group")
-ANCHORS = {6: 2, 9: 3}  # anchors at a position: three shapes at so many sizes within an octave
+ANCHORS = {6: 2, 9: 3}  # anchors of a position -> sizes within an octave, with three shapes each
 
-# Detectors by the end of their names: what stands in the pyramid and what in the heads.
+# Layers of the pyramid and of the heads by the end of a detector's name.
 SUFFIXES = {
     "": {"pyramid": "conv", "heads": "conv"},
     "_attnheads": {"pyramid": "conv", "heads": "attention"},
@@ -37,13 +37,13 @@ class RetinaNetConfig:
             num_heads, position, content, padding) are those of their attention.
         pyramid: "conv", or "attention" in place of the pyramid's 3 x 3 convolutions (the text of A.3).
         heads: "conv", or "attention" in place of the heads' 3 x 3 convolutions (the rows of Table 2).
-        num_classes: outputs for each anchor.
-        anchors: for each position: 6 (as Table 2 counts) or 9.
+        num_classes: number of outputs for each anchor.
+        anchors: number for each position: 6 (to which the counts of Table 2 correspond) or 9.
         anchor_scale: side of the smallest anchor, in positions of its map: 4 is 32 pixels on P3.
-        head_layers: layers of each head before its prediction.
-        head_shortcuts: whether each layer of the heads adds to its input. The paper has none: with them attention
-            heads learn many times faster (docs/choices.md).
-        norm: "batch" (statistics of their own for each level) or "group" (32 groups), in pyramid and heads.
+        head_layers: number of layers of each head before its prediction.
+        head_shortcuts: whether each layer of the heads has a shortcut. The paper has none; with them attention heads
+            learn many times faster (docs/choices.md).
+        norm: "batch" (separate statistics for each level) or "group" (32 groups), in pyramid and heads.
     """
 
     backbone: ResNetConfig
@@ -59,7 +59,7 @@ class RetinaNetConfig:
     def __post_init__(self) -> None:
         for name, known in (("pyramid", SPATIAL), ("heads", SPATIAL), ("norm", NORMS), ("anchors", ANCHORS)):
             value = getattr(self, name)
-            if isinstance(value, float) or value not in tuple(known):  # 6.0 == 6, and is no number of channels
+            if isinstance(value, float) or value not in tuple(known):  # 6.0 == 6, but is not a number of channels
                 raise ArgumentError(f"{name} must be {' or '.join(map(str, known))}, got {value!r}")
         for name in ("num_classes", "head_layers"):
             if not is_integer(getattr(self, name), 1):
@@ -72,30 +72,30 @@ class RetinaNetConfig:
 
     @property
     def channels(self) -> int:
-        """Of every map of the pyramid and of the heads."""
+        """Channels of all maps of the pyramid and of the heads."""
         return self.backbone.scaled(CHANNELS)
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the image between neighbours, on each level."""
+        """Stride of each level in pixels of the image."""
         return tuple(self.backbone.stem_reduction * 2 ** (level - 2) for level in LEVELS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as config.json holds them."""
+        """Plain values for config.json."""
         own = dataclasses.asdict(self)
         del own["backbone"]
         return {**self.backbone.to_dict(), **own}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RetinaNetConfig":
-        """The inverse of `to_dict`; unknown options are refused with the nearest known name."""
+        """The inverse of `to_dict`; raises for unknown options and names the nearest known one."""
         own = {field.name for field in dataclasses.fields(cls)} - {"backbone"}
         known = [*own, *(field.name for field in dataclasses.fields(ResNetConfig) if field.name != "global_pool")]
         for name in values:
             if name not in known and name != "global_pool":
                 near = difflib.get_close_matches(name, known, 1)
                 raise ArgumentError(
-                    f"{name!r} is no option of a detector" + (f"; did you mean {near[0]!r}?" if near else "")
+                    f"{name!r} is not an option of a detector" + (f"; did you mean {near[0]!r}?" if near else "")
                 )
         backbone = {name: value for name, value in values.items() if name not in own}
         config = ResNetConfig.from_dict({**backbone, "num_classes": 0})

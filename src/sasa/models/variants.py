@@ -1,6 +1,6 @@
-"""Every network of Tables 1 and 3 by name. The other tables are arguments: kernel_size, position, content, stem_values.
+"""The networks of Tables 1 and 3 by name. The other tables vary options: kernel_size, position, content, stem_values.
 
-The baseline `resnet26` has 1, 2, 4, 1 blocks, as in the paper; timm's network of that name is another.
+The baseline `resnet26` has 1, 2, 4, 1 blocks, as in the paper; timm's network of that name differs.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ for _depth, _layers in LAYERS.items():
     VARIANTS[f"sasa_resnet{_depth}"] = {"layers": _layers, "stem": "attention", "groups": "aaaa"}
 
 # Table 3: groups of convolution (c) and of attention (a), all with the convolutional stem. Its first row is
-# sasa_resnet50_convstem and its fifth resnet50.
+# sasa_resnet50_convstem and its fifth row resnet50.
 for _name, _groups in {
     "c1a234": "caaa",
     "c12a34": "ccaa",

@@ -1,6 +1,6 @@
-"""Networks on disk: model.safetensors and config.json, written atomically, read without running anything.
+"""Networks on disk: model.safetensors and config.json, written atomically.
 
-Pickles are refused: opening one runs what it says.
+Pickles are refused, since opening one can run any code.
 """
 
 import json
@@ -16,7 +16,7 @@ from sasa.files import atomic_write
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
-PICKLES = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # how torch.save files begin
+PICKLES = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # first bytes of torch.save files
 
 
 def save_network(
@@ -25,12 +25,12 @@ def save_network(
     """Write model.safetensors and config.json, each replaced atomically.
 
     Args:
-        directory: made if it is not there.
+        directory: created if missing.
         state: the tensors by name.
-        architecture: the name that the network was made by.
-        options: of its `ResNetConfig`, plain values.
-        metadata: what belongs to the weights: labels (list of class names), input_size, mean, std, ...; kept in
-            config.json and in `model.metadata` after loading.
+        architecture: the name that the network was created by.
+        options: plain values of its config.
+        metadata: labels (list of class names), input_size, mean, std, ... of the weights; saved in config.json, and
+            in `model.metadata` after loading.
     """
     directory = Path(directory)
     config = {
@@ -39,10 +39,10 @@ def save_network(
         "options": options,
         "metadata": metadata,
     }
-    try:  # before a file is touched, so that what was saved there stays whole
+    try:  # before a file is written, so that an earlier network stays complete
         text = json.dumps(config, indent=2) + "\n"
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"metadata must be what JSON can hold: {error}") from error
+        raise ArgumentError(f"metadata must be values that JSON can represent: {error}") from error
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     content = _safetensors().save(weights, {"format": "pt"})
     try:
@@ -54,7 +54,7 @@ def save_network(
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """config.json of a saved network, checked for its shape: format, architecture, options and metadata."""
+    """Read config.json of a saved network and check that it has format, architecture, options and metadata."""
     path = directory / CONFIG_NAME
     if not path.is_file():
         raise SasaError(f"{directory} holds no saved network: {CONFIG_NAME} is missing")
@@ -80,7 +80,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill the model from a safetensors file; every tensor must be there and fit."""
+    """Load a safetensors file into the model; names, shapes and kinds of numbers must agree."""
     state = read_safetensors(path)
     own = model.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -99,7 +99,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; anything else, a pickle above all, is refused and not opened further."""
+    """Read the tensors of a safetensors file; other files, pickles in particular, are refused."""
     library = _safetensors()
     try:
         content = path.read_bytes()
@@ -107,8 +107,8 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise SasaError(f"cannot read weights {path}: {error.strerror or error}") from error
     try:
         return library.load(content)
-    except Exception as error:  # a damaged header fails in many ways; none of them has run anything
-        # Only now, for the sentence: a good file may begin with these bytes, they are the length of its header.
+    except Exception as error:  # a damaged header fails in many ways; none of them runs code
+        # Only now, for the message: a valid file may begin with these bytes, which are the length of its header.
         if content.startswith(PICKLES):
             raise SasaError(
                 f"{path} is a pickle (a torch.save file), which could run code when opened; it was not opened: "

@@ -1,26 +1,24 @@
-"""`LocalAttention2d`: the layer that stands where a spatial convolution stood.
+"""`LocalAttention2d`: the layer that replaces a spatial convolution.
 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
-from sasa.nn.position import add_sinusoid, check_position, relative_embedding
+from sasa.nn.position import POSITIONS, NoPosition, find_position
 from sasa.ops import reference
+from sasa.ops.arguments import Epilogue, QkvInputs, QkvOptions, local_options, split
 from sasa.ops.backends import check_backend
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding
 from sasa.ops.fusion import may_fuse
-from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference, split
+from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 fx.wrap("qkv_attention")
-fx.wrap("add_sinusoid")
 
-PROJECTED_BYTES = 2**24  # of q, k and v at once, in inference
+PROJECTED_BYTES = 2**24  # of q, k and v together, for one chunk of images in inference
 
 
 class LocalAttention2d(nn.Module):
@@ -29,14 +27,14 @@ class LocalAttention2d(nn.Module):
         y_ij = sum over ab in N_K(i, j) of softmax_ab(q_ij . k_ab + q_ij . r_{a-i, b-j}) v_ab
 
     with q = W_Q x, k = W_K x, v = W_V x. The map keeps its size; `stride` pools the result, as the paper does
-    where the convolution had one (Section 4.1).
+    where the convolution had a stride (Section 4.1).
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output; divisible by `num_heads`, and by `2 * num_heads` with relative
             positions.
         kernel_size: K, the side of the window, odd; an int or a pair of equal ints.
-        stride: side of the average pool after the attention; partial windows at the border count what they hold.
+        stride: side of the average pool after the attention; a partial window at the border averages the pixels in it.
         padding: "zeros": positions outside the map have zero keys and values and take part in the softmax.
             "mask": they take no part.
         num_heads: N; heads are contiguous groups of channels.
@@ -45,13 +43,15 @@ class LocalAttention2d(nn.Module):
         content: False leaves q.k out, and with it W_K (Table 6).
         scale: factor of the logits. The paper has no 1 / sqrt(D).
         backend: "auto", or the name of a back-end for tests and comparison.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)), any H, W >= 1; also
         without B.
 
     Raises:
-        ArgumentError: (a ValueError) at construction, where arguments do not fit, with both values.
+        ArgumentError: (a ValueError) at construction, for arguments that do not fit, with both values.
 
     >>> layer = sasa.LocalAttention2d(64, 128, kernel_size=7, stride=2)
     >>> layer(torch.randn(2, 64, 15, 20)).shape
@@ -80,8 +80,8 @@ class LocalAttention2d(nn.Module):
         self.stride = _one_side(stride, "stride")
         check_kernel_size(self.kernel_size)
         check_padding(padding)
-        check_position(position, content)
-        check_heads(out_channels, num_heads, "out_channels", relative=position == "relative")
+        encoding = find_position(position, content)
+        check_heads(out_channels, num_heads, "out_channels", relative=encoding.halves_heads)
         check_backend(backend)
         if min(in_channels, out_channels, self.stride) < 1:
             raise ArgumentError(
@@ -98,21 +98,28 @@ class LocalAttention2d(nn.Module):
         self.backend = backend
 
         factory = {"device": device, "dtype": dtype}
-        # One projection for q, k and v (q and v without content): its output is read once, and split as views.
+        # One projection for q, k and v (q and v without content): its output is read once, and split into views.
         projections = 3 if content else 2
         self.qkv = nn.Conv2d(in_channels, projections * out_channels, 1, bias=bias, **factory)  # pyright: ignore
-        self.rel_row: nn.Parameter | None = None
-        self.rel_col: nn.Parameter | None = None
-        if position == "relative":
-            head_dim = out_channels // num_heads
-            self.rel_row = relative_embedding(num_heads, self.kernel_size, head_dim, **factory)
-            self.rel_col = relative_embedding(num_heads, self.kernel_size, head_dim, **factory)
+        self.rel_row: nn.Parameter | None
+        self.rel_col: nn.Parameter | None
+        encoding.add_tables(self, self.kernel_size, **factory)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """W_V keeps the variance of its input; W_Q, W_K and r start with logits of order one for any head width.
+    @property
+    def encoding(self) -> NoPosition:
+        """The position encoding that `position` names."""
+        return POSITIONS[self.position]
 
-        docs/choices.md says what was tried.
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """Names of the parameters that are embeddings, which weight decay should spare."""
+        return self.encoding.tables
+
+    def reset_parameters(self) -> None:
+        """Initialise: W_V keeps the variance of its input; W_Q, W_K and r give logits of order one for any head width.
+
+        docs/choices.md lists the alternatives that were tried.
         """
         head_dim = self.out_channels // self.num_heads
         query, *key, value = self.qkv.weight.chunk(3 if self.content else 2)
@@ -122,95 +129,71 @@ class LocalAttention2d(nn.Module):
             nn.init.normal_(value, std=self.in_channels**-0.5)
             if self.qkv.bias is not None:
                 nn.init.zeros_(self.qkv.bias)
-            for rel in (self.rel_row, self.rel_col):
-                if rel is not None:
-                    nn.init.normal_(rel, std=head_dim**-0.25)
+            self.encoding.reset_tables(self)
 
     def project(self, x: Tensor) -> Tensor:
-        """q, k (left out without content) and v of Eq. 3, one after the other: (B, 3 or 2 * out_channels, H, W)."""
+        """q, k (not without content) and v of Eq. 3, concatenated: (B, 3 or 2 * out_channels, H, W)."""
         if isinstance(x, Tensor) and (x.dim() != 4 or x.shape[1] != self.in_channels):
             raise ArgumentError(f"the input must be (batch, {self.in_channels}, height, width), got {tuple(x.shape)}")
-        if self.position == "absolute":
-            x = add_sinusoid(x)
-        return self.qkv(x)
+        return self.qkv(self.encoding.encode(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""
-        if isinstance(x, Tensor) and x.dim() == 3:  # a trace has no shapes to look at, and is taken with a batch
+        if isinstance(x, Tensor) and x.dim() == 3:  # the proxy of a trace has no shape and stands for a batch
             return self(x[None])[0]
         if self.may_infer(x):
-            return self.infer(x)
-        y = qkv_attention(
-            self.project(x), self.rel_row, self.rel_col, **self.options(), content=self.content, backend=self.backend
-        )
+            return self.infer(x, Epilogue(None, None, False, self.stride))
+        y = qkv_attention(self.inputs(x), self.options, self.backend)
         if self.stride == 1:
             return y
-        # ceil_mode and true counts: an odd side gives the size that a strided shortcut gives.
+        # With ceil_mode, and without padding in the count, an odd side agrees with a strided shortcut.
         return F.avg_pool2d(y, self.stride, ceil_mode=True, count_include_pad=False)
 
-    def options(self) -> dict[str, Any]:
-        """The operator's options that the layer decides."""
-        return {
-            "kernel_size": self.kernel_size,
-            "num_heads": self.num_heads,
-            "padding": self.padding,
-            "scale": self.scale,
-        }
+    def inputs(self, x: Tensor) -> QkvInputs:
+        """The operator's tensors for an input (B, in_channels, H, W)."""
+        return QkvInputs(self.project(x), *self.encoding.embeddings(self))
+
+    @property
+    def options(self) -> QkvOptions:
+        """The operator's options."""
+        return QkvOptions(self.kernel_size, self.num_heads, self.content, self.padding, float(self.scale))
 
     def may_infer(self, x: Tensor) -> bool:
-        """Whether `infer` computes the same, by the kernel that fuses pooling and scaling."""
+        """Whether `infer` computes the same as attention and pooling one after the other."""
         return (
             self.backend == "auto"
             and self.stride <= 2
-            and type(self.qkv) is nn.Conv2d  # another module may have parts of its own that see parts of the batch
+            and type(self.qkv) is nn.Conv2d  # a module of another type may contain modules with hooks
             and may_fuse("qkv_attention_inference", x, self.qkv)
         )
 
-    def infer(
-        self, x: Tensor, gain: Tensor | None = None, shift: Tensor | None = None, *, relu: bool = False
-    ) -> Tensor:
-        """`forward`, then y * gain + shift for each channel (a batch norm in evaluation) and ReLU, in one pass.
+    def infer(self, x: Tensor, epilogue: Epilogue) -> Tensor:
+        """Compute attention of x (B, in_channels, H, W), then the epilogue, with one fused operator.
 
-        Args:
-            x: (B, in_channels, H, W).
-            gain: (out_channels,), float32, or None for 1.
-            shift: the same, or None for 0.
-            relu: whether negative results become 0.
+        Without a norm and ReLU, and with the stride as `pool`, it computes the same as `forward`.
         """
-        # On the CPU a few images at a time where q, k and v are large: they are read while they are still in a cache,
-        # and equal-sized chunks reuse the allocator's memory.
+        # On the CPU large maps are processed in chunks of a few images: q, k and v are read while still in a cache, and
+        # equal-sized chunks reuse the allocator's memory.
         bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()
         images = max(1, PROJECTED_BYTES // max(1, bytes_each))
-        whole = images >= x.shape[0] or torch.compiler.is_compiling() or x.device.type != "cpu"
-        parts = [x] if whole else x.split(images)
-        results = [
-            qkv_attention_inference(
-                self.project(part),
-                self.rel_row,
-                self.rel_col,
-                gain,
-                shift,
-                relu=relu,
-                pool=self.stride,
-                content=self.content,
-                **self.options(),
-            )
-            for part in parts
-        ]
-        return results[0] if len(results) == 1 else torch.cat(results)
+        if images >= x.shape[0] or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return qkv_attention_inference(self.inputs(x), epilogue, self.options)
+        parts = [qkv_attention_inference(self.inputs(part), epilogue, self.options) for part in x.split(images)]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def attention_weights(self, x: Tensor) -> Tensor:
-        """softmax_ab of Eq. 3, (B, N, K, K, H, W) before pooling: what pixel (i, j) takes from each offset.
+        """softmax_ab of Eq. 3 before pooling, (B, N, K, K, H, W): the weight of each offset for pixel (i, j).
 
-        Entry [b, n, u, v, i, j] belongs to the position (i + u - K // 2, j + v - K // 2). They sum to one over
-        u and v. For images: the memory is K * K * N floats a pixel.
+        Entry [b, n, u, v, i, j] is the weight of position (i + u - K // 2, j + v - K // 2); the sum over u and v is 1.
+        Meant for drawing: it needs K * K * N floats a pixel.
         """
-        query, key, _ = split(self.project(x), self.content)
-        return reference.attention_weights(query, key, self.rel_row, self.rel_col, **self.options())
+        qkv, rel_row, rel_col = self.inputs(x)
+        query, key, _ = split(qkv, self.content)
+        return reference.attention_weights(query, key, rel_row, rel_col, local_options(self.options))
 
     def extra_repr(self) -> str:
-        """The arguments that differ from the paper's, after those that always matter."""
+        """Channels, window and heads, then the arguments that differ from the paper's."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}"
         defaults = {"stride": 1, "padding": "zeros", "position": "relative", "content": True, "scale": 1.0}
         return text + "".join(
@@ -221,6 +204,6 @@ class LocalAttention2d(nn.Module):
 def _one_side(value: int | tuple[int, int], name: str) -> int:
     if isinstance(value, tuple | list):
         if len(value) != 2 or value[0] != value[1]:
-            raise ArgumentError(f"{name} must be one number or two equal ones, got {tuple(value)}")
+            raise ArgumentError(f"{name} must be one number or two equal numbers, got {tuple(value)}")
         return value[0]
     return value

@@ -1,16 +1,16 @@
-"""Batch norm's arithmetic, for the fused forms that compute it in pieces: constants, statistics, running averages."""
+"""Parts of batch norm for the fused operators: constants, statistics of a batch, running statistics."""
 
 import torch
 from torch import Tensor, nn
 
 
 def uses_batch_statistics(norm: nn.Module) -> bool:
-    """As `nn.BatchNorm2d` decides: in training, and where it keeps none of its own."""
+    """Whether the norm uses the batch's statistics, as `nn.BatchNorm2d` decides: in training, or without its own."""
     return norm.training or norm.running_mean is None
 
 
 def gain_and_shift(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """norm(y) = y * gain + shift for each channel, (C,) each, in float32 or better."""
+    """Gain and shift with norm(y) = y * gain + shift for each channel, (C,) each, in float32 or better."""
     dtype = torch.promote_types(mean.dtype, torch.float32)
     inverse = torch.rsqrt(variance.to(dtype) + norm.eps)
     gain = inverse if norm.weight is None else norm.weight.to(dtype) * inverse
@@ -19,15 +19,15 @@ def gain_and_shift(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> tupl
 
 
 def statistics_of_sums(norm: nn.BatchNorm2d, sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a batch, (C,) each, from its sums; moves the running statistics as `nn.BatchNorm2d` does.
+    """Compute mean and variance of a batch, (C,) each, and update the running statistics as `nn.BatchNorm2d` does.
 
     Args:
-        norm: in training, or without statistics of its own.
-        sums: (2, C), float64: of y and of y * y.
-        count: pixels of all images.
+        norm: in training, or without running statistics.
+        sums: (2, C), float64: sums of y and of y * y over all pixels.
+        count: number of pixels of all images.
     """
     if count < 2 and norm.training:
-        raise ValueError(f"batch norm in training wants more than one value for each channel, and got {count}")
+        raise ValueError(f"batch norm in training needs more than one value for each channel, got {count}")
     mean = sums[0] / count
     variance = (sums[1] / count - mean.square()).clamp_min(0)
     move_statistics(norm, mean, variance, count)
@@ -36,7 +36,7 @@ def statistics_of_sums(norm: nn.BatchNorm2d, sums: Tensor, count: int) -> tuple[
 
 @torch.no_grad()
 def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Moves the running statistics, if there are any, by those of a batch of `count` pixels; as `nn.BatchNorm2d`."""
+    """Update the running statistics, if there are any, with those of a batch of `count` pixels."""
     if not norm.training or not norm.track_running_stats:
         return
     assert norm.running_mean is not None

@@ -1,11 +1,11 @@
-"""Convolution (or attention), batch norm, shortcut and ReLU, the step that networks are made of; fused where it can be.
+"""Convolution or attention, batch norm, shortcut and ReLU: the step that networks repeat, fused where possible.
 
-The step is a function of modules and has none of its own: the norm stays the nn.BatchNorm2d that torch's tools know
-(SyncBatchNorm's conversion, frozen norms, torch.fx and quantisation would lose a ReLU that a subclass hid in it).
+It is a function of modules, not a module, so that the norm stays an nn.BatchNorm2d: SyncBatchNorm's conversion, frozen
+norms, torch.fx and quantisation would lose a ReLU hidden in a subclass.
 
-In inference on the CPU a batch norm is y * gain + shift with constants, which attention's kernel applies before it
-writes (`sasa::qkv_attention_inference`), and `sasa::affine_` in place behind a convolution. In training it is
-`sasa::norm_relu`. `sasa.ops.fusion` says when; everywhere else these are torch's own operations, one after the other.
+In inference on the CPU a batch norm is y * gain + shift with constants. After attention the kernel applies it before it
+writes its output (`sasa::qkv_attention_inference`); after a convolution `sasa::affine_` applies it in place. Training
+uses `sasa::norm_relu`. `sasa.ops.fusion` decides when; otherwise torch's own operations run one after the other.
 """
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sasa.nn.attention import LocalAttention2d
 from sasa.nn.batch_norm import gain_and_shift, move_statistics, uses_batch_statistics
 from sasa.ops.affine import affine_
+from sasa.ops.arguments import Epilogue
 from sasa.ops.fusion import is_watched, may_fuse
 from sasa.ops.norm_relu import norm_relu
 from sasa.ops.precision import is_channels_last
@@ -23,18 +24,18 @@ from sasa.ops.precision import is_channels_last
 def conv_norm_act(
     x: Tensor, conv: nn.Module, norm: nn.Module, residual: Tensor | None = None, *, relu: bool = True
 ) -> Tensor:
-    """relu(norm(conv(x)) + residual).
+    """Compute relu(norm(conv(x)) + residual).
 
     Args:
         x: (B, C, H, W).
-        conv: a convolution or a `LocalAttention2d`; any other layer will do.
-        norm: the norm behind it, or nothing (`nn.Identity`) where it was folded.
-        residual: the shortcut, of the result's shape, or None.
+        conv: a convolution, a `LocalAttention2d` or any other layer.
+        norm: the norm after it, or `nn.Identity` where it was folded.
+        residual: output of the shortcut, of the result's shape, or None.
         relu: whether negative results become 0.
     """
     if residual is None and relu and _fuses_into_attention(conv, norm, x):
         assert isinstance(conv, LocalAttention2d)
-        return conv.infer(x, *_constants(norm), relu=True)
+        return conv.infer(x, Epilogue(*_constants(norm), relu=True, pool=conv.stride))
     overwrites = _is_constant(norm) and type(conv) is nn.Conv2d and may_fuse("affine_", x, conv, norm)
     y = conv(x)
     if overwrites:
@@ -42,11 +43,11 @@ def conv_norm_act(
     if _is_normalised_by_kernel(norm, y, residual):
         return _normalise(y, norm, residual, relu)
     y = norm(y)
-    if is_watched(conv, norm):  # who keeps what a hook saw shall not find it changed
+    if is_watched(conv, norm):  # what a hook has kept must not be overwritten
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
     if residual is not None:
-        y += residual  # in place: a new map of this width would cost as much as the sum
+        y += residual  # in place: allocating a new map would cost as much as the sum
     return F.relu(y, inplace=True) if relu else y
 
 
@@ -63,7 +64,7 @@ def _fuses_into_attention(conv: nn.Module, norm: nn.Module, x: Tensor) -> bool:
 
 
 def _is_constant(norm: nn.Module) -> bool:
-    """Whether the norm is y * gain + shift with constants, or was folded and is nothing at all."""
+    """Whether the norm is y * gain + shift with constants, or was folded away."""
     if isinstance(norm, nn.Identity):
         return True
     return type(norm) is nn.BatchNorm2d and not uses_batch_statistics(norm)
@@ -87,7 +88,7 @@ def _scale_in_place(y: Tensor, norm: nn.Module, residual: Tensor | None, relu: b
 
 
 def _is_normalised_by_kernel(norm: nn.Module, y: Tensor, residual: Tensor | None) -> bool:
-    """Whether `sasa::norm_relu` computes what the norm, in training, makes of y."""
+    """Whether `sasa::norm_relu` computes the output of the norm in training."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.training
@@ -96,7 +97,7 @@ def _is_normalised_by_kernel(norm: nn.Module, y: Tensor, residual: Tensor | None
         and norm.weight.dtype == torch.float32
         and all(_is_rows(map_) for map_ in (y, residual) if map_ is not None)
         and (residual is None or residual.shape == y.shape)
-        and y.numel() > y.shape[1]  # one value a channel has no variance: torch says so
+        and y.numel() > y.shape[1]  # one value per channel has no variance: torch raises
     )
 
 

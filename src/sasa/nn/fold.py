@@ -1,8 +1,8 @@
 """`optimize_for_inference`: a copy of any network with its batch norms folded into the convolutions before them.
 
 In evaluation a batch norm is y -> gain * y + shift with constants, and a convolution is linear: gain goes into its
-weights, shift into its bias, and one pass over the map is saved. What follows what is read from a trace of the
-forward pass, so that the rule is the same for every network, ours, torchvision's or timm's.
+weights, shift into its bias, and one pass over the map is saved. The order of layers is read from a trace of the
+forward pass, so the same rule serves every network: ours, torchvision's or timm's.
 """
 
 import copy
@@ -14,17 +14,17 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from sasa.errors import ArgumentError
 from sasa.nn.attention import LocalAttention2d
-from sasa.nn.convert import FittedAttention2d
+from sasa.nn.fitted import FittedAttention2d
 from sasa.nn.stem import AttentionStem
 
-Pair = tuple[str, str]  # names of a convolution and of the batch norm behind it
+Pair = tuple[str, str]  # names of a convolution and of the batch norm after it
 
 
 class FoldedNorm(nn.Identity):
-    """Stands where a batch norm was that now lives in the convolution before it; refuses to be trained.
+    """Identity in place of a batch norm that was folded into the convolution before it; cannot be trained.
 
     Raises:
-        ArgumentError: (a ValueError) by `train()` of the network: without its batch norms it is another network.
+        ArgumentError: (a ValueError) in `train()` of the network, which would train without its batch norms.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -33,7 +33,7 @@ class FoldedNorm(nn.Identity):
         self.training = False
 
     def train(self, mode: bool = True) -> "FoldedNorm":
-        """Only evaluation mode."""
+        """Accept evaluation mode only."""
         if mode:
             raise ArgumentError(
                 "this copy is for inference only: optimize_for_inference folded its batch norms into the "
@@ -42,25 +42,25 @@ class FoldedNorm(nn.Identity):
         return super().train(False)
 
     def extra_repr(self) -> str:
-        """How many channels were normalised."""
+        """Number of channels that were normalised."""
         return str(self.num_features)
 
 
 def optimize_for_inference(model: nn.Module) -> nn.Module:
-    """A copy of `model` for inference: evaluation mode, no gradients of parameters, batch norms folded.
+    """Return a copy of `model` for inference: evaluation mode, no gradients of parameters, batch norms folded.
 
-    A batch norm is folded where it is the only reader of an nn.Conv2d's output and both run once in a forward pass.
-    Batch norms behind attention stay: there the shift cannot move into a projection, because with padding="zeros"
-    the weights of the keys inside the map sum to less than one, and the stem pools between. So do those that the
-    trace cannot place (a subclass of nn.Conv2d or nn.BatchNorm2d, a layer with hooks or parametrizations, a part of
-    a network whose forward depends on the data); they give the same results as before, only not faster.
+    A batch norm is folded where it alone reads an nn.Conv2d's output and both run once in a forward pass. Batch norms
+    after attention stay: with padding="zeros" the weights of the keys inside the map sum to less than one, so the
+    shift cannot move into a projection, and the stem pools in between. Batch norms also stay where the trace cannot
+    place them: subclasses of nn.Conv2d or nn.BatchNorm2d, layers with hooks or parametrizations, parts of a network
+    whose forward depends on the data. Those compute the same as before, at the same speed.
 
     Args:
-        model: any network, in training or evaluation mode; untouched.
+        model: any network, in training or evaluation mode; not changed.
 
     Returns:
-        The copy. `FoldedNorm` stands where a norm was folded, and raises a sentence when the copy is set to train.
-        Weights saved from it fit no network of that name: save the original's.
+        The copy, with a `FoldedNorm` in place of each folded norm, which raises when the copy is set to train. Weights
+        saved from the copy fit no network of that name: save the original.
 
     >>> network = sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)
     >>> fast = sasa.optimize_for_inference(network)
@@ -74,14 +74,14 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
 
 
 def is_folded(model: nn.Module) -> bool:
-    """Whether `optimize_for_inference` took batch norms out of this network."""
+    """Whether `optimize_for_inference` folded batch norms of this network."""
     return any(isinstance(module, FoldedNorm) for module in model.modules())
 
 
 def foldable(model: nn.Module) -> list[Pair]:
-    """Names of every convolution and batch norm of `model` that fold into one, in the order in which they run.
+    """Names of the convolutions and batch norms of `model` that can be folded, in the order in which they run.
 
-    What cannot be traced as a whole (its forward depends on the data) is searched part by part.
+    A network that cannot be traced as a whole, because its forward depends on the data, is searched part by part.
     """
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -96,16 +96,16 @@ def foldable(model: nn.Module) -> list[Pair]:
 
 
 def _plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """The layer itself and nothing that somebody added: subclasses may compute something else, hooks want to run."""
+    """Whether it is a plain layer: subclasses may compute something else, and hooks must run."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return type(module) in kinds and not hooked and not is_parametrized(module)
 
 
 def _pairs(model: nn.Module, prefix: str = "") -> list[Pair]:
-    """(first, second) wherever the second layer is the only reader of the first one's output, and both run once."""
+    """(first, second) where the second layer alone reads the first one's output and both run once."""
     try:
         graph = _Tracer().trace(model)
-    except Exception:  # a forward that a trace cannot follow may fail in any way; its parts may still be traced
+    except Exception:  # an untraceable forward may fail in any way; its parts may still be traceable
         children = ((name, child) for name, child in model.named_children() if not _is_leaf(child))
         return [pair for name, child in children for pair in _pairs(child, f"{prefix}{name}.")]
     runs = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
@@ -120,7 +120,7 @@ def _pairs(model: nn.Module, prefix: str = "") -> list[Pair]:
 
 
 class _Tracer(fx.Tracer):
-    """Records which layer reads which layer's output; attention is a layer."""
+    """Traces which layer reads which layer's output, with attention layers as leaves."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
@@ -131,14 +131,14 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Put the norm's gain and shift into the convolution, in float64 so that nothing is lost on the way."""
+    """Fold the norm's gain and shift into the convolution, computed in float64."""
     conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
     weight, bias = fuse_conv_bn_weights(
         conv.weight.double(),
         _double(conv.bias),
-        norm.running_mean.double(),  # pyright: ignore[reportOptionalMemberAccess] - foldable() saw it
+        norm.running_mean.double(),  # pyright: ignore[reportOptionalMemberAccess] - checked by foldable()
         norm.running_var.double(),  # pyright: ignore[reportOptionalMemberAccess]
         norm.eps,
         _double(norm.weight),

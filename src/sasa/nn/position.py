@@ -1,27 +1,111 @@
-"""Where a pixel is: relative embeddings that a layer learns, and the fixed sinusoid of absolute positions.
+"""Position encodings of attention layers: relative embeddings, the sinusoid of absolute positions, or none.
+
+An encoding is one stateless object. It may add tables to a layer (parameters, which stay under the layer's own name in
+a state_dict), it says which embeddings the operator gets, and it may add something to the layer's input. Added to
+`POSITIONS`, an encoding works in `LocalAttention2d`, `AttentionStem`, `convert` and the configs of networks.
 
 Shapes: N heads, K offsets a side, D channels of a head, C channels, H x W the map.
 """
 
+from typing import Protocol
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
 
-POSITIONS = ("relative", "absolute", "none")
+fx.wrap("add_sinusoid")
 
 
-def check_position(position: str, content: bool) -> None:
-    """One of POSITIONS; without content logits only "relative" leaves a logit at all."""
+class Layer(Protocol):
+    """What an encoding needs to know of a layer."""
+
+    num_heads: int
+    out_channels: int
+    rel_row: nn.Parameter | None
+    rel_col: nn.Parameter | None
+
+
+class NoPosition:
+    """No encoding: attention sees a window as a set of pixels. The base of the others."""
+
+    tables: tuple[str, ...] = ()  # names of the parameters that it adds to a layer
+    halves_heads = False  # whether the channels of a head must divide into a half for rows and one for columns
+    makes_logits = False  # whether it gives logits of its own, so that a layer can do without q.k
+
+    def add_tables(self, layer: Layer, offsets: int, **factory) -> None:
+        """Give the layer its uninitialised tables.
+
+        Args:
+            layer: the attention layer.
+            offsets: number of offsets in a row or column that its attention reaches.
+            **factory: device and dtype.
+        """
+        layer.rel_row = layer.rel_col = None
+
+    def reset_tables(self, layer: Layer) -> None:
+        """Initialise the layer's tables."""
+
+    def embeddings(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+        """Row and column embedding, (N, K, D / 2) each, for the operator; or None and None."""
+        return None, None
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The layer's input (B, C, H, W) with positions added to it."""
+        return x
+
+
+class RelativePosition(NoPosition):
+    """Learned embeddings of the row and the column offset, for each head: r of Eq. 3."""
+
+    tables = ("rel_row", "rel_col")
+    halves_heads = True
+    makes_logits = True
+
+    def add_tables(self, layer: Layer, offsets: int, **factory) -> None:
+        """Two embeddings of the layer's own, `rel_row` and `rel_col`."""
+        size = (layer.num_heads, offsets, layer.out_channels // layer.num_heads // 2)
+        layer.rel_row = nn.Parameter(torch.empty(size, **factory))
+        layer.rel_col = nn.Parameter(torch.empty(size, **factory))
+
+    def reset_tables(self, layer: Layer) -> None:
+        """q.r starts with a variance of order one."""
+        for table in self.embeddings(layer):
+            assert table is not None
+            nn.init.normal_(table, std=(layer.out_channels // layer.num_heads) ** -0.25)
+
+    def embeddings(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+        """The tables themselves."""
+        return layer.rel_row, layer.rel_col
+
+
+class AbsolutePosition(NoPosition):
+    """A fixed 2-D sinusoid added to the layer's input (Table 5)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x plus the sinusoid of its size."""
+        return add_sinusoid(x)
+
+
+POSITIONS: dict[str, NoPosition] = {
+    "relative": RelativePosition(),
+    "absolute": AbsolutePosition(),
+    "none": NoPosition(),
+}
+
+
+def find_position(position: str, content: bool = True) -> NoPosition:
+    """The encoding of that name.
+
+    Raises:
+        ArgumentError: there is none, or without content it leaves no logits.
+    """
     if position not in POSITIONS:
         raise ArgumentError(f"position must be one of {', '.join(POSITIONS)}; got {position!r}")
-    if not content and position != "relative":
-        raise ArgumentError(f'content=False needs position="relative": with position={position!r} there is no logit')
-
-
-def relative_embedding(num_heads: int, offsets: int, head_dim: int, **factory) -> nn.Parameter:
-    """An uninitialised (N, K, D / 2) embedding of the row or of the column offset, one for each head."""
-    return nn.Parameter(torch.empty(num_heads, offsets, head_dim // 2, **factory))
+    if not content and not POSITIONS[position].makes_logits:
+        able = " or ".join(f'"{name}"' for name, encoding in POSITIONS.items() if encoding.makes_logits)
+        raise ArgumentError(f"content=False needs position={able}: with position={position!r} there are no logits")
+    return POSITIONS[position]
 
 
 def add_sinusoid(x: Tensor) -> Tensor:

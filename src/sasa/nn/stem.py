@@ -9,15 +9,15 @@ from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
 from sasa.nn.batch_norm import gain_and_shift, statistics_of_sums, uses_batch_statistics
-from sasa.nn.position import add_sinusoid, check_position, relative_embedding
+from sasa.nn.position import POSITIONS, NoPosition, find_position
 from sasa.ops import block_attention
+from sasa.ops.arguments import BlockInputs, BlockOptions
 from sasa.ops.backends import check_backend
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.checks import check_heads
 from sasa.ops.fusion import may_fuse
 
 fx.wrap("block_attention")
-fx.wrap("add_sinusoid")
 
 VALUES = ("mixture", "pointwise", "convolution")
 
@@ -29,13 +29,13 @@ class AttentionStem(nn.Module):
         v~_s  = (sum over m of p(s, m) W_V^m) x_s                                            Eq. 8
         p(s, m) = softmax_m((emb_row(a) + emb_col(b)) . nu^m),  s = (a, b)                   Eq. 9
 
-    p depends on nothing but the position in the block, so the M matrices are mixed once and not per pixel.
+    p depends only on the position in the block, so the M matrices are mixed once and not per pixel.
 
     Args:
         in_channels: channels of the image.
         out_channels: channels of the result; divisible by `num_heads` (by `2 * num_heads` with relative positions).
         block_size: S, the side of the attention's block and of the max pool's window.
-        num_heads: heads; they share the mixture.
+        num_heads: number of heads; they share the mixture.
         values: "mixture" (the paper's stem), "pointwise" (one matrix everywhere) or "convolution" (S x S), Table 7.
         num_mixtures: M.
         position: "relative", "absolute" (a 2-D sinusoid added to the image) or "none".
@@ -45,6 +45,8 @@ class AttentionStem(nn.Module):
         activation: ReLU after batch norm. Max pool and ReLU commute.
         pool: max pool over each block; False keeps the full resolution.
         backend: "auto", or the name of a back-end for tests and comparison.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H / S), ceil(W / S)), or H, W without pool; any H, W >= 1.
@@ -81,8 +83,8 @@ class AttentionStem(nn.Module):
                 f"in_channels ({in_channels}), out_channels ({out_channels}), block_size ({block_size}) and "
                 f"num_mixtures ({num_mixtures}) must be at least 1"
             )
-        check_position(position, content)
-        check_heads(out_channels, num_heads, "out_channels", relative=position == "relative")
+        encoding = find_position(position, content)
+        check_heads(out_channels, num_heads, "out_channels", relative=encoding.halves_heads)
         check_backend(backend)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -105,11 +107,9 @@ class AttentionStem(nn.Module):
         out, into, head_dim = self.out_channels, self.in_channels, self.out_channels // self.num_heads
         self.w_query = nn.Parameter(torch.empty(out, into, **factory))
         self.w_key = nn.Parameter(torch.empty(out, into, **factory)) if self.content else None
-        self.rel_row: nn.Parameter | None = None
-        self.rel_col: nn.Parameter | None = None
-        if self.position == "relative":
-            self.rel_row = relative_embedding(self.num_heads, 2 * self.block_size - 1, head_dim, **factory)
-            self.rel_col = relative_embedding(self.num_heads, 2 * self.block_size - 1, head_dim, **factory)
+        self.rel_row: nn.Parameter | None
+        self.rel_col: nn.Parameter | None
+        self.encoding.add_tables(self, 2 * self.block_size - 1, **factory)
         self.w_value: nn.Parameter | None = None
         self.value_conv: nn.Conv2d | None = None
         self.emb_row: nn.Parameter | None = None
@@ -124,15 +124,23 @@ class AttentionStem(nn.Module):
             self.emb_col = nn.Parameter(torch.empty(self.block_size, head_dim, **factory))
             self.nu = nn.Parameter(torch.empty(self.num_mixtures, head_dim, **factory))
 
+    @property
+    def encoding(self) -> NoPosition:
+        """The position encoding that `position` names."""
+        return POSITIONS[self.position]
+
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """Names of the parameters that are embeddings, which weight decay should spare."""
+        return (*self.encoding.tables, *(("emb_row", "emb_col", "nu") if self.values == "mixture" else ()))
+
     def reset_parameters(self) -> None:
-        """Logits of order one, mixtures that differ between positions from the first step; docs/choices.md."""
+        """Initialise for logits of order one and mixtures that differ between positions; see docs/choices.md."""
         head_dim = self.out_channels // self.num_heads
         for weight in (self.w_query, self.w_key):
             if weight is not None:
                 nn.init.normal_(weight, std=self.in_channels**-0.5 * head_dim**-0.25)
-        for rel in (self.rel_row, self.rel_col):
-            if rel is not None:
-                nn.init.normal_(rel, std=head_dim**-0.25)
+        self.encoding.reset_tables(self)
         if self.value_conv is not None:
             nn.init.kaiming_normal_(self.value_conv.weight)
             return
@@ -144,9 +152,9 @@ class AttentionStem(nn.Module):
             nn.init.normal_(self.nu, std=head_dim**-0.5)
 
     def mixture(self) -> Tensor:
-        """p(a, b, m) of Eq. 9, (P, M): the weight of each value matrix at each position; sums to one over m."""
+        """p(a, b, m) of Eq. 9, (P, M): the weight of each value matrix at each position; the sum over m is 1."""
         if self.emb_row is None or self.emb_col is None or self.nu is None:
-            return self.w_query.new_ones(self.block_size**2, 1)  # one value matrix, or the one convolution
+            return self.w_query.new_ones(self.block_size**2, 1)  # one value matrix, or the convolution
         position_PD = (self.emb_row[:, None] + self.emb_col[None, :]).flatten(0, 1)
         return (position_PD @ self.nu.T).softmax(-1)
 
@@ -162,19 +170,14 @@ class AttentionStem(nn.Module):
             raise ArgumentError(
                 f"the image must be (batch, {self.in_channels}, height, width), got {tuple(image.shape)}"
             )
-        if self.position == "absolute":
-            image = add_sinusoid(image)
+        image = self.encoding.encode(image)
         if self._may_pool_first(image):
             y = self._attend_and_pool(image)
             return F.relu(y, inplace=True) if self.activation else y
+        inputs = self._inputs(image)
         y = block_attention(
-            image,
-            self.w_query,
-            self.w_key,
-            self.mixed_values(),
-            self.rel_row,
-            self.rel_col,
-            value=self._value_map(image),
+            *inputs[:6],
+            value=inputs.value,
             block_size=self.block_size,
             num_heads=self.num_heads,
             scale=self.scale,
@@ -187,7 +190,7 @@ class AttentionStem(nn.Module):
         return F.relu(y) if self.activation else y
 
     def _may_pool_first(self, image: Tensor) -> bool:
-        """Whether the kernel that fuses pooling computes the same, without the map at full resolution."""
+        """Whether the fused operator, which does not write the map at full resolution, computes the same."""
         return (
             self.backend == "auto"
             and self.pool
@@ -200,19 +203,9 @@ class AttentionStem(nn.Module):
     def _attend_and_pool(self, image: Tensor) -> Tensor:
         norm = self.norm
         assert isinstance(norm, nn.BatchNorm2d)
-        extreme, sums = block_attention_pooled(
-            image,
-            self.w_query,
-            self.w_key,
-            self.mixed_values(),
-            self.rel_row,
-            self.rel_col,
-            self.w_query.new_ones(self.out_channels) if norm.weight is None else norm.weight.detach(),
-            value=self._value_map(image),
-            block_size=self.block_size,
-            num_heads=self.num_heads,
-            scale=self.scale,
-        )
+        sign = self.w_query.new_ones(self.out_channels) if norm.weight is None else norm.weight.detach()
+        options = BlockOptions(self.block_size, self.num_heads, float(self.scale))
+        extreme, sums = block_attention_pooled(self._inputs(image), sign, options)
         if uses_batch_statistics(norm):
             mean, variance = statistics_of_sums(norm, sums, image.shape[0] * image.shape[2] * image.shape[3])
         else:
@@ -221,15 +214,21 @@ class AttentionStem(nn.Module):
         gain, shift = (t.to(torch.promote_types(extreme.dtype, torch.float32)) for t in (gain, shift))
         return (extreme * gain[:, None, None] + shift[:, None, None]).to(extreme.dtype)
 
+    def _inputs(self, image: Tensor) -> BlockInputs:
+        """The operator's tensors for an image with its positions added."""
+        rel_row, rel_col = self.encoding.embeddings(self)
+        value = self._value_map(image)
+        return BlockInputs(image, self.w_query, self.w_key, self.mixed_values(), rel_row, rel_col, value)
+
     def _value_map(self, image: Tensor) -> Tensor | None:
         if self.value_conv is None:
             return None
         before = (self.block_size - 1) // 2
-        after = self.block_size - 1 - before  # an even kernel has one pixel more on one side
+        after = self.block_size - 1 - before  # an even kernel pads one pixel more on one side
         return self.value_conv(F.pad(image, (before, after, before, after)))
 
     def extra_repr(self) -> str:
-        """What decides the stem's shape and kind."""
+        """Channels, block, heads and values."""
         return (
             f"{self.in_channels}, {self.out_channels}, block_size={self.block_size}, num_heads={self.num_heads}, "
             f"values={self.values!r}, num_mixtures={self.num_mixtures}, pool={self.pool}"

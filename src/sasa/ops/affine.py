@@ -1,7 +1,7 @@
-"""`sasa::affine_`: batch norm in evaluation, shortcut and ReLU, in place and in one pass; for inference on the CPU.
+"""`sasa::affine_`: batch norm in evaluation, shortcut and ReLU in one pass and in place, for inference on the CPU.
 
-A network in eager mode spends about as long between its convolutions as in some of them: each of these steps reads and
-writes the whole map, and most of the time goes into memory that is new each time.
+In eager mode each of these steps reads and writes the whole map, and most of the time goes into memory that is newly
+allocated: together they take about as long as some of the convolutions.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from sasa.ops.register import register
 def affine_(
     x: Tensor, gain: Tensor | None, shift: Tensor | None, residual: Tensor | None = None, *, relu: bool = False
 ) -> Tensor:
-    """x * gain + shift for each channel, plus residual, and ReLU, written over x.
+    """Overwrite x with x * gain + shift for each channel, plus residual, and ReLU.
 
     Args:
-        x: (B, C, H, W), dense: contiguous or channels_last; not needed for a gradient.
+        x: (B, C, H, W), dense: contiguous or channels_last; must not be needed for a gradient.
         gain: (C,), or None for 1.
         shift: (C,), or None for 0.
         residual: (B, C, H, W), or None.
@@ -35,7 +35,7 @@ def affine_(
 
 
 class Affine(NamedTuple):
-    """Arguments of the op `sasa::affine_`, as above."""
+    """Arguments of the op `sasa::affine_`, as in the function."""
 
     x: Tensor
     gain: Tensor | None
@@ -57,8 +57,7 @@ def _affine(call: Affine) -> None:
 
 
 register(
-    "affine_",
-    "(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
+    "affine_(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
     Affine,
     plain=_affine,
     fake=lambda call: None,

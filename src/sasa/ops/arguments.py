@@ -1,6 +1,6 @@
-"""The arguments of the operators by name: inputs, which may need gradients, and options, which are numbers and words.
+"""Arguments of the operators as named tuples: inputs, which may need gradients, and options, numbers and strings.
 
-Every implementation takes them as they are here. A dispatcher op has one flat list of arguments: `register` packs it.
+Every implementation takes these tuples. A dispatcher op has one flat list of arguments, which `register` packs.
 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D query and E value channels of a head, S the
 block size, P = S * S the pixels of a block.
@@ -22,7 +22,7 @@ class LocalInputs(NamedTuple):
 
 
 class LocalOptions(NamedTuple):
-    """What else decides Eq. 3."""
+    """Options of Eq. 3."""
 
     kernel_size: int
     num_heads: int
@@ -31,7 +31,7 @@ class LocalOptions(NamedTuple):
 
 
 class LocalBackward(NamedTuple):
-    """What the gradients of Eq. 3 are computed from."""
+    """Arguments of the op `sasa::local_attention_backward`."""
 
     grad_output: Tensor  # (B, N * E, H, W)
     inputs: LocalInputs
@@ -59,7 +59,7 @@ class BlockInputs(NamedTuple):
 
     @property
     def value_channels(self) -> int:
-        """N * E, from whichever of the two is given."""
+        """N * E, from w_value or value."""
         if self.value is not None:
             return self.value.shape[1]
         assert self.w_value is not None
@@ -67,7 +67,7 @@ class BlockInputs(NamedTuple):
 
 
 class BlockOptions(NamedTuple):
-    """What else decides Eq. 7-8."""
+    """Options of Eq. 7-8."""
 
     block_size: int
     num_heads: int
@@ -82,7 +82,7 @@ class BlockForward(NamedTuple):
 
 
 class BlockBackward(NamedTuple):
-    """What the gradients of Eq. 7-8 are computed from."""
+    """Arguments of the op `sasa::block_attention_backward`."""
 
     grad_output: Tensor  # (B, N * E, H, W)
     inputs: BlockInputs
@@ -100,7 +100,7 @@ class PooledForward(NamedTuple):
 
 
 class PooledBackward(NamedTuple):
-    """What the gradients of the pooled form are computed from."""
+    """Arguments of the op `sasa::block_attention_pooled_backward`."""
 
     grad_extreme: Tensor  # (B, N * E, ceil(H / S), ceil(W / S))
     grad_sums: Tensor  # (2, N * E)
@@ -111,15 +111,15 @@ class PooledBackward(NamedTuple):
 
 
 class QkvInputs(NamedTuple):
-    """Tensors of Eq. 3 where queries, keys and values lie one after the other in one map."""
+    """Tensors of Eq. 3 with queries, keys and values concatenated in one map."""
 
     qkv: Tensor  # (B, 3 * N * D, H, W), without content (B, 2 * N * D, H, W)
-    rel_row: Tensor | None
+    rel_row: Tensor | None  # (N, K, D / 2)
     rel_col: Tensor | None
 
 
 class QkvOptions(NamedTuple):
-    """`LocalOptions`, and whether there are keys."""
+    """`LocalOptions`, and whether the map holds keys."""
 
     kernel_size: int
     num_heads: int
@@ -136,7 +136,7 @@ class QkvForward(NamedTuple):
 
     @property
     def local(self) -> LocalForward:
-        """The same as arguments of `sasa::local_attention`: views, nothing is copied."""
+        """The same as arguments of `sasa::local_attention`: views, without a copy."""
         qkv, rel_row, rel_col = self.inputs
         return LocalForward(
             LocalInputs(*split(qkv, self.options.content), rel_row, rel_col), local_options(self.options)
@@ -144,7 +144,7 @@ class QkvForward(NamedTuple):
 
 
 class QkvBackward(NamedTuple):
-    """What the gradients of `sasa::qkv_attention` are computed from."""
+    """Arguments of the op `sasa::qkv_attention_backward`."""
 
     grad_output: Tensor
     inputs: QkvInputs
@@ -153,18 +153,18 @@ class QkvBackward(NamedTuple):
 
     @property
     def local(self) -> LocalBackward:
-        """The same as arguments of `sasa::local_attention_backward`: views, nothing is copied."""
+        """The same as arguments of `sasa::local_attention_backward`: views, without a copy."""
         inputs, options = QkvForward(self.inputs, self.options).local
         return LocalBackward(self.grad_output, inputs, self.logsumexp, options)
 
 
 class Epilogue(NamedTuple):
-    """What follows attention in a network for inference: a mean over pool x pool pixels, a batch norm, ReLU."""
+    """Operations after attention in inference: mean of pool x pool pixels (fewer at an odd border), norm, ReLU."""
 
-    gain: Tensor | None  # (N * D,); None for 1
-    shift: Tensor | None  # (N * D,); None for 0
+    gain: Tensor | None  # (N * D,), float32 (float64 with qkv); None for 1
+    shift: Tensor | None  # the same; None for 0
     relu: bool
-    pool: int
+    pool: int  # 1 or 2
 
 
 class QkvInference(NamedTuple):
@@ -176,7 +176,7 @@ class QkvInference(NamedTuple):
 
 
 def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-    """q, k (None without content) and v: views, (B, N * D, H, W) each."""
+    """Views of q, k (None without content) and v, (B, N * D, H, W) each."""
     if content:
         query, key, value = qkv.chunk(3, dim=1)
         return query, key, value
@@ -185,5 +185,5 @@ def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
 
 
 def local_options(options: QkvOptions) -> LocalOptions:
-    """Those that `local_attention` has as well."""
+    """The options that `local_attention` has too."""
     return LocalOptions(options.kernel_size, options.num_heads, options.padding, options.scale)

@@ -1,6 +1,6 @@
-"""`sasa.ops.block_attention`: check, choose, call; and the dispatcher op `sasa::block_attention` underneath.
+"""`sasa.ops.block_attention`: checks its arguments, chooses a back-end and calls it.
 
-It works on pixels and weights, so that a kernel need not write the full-resolution queries, keys and values.
+It takes pixels and weights, so that a kernel need not write queries, keys and values at full resolution.
 
 Shapes: B batch, C image channels, H x W the image, N heads, D query channels and E value channels of a head,
 S the block size, P = S * S the pixels of a block.
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
-from sasa.ops import eager_block, flops
+from sasa.ops import eager_block, flops, reference
 from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
 from sasa.ops.backends import cuda, find_backend, triton
-from sasa.ops.backends.base import no_second_derivative
-from sasa.ops.checks import check_heads, check_no_forward_mode, check_relative, check_same
+from sasa.ops.checks import check_heads, check_relative, check_same
+from sasa.ops.fusion import needs_reference
+from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import Gradient, register, register_twin
+from sasa.ops.register import register, register_twin
 
 
 def block_attention(
@@ -34,7 +35,7 @@ def block_attention(
     content: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """The stem's attention inside each non-overlapping block, Section 3.2 and Eq. 7-8 with relative positions.
+    """Compute the stem's attention inside each block, Section 3.2 and Eq. 7-8 with relative positions.
 
     For pixels p and s of one block and head n::
 
@@ -46,7 +47,7 @@ def block_attention(
         w_query: (N * D, C).
         w_key: (N * D, C), or None with `content=False`.
         w_value: (P, N * E, C), the value matrix of each position of the block, row by row, already mixed
-            (Eq. 8-9: the mixture depends on nothing but the position); None where `value` is given.
+            (Eq. 8-9: the mixture depends only on the position); None where `value` is given.
         rel_row: (N, 2 * S - 1, D / 2), the embedding of the row offset; index 0 is offset -(S - 1).
         rel_col: (N, 2 * S - 1, D / 2), of the column offset. Both or neither; float32 or image's dtype.
         block_size: S.
@@ -54,7 +55,7 @@ def block_attention(
         value: (B, N * E, H, W), values as a map in place of w_value (Table 7: values by a spatial convolution).
         scale: factor of the logits.
         content: False leaves q.k out.
-        backend: "auto", or "reference", "eager", "cpu", "cuda" or "triton" for tests and comparison.
+        backend: as for `local_attention`.
 
     Returns:
         (B, N * E, H, W) in image's dtype and layout.
@@ -70,9 +71,10 @@ def block_attention(
     inputs = BlockInputs(image, w_query, w_key, w_value, rel_row, rel_col, value)
     options = BlockOptions(block_size, num_heads, float(scale))
     _check(inputs, options, content)
+    if backend == "auto" and needs_reference(inputs):
+        backend = "reference"
     if backend != "auto":
         return find_backend(backend, inputs, options).block_attention(inputs, options)
-    check_no_forward_mode(inputs)
     with without_autocast(image.device):
         return torch.ops.sasa.block_attention(*inputs, *options)[0]
 
@@ -88,16 +90,18 @@ def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
     channels = image.shape[1]
     relative = rel_row is not None or rel_col is not None
     if content == (w_key is None):
-        raise ArgumentError("w_key goes with content=True: give both, or leave q.k out with None and content=False")
+        raise ArgumentError(
+            f"w_key is {'None' if w_key is None else 'given'} and content is {content}: give both or neither"
+        )
     if not content and not relative:
-        raise ArgumentError("content=False needs relative embeddings: without both, there is no logit at all")
+        raise ArgumentError("content=False needs relative embeddings: without q.k and q.r there are no logits")
     for name, weight in (("w_query", w_query), ("w_key", w_key)):
         if weight is not None and (weight.dim() != 2 or tuple(weight.shape) != (w_query.shape[0], channels)):
             expected = (w_query.shape[0], channels)
             raise ArgumentError(f"{name} {tuple(weight.shape)} must be (out channels, image channels) = {expected}")
     check_heads(w_query.shape[0], num_heads, "query channels", relative=relative)
     if (w_value is None) == (value is None):
-        raise ArgumentError("give the values once: w_value (a matrix for each position) or value (a map)")
+        raise ArgumentError("give either w_value (a matrix for each position) or value (a map), and not both")
     if w_value is not None:
         expected = (block_size**2, w_value.shape[-2] if w_value.dim() == 3 else -1, channels)
         if tuple(w_value.shape) != expected:
@@ -136,7 +140,7 @@ def _cuda_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
 
 
 def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, ...]:
-    """Gradients of block attention's inputs without their numbers: maps in the maps' layout, weights contiguous."""
+    """Empty gradients of block attention's inputs: those of maps in the maps' layout, those of weights contiguous."""
     image, *weights, value = call.inputs
     grad_image = empty_map(image, image.shape[1]) if call.image_gradient else None
     grad_value = None if value is None else empty_map(value, value.shape[1])
@@ -147,10 +151,15 @@ def _gradient(grads, inputs, logsumexp, options, image_gradient):
     return torch.ops.sasa.block_attention_backward(grads[0], *inputs, logsumexp, *options, image_gradient)
 
 
+def _composed_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
+    return composed_gradients(
+        lambda inputs: reference.block_attention(inputs, call.options)[:1], call.inputs, [call.grad_output]
+    )
+
+
 register(
-    "block_attention",
-    "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
+    "block_attention(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
+    "rel_col, Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
     BlockForward,
     plain=_plain,
     cuda=_cuda,
@@ -159,15 +168,14 @@ register(
     flops=flops.block_attention,
 )
 register(
-    "block_attention_backward",
-    "(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, "
-    "Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, "
-    "float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "block_attention_backward(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, "
+    "Tensor? rel_row, Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, float scale, "
+    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     BlockBackward,
     plain=eager_block.backward,
     cuda=_cuda_backward,
     fake=fake_backward,
-    gradient=no_second_derivative("block_attention"),
+    gradient=SecondGradient(_composed_backward),
     flops=flops.block_attention_backward,
 )
 for _name in ("block_attention", "block_attention_backward"):

@@ -1,8 +1,8 @@
-"""`sasa.ops.block_attention_pooled`: the stem's attention with what its batch norm and max pool need, and no more.
+"""`sasa::block_attention_pooled`: the stem's attention, reduced to what its batch norm and max pool need.
 
-Batch norm is y * gain + shift for each channel, so max pooling after it picks the largest y of a block where the gain
-is positive, the smallest where it is negative: y at full resolution, 16 times the result for blocks of 4 x 4, need not
-exist. What batch norm wants to know of it, the sums of y and y * y, comes along.
+Batch norm is y * gain + shift for each channel, so max pooling after it takes the largest y of a block where the gain
+is positive and the smallest where it is negative. The map y at full resolution, 16 times the result for blocks of
+4 x 4, is never written. The sums of y and y * y, which batch norm needs in training, are computed alongside.
 
 Shapes: B batch, C image channels, H x W the image, N heads, D query channels and E value channels of a head,
 S the block size, P = S * S the pixels of a block.
@@ -13,57 +13,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sasa.errors import ArgumentError
-from sasa.ops import eager_block, flops
-from sasa.ops.arguments import BlockBackward, BlockInputs, PooledBackward, PooledForward
+from sasa.ops import eager_block, flops, reference
+from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions, PooledBackward, PooledForward
 from sasa.ops.block_attention import fake_backward
-from sasa.ops.checks import check_no_forward_mode
+from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.reference import from_blocks
-from sasa.ops.register import Gradient, register
+from sasa.ops.reference import from_blocks, to_blocks
+from sasa.ops.register import register
 
 
-def block_attention_pooled(
-    image: Tensor,
-    w_query: Tensor,
-    w_key: Tensor | None,
-    w_value: Tensor | None,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    sign: Tensor,
-    *,
-    block_size: int,
-    num_heads: int,
-    value: Tensor | None = None,
-    scale: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """`block_attention`, then the extreme of each block, and the sums over all pixels.
+def block_attention_pooled(inputs: BlockInputs, sign: Tensor, options: BlockOptions) -> tuple[Tensor, Tensor]:
+    """Compute `block_attention`, then the extreme of each block and the sums over all pixels.
 
     Args:
-        image: (B, C, H, W); this and the next five as for `block_attention`.
-        w_query: (N * D, C).
-        w_key: (N * D, C) or None.
-        w_value: (P, N * E, C) or None.
-        rel_row: (N, 2 * S - 1, D / 2) or None.
-        rel_col: the same.
+        inputs: as for `block_attention`.
         sign: (N * E,); a channel is pooled by its maximum where this is >= 0, else by its minimum.
-        block_size: S, at most 16.
-        num_heads: N.
-        value: (B, N * E, H, W), in place of w_value.
-        scale: factor of the logits.
+        options: block_size S of at most 16.
 
     Returns:
         The extremes (B, N * E, ceil(H / S), ceil(W / S)), and (2, N * E) in float64: the sums of y and of y * y over
         the pixels of all images. Both are differentiable.
     """
-    if block_size > 16:
-        raise ArgumentError(f"block_size ({block_size}) must be at most 16: a position in the block is one byte")
-    image, w_query, w_key, w_value, value = autocast_to(image.device, image, w_query, w_key, w_value, value)  # pyright: ignore
-    inputs = BlockInputs(image, w_query, w_key, w_value, rel_row, rel_col, value)
-    check_no_forward_mode(inputs)
+    if options.block_size > 16:
+        raise ArgumentError(f"block_size ({options.block_size}) must be at most 16: a position in it is one byte")
+    image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
+    *rounded, value = autocast_to(image.device, image, w_query, w_key, w_value, value)
+    inputs = BlockInputs(*rounded, rel_row, rel_col, value)  # pyright: ignore
     with without_autocast(image.device):
-        extreme, _position, sums = torch.ops.sasa.block_attention_pooled(
-            *inputs, sign, block_size, num_heads, float(scale)
-        )
+        extreme, _position, sums = torch.ops.sasa.block_attention_pooled(*inputs, sign, *options)
     return extreme, sums
 
 
@@ -98,6 +75,19 @@ def _backward(call: PooledBackward) -> tuple[Tensor | None, ...]:
     return eager_block.backward(BlockBackward(grad, call.inputs, logsumexp, call.options, call.image_gradient))
 
 
+def _composed_backward(call: PooledBackward) -> tuple[Tensor | None, ...]:
+    """The same gradients through the reference, with each extreme taken at the position recorded."""
+    index_BIJ1C = call.position.long().permute(0, 2, 3, 1)[:, :, :, None]
+
+    def pooled(inputs: BlockInputs) -> tuple[Tensor, Tensor]:
+        y = reference.block_attention(inputs, call.options)[0]
+        extreme = to_blocks(y, call.options.block_size).gather(3, index_BIJ1C)[:, :, :, 0].permute(0, 3, 1, 2)
+        wide = y.double()
+        return extreme, torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
+
+    return composed_gradients(pooled, call.inputs, [call.grad_extreme, call.grad_sums])
+
+
 def _fake(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
     image, channels = call.inputs.image, call.inputs.value_channels
     size = _size(image, call.options.block_size)
@@ -117,10 +107,9 @@ def _gradient(grads, inputs, position, options, image_gradient):
 
 
 register(
-    "block_attention_pooled",
-    "(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor? value, Tensor sign, int block_size, int num_heads, float scale) "
-    "-> (Tensor extreme, Tensor position, Tensor sums)",
+    "block_attention_pooled(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
+    "rel_col, Tensor? value, Tensor sign, int block_size, int num_heads, float scale) -> (Tensor extreme, Tensor "
+    "position, Tensor sums)",
     PooledForward,
     plain=_forward,
     fake=_fake,
@@ -128,14 +117,12 @@ register(
     flops=flops.block_attention_pooled,
 )
 register(
-    "block_attention_pooled_backward",
-    "(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor w_query, Tensor? w_key, "
-    "Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int num_heads, float scale, "
-    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "block_attention_pooled_backward(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor "
+    "w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int "
+    "num_heads, float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     PooledBackward,
     plain=_backward,
     fake=fake_backward,
-    gradient="sasa::block_attention_pooled has no second derivative; the stem without pool, or "
-    'backend="reference", is differentiable to any order',
+    gradient=SecondGradient(_composed_backward),
     flops=flops.block_attention_pooled_backward,
 )

@@ -1,4 +1,4 @@
-"""What every back-end may rely on: shapes, dtypes and options are checked here once, before any kernel runs."""
+"""Checks of shapes, dtypes and options, made once before any back-end runs."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_kernel_size(kernel_size: int) -> None:
-    """The window is centred on its query, so its side must be odd."""
+    """Raise unless kernel_size is a positive odd integer: a window is centred on its query."""
     if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or kernel_size < 1:
         raise ArgumentError(f"kernel_size must be a positive odd integer, got {kernel_size!r}")
     if kernel_size % 2 == 0:
@@ -23,18 +23,18 @@ def check_kernel_size(kernel_size: int) -> None:
 
 
 def check_padding(padding: object) -> None:
-    """Only "zeros" and "mask" exist; an integer, as nn.Conv2d takes, gets a sentence of its own."""
+    """Raise unless padding is "zeros" or "mask"; an integer, as nn.Conv2d takes, gets its own sentence."""
     if isinstance(padding, int | tuple | list) and not isinstance(padding, bool):
         raise ArgumentError(
-            f"padding ({padding}) is not a number of pixels here: attention keeps the size of its map by "
-            'itself; leave it out, or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
+            f"padding ({padding}) is not a number of pixels here: attention always keeps the size of its map; "
+            'leave padding out, or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
         )
     if padding not in PADDINGS:
         raise ArgumentError(f'padding must be "zeros" or "mask", got {padding!r}')
 
 
 def check_heads(channels: int, num_heads: int, name: str, *, relative: bool) -> None:
-    """Heads are equal contiguous groups of channels; relative embeddings use one half for rows, one for columns."""
+    """Raise unless the heads divide the channels, and with relative positions into even parts."""
     if not isinstance(num_heads, int) or num_heads < 1:
         raise ArgumentError(f"num_heads must be a positive integer, got {num_heads!r}")
     if channels % num_heads:
@@ -48,7 +48,7 @@ def check_heads(channels: int, num_heads: int, name: str, *, relative: bool) -> 
 
 
 def check_same(tensors: dict[str, Tensor | None]) -> None:
-    """All given tensors are floating point, of one dtype, on one device."""
+    """Raise unless all tensors given are floating point, of one dtype and on one device."""
     given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
     first_name, first = given[0]
     if first.dtype not in DTYPES:
@@ -63,7 +63,14 @@ def check_same(tensors: dict[str, Tensor | None]) -> None:
 def check_relative(
     rel_row: Tensor | None, rel_col: Tensor | None, expected: tuple[int, int, int], like: Tensor
 ) -> None:
-    """Both embeddings or neither, each (num_heads, number of offsets, head_dim / 2), of query's dtype or float32."""
+    """Raise unless both embeddings or neither are given, of the expected shape and in float32 or the query's dtype.
+
+    Args:
+        rel_row: embedding of the row offset.
+        rel_col: embedding of the column offset.
+        expected: (num_heads, number of offsets, head_dim / 2).
+        like: the query, or the image whose pixels are projected to queries.
+    """
     if (rel_row is None) != (rel_col is None):
         raise ArgumentError("rel_row and rel_col go together: give both or neither")
     for name, rel in (("rel_row", rel_row), ("rel_col", rel_col)):
@@ -78,7 +85,7 @@ def check_relative(
 
 
 def check_no_forward_mode(inputs: NamedTuple) -> None:
-    """Forward-mode differentiation would silently give zeros; refuse it instead."""
+    """Raise for inputs with a forward-mode tangent, for back-ends that would silently drop it."""
     if torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level < 0:  # as unpack_dual asks
         return
     for name, tensor in zip(inputs._fields, inputs, strict=True):

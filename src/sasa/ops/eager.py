@@ -1,9 +1,9 @@
-"""Local attention in plain torch that never builds the B x C x K*K x H*W window tensor; forward and backward.
+"""Local attention in plain torch, forward and backward, without the window tensor (B, C, K * K, H, W).
 
-The map is cut into small tiles of queries. The keys that the queries of one tile can see are the tile and a halo
-of K // 2 pixels, so a tile needs one matrix product, not one per window; what lies outside a query's own window
-is masked. Copies of keys and values are (S / T)**2 times the map instead of K**2 times, and they exist for one
-strip of tiles at a time. The backward pass computes the weights again from the log-sum-exp.
+The map is cut into small tiles of queries. The windows of a tile's queries lie in the tile and a halo of K // 2 pixels,
+so a tile needs one matrix product instead of one per window; keys outside a query's own window are masked. Copies of
+keys and values take (S / T)**2 times the map instead of K**2 times, for one strip of tiles at a time. The backward pass
+recomputes the weights from the log-sum-exp.
 
 Shapes: B images, N heads, D query and key channels of a head, E value channels of a head, I x J tiles of
 T x U queries, S x Z keys of a tile (S = T + K - 1), P = T * U queries and M = S * Z keys of a tile.
@@ -21,16 +21,14 @@ from sasa.ops import eager_windows
 from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 
-TILE = 4  # queries a side: 4 x 4 queries see 10 x 10 keys for K = 7, twice the 49 that each of them needs
-STRIP_LOGITS = {
-    "cpu": 2**20,
-    "cuda": 2**25,
-}  # logits held at once: what a CPU's cache, or a GPU's launch, likes
+TILE = 4  # queries a side: for K = 7, 4 x 4 queries share 10 x 10 keys, twice the 49 that each of them needs
+# Logits of a strip: on a CPU they should stay in cache, on a GPU be enough to fill it.
+STRIP_LOGITS = {"cpu": 2**20, "cuda": 2**25}
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Some images and some rows of tiles: the unit of work, small enough for its logits to stay in cache."""
+    """Some images and rows of tiles, small enough for their logits to stay in cache."""
 
     images: slice
     first_row: int  # of tiles
@@ -39,7 +37,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a map of height x width queries is cut into tiles."""
+    """The division of a map of height x width queries into tiles."""
 
     height: int
     width: int
@@ -54,12 +52,12 @@ class Tiling:
 
     @property
     def halo(self) -> int:
-        """How far a window reaches beyond its query."""
+        """Number of pixels that a window extends beyond its query."""
         return self.kernel_size // 2
 
     @property
     def keys(self) -> tuple[int, int]:
-        """Side lengths of the keys that one tile sees."""
+        """Side lengths of the keys of one tile."""
         return self.tile[0] + self.kernel_size - 1, self.tile[1] + self.kernel_size - 1
 
     @property
@@ -88,7 +86,7 @@ class Tiling:
         return tiles.unflatten(3, (-1, tile_height)).permute(0, 1, 3, 5, 4, 6, 2).flatten(4, 5)
 
     def map_rows(self, tiles_BNIJPD: Tensor, strip: Strip) -> tuple[slice, Tensor]:
-        """The inverse of `query_tiles`: the rows of the map that the strip covers, and (B, N * D, rows, W)."""
+        """The inverse of `query_tiles`: the strip's rows of the map, and their content (B, N * D, rows, W)."""
         tiles = tiles_BNIJPD.unflatten(4, self.tile).permute(0, 1, 6, 2, 4, 3, 5)
         rows = tiles.flatten(5, 6).flatten(3, 4).flatten(1, 2)
         top = strip.first_row * self.tile[0]
@@ -108,14 +106,14 @@ class Tiling:
         return windows.unflatten(1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2, 5, 6).flatten(5, 6)
 
     def padded_like(self, map_BCHW: Tensor) -> Tensor:
-        """Zeros, in compute dtype, for gradients of the map together with everything its tiles' halos touch."""
+        """Zeros in compute dtype for gradients of the map and its margin, which the halos of tiles reach."""
         batch, channels = map_BCHW.shape[:2]
         (rows, columns), (tile_height, tile_width) = self.grid, self.tile
         size = (rows * tile_height + self.kernel_size - 1, columns * tile_width + self.kernel_size - 1)
         return map_BCHW.new_zeros((batch, channels, *size), dtype=compute_dtype(map_BCHW))
 
     def add_key_tiles(self, padded: Tensor, tiles_BNIJDM: Tensor, strip: Strip) -> None:
-        """The adjoint of `key_tiles`: add each tile's keys to the places of `padded` that they were read from."""
+        """The adjoint of `key_tiles`: add each tile's keys to the positions of `padded` that they were read from."""
         top = strip.first_row * self.tile[0]
         height = strip.rows * self.tile[0] + self.kernel_size - 1
         columns = tiles_BNIJDM.permute(0, 1, 4, 5, 2, 3).flatten(4, 5).flatten(1, 3)
@@ -123,13 +121,13 @@ class Tiling:
         padded[strip.images, :, top : top + height] += rows
 
     def crop(self, padded: Tensor) -> Tensor:
-        """The map's own part of `padded_like`."""
+        """The part of `padded_like` that belongs to the map."""
         return padded[:, :, self.halo : self.halo + self.height, self.halo : self.halo + self.width]
 
     def window_masks(self, strip: Strip, like: Tensor) -> tuple[Tensor, Tensor]:
-        """0 where a key row (column) is in the window of a query row (column), -inf elsewhere: (I, T, S), (J, U, Z).
+        """0 where a key row (column) is in the window of a query row (column), else -inf: (I, T, S), (J, U, Z).
 
-        Queries beyond the map may see no key at all: their softmax is discarded, and their gradient is zero.
+        Queries beyond the map may have no key: their softmax is discarded, and their gradient is zero.
         """
         masks = []
         for axis, (first, count, size) in enumerate(
@@ -147,7 +145,7 @@ class Tiling:
 
 
 def spread_offsets(rel_NKD: Tensor, tile: int) -> Tensor:
-    """(N, K, D) -> (N, T, S, D): the embedding of key s as query t of a tile sees it, zeros outside the window."""
+    """(N, K, D) -> (N, T, S, D): the embedding of key s for query t of a tile, zeros outside the window."""
     kernel_size = rel_NKD.shape[1]
     return torch.stack([F.pad(rel_NKD, (0, 0, t, tile - 1 - t)) for t in range(tile)], dim=1).narrow(
         2, 0, tile + kernel_size - 1
@@ -162,7 +160,7 @@ def gather_offsets(grad_NTSD: Tensor, kernel_size: int) -> Tensor:
 def tile_logits(
     tiling: Tiling, strip: Strip, query_BNIJPD: Tensor, key: Tensor | None, rel: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """q.k + q.r of every query of a tile with every key of it, -inf outside its window: (B, N, I, J, P, M).
+    """q.k + q.r of every query with every key of its tile, -inf outside the window: (B, N, I, J, P, M).
 
     `query` is already scaled; `rel` holds the spread embeddings (N, T, S, D / 2) and (N, U, Z, D / 2).
     """
@@ -181,7 +179,7 @@ def tile_logits(
 def spread_embeddings(
     tiling: Tiling, rel_row: Tensor | None, rel_col: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor] | None:
-    """The relative embeddings as the queries of a tile see them, or None without relative positions."""
+    """The relative embeddings for each query of a tile, or None without relative positions."""
     if rel_row is None or rel_col is None:
         return None
     return spread_offsets(rel_row.to(dtype), tiling.tile[0]), spread_offsets(rel_col.to(dtype), tiling.tile[1])
@@ -216,7 +214,7 @@ def backward(call: LocalBackward) -> tuple[Tensor, Tensor | None, Tensor, Tensor
     """Gradients for query, key, value, rel_row, rel_col (None where the input was None).
 
     With w the weights: dv = w^T dy, dw = dy v^T, dlogit = w (dw - sum(w dw)), and the logits' products from there.
-    The output is not needed (sum(w dw) = dy . y): what follows may change it in place, as after a convolution.
+    The output is not needed, although sum(w dw) = dy . y, so the next layer may overwrite it, as after a convolution.
     """
     if eager_windows.are_needed(call.grad_output, *call.inputs):
         return eager_windows.backward(call)
@@ -266,7 +264,7 @@ def relative_backward(
     rel: tuple[Tensor, Tensor],
     grad_rel: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """Add the gradients of the spread embeddings to `grad_rel`; return what q.r gives to the scaled query."""
+    """Add the gradients of the spread embeddings to `grad_rel`; return the gradient of the scaled query from q.r."""
     grad = grad_logits_BNIJPM.unflatten(5, tiling.keys).unflatten(4, tiling.tile)
     grad_row, grad_col = grad.sum(-1), grad.sum(-2)
     query_row, query_col = scaled_query_BNIJPD.unflatten(4, tiling.tile).chunk(2, dim=-1)
@@ -278,5 +276,5 @@ def relative_backward(
 
 
 def dense(gradient: Tensor, like: Tensor) -> Tensor:
-    """The gradient in the dtype and layout that its input's map has."""
+    """The gradient in the dtype and layout of its input."""
     return empty_map(like, like.shape[1]).copy_(gradient)

@@ -1,13 +1,14 @@
-"""The stem's block attention in plain torch, a strip of blocks at a time; forward and backward.
+"""The stem's block attention in plain torch, forward and backward, one strip of blocks at a time.
 
-Blocks do not overlap, so a strip of whole block rows is a problem of its own: no halo, nothing to add up but the
-gradients of the weights.
+Blocks do not overlap, so strips of whole block rows are independent: there is no halo, and only the gradients of the
+weights are summed over strips.
 
 Shapes: B images, I x J blocks, P = S query and key pixels of a block, C image channels, N heads, D query and key
 channels of a head, E value channels of a head.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +17,7 @@ from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import block_offsets, from_blocks, to_blocks
 
-STRIP_PIXELS = {
-    "cpu": 2**14,
-    "cuda": 2**20,
-}  # pixels at once: keeps a strip's queries, keys and values in cache
+STRIP_PIXELS = {"cpu": 2**14, "cuda": 2**20}  # on a CPU a strip's queries, keys and values stay in cache
 
 
 def strips(image: Tensor, block_size: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -34,7 +32,7 @@ def strips(image: Tensor, block_size: int) -> Iterator[tuple[slice, slice, slice
 
 
 class Block:
-    """The weights in compute dtype, and the products that forward and backward share."""
+    """The weights in compute dtype, and the operations that forward and backward share."""
 
     def __init__(self, inputs: BlockInputs, options: BlockOptions) -> None:
         _, w_query, w_key, w_value, rel_row, rel_col, _ = inputs
@@ -57,14 +55,21 @@ class Block:
         """The inverse of `heads`."""
         return heads_BIJNPD.transpose(3, 4).flatten(4, 5)
 
-    def beyond(self, image: Tensor) -> Tensor | None:
-        """(1, I, J, P), the pixels of partial blocks that lie beyond the image; None where there are none."""
+    def project(self, part: Tensor) -> "Projected":
+        """Queries and keys of a strip (B, C, rows, W) in compute dtype."""
+        pixels = to_blocks(part, self.block_size)
+        query = self.heads(pixels @ self.w_query.T)
+        key = None if self.w_key is None else self.heads(pixels @ self.w_key.T)
+        return Projected(pixels, query, key, self._beyond(part))
+
+    def _beyond(self, image: Tensor) -> Tensor | None:
         if image.shape[2] % self.block_size == 0 and image.shape[3] % self.block_size == 0:
             return None
         return to_blocks(torch.ones_like(image[:1, :1]), self.block_size)[..., 0] == 0
 
-    def logits(self, query: Tensor, key: Tensor | None, beyond: Tensor | None) -> Tensor:
-        """(B, I, J, N, P, S); -inf where the key pixel lies beyond the image, and else 0 where the query pixel does."""
+    def logits(self, strip: "Projected") -> Tensor:
+        """(B, I, J, N, P, S); -inf for key pixels beyond the image, otherwise 0 for query pixels beyond it."""
+        _, query, key, beyond = strip
         logits = query.new_zeros((*query.shape[:-1], query.shape[-2])) if key is None else query @ key.mT
         if self.relative_NPSD is not None:
             logits = logits + torch.einsum("bijnpd,npsd->bijnps", query, self.relative_NPSD)
@@ -73,13 +78,22 @@ class Block:
             logits = logits.masked_fill(beyond[:, :, :, None, None, :], float("-inf"))
         return logits
 
-    def values(self, pixels: Tensor, value: Tensor | None, beyond: Tensor | None) -> Tensor:
-        """(B, I, J, N, S, E): each pixel by the value matrix of its position, or the given map; 0 beyond the image."""
+    def values(self, strip: "Projected", value: Tensor | None) -> Tensor:
+        """(B, I, J, N, S, E): the value matrix of each position times its pixel, or the map; 0 beyond the image."""
         if value is not None:
-            return self.heads(to_blocks(value.to(pixels.dtype), self.block_size))
+            return self.heads(to_blocks(value.to(strip.pixels.dtype), self.block_size))
         assert self.w_value is not None
-        values = torch.einsum("bijsc,sec->bijse", pixels, self.w_value)
-        return self.heads(values if beyond is None else values.masked_fill(beyond[..., None], 0.0))
+        values = torch.einsum("bijsc,sec->bijse", strip.pixels, self.w_value)
+        return self.heads(values if strip.beyond is None else values.masked_fill(strip.beyond[..., None], 0.0))
+
+
+class Projected(NamedTuple):
+    """A strip of blocks with its queries and keys."""
+
+    pixels: Tensor  # (B, I, J, P, C)
+    query: Tensor  # (B, I, J, N, P, D), scaled
+    key: Tensor | None  # (B, I, J, N, S, D)
+    beyond: Tensor | None  # (1, I, J, P), whether a pixel of a partial block lies beyond the image; None without any
 
 
 def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
@@ -92,24 +106,21 @@ def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]
         for strip in strips(image, block_size):
             part = image[strip].to(logsumexp.dtype)
             size = (part.shape[2], part.shape[3], block_size)
-            pixels = to_blocks(part, block_size)
-            query = block.heads(pixels @ block.w_query.T)
-            key = None if block.w_key is None else block.heads(pixels @ block.w_key.T)
-            beyond = block.beyond(part)
-            logits = block.logits(query, key, beyond)
+            projected = block.project(part)
+            logits = block.logits(projected)
             total = logits.logsumexp(-1, keepdim=True)
             weights = logits.sub_(total).exp_()
-            mixed = weights @ block.values(pixels, None if value is None else value[strip], beyond)
+            mixed = weights @ block.values(projected, None if value is None else value[strip])
             output[strip] = from_blocks(block.merge(mixed), *size).to(output.dtype)
             logsumexp[strip] = from_blocks(block.merge(total), *size)
     return output, logsumexp
 
 
 def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
-    """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None).
+    """Gradients for image (if needed), w_query, w_key, w_value, rel_row, rel_col, value (None for None).
 
     Those of maps have the maps' layout, those of weights are contiguous. The output is not needed: sum(dy y) of a
-    block is as cheap from the weights, and free of the output's rounding in half precision.
+    block costs as little from the weights, without the output's rounding in half precision.
     """
     image, w_query, w_key, w_value, rel_row, rel_col, value = call.inputs
     block_size, logsumexp = call.options.block_size, call.logsumexp
@@ -125,18 +136,15 @@ def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
         for strip in strips(image, block_size):
             part = image[strip].to(logsumexp.dtype)
             size = (part.shape[2], part.shape[3], block_size)
-            pixels = to_blocks(part, block_size)
-            query = block.heads(pixels @ block.w_query.T)
-            key = None if block.w_key is None else block.heads(pixels @ block.w_key.T)
+            pixels, query, key, beyond = projected = block.project(part)
             total = block.heads(to_blocks(logsumexp[strip], block_size))
-            beyond = block.beyond(part)
-            weights = block.logits(query, key, beyond).sub_(total).exp_()
+            weights = block.logits(projected).sub_(total).exp_()
             grad = block.heads(to_blocks(call.grad_output[strip].to(part.dtype), block_size))
             grad_values = block.merge(weights.mT @ grad)
-            values = block.values(pixels, None if value is None else value[strip], beyond)
+            values = block.values(projected, None if value is None else value[strip])
             grad_logits = (grad @ values.mT).mul_(weights)
             grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
-            if beyond is not None:  # not even a NaN comes from there
+            if beyond is not None:  # masked, so that no NaN comes from there
                 grad_values = grad_values.masked_fill(beyond[..., None], 0.0)
                 pairs = beyond[:, :, :, None, :, None] | beyond[:, :, :, None, None, :]
                 grad_logits = grad_logits.masked_fill(pairs, 0.0)
@@ -180,12 +188,12 @@ def _add(total: Tensor | None, part: Tensor) -> None:
 def relative_gradients(
     block: Block, grad_NPSD: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Collect the gradient of r for every pair of pixels into the offsets that the pairs share."""
+    """Sum the gradient of r over the pairs of pixels that share an offset."""
     if grad_NPSD is None or rel_row is None or rel_col is None:
         return None, None
     grads = []
     for rel, index, part in zip((rel_row, rel_col), (block.rows, block.cols), grad_NPSD.chunk(2, dim=-1), strict=True):
-        # A product with one-hot vectors would bring a NaN to all offsets.
+        # A product with one-hot vectors would spread a NaN to all offsets.
         of_offsets = [part.where(index[..., None] == o, 0.0).sum((1, 2)) for o in range(rel.shape[1])]
         grads.append(torch.stack(of_offsets, 1).to(rel.dtype))
     return grads[0], grads[1]

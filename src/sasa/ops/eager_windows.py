@@ -1,8 +1,8 @@
 """Local attention in plain torch, window by window: what `eager` runs on maps that hold NaN or infinity.
 
-`eager` multiplies whole tiles of queries and keys and drops what lies outside of each window afterwards, which a NaN
-survives (and an infinity: 0 * inf is NaN). Here a key meets the queries that see it and no other, at the price of a
-copy of each window, an image at a time.
+`eager` multiplies whole tiles of queries and keys and then masks what lies outside each window, which does not remove a
+NaN (or an infinity: 0 * inf is NaN). Here each key is multiplied only with the queries whose window holds it. This
+copies each window, one image at a time.
 
 Shapes: B images, N heads, D query and key channels of a head, E value channels of a head, H x W the map, R x C the
 window, K a side.
@@ -19,17 +19,16 @@ from sasa.ops.reference import split_heads, window_view
 
 
 def are_needed(*tensors: Tensor | None) -> bool:
-    """Whether one of the tensors holds NaN or infinity.
+    """Whether one of the tensors holds NaN or infinity; always False off the CPU, where asking would synchronise.
 
-    False wherever the answer would have to come from another device first: on a GPU, `eager` lets numbers that are not
-    finite spread to the queries of their tile.
+    There `eager` lets numbers that are not finite spread to the queries of their tile.
     """
     return any(t is not None and t.device.type == "cpu" and not bool(t.isfinite().all()) for t in tensors)
 
 
 def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
-    images = [reference.local_attention(*_image(inputs, b), **options._asdict()) for b in range(len(inputs.query))]
+    images = [reference.local_attention(_image(inputs, b), options) for b in range(len(inputs.query))]
     output = empty_map(inputs.query, inputs.value.shape[1]).copy_(torch.cat([output for output, _ in images]))
     return output, torch.cat([logsumexp for _, logsumexp in images])
 
@@ -71,10 +70,10 @@ def _windows(map_BCHW: Tensor, options: LocalOptions) -> Tensor:
 def _gradients(
     inputs: LocalInputs, grad_output: Tensor, logsumexp: Tensor, options: LocalOptions
 ) -> tuple[Tensor | None, ...]:
-    """Of one image; those of the embeddings (1, N, K, D / 2)."""
+    """Gradients of one image's inputs; those of the embeddings are (1, N, K, D / 2)."""
     query, key, value, rel_row, rel_col = inputs
     query_BNDHW, grad_BNEHW = (split_heads(t, options.num_heads) for t in (query, grad_output))
-    logits = reference.attention_logits(query, key, rel_row, rel_col, **options._asdict())
+    logits = reference.attention_logits(query, key, rel_row, rel_col, options)
     weights_BNHWRC = (logits - logsumexp[..., None, None]).exp()
     grad_weights = torch.einsum("bnehw,bnehwrc->bnhwrc", grad_BNEHW, _windows(value, options))
     grad_logits = grad_weights * weights_BNHWRC
@@ -88,7 +87,7 @@ def _gradients(
     grad_key = grad_row = grad_col = None
     if key is not None:
         grad_query = grad_query + torch.einsum("bnhwrc,bndhwrc->bndhw", grad_logits, _windows(key, options))
-        grad_key = _give_back(grad_logits, query_BNDHW)
+        grad_key = _sum_over_queries(grad_logits, query_BNDHW)
     if rel_row is not None and rel_col is not None:
         rows, columns = grad_logits.sum(-1), grad_logits.sum(-2)
         of_rows = torch.einsum("bnhwr,nrd->bndhw", rows, rel_row)
@@ -97,11 +96,11 @@ def _gradients(
         query_row, query_col = query_BNDHW.chunk(2, dim=2)
         grad_row = torch.einsum("bnhwr,bndhw->bnrd", rows, query_row)
         grad_col = torch.einsum("bnhwc,bndhw->bncd", columns, query_col)
-    return grad_query.flatten(1, 2), grad_key, _give_back(weights_BNHWRC, grad_BNEHW), grad_row, grad_col
+    return grad_query.flatten(1, 2), grad_key, _sum_over_queries(weights_BNHWRC, grad_BNEHW), grad_row, grad_col
 
 
-def _give_back(weights_BNHWRC: Tensor, sources_BNDHW: Tensor) -> Tensor:
-    """What each key gets from the queries that see it, (B, N * D, H, W): the sum of weight * source."""
+def _sum_over_queries(weights_BNHWRC: Tensor, sources_BNDHW: Tensor) -> Tensor:
+    """For each key, the sum of weight * source over the queries whose window holds it: (B, N * D, H, W)."""
     height, width, window = *sources_BNDHW.shape[-2:], weights_BNHWRC.shape[-1]
     half = window // 2
     total = F.pad(torch.zeros_like(sources_BNDHW), (half, half, half, half))

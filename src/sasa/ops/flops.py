@@ -1,11 +1,11 @@
-"""What the dispatcher ops cost, for torch's FlopCounterMode: 2 for each multiply-add.
+"""FLOPs of the dispatcher ops for torch's FlopCounterMode: 2 for each multiply-add.
 
-The formulas count the products of the equation, whatever back-end runs: q.k and a.v with all keys of the window, also
-those beyond the border, and q.r as short products of D/2 with one embedding a row and one a column of the window. What
-a back-end computes beyond that (eager's tiles look at more keys than the window has) and what is no product (softmax,
-sums, the scale) is not counted, as torch does not count it for its own attention.
+The formulas count the products in the equation, for every back-end: q.k and a.v with all keys of the window, also those
+beyond the border, and q.r as products of length D/2 with one embedding for each row and each column of the window.
+Extra work of a back-end (the tiles of `eager` have more keys than a window) and operations that are not products
+(softmax, sums, scaling) are not counted; torch does not count them for its own attention either.
 
-They take the arguments of an op (`sasa.ops.arguments`), and look at nothing but shapes.
+They take the arguments of an op (`sasa.ops.arguments`) and read only shapes.
 """
 
 from torch import Tensor
@@ -39,36 +39,33 @@ def _local_products(inputs: LocalInputs, kernel_size: int) -> tuple[int, int, in
 
 
 def local_attention(call: LocalForward) -> int:
-    """FLOPS of Eq. 3 on projected maps."""
+    """FLOPs of Eq. 3 on projected maps."""
     return 2 * pixels(call.inputs.query) * sum(_local_products(call.inputs, call.options.kernel_size))
 
 
 def local_attention_backward(call: LocalBackward) -> int:
-    """FLOPS of the gradients: q.k and q.r three times (again for the weights, then dq, and dk or dr), a.v twice.
-
-    a.v is dv = a^T dy and da = dy v^T.
-    """
+    """FLOPs of the gradients: q.k and q.r three times (recomputed, dq, and dk or dr), a.v twice (dv and da)."""
     content, relative, value = _local_products(call.inputs, call.options.kernel_size)
     return 2 * pixels(call.inputs.query) * (3 * content + 3 * relative + 2 * value)
 
 
 def qkv_attention(call: QkvForward) -> int:
-    """As `local_attention` of the thirds."""
+    """FLOPs of `local_attention` of the thirds."""
     return local_attention(call.local)
 
 
 def qkv_attention_backward(call: QkvBackward) -> int:
-    """As `local_attention_backward` of the thirds."""
+    """FLOPs of `local_attention_backward` of the thirds."""
     return local_attention_backward(call.local)
 
 
 def qkv_attention_inference(call: QkvInference) -> int:
-    """As `qkv_attention`: what follows attention is no product of matrices."""
+    """FLOPs of `qkv_attention`: pooling, norm and ReLU are not products."""
     return qkv_attention(QkvForward(call.inputs, call.options))
 
 
 def block_projections(inputs: BlockInputs) -> int:
-    """FLOPS of q = w_query x, k = w_key x and v = w_value[position] x for every pixel of the image."""
+    """FLOPs of q = w_query x, k = w_key x and v = w_value[position] x for every pixel of the image."""
     channels = inputs.w_query.shape[0]
     if inputs.w_key is not None:
         channels += inputs.w_key.shape[0]
@@ -86,15 +83,15 @@ def _block_products(inputs: BlockInputs, block_size: int) -> tuple[int, int, int
 
 
 def block_attention(call: BlockForward) -> int:
-    """FLOPS of the stem's attention (Section 3.2): the projections of each pixel, and S * S keys a pixel."""
+    """FLOPs of the stem's attention (Section 3.2): projections, and S * S keys for each pixel."""
     products = sum(_block_products(call.inputs, call.options.block_size))
     return block_projections(call.inputs) + 2 * pixels(call.inputs.image) * products
 
 
 def block_attention_backward(call: BlockBackward | PooledBackward) -> int:
-    """FLOPS of the gradients: products as for local attention; projections twice, thrice if the image needs one.
+    """FLOPs of the gradients: products as for local attention, projections twice or three times.
 
-    The projections are computed again, then the gradient of each matrix, then (image_gradient) that of the pixels.
+    The projections are recomputed, then the gradient of each matrix is computed, and that of the pixels if needed.
     """
     content, relative, value = _block_products(call.inputs, call.options.block_size)
     projections = (3 if call.image_gradient else 2) * block_projections(call.inputs)
@@ -102,10 +99,10 @@ def block_attention_backward(call: BlockBackward | PooledBackward) -> int:
 
 
 def block_attention_pooled(call: PooledForward) -> int:
-    """As `block_attention`: pooling and sums are no products."""
+    """FLOPs of `block_attention`: pooling and sums are not products."""
     return block_attention(BlockForward(call.inputs, call.options))
 
 
 def block_attention_pooled_backward(call: PooledBackward) -> int:
-    """As `block_attention_backward`."""
+    """FLOPs of `block_attention_backward`."""
     return block_attention_backward(call)

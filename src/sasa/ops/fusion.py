@@ -1,41 +1,46 @@
-"""When one fused operator may stand for modules that are called one after the other: the predicate that layers ask.
+"""When an operator of this package may be called at all, and when a fused one may stand for the modules it replaces.
 
-A fused operator passes modules by: their hooks do not run, the maps between them do not exist or are written over. It
-may stand for them where that changes nothing but the time.
+A fused operator skips modules: their hooks do not run, and the maps between them are never made, or are overwritten. It
+is used only where that changes nothing but the time.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active, _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from sasa.ops import native
 
-# Device types with kernels that fuse, and for each the reason why there are none in this process.
+# Device types with fused kernels, and for each a function that says why this process has none.
 FUSING = {"cpu": native.missing, "cuda": native.cuda_not_chosen}
 WITHOUT_GRADIENT = {"affine_", "qkv_attention_inference"}
-POINTWISE = {"affine_", "norm_relu"}  # what a compiler fuses by itself, and no CUDA kernel does
+POINTWISE = {"affine_", "norm_relu"}  # a compiler fuses these by itself, and there is no CUDA kernel for them
+DIFFERENTIATING = {_functorch.TransformType.Grad, _functorch.TransformType.Jvp}
 
 
 def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
-    """Whether `sasa::operator` may stand for calls of `modules` and what lies between them.
+    """Whether `sasa::operator` may replace calls of `modules` and the operations between them.
 
     Args:
-        operator: its name, without the namespace.
-        x: the map that goes in; a trace's stand-in for one is no map.
-        modules: those that would not be called, or called with something else than the whole batch.
+        operator: name without the namespace.
+        x: the input map; a proxy of a trace is not a map.
+        modules: those that would not be called, or would be called with a part of the batch.
     """
     if not isinstance(x, Tensor) or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        return False  # a trace shall hold the general form, which serves every later input
+        return False  # a trace must hold the general form, which serves every later input
     if operator in WITHOUT_GRADIENT and torch.is_grad_enabled():
         return False
     if operator in POINTWISE and (torch.compiler.is_compiling() or x.device.type != "cpu"):
         return False
     missing = FUSING.get(x.device.type)
-    return missing is not None and missing() is None and not is_watched(*modules)
+    return missing is not None and missing() is None and not is_watched(*modules) and not _is_transforming()
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether anybody waits for what goes into or comes out of one of the modules: a hook, or a forward put in."""
+    """Whether something observes the input or output of one of the modules: a hook, or a replaced `forward`."""
     return bool(_has_any_global_hook()) or any(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -44,3 +49,24 @@ def is_watched(*modules: nn.Module) -> bool:
         or "forward" in module.__dict__
         for module in modules
     )
+
+
+def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
+    """Whether only the reference can take these inputs, because torch must see inside the operator.
+
+    That is so under torch.func's grad, vjp, jvp and what is built on them, and for inputs with a forward-mode tangent:
+    the dispatcher ops have a gradient in reverse mode, and no rule for those transforms. A second derivative
+    (`create_graph=True`) does not need it here: it is a matter of the backward pass (`sasa.ops.register`).
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if _is_transforming() and any(level.key() in DIFFERENTIATING for level in _functorch.get_interpreter_stack()):
+        return True
+    return forward_ad._current_level >= 0 and any(  # the same test as in unpack_dual
+        t is not None and forward_ad.unpack_dual(t).tangent is not None for t in inputs
+    )
+
+
+def _is_transforming() -> bool:
+    """Whether a transform of torch.func is active, vmap included."""
+    return not torch.compiler.is_compiling() and _are_functorch_transforms_active()

@@ -1,7 +1,7 @@
-"""`sasa.ops.local_attention`: check, choose, call; and the dispatcher op `sasa::local_attention` underneath.
+"""`sasa.ops.local_attention`: checks its arguments, chooses a back-end and calls it.
 
-The dispatcher op has a kernel per device where one exists and `eager` everywhere else, so exported and compiled
-graphs hold the op and not the choice.
+With backend="auto" it calls the dispatcher op `sasa::local_attention`, which has a kernel for each device that has one
+and `eager` elsewhere, so exported and compiled graphs hold the op and not the choice.
 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
@@ -10,20 +10,14 @@ import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
-from sasa.ops import eager, flops
+from sasa.ops import eager, flops, reference
 from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
 from sasa.ops.backends import cuda, find_backend, triton
-from sasa.ops.backends.base import no_second_derivative
-from sasa.ops.checks import (
-    check_heads,
-    check_kernel_size,
-    check_no_forward_mode,
-    check_padding,
-    check_relative,
-    check_same,
-)
+from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_relative, check_same
+from sasa.ops.fusion import needs_reference
+from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import Gradient, register, register_twin
+from sasa.ops.register import register, register_twin
 
 
 def local_attention(
@@ -40,7 +34,7 @@ def local_attention(
     content: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """Local self-attention with 2-D relative positions, Eq. 3 of the paper.
+    """Compute local self-attention with 2-D relative positions, Eq. 3 of the paper.
 
     For pixel (i, j) and head n, over the K x K window of positions (a, b) centred on it::
 
@@ -60,7 +54,8 @@ def local_attention(
             "mask": they take no part.
         scale: factor of the logits; the paper has none.
         content: False leaves q.k out (Table 6 of the paper).
-        backend: "auto", or "reference", "eager", "cpu", "cuda" or "triton" for tests and comparison.
+        backend: "auto", or "reference", "eager", "cpu", "cuda" or "triton" for tests and comparison. "auto" takes
+            the kernels of the device, and "reference" under torch.func and in forward mode.
 
     Returns:
         (B, C_value, H, W) in query's dtype and layout. Arithmetic is in float32 or better.
@@ -76,9 +71,10 @@ def local_attention(
     inputs = LocalInputs(query, key, value, rel_row, rel_col)
     options = LocalOptions(kernel_size, num_heads, padding, float(scale))
     _check(inputs, options, content)
+    if backend == "auto" and needs_reference(inputs):
+        backend = "reference"
     if backend != "auto":
         return find_backend(backend, inputs, options).local_attention(inputs, options)
-    check_no_forward_mode(inputs)
     with without_autocast(query.device):
         return torch.ops.sasa.local_attention(*inputs, *options)[0]
 
@@ -96,11 +92,11 @@ def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
     check_same({"query": query, "key": key, "value": value})
     relative = rel_row is not None or rel_col is not None
     if content and key is None:
-        raise ArgumentError("key is None: give a key, or leave q.k out with content=False")
+        raise ArgumentError("key is None with content=True: give a key, or leave q.k out with content=False")
     if not content and key is not None:
-        raise ArgumentError("content=False leaves q.k out: key must then be None")
+        raise ArgumentError("key is given with content=False, which leaves q.k out: key must be None")
     if not content and not relative:
-        raise ArgumentError("content=False needs relative embeddings: without both, there is no logit at all")
+        raise ArgumentError("content=False needs relative embeddings: without q.k and q.r there are no logits")
     check_heads(query.shape[1], num_heads, "query channels", relative=relative)
     check_heads(value.shape[1], num_heads, "value channels", relative=False)
     if key is not None and key.shape != query.shape:
@@ -141,10 +137,15 @@ def _gradient(grads, inputs, logsumexp, options, _):
     return torch.ops.sasa.local_attention_backward(grads[0], *inputs, logsumexp, *options)
 
 
+def _composed_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
+    return composed_gradients(
+        lambda inputs: reference.local_attention(inputs, call.options)[:1], call.inputs, [call.grad_output]
+    )
+
+
 register(
-    "local_attention",
-    "(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
-    "int kernel_size, int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
+    "local_attention(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, int kernel_size, "
+    "int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
     LocalForward,
     plain=_plain,
     cuda=_cuda,
@@ -153,15 +154,14 @@ register(
     flops=flops.local_attention,
 )
 register(
-    "local_attention_backward",
-    "(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, "
-    "Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "local_attention_backward(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? "
+    "rel_col, Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) -> (Tensor, Tensor, "
+    "Tensor, Tensor, Tensor)",
     LocalBackward,
     plain=eager.backward,
     cuda=_cuda_backward,
     fake=_fake_backward,
-    gradient=no_second_derivative("local_attention"),
+    gradient=SecondGradient(_composed_backward),
     flops=flops.local_attention_backward,
 )
 for _name in ("local_attention", "local_attention_backward"):

@@ -1,12 +1,12 @@
-"""The library of kernels (csrc/): loaded once, when `sasa.ops` is imported; or the sentence that says why not.
+"""The library of kernels (csrc/): loaded once, when `sasa.ops` is imported.
 
-Loading registers its kernels with torch's dispatcher under the operators that are defined in this folder: for CPU
-tensors, and for CUDA tensors where that is chosen. Without it everything goes through `eager`, with the same results,
-or for CUDA tensors through Triton.
+Loading it defines the operators' schemas and registers its kernels with torch's dispatcher, for CPU tensors, and for
+CUDA tensors if they are chosen. Without it `eager` runs in their place, with the same results, and Triton's kernels for
+CUDA tensors. The functions here say whether the library is in use, and if not, why.
 
 Environment variables, read once: SASA_CPU names an instruction set (avx512, avx2, neon, portable) in place of the best
-that this machine runs; SASA_CPU=off leaves the whole library out. SASA_GPU, "cuda" or "triton", chooses between the
-CUDA C++ and the Triton kernels for CUDA tensors.
+one of this machine; with SASA_CPU=off the library is not loaded. SASA_GPU, "cuda" or "triton", chooses between the CUDA
+C++ and the Triton kernels for CUDA tensors.
 """
 
 import os
@@ -19,11 +19,11 @@ import torch
 
 FOLDER = Path(__file__).parents[1] / "_native"
 LIBRARY = "libsasa.so"
-REASON = "why_not.txt"  # the installation leaves it in place of the library
+REASON = "why_not.txt"  # written by an installation that could not build the library
 
 
 def load(folder: Path = FOLDER) -> str | None:
-    """Load the library; None, or the sentence that says why it is not in use."""
+    """Load the library; return None, or a sentence that says why it is not in use."""
     if os.environ.get("SASA_CPU") == "off":
         return "the environment variable SASA_CPU is off"
     library, reason = folder / LIBRARY, folder / REASON
@@ -41,10 +41,10 @@ def load(folder: Path = FOLDER) -> str | None:
 
 
 def check_gpu_choice() -> None:
-    """Warn where SASA_GPU names no kernels: it would otherwise be passed over in silence."""
+    """Warn if SASA_GPU names no kernels and so has no effect."""
     wanted = os.environ.get("SASA_GPU", "")
     if wanted not in ("", "cuda", "triton"):
-        warnings.warn(f'SASA_GPU={wanted} is neither "cuda" nor "triton", and chooses nothing', stacklevel=2)
+        warnings.warn(f'SASA_GPU={wanted} is neither "cuda" nor "triton" and has no effect', stacklevel=2)
 
 
 check_gpu_choice()
@@ -53,14 +53,14 @@ _LOADED = hasattr(torch.ops.sasa, "cpu_kernels")
 
 
 def instruction_set() -> str | None:
-    """The instruction set in use; None where the library is not."""
+    """The instruction set in use; None without the library."""
     return None if _MISSING else torch.ops.sasa.cpu_kernels()
 
 
 def cuda_missing() -> str | None:
-    """None where CUDA kernels can be compiled and launched in this process, else the sentence that says why not.
+    """None if CUDA kernels can be compiled and launched in this process, else a sentence that says why not.
 
-    It looks for libraries and does not initialise CUDA.
+    It searches for libraries and does not initialise CUDA.
     """
     if not _LOADED:
         return _MISSING
@@ -68,29 +68,38 @@ def cuda_missing() -> str | None:
 
 
 def cuda_missing_on(device: int) -> str | None:
-    """None where the CUDA kernels can run on that GPU, else the sentence that says why not. Initialises the driver."""
+    """None if the CUDA kernels can run on that GPU, else a sentence that says why not. It initialises the driver."""
     return torch.ops.sasa.cuda_error_on(device) or None
 
 
 def cuda_not_chosen() -> str | None:
-    """None where the dispatcher takes the CUDA C++ kernels for CUDA tensors, else the sentence that says why not."""
-    reason = cuda_missing()
-    if reason is None and not torch.ops.sasa.cuda_chosen():
-        return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
-    return reason
+    """None if the dispatcher uses the CUDA C++ kernels for CUDA tensors, else a sentence that says why not."""
+    return _CUDA_NOT_CHOSEN
+
+
+def _find_cuda_not_chosen() -> str | None:
+    if _LOADED and torch.ops.sasa.cuda_chosen():
+        return None
+    if not _LOADED or os.environ.get("SASA_GPU") == "cuda":
+        return cuda_missing()
+    return "the environment variable SASA_GPU does not choose the CUDA C++ kernels"
+
+
+# Computed once: layers need it in every call, and compilers cannot trace an op that returns text.
+_CUDA_NOT_CHOSEN = _find_cuda_not_chosen()
 
 
 class CudaCompiler(NamedTuple):
-    """What compiles the CUDA kernels of this process, and where they are kept."""
+    """The compiler of the CUDA kernels, and the cache of compiled kernels."""
 
     version: str  # of NVRTC
-    file: str  # NVRTC's
-    cache: str  # a folder
-    cached: int  # kernels in it
+    file: str  # of NVRTC
+    cache: str  # a directory
+    cached: int  # number of kernels in the cache
 
 
 def cuda_compiler() -> CudaCompiler | None:
-    """None where there is no NVRTC or no library."""
+    """The compiler, or None without NVRTC or without the library."""
     try:
         return CudaCompiler(*torch.ops.sasa.cuda_compiler()) if _LOADED else None
     except RuntimeError:
@@ -98,5 +107,5 @@ def cuda_compiler() -> CudaCompiler | None:
 
 
 def missing() -> str | None:
-    """None where the library's CPU kernels are in use, else the sentence that says why they are not."""
+    """None if the library's CPU kernels are in use, else a sentence that says why they are not."""
     return _MISSING

@@ -1,7 +1,7 @@
-"""`sasa::norm_relu`: batch norm in training with the shortcut and the ReLU behind it, for channels_last float32 maps.
+"""`sasa::norm_relu`: batch norm in training, shortcut and ReLU in one operation, for channels_last float32 maps.
 
-The steps between convolutions are bound by memory: as one operation they read and write each map once where torch's
-three do so two or three times, and more so backward. What it computes is what nn.BatchNorm2d, an addition and ReLU do.
+These steps are limited by memory bandwidth. Fused they read and write each map once, where torch's three operations do
+so two or three times, and more often in the backward pass. The result is that of nn.BatchNorm2d, an addition and ReLU.
 """
 
 from typing import NamedTuple
@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sasa.ops.register import CustomGradient, register
+from sasa.ops.gradients import CustomGradient, SecondGradient
+from sasa.ops.register import register
 
 
 def norm_relu(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, *, relu: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """relu((x - mean) / sqrt(variance + eps) * weight + bias + residual) with the statistics of the batch.
+    """Compute relu((x - mean) / sqrt(variance + eps) * weight + bias + residual) with the statistics of the batch.
 
     Args:
         x: (B, C, H, W), float32, dense, channels_last.
@@ -23,16 +24,16 @@ def norm_relu(
         bias: (C,).
         residual: (B, C, H, W), laid out as x, or None.
         relu: whether negative results become 0.
-        eps: as nn.BatchNorm2d has it.
+        eps: added to the variance, as in nn.BatchNorm2d.
 
     Returns:
-        The map, and mean and (biased) variance of each channel, (C,), which carry no gradient.
+        The map, and the mean and (biased) variance of each channel, (C,), which are not differentiable.
     """
     return torch.ops.sasa.norm_relu(x, weight, bias, residual, relu, eps)
 
 
 class NormForward(NamedTuple):
-    """Arguments of the op `sasa::norm_relu`, as above."""
+    """Arguments of the op `sasa::norm_relu`, as in the function."""
 
     x: Tensor
     weight: Tensor
@@ -43,7 +44,7 @@ class NormForward(NamedTuple):
 
 
 class NormBackward(NamedTuple):
-    """What its gradients are computed from."""
+    """Arguments of the op `sasa::norm_relu_backward`."""
 
     grad: Tensor
     x: Tensor
@@ -59,7 +60,7 @@ class NormBackward(NamedTuple):
 def _fields(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x - mean, 1 / sqrt(variance + eps), and what batch norm makes of them."""
+    """x - mean, 1 / sqrt(variance + eps), and the output of batch norm."""
     inverse = torch.rsqrt(variance + eps)
     centred = x - mean[:, None, None]
     return centred, inverse, centred * (inverse * weight)[:, None, None] + bias[:, None, None]
@@ -83,6 +84,12 @@ def _backward(call: NormBackward) -> tuple[Tensor | None, ...]:
     inner = grad - (grad_bias / count)[:, None, None] - centred * (inverse.square() * product / count)[:, None, None]
     grad_residual = grad if y is not None and relu else None
     return inner * (weight * inverse)[:, None, None], product * inverse, grad_bias, grad_residual
+
+
+def _composed_backward(call: NormBackward) -> tuple[Tensor | None, ...]:
+    """The same gradients with the statistics as functions of x, which a second derivative goes through."""
+    variance, mean = torch.var_mean(call.x, (0, 2, 3), correction=0)
+    return _backward(call._replace(mean=mean, variance=variance))
 
 
 def _fake(call: NormForward) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,20 +123,18 @@ def _autograd(ctx, grad, _grad_mean, _grad_variance):
 
 
 register(
-    "norm_relu",
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) "
-    "-> (Tensor y, Tensor mean, Tensor variance)",
+    "norm_relu(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) -> (Tensor y, Tensor "
+    "mean, Tensor variance)",
     NormForward,
     plain=_forward,
     fake=_fake,
     gradient=CustomGradient(_setup_context, _autograd),
 )
 register(
-    "norm_relu_backward",
-    "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool relu, "
-    "float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, "
+    "bool relu, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
     NormBackward,
     plain=_backward,
     fake=_fake_backward,
-    gradient="sasa::norm_relu has no second derivative; nn.BatchNorm2d has",
+    gradient=SecondGradient(_composed_backward),
 )

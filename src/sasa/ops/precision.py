@@ -1,31 +1,28 @@
-"""Arithmetic in float32 or better, whatever the storage and whatever autocast says; layouts of results."""
+"""Precision of arithmetic, float32 or better under autocast too, and memory layout of results."""
 
 import contextlib
 
 import torch
 from torch import Tensor
 
-# Asked once, at import: torch 2.11 cannot compile the question.
+# Computed once, at import: torch 2.11 cannot compile the call.
 AUTOCAST_DEVICES = tuple(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """float64 stays float64; everything else is computed in float32."""
+    """The dtype of arithmetic on the tensor: float64 for float64, else float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Turn autocast off inside an implementation: it would round products that must stay float32."""
+    """Context that turns autocast off inside an implementation, where it would round products."""
     if device.type in AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
 
 def autocast_to(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in autocast's dtype where autocast is on for their device, else as they are.
-
-    float64 is left alone, as torch's own autocast does.
-    """
+    """Convert the tensors to autocast's dtype if autocast is on for the device; not float64, as in torch's own."""
     if not (device.type in AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)):
         return tensors
     dtype = torch.get_autocast_dtype(device.type)
@@ -33,7 +30,7 @@ def autocast_to(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor |
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether the channels of a pixel lie side by side, as in a channels_last map or a slice of its channels."""
+    """Whether the channels of a pixel are adjacent in memory, as in a channels_last map or a slice of its channels."""
     return tensor.shape[1] > 1 and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 

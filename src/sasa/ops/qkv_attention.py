@@ -1,7 +1,7 @@
-"""`sasa::qkv_attention`: local attention on the output of one projection, as `LocalAttention2d` has it.
+"""`sasa::qkv_attention`: local attention on the output of one projection, as `LocalAttention2d` computes it.
 
 q, k and v lie one after the other along the channels of one map, and so do their gradients: nothing is split, copied
-or put together around the kernels. For inference there is a second operator that also does what follows attention.
+or concatenated around the kernels. A second operator, for inference, also applies what follows attention.
 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
@@ -10,97 +10,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sasa.ops import eager, flops
-from sasa.ops.arguments import QkvBackward, QkvForward, QkvInference, QkvInputs, QkvOptions, split
+from sasa.ops import eager, flops, reference
+from sasa.ops.arguments import (
+    Epilogue,
+    LocalInputs,
+    QkvBackward,
+    QkvForward,
+    QkvInference,
+    QkvInputs,
+    QkvOptions,
+    split,
+)
 from sasa.ops.backends import triton
-from sasa.ops.checks import check_no_forward_mode
+from sasa.ops.fusion import needs_reference
+from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.local_attention import local_attention
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import Gradient, register
+from sasa.ops.register import register
 
 
-def qkv_attention(
-    qkv: Tensor,
-    rel_row: Tensor | None = None,
-    rel_col: Tensor | None = None,
-    *,
-    kernel_size: int,
-    num_heads: int,
-    padding: str = "zeros",
-    scale: float = 1.0,
-    content: bool = True,
-    backend: str = "auto",
-) -> Tensor:
-    """`local_attention` of the thirds of `qkv`: Eq. 3 of the paper.
-
-    Args:
-        qkv: (B, 3 * C, H, W): queries, keys and values; (B, 2 * C, H, W), without keys, with `content=False`.
-        rel_row: (N, K, D / 2).
-        rel_col: (N, K, D / 2).
-        kernel_size: K.
-        num_heads: N.
-        padding: "zeros" or "mask".
-        scale: factor of the logits.
-        content: False leaves q.k out.
-        backend: as for `local_attention`.
-
-    Returns:
-        (B, C, H, W).
-    """
+def qkv_attention(inputs: QkvInputs, options: QkvOptions, backend: str = "auto") -> Tensor:
+    """Compute `local_attention` of the thirds of one map (halves without content), Eq. 3 of the paper: (B, C, H, W)."""
+    if backend == "auto" and needs_reference(inputs):
+        backend = "reference"
     if backend != "auto":
+        local, (kernel_size, num_heads, padding, scale) = QkvForward(inputs, options).local
         return local_attention(
-            *split(qkv, content), rel_row, rel_col,
-            kernel_size=kernel_size, num_heads=num_heads, padding=padding, scale=scale, content=content,
-            backend=backend,
+            *local, kernel_size=kernel_size, num_heads=num_heads, padding=padding, scale=scale,
+            content=options.content, backend=backend,
         )  # fmt: skip
+    qkv, rel_row, rel_col = inputs
     (qkv,) = autocast_to(qkv.device, qkv)  # pyright: ignore[reportAssignmentType]
-    inputs = QkvInputs(qkv, rel_row, rel_col)
-    check_no_forward_mode(inputs)
-    with without_autocast(qkv.device):
-        return torch.ops.sasa.qkv_attention(*inputs, kernel_size, num_heads, content, padding, float(scale))[0]
+    with without_autocast(qkv.device):  # pyright: ignore[reportOptionalMemberAccess]
+        return torch.ops.sasa.qkv_attention(qkv, rel_row, rel_col, *options)[0]
 
 
-def qkv_attention_inference(
-    qkv: Tensor,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    *,
-    relu: bool,
-    pool: int,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    scale: float,
-    content: bool,
-) -> Tensor:
-    """`qkv_attention`, the mean of pool x pool pixels (fewer at an odd border), y * gain + shift, and ReLU.
-
-    Args:
-        qkv: as for `qkv_attention`, and so are the others that it has.
-        rel_row: see there.
-        rel_col: see there.
-        gain: (C,) in float32 (float64 with qkv), or None for 1.
-        shift: the same, or None for 0.
-        relu: whether negative results become 0.
-        pool: 1 or 2.
-        kernel_size: K.
-        num_heads: N.
-        padding: "zeros" or "mask".
-        scale: factor of the logits.
-        content: False leaves q.k out.
+def qkv_attention_inference(inputs: QkvInputs, epilogue: Epilogue, options: QkvOptions) -> Tensor:
+    """Compute `qkv_attention`, then what follows it in a network for inference. Not differentiable.
 
     Returns:
-        (B, C, ceil(H / pool), ceil(W / pool)). Not differentiable.
+        (B, C, ceil(H / pool), ceil(W / pool)).
     """
+    qkv, rel_row, rel_col = inputs
     (qkv,) = autocast_to(qkv.device, qkv)  # pyright: ignore[reportAssignmentType]
-    inputs = QkvInputs(qkv, rel_row, rel_col)
-    check_no_forward_mode(inputs)
-    with without_autocast(qkv.device):
-        return torch.ops.sasa.qkv_attention_inference(
-            *inputs, gain, shift, relu, pool, kernel_size, num_heads, content, padding, float(scale)
-        )
+    with without_autocast(qkv.device):  # pyright: ignore[reportOptionalMemberAccess]
+        return torch.ops.sasa.qkv_attention_inference(qkv, rel_row, rel_col, *epilogue, *options)
 
 
 def _forward(call: QkvForward) -> tuple[Tensor, Tensor]:
@@ -137,7 +91,7 @@ def _cuda_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
 
 
 def _gathered(call: QkvBackward, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients of q, k and v in one map."""
+    """The gradients of q, k and v concatenated in one map."""
     *maps, grad_row, grad_col = grads
     qkv = call.inputs.qkv
     grad_qkv = empty_map(qkv, qkv.shape[1])
@@ -184,15 +138,19 @@ def _gradient(grads, inputs, logsumexp, options, _):
     return torch.ops.sasa.qkv_attention_backward(grads[0], *inputs, logsumexp, *options)
 
 
-NO_DERIVATIVE = (
-    'attention has no second derivative (and none in its form for inference); backend="reference" is '
-    "differentiable to any order"
-)
+def _composed_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
+    options = call.local.options
+
+    def attention(inputs: QkvInputs) -> tuple[Tensor]:
+        maps = split(inputs.qkv, call.options.content)
+        return reference.local_attention(LocalInputs(*maps, inputs.rel_row, inputs.rel_col), options)[:1]
+
+    return composed_gradients(attention, call.inputs, [call.grad_output])
+
 
 register(
-    "qkv_attention",
-    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str padding, "
-    "float scale) -> (Tensor output, Tensor logsumexp)",
+    "qkv_attention(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str "
+    "padding, float scale) -> (Tensor output, Tensor logsumexp)",
     QkvForward,
     plain=_forward,
     cuda=_cuda,
@@ -201,24 +159,22 @@ register(
     flops=flops.qkv_attention,
 )
 register(
-    "qkv_attention_backward",
-    "(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int kernel_size, "
-    "int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
+    "qkv_attention_backward(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int "
+    "kernel_size, int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
     QkvBackward,
     plain=_backward,
     cuda=_cuda_backward,
     fake=_fake_backward,
-    gradient=NO_DERIVATIVE,
+    gradient=SecondGradient(_composed_backward),
     flops=flops.qkv_attention_backward,
 )
 register(
-    "qkv_attention_inference",
-    "(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, int pool, "
-    "int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
+    "qkv_attention_inference(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, "
+    "int pool, int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
     QkvInference,
     plain=_inference,
     cuda=_cuda_inference,
     fake=_fake_inference,
-    gradient=NO_DERIVATIVE,
+    gradient="sasa::qkv_attention_inference has no gradient; LocalAttention2d calls it only where none is needed",
     flops=flops.qkv_attention_inference,
 )

@@ -1,7 +1,8 @@
-"""The equation, in plain torch: the judge of every other back-end.
+"""The equations in plain torch: every other back-end is compared with these functions.
 
 Written to be read, not to be fast: all windows are gathered (as views) and each line is one term of Eq. 3.
-Any device and dtype; float16 and bfloat16 are computed in float32. Differentiable to any order.
+Any device and dtype; float16 and bfloat16 are computed in float32. Differentiable to any order, in reverse and forward
+mode and under the transforms of torch.func, so the other back-ends fall back to them there.
 
 Shapes: B batch, N heads, D query and key channels of a head, E value channels of a head, H x W the map,
 K the kernel size (window rows R and columns C, both of length K), P pixels of a block, I x J blocks.
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sasa.ops.arguments import BlockInputs, BlockOptions, LocalInputs, LocalOptions
 from sasa.ops.precision import compute_dtype, without_autocast
 
 
@@ -39,17 +41,10 @@ def relative_logits(query_BNDHW: Tensor, rel_row_NKD: Tensor, rel_col_NKD: Tenso
 
 
 def attention_logits(
-    query: Tensor,
-    key: Tensor | None,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    *,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    scale: float,
+    query: Tensor, key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None, options: LocalOptions
 ) -> Tensor:
     """scale * (q_ij . k_ab + q_ij . r_{a-i, b-j}), (B, N, H, W, K, K); -inf where padding="mask" hides a key."""
+    kernel_size, num_heads, padding, scale = options
     query_BNDHW = split_heads(query, num_heads)
     logits = query_BNDHW.new_zeros(())
     if key is not None:
@@ -66,62 +61,47 @@ def attention_logits(
 
 
 def attention_weights(
-    query: Tensor, key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None, **options
+    query: Tensor, key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None, options: LocalOptions
 ) -> Tensor:
-    """softmax_ab of Eq. 3, (B, N, K, K, H, W): how much pixel (i, j) takes from offset (a - i, b - j)."""
+    """softmax_ab of Eq. 3, (B, N, K, K, H, W): the weight of offset (a - i, b - j) in the output of pixel (i, j)."""
     dtype = compute_dtype(query)
-    tensors = [None if t is None else t.to(dtype) for t in (query, key, rel_row, rel_col)]
+    key, rel_row, rel_col = (None if t is None else t.to(dtype) for t in (key, rel_row, rel_col))
     with without_autocast(query.device):
-        logits = attention_logits(*tensors, **options)  # pyright: ignore[reportArgumentType]
+        logits = attention_logits(query.to(dtype), key, rel_row, rel_col, options)
     return logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:]).permute(0, 1, 4, 5, 2, 3)
 
 
-def local_attention(
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    *,
-    kernel_size: int,
-    num_heads: int,
-    padding: str,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def local_attention(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
     """y_ij = sum over ab of softmax_ab(logit) v_ab, Eq. 3, and the log-sum-exp of the logits.
 
     Returns:
         output (B, N * E, H, W) in query's dtype; logsumexp (B, N, H, W) in float32 or better.
     """
-    dtype = compute_dtype(query)
-    query_, key_, value_, row_, col_ = (
-        None if t is None else t.to(dtype) for t in (query, key, value, rel_row, rel_col)
-    )
-    assert query_ is not None
-    assert value_ is not None
-    with without_autocast(query.device):
-        logits = attention_logits(
-            query_, key_, row_, col_,
-            kernel_size=kernel_size, num_heads=num_heads, padding=padding, scale=scale,
-        )  # fmt: skip
+    dtype, device = inputs.query.dtype, inputs.query.device
+    query, key, value, rel_row, rel_col = (None if t is None else t.to(compute_dtype(inputs.query)) for t in inputs)
+    assert query is not None
+    assert value is not None
+    with without_autocast(device):
+        logits = attention_logits(query, key, rel_row, rel_col, options)
         logsumexp_BNHW = logits.flatten(-2).logsumexp(-1)
         weights_BNHWRC = (logits - logsumexp_BNHW[..., None, None]).exp()
-        value_heads = split_heads(value_, num_heads)
-        value_BNEHWRC = window_view(value_heads.flatten(0, 1), kernel_size).unflatten(0, value_heads.shape[:2])
+        value_heads = split_heads(value, options.num_heads)
+        value_BNEHWRC = window_view(value_heads.flatten(0, 1), options.kernel_size).unflatten(0, value_heads.shape[:2])
         output_BNEHW = torch.einsum("bnhwrc,bnehwrc->bnehw", weights_BNHWRC, value_BNEHWRC)
-    return output_BNEHW.flatten(1, 2).to(query.dtype), logsumexp_BNHW
+    return output_BNEHW.flatten(1, 2).to(dtype), logsumexp_BNHW
 
 
 def to_blocks(map_BCHW: Tensor, block_size: int) -> Tensor:
     """(B, C, H, W) -> (B, I, J, P, C): the pixels of every block, row by row; zeros beyond the map."""
     height, width = map_BCHW.shape[-2:]
     padded = F.pad(map_BCHW, (0, -width % block_size, 0, -height % block_size))
-    blocks = padded.unfold(2, block_size, block_size).unfold(3, block_size, block_size)
-    return blocks.permute(0, 2, 3, 4, 5, 1).flatten(3, 4)
+    rows, columns = (side // block_size for side in padded.shape[-2:])
+    blocks = padded.unflatten(3, (columns, block_size)).unflatten(2, (rows, block_size))
+    return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
 
 
 def from_blocks(blocks_BIJPC: Tensor, height: int, width: int, block_size: int) -> Tensor:
-    """The inverse of `to_blocks`: (B, I, J, P, C) -> (B, C, H, W), what lies beyond the map cut off."""
+    """The inverse of `to_blocks`: (B, I, J, P, C) -> (B, C, H, W) without the pixels beyond the map."""
     pixels = blocks_BIJPC.unflatten(3, (block_size, block_size))
     return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
 
@@ -134,31 +114,14 @@ def block_offsets(block_size: int, device: torch.device) -> tuple[Tensor, Tensor
     return rows, offset.repeat(block_size, block_size)
 
 
-def block_attention(
-    image: Tensor,
-    w_query: Tensor,
-    w_key: Tensor | None,
-    w_value: Tensor | None,
-    rel_row: Tensor | None,
-    rel_col: Tensor | None,
-    value: Tensor | None,
-    *,
-    block_size: int,
-    num_heads: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def block_attention(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
     """The stem's attention (Section 3.2, Eq. 7-8): Eq. 3 inside each block, values mixed by position.
-
-    Args:
-        image: (B, C_in, H, W).
-        w_query, w_key: (N * D, C_in); w_key is None without content logits.
-        w_value: (P, N * E, C_in), the value matrix of each position of the block; or None with `value`.
-        rel_row, rel_col: (N, 2 * block_size - 1, D / 2), index 0 is offset -(block_size - 1).
-        value: (B, N * E, H, W), values given as a map in place of w_value.
 
     Returns:
         output (B, N * E, H, W) in image's dtype; logsumexp (B, N, H, W) in float32 or better.
     """
+    image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
+    block_size, num_heads, scale = options
     dtype = compute_dtype(image)
     height, width = image.shape[-2:]
     with without_autocast(image.device):
@@ -172,7 +135,7 @@ def block_attention(
             rows, cols = block_offsets(block_size, image.device)
             r_NPSD = torch.cat([rel_row.to(dtype)[:, rows], rel_col.to(dtype)[:, cols]], dim=-1)
             logits_BIJNPS = logits_BIJNPS + torch.einsum("bijpnd,npsd->bijnps", query, r_NPSD)
-        # Pixels beyond the image are no keys, and as queries or values they are not read: not even a NaN of theirs.
+        # Pixels beyond the image are no keys. As queries and values they are masked too, so that no NaN spreads.
         inside_BIJP = to_blocks(torch.ones_like(image[:1, :1]), block_size)[..., 0] > 0
         logits_BIJNPS = (logits_BIJNPS * scale).masked_fill(~inside_BIJP[:, :, :, None, :, None], 0.0)
         logits_BIJNPS = logits_BIJNPS.masked_fill(~inside_BIJP[:, :, :, None, None, :], float("-inf"))

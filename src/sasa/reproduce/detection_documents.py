@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sasa.counting.paper_tables import MILLION, Row, tables
+from sasa.counting.paper_tables import MILLION, CountedRow, tables
 from sasa.reproduce.documents import SLURM, as_comments
 from sasa.reproduce.measures import DETECTION
 from sasa.reproduce.recipes import COCO, recipe
@@ -15,7 +15,7 @@ class DetectionDocument:
     """A config of Table 2: its short name and its row."""
 
     name: str
-    row: Row
+    row: CountedRow
 
     @property
     def path(self) -> str:
@@ -33,7 +33,7 @@ class DetectionDocument:
 
     def header(self) -> str:
         """Comments before the settings."""
-        lines = [f"# COCO: RetinaNet with ResNet-50, {self.row.cells.label}.", "# Row of Table 2.", "#"]
+        lines = [f"# COCO: RetinaNet with ResNet-50, {self.row.cells.label}.", "# CountedRow of Table 2.", "#"]
         return as_comments(lines, self.entries())
 
     def entries(self) -> dict[str, str]:

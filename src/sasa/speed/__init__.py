@@ -1,10 +1,20 @@
-"""Speed, memory and agreement measured against what attention replaces: what `sasa bench` runs."""
+"""Time a network beside its convolutional twin: what `sasa bench` runs.
 
-from sasa.speed.acceptance import Report
-from sasa.speed.groups import GROUPS
-from sasa.speed.measuring import run
-from sasa.speed.rows import ROWS, choose
-from sasa.speed.setting import Setting
-from sasa.speed.timing import Spread, spread, take_turns
+`sasa.speed.pair` needs the extra `train`; the rest needs torch only.
+"""
 
-__all__ = ["GROUPS", "ROWS", "Report", "Setting", "Spread", "choose", "run", "spread", "take_turns"]
+from sasa.speed.stop import Stop, StopMeasuringError
+from sasa.speed.timing import Spread, Step, ratios, spread, take_turns, torch_threads
+from sasa.speed.twin import convolutional_twin
+
+__all__ = [
+    "Spread",
+    "Step",
+    "Stop",
+    "StopMeasuringError",
+    "convolutional_twin",
+    "ratios",
+    "spread",
+    "take_turns",
+    "torch_threads",
+]

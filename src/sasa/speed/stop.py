@@ -1,4 +1,4 @@
-"""What ends a run of measurements early: Ctrl-C, SIGTERM, or the end of the time that it was given."""
+"""Stop measurements early: on Ctrl-C, on SIGTERM, or when their time budget has passed."""
 
 import contextlib
 import signal
@@ -10,22 +10,23 @@ REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "SIGTERM"}
 
 
 class StopMeasuringError(BaseException):
-    """Raised in the middle of a measurement. Not an `Exception`: nothing that is measured may catch it."""
+    """Raised inside a measurement to end it. Not an `Exception`, so that measured code does not catch it."""
 
 
 class Stop:
-    """While entered, the first SIGINT or SIGTERM, or the end of the time, stops what is being measured.
+    """While entered, the first SIGINT, SIGTERM or the end of the budget stops the current measurement.
 
-    Elsewhere (while a file is written) it is only noted, and the next measurement does not begin. A second signal of
-    the same kind ends the process. In a thread other than the main one, where Python takes no signals, nothing stops.
+    Outside `measuring()`, for example while a file is written, the request is only recorded, and the next measurement
+    does not begin. A second signal of the same kind ends the process. Outside the main thread, where Python handles no
+    signals, nothing stops.
 
     Args:
-        seconds: that all measurements together may take, from entering on; None for as long as they need. Not kept on
-            systems without interval timers (Windows).
+        seconds: budget of all measurements together, from entering on; None for no limit. Ignored on systems without
+            interval timers (Windows).
 
     Attributes:
-        reason: why nothing more is measured; None until then.
-        signal_number: of the signal that came, if one did.
+        reason: why measuring stopped; None until then.
+        signal_number: the signal that was received, if any.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -39,9 +40,9 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             return self
         for number in REASONS:
-            self._before[number] = signal.signal(number, self._stopped)
+            self._before[number] = signal.signal(number, self._on_signal)
         if self.seconds is not None and hasattr(signal, "setitimer"):
-            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._time_is_over)
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
             signal.setitimer(signal.ITIMER_REAL, self.seconds)
         return self
 
@@ -53,10 +54,10 @@ class Stop:
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Around what may be stopped in the middle.
+        """Mark a block that may be interrupted.
 
         Raises:
-            StopMeasuringError: now, or when the signal comes.
+            StopMeasuringError: immediately if a stop was already requested, else as soon as it is.
         """
         self._measuring = True
         try:
@@ -66,15 +67,15 @@ class Stop:
         finally:
             self._measuring = False
 
-    def _stopped(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         self.signal_number = number
-        self._end(REASONS[signal.Signals(number)])
+        self._request(REASONS[signal.Signals(number)])
 
-    def _time_is_over(self, number: int, frame: FrameType | None) -> None:
-        self._end(f"the {self.seconds:.0f} seconds of --budget are over")
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        self._request(f"the budget of {self.seconds:.0f} seconds has passed")
 
-    def _end(self, reason: str) -> None:
+    def _request(self, reason: str) -> None:
         self.reason = self.reason or reason
         if self._measuring:
             raise StopMeasuringError(self.reason)

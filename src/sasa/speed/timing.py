@@ -1,7 +1,6 @@
-"""Interleaved timing: the sides of a comparison take turns, so that what disturbs the machine disturbs all alike.
+"""Interleaved timing: the sides of a comparison take turns, so that a disturbance of the machine affects them alike.
 
-A ratio is the median of the ratios by round, and its spread their quartiles. Times of different runs are not to be
-compared.
+Compare sides by the median of their ratios round by round, never times from different runs.
 """
 
 import gc
@@ -15,12 +14,12 @@ import torch
 
 Step = Callable[[], object]
 LEAST_ROUNDS = 3
-WARMUP_SHARE = 0.25  # of the time of a comparison
+WARMUP_SHARE = 0.25  # of the time limit of a comparison
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some numbers and their quartiles."""
+    """Median and quartiles."""
 
     median: float
     lower: float
@@ -28,16 +27,16 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles; of a single number, that number three times."""
+    """Compute median and quartiles; all three equal a single value."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(median, lower, upper)
 
 
-def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """above / below, round by round."""
-    return [a / b for a, b in zip(above, below, strict=True)]
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Divide round by round."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
 def take_turns(
@@ -45,19 +44,21 @@ def take_turns(
     rounds: int,
     seconds: float,
     warmups: int = 2,
-    clock: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of every call: in each round every side is called once, in an order that moves on by one a round.
+    """Time every step once a round, in an order that rotates by one each round.
 
     Args:
-        steps: what to call, by the name of the side.
-        rounds: calls of each side that are measured, at most.
-        seconds: for all calls. No further round begins afterwards, once there were `LEAST_ROUNDS`.
-        warmups: calls of each side before, not measured: kernels are chosen and memory is found there. Only the first
-            where that takes more than `WARMUP_SHARE` of the time.
-        clock: seconds, whatever they count from (default: `time.perf_counter`).
+        steps: what to call, by name of the side.
+        rounds: maximum number of timed calls of each side.
+        seconds: time limit for all calls. After it no round begins, but at least `LEAST_ROUNDS` are measured.
+        warmups: untimed calls of each side before the first round, for kernel selection and memory allocation. Only one
+            where the first takes more than `WARMUP_SHARE` of the time limit.
+        clock: returns seconds.
+
+    Returns:
+        Seconds of each call, by side.
     """
-    clock = clock or time.perf_counter
     began = clock()
     for number in range(warmups):
         if number and clock() - began > WARMUP_SHARE * seconds:
@@ -79,20 +80,20 @@ def take_turns(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collects now, and not in the middle of one side's turn, which would be charged to that side."""
+    """Collect garbage now rather than in the middle of one side's turn, which would be charged to that side."""
     gc.collect()
-    collecting = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
-    """Torch on so many threads (None: as many as it has), and on as many as before afterwards."""
+    """Set torch's number of threads (None: leave it) and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -145,7 +145,7 @@ def test_float32_embeddings_beside_half_precision_are_not_rounded(dtype):
     assert [t.dtype for t in got] == [dtype] * 4 + [F32] * 2
     options = {"kernel_size": 5, "num_heads": 2, "padding": "zeros", "scale": 1.0}
     _, logsumexp = local_launch.forward(LocalInputs(*tensors), LocalOptions(**options))
-    assert_close(logsumexp, reference.local_attention(*double(tensors), **options)[1], 2e-5)
+    assert_close(logsumexp, reference.local_attention(LocalInputs(*double(tensors)), LocalOptions(**options))[1], 2e-5)
 
 
 def test_a_stride_0_gradient_and_expanded_embeddings():

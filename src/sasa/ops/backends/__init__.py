@@ -17,7 +17,7 @@ BACKENDS: dict[str, Backend] = {
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """What `sasa.backends()` tells of one back-end: `why_not` is None where it can run on this machine."""
+    """The status of one back-end in `sasa.backends()`: `why_not` is None where it can run on this machine."""
 
     name: str
     summary: str

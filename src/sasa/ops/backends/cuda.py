@@ -1,7 +1,8 @@
 """The back-end "cuda": CUDA C++ kernels (csrc/cuda), compiled by NVRTC at first use and launched from C++.
 
-Where the environment variable SASA_GPU is "cuda", they are also what the dispatcher ops run for CUDA tensors. Asked for
-by name, they are reached through ops of their own, in the namespace `sasa_cuda`, whatever the dispatcher would take.
+Where the environment variable SASA_GPU is "cuda", the dispatcher ops run them for CUDA tensors, with plain torch for
+calls that they do not support. By name they are reached through ops of their own, in the namespace `sasa_cuda`,
+whatever the dispatcher would choose, and such a call is an error.
 """
 
 import torch
@@ -18,7 +19,10 @@ class CudaBackend(FunctionBackend):
     """CUDA C++ on a GPU."""
 
     name = "cuda"
-    summary = "CUDA C++ kernels for CUDA tensors, compiled at first use; what auto runs there if SASA_GPU is cuda"
+    summary = (
+        "CUDA C++ kernels for CUDA tensors, compiled at first use; what auto runs there if SASA_GPU is cuda, "
+        "with plain torch for calls and GPUs that they do not support"
+    )
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
         """They need this package's library, NVRTC, a driver and a GPU that NVRTC compiles for."""

@@ -19,11 +19,11 @@ class ReferenceBackend(Backend):
 
     def local_attention(self, inputs: LocalInputs, options: LocalOptions) -> Tensor:
         """Differentiable to any order, in both modes."""
-        return reference.local_attention(*inputs, **options._asdict())[0]
+        return reference.local_attention(inputs, options)[0]
 
     def block_attention(self, inputs: BlockInputs, options: BlockOptions) -> Tensor:
         """Differentiable to any order, in both modes."""
-        return reference.block_attention(*inputs, **options._asdict())[0]
+        return reference.block_attention(inputs, options)[0]
 
 
 BACKEND = ReferenceBackend()

@@ -1,1 +1,1 @@
-"""GPU kernels in Triton: imported when a CUDA tensor first asks for one, so that nobody else waits for Triton."""
+"""GPU kernels in Triton: imported when a CUDA tensor first needs one, since importing Triton takes a second."""

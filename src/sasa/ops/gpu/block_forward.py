@@ -71,7 +71,7 @@ def block_forward(
             mixed = load_tile(start, value_c, value_h, value_w, rows, columns, E, EP, G, P, S)
         inside = inside_picture(rows, columns, G, P, S)
         logits = logits_of(query, key.to(storage), HALF, PRECISION)
-        # Finite, so that a block beyond the picture, which has no key, needs no care: it is never stored.
+        # Finite, so that a block beyond the image, which has no key, needs no care: it is never stored.
         logits = tl.where(inside[:, None, :], logits, -1e30)
         largest = tl.max(logits, 2)
         weights = tl.exp2(logits - largest[:, :, None])

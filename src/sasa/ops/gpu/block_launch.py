@@ -57,7 +57,7 @@ def power_of_two(number: int, least: int = 16) -> int:
 
 
 def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) -> Plan:
-    """How a picture is cut into groups, and the groups into programs."""
+    """How a image is cut into groups, and the groups into programs."""
     batch, channels, height, width = image.shape
     pixels = power_of_two(block_size**2)
     half = image.dtype != torch.float32
@@ -102,7 +102,7 @@ def precisions(image: Tensor) -> dict:
 
 
 def launch(kernel, of: Plan, image: Tensor, *arguments, **constants) -> None:
-    """Run T programs for each head on the picture's device, which need not be the current one."""
+    """Run T programs for each head on the image's device, which need not be the current one."""
     if of.groups == 0:
         return
     _, _, height, width = image.shape

@@ -7,7 +7,7 @@ A logit q_p . k_s + q_p . r_{s-p} inside a block is a product of C + 2 S numbers
                           the S columns that p can look at
 
 With 3 channels and blocks of 4 that is 11 numbers, one step of a tensor core, where q.k alone would need 16 and q.r
-another 16. And form[p] does not depend on the picture, so q and k themselves are never computed.
+another 16. And form[p] does not depend on the image, so q and k themselves are never computed.
 
 Shapes: G blocks side by side (a group), P pixels of a block (padded to a power of two, at least 16), S the side of a
 block, C channels, K features (padded), E channels of a value (padded), N heads, D channels of a query.
@@ -29,7 +29,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 INTERPRETED = tl.constexpr(available.INTERPRETED)
 
-# Another size of picture or batch must not compile the kernels again.
+# Another size of image or batch must not compile the kernels again.
 SIZES = ("heads", "height", "width", "blocks_down", "groups_across", "groups", "programs", "turns")
 
 
@@ -48,7 +48,7 @@ def load_tile(
     start, stride_c, stride_h, stride_w, rows, columns,
     channels: tl.constexpr, padded: tl.constexpr, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """(G, P, padded) of a map from `start` on; zeros beyond the `rows` and `columns` that are left of the picture."""
+    """(G, P, padded) of a map from `start` on; zeros beyond the `rows` and `columns` that are left of the image."""
     if P == S * S:  # in the order of memory: the columns of neighbouring blocks follow each other
         e, y, x = tl.arange(0, padded)[:, None, None], tl.arange(0, S)[None, :, None], tl.arange(0, G * S)[None, None]
         inside = (e < channels) & (y < rows) & (x < columns)
@@ -66,7 +66,7 @@ def store_tile(
     tile_GPE, start, stride_c, stride_h, stride_w, rows, columns,
     channels: tl.constexpr, padded: tl.constexpr, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """The inverse of `load_tile`: what lies inside the picture is written, in the map's dtype."""
+    """The inverse of `load_tile`: what lies inside the image is written, in the map's dtype."""
     if P == S * S:
         e, y, x = tl.arange(0, padded)[:, None, None], tl.arange(0, S)[None, :, None], tl.arange(0, G * S)[None, None]
         tile = tl.reshape(tl.permute(tl.reshape(tile_GPE, (G, S, S, padded)), (3, 1, 0, 2)), (padded, S, G * S))
@@ -81,7 +81,7 @@ def store_tile(
 
 @triton.jit
 def inside_picture(rows, columns, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr):
-    """(G, P): which pixels of the group are pixels of the picture."""
+    """(G, P): which pixels of the group are pixels of the image."""
     p = tl.arange(0, P)[None, :]
     return (p < S * S) & (p // S < rows) & (tl.arange(0, G)[:, None] * S + p % S < columns)
 

@@ -22,7 +22,7 @@ from sasa.ops.precision import empty_map
 
 ARCHITECTURE = 90  # for CPU tensors: in the interpreter, and compiling without a GPU
 # About so many: enough to fill any GPU many times over, and each saves the indices, masks and embeddings of its tile
-# for many pictures. The order of sums depends on it, so it does not follow the GPU.
+# for many images. The order of sums depends on it, so it does not follow the GPU.
 PROGRAMS = 4096
 
 
@@ -104,7 +104,7 @@ def _grad_embeddings(grad_rel, rel_row, rel_col, offsets: int) -> tuple[Tensor |
 
 
 def _run(kernel, cut: Tiling, query: Tensor, num_heads: int, *arguments, scale, maps, **constants) -> None:
-    """Launch one program for each group of heads, tile and chunk of pictures."""
+    """Launch one program for each group of heads, tile and chunk of images."""
     batch, _, height, width = query.shape
     grid = _grid(cut, query, num_heads)
     if batch == 0:
@@ -130,7 +130,7 @@ def _tiling(kernel: str, maps: Sequence[Tensor | None], kernel_size: int, num_he
 
 
 class Grid(NamedTuple):
-    """Programs: the product of the four. A program works through the pictures of its chunk, one after the other."""
+    """Programs: the product of the four. A program works through the images of its chunk, one after the other."""
 
     heads: int  # groups of them
     rows: int  # of tiles
@@ -178,7 +178,7 @@ def _narrow(rel_NKD: Tensor | None) -> Tensor | None:
 
 
 def _is_wide(map_BCHW: Tensor | None) -> bool:
-    """Whether offsets within one picture need 64 bits."""
+    """Whether offsets within one image need 64 bits."""
     if map_BCHW is None:
         return False
     # Masked addresses reach beyond the map by a tile and a halo: twice the size leaves room for them.

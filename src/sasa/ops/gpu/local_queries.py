@@ -111,7 +111,7 @@ def local_queries(
 ):  # fmt: skip
     """delta (B, N, H, W), grad_query, and grad_rel (programs of a head, N, O, DP).
 
-    SINGLE: each program has one picture, and nothing is kept in registers from one to the next.
+    SINGLE: each program has one image, and nothing is kept in registers from one to the next.
     """
     G: tl.constexpr = GN * GT
     M: tl.constexpr = TH * TW
@@ -137,7 +137,7 @@ def local_queries(
         dr = tl.zeros((G, 2 * KP, DP), tl.float32)
 
     count = 1 if SINGLE else tl.minimum(pictures, batch - chunk * pictures)
-    # With all keys of a tile in one step or two no registers are left to keep what is the same for every picture.
+    # With all keys of a tile in one step or two no registers are left to keep what is the same for every image.
     for n in tl.range(count, disable_licm=STEPS <= 2):
         picture = (chunk * pictures + n).to(tl.int64)
         q = load(query, q_row, q_col, q_in, picture, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)

@@ -1,6 +1,6 @@
 """What the local attention kernels share: where a tile lies, how its pixels are read and written, its bias.
 
-A program works on G groups (GN heads x GT tiles side by side) of one picture, one warp each. A group is a tile of
+A program works on G groups (GN heads x GT tiles side by side) of one image, one warp each. A group is a tile of
 M = TH x TW = 16 queries, as many as one tensor-core product takes, and the S keys that they see: RS rows of CW columns
 at a time, CW a power of two that holds TW + K - 1. For K = 7 that is 8 x 2 queries and 16 x 8 keys, of which 14 x 8
 are real and 7 x 7 belong to each query: 38 %. An 8 x 8 tile with 14 rows of 16 keys has 22 %; and it is the work on
@@ -32,7 +32,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 def place(
     program, heads, height, width, tiles_x, GN: tl.constexpr, GT: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr
 ):
-    """Program number -> chunk of pictures, and for each group: head, first row and column of its tile; (G,) each."""
+    """Program number -> chunk of images, and for each group: head, first row and column of its tile; (G,) each."""
     tiles_y = tl.cdiv(height, TH)
     head_groups = tl.cdiv(heads, GN)
     group = tl.arange(0, GN * GT)
@@ -62,7 +62,7 @@ def addresses(
     row, col, picture, head_G, stride_b, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Offsets (G, X, PADDED) of the channels of a head at some pixels. WIDE: a picture has 2**31 elements or more."""
+    """Offsets (G, X, PADDED) of the channels of a head at some pixels. WIDE: a image has 2**31 elements or more."""
     channel = tl.arange(0, PADDED)
     base_G = picture * stride_b + head_G.to(tl.int64) * CHANNELS * stride_c
     if WIDE:

@@ -1,8 +1,8 @@
 """How a map is cut for the kernels of local attention: a rule for any kernel size, and a table of measured exceptions.
 
 No autotuning: a user's first step compiles one variant of each kernel. TABLE holds what a measurement found better than
-the rule, by the arguments of `tiling` (`python benchmarks/gpu.py tune` prints it); nothing was measured yet, so it is
-empty. The rule was found by counting instructions of compiled kernels (benchmarks/README.md).
+the rule, by the arguments of `tiling`; it is empty. The rule was found by counting instructions of compiled kernels
+(benchmarks/README.md).
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Tiling:
     across: int  # GT, groups side by side
     num_warps: int
     num_stages: int
-    single: bool = False  # one picture a program: what a loop over pictures carries along costs registers
+    single: bool = False  # one image a program: what a loop over images carries along costs registers
 
 
 TABLE: dict[tuple[str, int, int, int, int, bool], Tiling] = {}

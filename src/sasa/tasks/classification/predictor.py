@@ -13,14 +13,16 @@ from PIL import Image
 from sasa.data.classification.transforms import Preprocessing
 from sasa.data.detection.transforms import DetectionPreprocessing
 from sasa.data.images import read_image
-from sasa.draw.attention import LayerView, draw_attention, draw_layers
-from sasa.draw.attention_maps import (
+from sasa.draw.attention import (
     LayerInfo,
+    LayerView,
     attention_layers,
     busiest_pixels,
     check_heads,
     choose_layer,
     describe_layers,
+    draw_attention,
+    draw_layers,
     layer_weights,
     layer_windows,
 )

@@ -16,8 +16,8 @@ from sasa.data.classification.mixing import Mixing
 from sasa.data.classification.transforms import Augmentation
 from sasa.data.loader import check_on_bad_image, shares
 from sasa.data.sampler import EpochBatches, epoch_order
-from sasa.draw.attention_maps import attention_layers
-from sasa.draw.charts import draw_curves, draw_predictions
+from sasa.draw.attention import attention_layers
+from sasa.draw.charts import Panel, draw_curves, draw_predictions, points
 from sasa.draw.confusion import draw_confusion
 from sasa.errors import SasaError, UsageError
 from sasa.models import ResNet, create_model
@@ -162,12 +162,20 @@ class Classification:
 
     def draw(self, score: Score, rows: list[dict[str, Any]], folder: Path) -> None:
         """Curves, the confusion matrix, a grid of held-out images with predictions, and attention over one."""
-        draw_curves(rows, folder / "curves.png")
+        draw_curves(learning_curves(rows), folder / "curves.png")
         draw_confusion(score.confusion, self.train.classes, folder / "confusion.png")
         predictor = Predictor(self.network, self.train.classes, self.config.data.preprocessing())
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
         shown = list(islice((i for i in order if self.held_out.name(i) not in self.skipped), SHOWN))
         draw_held_out(predictor, self.held_out, shown, folder)
+
+
+def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
+    """Make the curves of metrics.csv: loss and accuracy on the training set and the held-out images."""
+    prefixes = {"training": "train", "held out": "held_out"}
+    losses = {label: points(rows, f"{prefix}_loss") for label, prefix in prefixes.items()}
+    accuracies = {label: points(rows, f"{prefix}_top1", 100) for label, prefix in prefixes.items()}
+    return [Panel("cross-entropy", losses, logarithmic=True), Panel("top-1 accuracy, %", accuracies)]
 
 
 def draw_held_out(predictor: Predictor, source: Source, shown: list[int], folder: Path) -> None:

@@ -13,9 +13,10 @@ from sasa.data.detection.open import open_detection_splits
 from sasa.data.detection.source import DetectionSource, DetectionSubset
 from sasa.data.loader import check_on_bad_image
 from sasa.data.sampler import epoch_order
-from sasa.draw.boxes import Found, draw_detection_curves, draw_detections_grid
+from sasa.draw.annotate import LabelledBoxes
+from sasa.draw.charts import Panel, draw_curves, draw_detections_grid, points
 from sasa.errors import DataError, UsageError
-from sasa.metrics.average_precision import AveragePrecision, average_precision
+from sasa.metrics.average_precision import average_precision
 from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
 from sasa.models.create import load_pretrained
@@ -24,6 +25,7 @@ from sasa.models.variants import VARIANTS
 from sasa.tasks.classification.predictor import preprocessing_to
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.detection.predictor import Detector, find_all
+from sasa.tasks.detection.score import DetectionScore
 from sasa.training.processes import gathered
 from sasa.training.run_directory import RunFolder
 from sasa.training.task import order_of
@@ -100,7 +102,7 @@ class Detection:
         """What a person would call the images of a batch."""
         return [self.train.name(index) for index in batch.indices.tolist()]
 
-    def score(self, model: nn.Module) -> AveragePrecision:
+    def score(self, model: nn.Module) -> DetectionScore:
         """Mean average precision on the held-out images, each seen once over all processes."""
         data, fabric, recipe = self.config.data, self.fabric, self.config.recipe
         batches = evaluation_batches(
@@ -120,14 +122,15 @@ class Detection:
             raise DataError(
                 f"none of the {len(self.held_out)} held-out images can be read: {self.held_out.name(0)}, ..."
             )
-        return average_precision(self.held_out.coco(), [found for part in gathered(fabric, results) for found in part])
+        found = [each for part in gathered(fabric, results) for each in part]
+        return DetectionScore(**vars(average_precision(self.held_out.coco(), found)))
 
     def save(self, folder: Path) -> None:
         """The network with its labels and preprocessing, as `sasa.create_model` and the commands read it."""
         preprocessing = preprocessing_to(self.config.data.preprocessing())
         self.network.save_pretrained(folder, labels=self.train.classes, preprocessing=preprocessing)
 
-    def summary(self, score: AveragePrecision, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def summary(self, score: DetectionScore, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Mean average precision at the end, and of the best epoch."""
         best = max(rows, key=lambda row: (row["held_out_map"], row["held_out_map50"]))
         return {
@@ -140,24 +143,36 @@ class Detection:
             "problems_in_annotations": len(self.problems),
         }
 
-    def draw(self, score: AveragePrecision, rows: list[dict[str, Any]], folder: Path) -> None:
+    def draw(self, score: DetectionScore, rows: list[dict[str, Any]], folder: Path) -> None:
         """Curves, and a grid of held-out images with their boxes and those that were found; problems.txt."""
         if self.problems:
             RunFolder(folder).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
-        draw_detection_curves(rows, folder / "curves.png")
+        draw_curves(learning_curves(rows), folder / "curves.png")
         order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
         shown = [index for index in order if self.held_out.name(index) not in self.skipped][:SHOWN]
         detector = Detector(self.network, self.train.classes, self.config.data.preprocessing())
         images = [self.held_out.read(index) for index in shown]
         named = [(self.held_out.name(index), image) for index, image in zip(shown, images, strict=True)]
-        found = [Found(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, SURE)]
+        found = [
+            LabelledBoxes(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, SURE)
+        ]
         draw_detections_grid(
             images, found, [self._truth(index) for index in shown], self.train.classes, folder / "detections.png"
         )
 
-    def _truth(self, index: int) -> Found:
+    def _truth(self, index: int) -> LabelledBoxes:
         targets = self.held_out.targets(index)
-        return Found(targets.boxes, [self.train.classes[label] for label in targets.labels.tolist()])
+        return LabelledBoxes(targets.boxes, [self.train.classes[label] for label in targets.labels.tolist()])
+
+
+def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
+    """Make the curves of metrics.csv: training loss with its parts, and average precision."""
+    parts = {"sum": "train_loss", "classification": "train_classification", "boxes": "train_box"}
+    precisions = {"IoU 0.5 to 0.95": "held_out_map", "IoU 0.5": "held_out_map50"}
+    return [
+        Panel("training loss", {label: points(rows, c) for label, c in parts.items()}, logarithmic=True),
+        Panel("average precision, held out, %", {label: points(rows, c, 100) for label, c in precisions.items()}),
+    ]
 
 
 def check_boxes(data: str, source: DetectionSource, what: str) -> None:

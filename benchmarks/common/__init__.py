@@ -1,0 +1,1 @@
+"""What the benchmarks of the CPU and of the GPU share."""

@@ -1,0 +1,1 @@
+"""Benchmarks on a CPU: attention beside the convolution it replaces."""

@@ -1,0 +1,1 @@
+"""Experiments that train or score networks."""

@@ -1,0 +1,110 @@
+"""Layers and networks under torch.func, vmap, forward mode and second derivatives, with nothing to choose."""
+
+import pytest
+import torch
+from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
+
+import sasa
+from helpers import assert_close, normal
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:There is a performance drop"),  # vmap loops over the gradient of unfold
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),  # torch's forward-mode formulas use it
+]
+LAYERS = {
+    "attention": (lambda: sasa.LocalAttention2d(4, 4, 3, 2, num_heads=2), 4),
+    "absolute": (lambda: sasa.LocalAttention2d(4, 4, 3, num_heads=2, position="absolute"), 4),
+    "stem": (lambda: sasa.AttentionStem(3, 4, num_heads=2, norm=False), 3),
+    "stem with its norm": (lambda: sasa.AttentionStem(3, 4, num_heads=2).eval(), 3),
+}
+SMALL = {"layers": (1, 1, 1, 1), "width": 0.1, "num_heads": 2, "kernel_size": 3, "num_classes": 3}
+FORMATS = [torch.contiguous_format, torch.channels_last]
+NETWORKS = {
+    "network": lambda: sasa.create_model("sasa_resnet26", **SMALL),
+    "converted": lambda: sasa.convert(sasa.create_model("resnet26", **SMALL), num_heads=2),
+}
+
+
+def with_reference(model):
+    """The same model with the equation in plain torch in every layer and nothing fused: forward hooks forbid it."""
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: None)
+        if hasattr(module, "backend"):
+            module.backend = "reference"
+    return model
+
+
+def pair(make):
+    """A model, and the one that judges it."""
+    torch.manual_seed(0)
+    model = make().double()
+    torch.manual_seed(0)
+    return model, with_reference(make().double())
+
+
+def parameters(model):
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_transforms_of_a_layer(name):
+    make, channels = LAYERS[name]
+    model, judge = pair(make)
+    x, step = normal(2, channels, 4, 5), normal(2, channels, 4, 5, seed=1)
+    for transform in (
+        lambda f: grad(lambda t: f(t).pow(3).sum())(x),
+        lambda f: jacrev(lambda t: f(t).sum((2, 3)))(x),
+        lambda f: jvp(f, (x,), (step,))[1],
+        lambda f: jvp(grad(lambda t: f(t).pow(3).sum()), (x,), (step,))[1],
+        lambda f: hessian(lambda s: f(x + s * step).pow(3).sum())(torch.zeros((), dtype=x.dtype)),
+    ):
+        got, want = transform(model), transform(judge)
+        assert want.abs().max() > 1e-4
+        assert_close(got, want, 1e-9)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_of_each_sample(name):
+    model, judge = (m.eval() for m in pair(NETWORKS[name]))
+    images, labels = normal(3, 3, 16, 20), torch.tensor([0, 2, 1])
+
+    def loss(values, image, label):
+        return torch.nn.functional.cross_entropy(functional_call(model, values, image[None]), label[None])
+
+    each = vmap(grad(loss), (None, 0, 0))(parameters(model), images, labels)
+    for n in range(3):
+        judge.zero_grad()
+        torch.nn.functional.cross_entropy(judge(images[n : n + 1]), labels[n : n + 1]).backward()
+        for key, p in judge.named_parameters():
+            assert_close(each[key][n], p.grad, 1e-8, otherwise=1.0, name=key)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["first", "last"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gradient_penalty(name, memory_format, training):
+    """As of a critic: the squared gradient of the output for the image is part of the loss."""
+    results = []
+    for model in pair(NETWORKS[name]):
+        model.float().train(training).to(memory_format=memory_format)
+        images = normal(2, 3, 16, 20, dtype=torch.float32).to(memory_format=memory_format).requires_grad_()
+        (slope,) = torch.autograd.grad(model(images).sum(), images, create_graph=True)
+        slope.square().sum().backward()
+        results.append([p.grad for p in model.parameters()])
+    assert any(grad.abs().max() > 1e-3 for grad in results[1] if grad is not None)
+    size = max(grad.norm().item() for grad in results[1] if grad is not None)
+    for got, want in zip(*results, strict=True):
+        assert (got is None) == (want is None)
+        if got is not None:
+            assert_close(got, want, 2e-3, otherwise=size)
+
+
+def test_an_ensemble_by_vmap():
+    """Networks of stacked parameters, without gradients and with those of autograd outside."""
+    models = [sasa.LocalAttention2d(4, 4, 3, num_heads=2).double() for _ in range(2)]
+    values, _ = torch.func.stack_module_state(models)
+    x = normal(2, 4, 5, 6)
+    got = vmap(lambda v: functional_call(models[0], v, x))(values)
+    assert_close(got, torch.stack([m(x) for m in models]))
+    with torch.no_grad():
+        assert_close(vmap(lambda v: functional_call(models[0], v, x))(values), got)
