@@ -24,9 +24,8 @@ import torch
 import torch.nn.functional as F
 
 from sasa.data.classification import Source, Subset, open_splits
-from sasa.data.classification.batch import Batch
+from sasa.data.classification.batch import Batch, training_loader
 from sasa.data.classification.in_memory import InMemoryImages
-from sasa.data.classification.loader import training_loader
 from sasa.data.sampler import EpochBatches
 from sasa.models import create_model
 from sasa.tasks.classification.config import TrainConfig, resolve

@@ -96,7 +96,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--set", "data.crop_scale=3"], 1, ["crop_scale must be above 0 and at most 1"]),
         (["--set", "recipe.mixup=-1"], 1, ["mixup must be 0 (none)"]),
         (["--set", "run.precision=16-mixed", "--device", "cpu"], 2, ["run.precision '16-mixed'"]),
-        (["--batch-size", "31", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (31) must divide"]),
+        (["--batch-size", "31", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (31) must be divisible"]),
         (["--set", "data.on_bad_image=replace"], 1, ["on_bad_image must be error or skip"]),
         (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe"]),
         (["--data", "nowhere"], 3, ["'nowhere' is no folder"]),

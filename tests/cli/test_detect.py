@@ -262,7 +262,7 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--set", "data.image_sise=64"], 2, ["'data.image_sise' is not a setting", "data.image_size"]),
         (["--set", "data.jitter_min=0"], 1, ["jitter_min (0.0) must be above 0"]),
         (["--set", "recipe.box_weight=-1"], 2, ["recipe.box_weight must be at least 0"]),
-        (["--batch-size", "5", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (5) must divide"]),
+        (["--batch-size", "5", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (5) must be divisible"]),
         (["--backbone", "nowhere"], 1, ["nowhere"]),
         (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe", "small"]),
         (["--data", "nowhere"], 3, ["nowhere is not there"]),

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sasa.data.classification import Subset, open_splits
-from sasa.data.classification.loader import evaluation_loader, shares, training_loader
+from sasa.data.classification.batch import evaluation_loader, training_loader
 from sasa.data.classification.transforms import Augmentation, Preprocessing
-from sasa.data.sampler import EpochBatches, epoch_order, mix
+from sasa.data.loader import shares
+from sasa.data.random_numbers import mix
+from sasa.data.sampler import EpochBatches, epoch_order
 from sasa.errors import ArgumentError, DataError
 
 GRAY = Preprocessing(16, 1, (0.3,), (0.35,))
@@ -177,7 +179,7 @@ def test_a_pixel_is_found_again_in_the_square():
     assert square[int(y * 48), int(x * 48)].min() > 200
     with pytest.raises(ArgumentError, match="pixel 60,0 is outside the image of 60 x 100"):
         preprocessing.place(60, 0, 60, 100)
-    with pytest.raises(ArgumentError, match="not in the square at its centre"):
+    with pytest.raises(ArgumentError, match="outside the centre crop"):
         preprocessing.place(30, 2, 60, 100)
 
 

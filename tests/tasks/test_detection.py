@@ -321,7 +321,7 @@ def test_a_class_never_seen_is_told_and_training_goes_on(own, tmp_path, capsys):
     problems = (tmp_path / "run" / "problems.txt").read_text().splitlines()
     assert "class 'green' has no boxes" in "\n".join(problems)
     assert any("annotation 200 of 002.png has no area (width 0, height 8) and is left out" in p for p in problems)
-    assert capsys.readouterr().err == "".join(f"annotations: {problem}\n" for problem in problems)
+    assert capsys.readouterr().err.startswith("".join(f"annotations: {problem}\n" for problem in problems))
     assert create_model(tmp_path / "run").metadata["labels"] == ["red", "blue", "green"]
 
 
@@ -373,7 +373,7 @@ def test_dry_run_writes_nothing(data, tmp_path, monkeypatch):
         (("model.name", "retinanet_resnet51"), "'retinanet_resnet51' is neither the name of a network"),
         (("recipe.box_weight", -1.0), r"recipe\.box_weight must be at least 0, got -1"),
         (("data.jitter_min", 2.0), r"jitter_min \(2\.0\) must be above 0 and at most jitter_max \(1\.2\)"),
-        (("recipe.accumulate", 3), r"recipe\.batch_size \(4\) must divide"),
+        (("recipe.accumulate", 3), r"recipe\.batch_size \(4\) must be divisible"),
         (("model.anchors", 7), "anchors must be 6 or 9, got 7"),
     ],
 )

@@ -66,7 +66,9 @@ def test_two_processes_killed_and_resumed_are_bit_equal(two, tmp_path):
 
 
 def test_a_batch_that_does_not_divide_is_a_sentence():
-    with pytest.raises(UsageError, match=r"recipe.batch_size \(32\) must divide by the number of processes \(1\)"):
+    with pytest.raises(
+        UsageError, match=r"recipe.batch_size \(32\) must be divisible by the number of processes \(1\)"
+    ):
         train(tiny(("recipe.accumulate", 3)), "never")
 
 

@@ -2,12 +2,13 @@
 
 # ruff: noqa: I001
 from sasa.cli.app import app
-from sasa.cli import train, evaluate, predict, attend, explore, detect, push, bench, networks, reproduce, doctor
+from sasa.cli import data, train, evaluate, predict, attend, explore, detect, push, bench, networks, reproduce, doctor
 
 __all__ = [
     "app",
     "attend",
     "bench",
+    "data",
     "detect",
     "doctor",
     "evaluate",

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sasa.cli.app import DeviceOption, ModelOption, app, one_of
-from sasa.cli.output import check_folder_of, replace_text
+from sasa.cli.output import check_directory_of, replace_text
 from sasa.errors import UsageError
 
 
@@ -27,7 +27,7 @@ def explore(
 ) -> None:
     """Write an HTML file that shows where a network looks: choose image, layer and head, and point at a pixel."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
-    check_folder_of(output)
+    check_directory_of(output)
     from sasa.cli.inputs import find_images
     from sasa.explore.data import explore as explore_image
     from sasa.explore.network import images_of, load

@@ -1,33 +1,40 @@
-"""An image file as a person would see it: RGB (or gray), upright, 8 bits."""
+"""Reading image files as viewers show them: RGB or gray, upright, 8 bits."""
+
+from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from sasa.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name ends as image files do; hidden files are not images."""
+    """Whether a file name has the suffix of an image; hidden files are not images."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(source: Path | bytes, name: str | None = None, channels: int = 3) -> Image.Image:
-    """Decode an image whole, turn it upright, and bring it to RGB (channels=3) or gray (channels=1).
+    """Decode an image, turn it upright, and convert it to RGB (channels=3) or gray (channels=1).
 
-    16-bit images are scaled to 8, transparent ones laid on white, animations give their first frame.
+    16-bit images are scaled to 8 bits, transparent ones are put on white, animations give their first frame.
 
     Args:
         source: a path, or the bytes of a file.
-        name: what to call it in an error; the path by default.
+        name: name in errors; the path by default.
         channels: 3 or 1.
 
     Raises:
-        DataError: it cannot be read, or is no image; names it.
+        DataError: it cannot be read, or is not an image; names it.
     """
     name = name or str(source if isinstance(source, Path) else "the image")
     try:
@@ -43,11 +50,11 @@ def read_image(source: Path | bytes, name: str | None = None, channels: int = 3)
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read") from error
     except Exception as error:  # damaged files make decoders fail in every way there is
-        raise DataError(f"{name} cannot be read: {_sentence(error)}") from error
+        raise DataError(f"{name} cannot be read: {_first_line(error)}") from error
 
 
 def _turn_upright(image: Image.Image) -> None:
-    """By the camera's note; where that is damaged, the image is left as it was stored, as viewers do."""
+    """Apply the EXIF orientation; where that is damaged, leave the image as it is stored, as viewers do."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:
@@ -55,7 +62,7 @@ def _turn_upright(image: Image.Image) -> None:
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit and floating modes scaled to 8 bits, transparency laid on white; other modes as they are."""
+    """Scale 16-bit and floating-point modes to 8 bits, put transparency on white; leave other modes as they are."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode == "I":
@@ -63,7 +70,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return Image.fromarray(_float_to_8_bit(np.asarray(image)))
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # Pillow takes all JPEGs of four inks to be inverted; only those that Adobe marks are.
+        # Pillow takes all CMYK JPEGs for inverted; only those with Adobe's marker are.
         return ImageChops.invert(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -72,16 +79,31 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _float_to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Values of 0 to 1, or of 0 to 255, as bytes; what is not a number is black.
+    """Convert values of 0 to 1, or of 0 to 255, to bytes; NaN becomes black.
 
-    The format does not say which of the two it is: values above 2 tell, for resampling may lead a little above 1.
+    The format does not say which of the two ranges it is: values above 2 decide, as resampling may exceed 1 a little.
     """
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     scale = 255.0 if values.max(initial=0.0) <= 2 else 1.0
     return (values * scale).clip(0, 255).round().astype(np.uint8)
 
 
-def _sentence(error: Exception) -> str:
-    """What a decoder says, in one line; its kind where it says nothing."""
+def _first_line(error: Exception) -> str:
+    """The first line of a decoder's message; the type of the error where there is none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def functional() -> Any:
+    """torchvision's functions of images, tensors and boxes, whose annotations name tensors only."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
+def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Convert to (channels, height, width), float32, normalised; mean and std are for pixels of 0 to 1."""
+    import torch
+
+    T = functional()
+    return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), mean, std)

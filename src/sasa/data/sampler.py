@@ -1,7 +1,7 @@
-"""The order of the images: a function of (seed, epoch), so a run can go on at any step.
+"""The order of the images: a function of (seed, epoch), so that a run can resume at any step.
 
-A step's batch is cut into lanes, one for each process and each part that a process accumulates over. Two processes
-and one process that accumulates over two parts therefore see the same lanes.
+A step's batch is split into lanes, one for each process and each of its accumulation steps. Two processes and one
+process that accumulates over two steps therefore see the same lanes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,33 +11,34 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from sasa.data.random_numbers import generator
 from sasa.errors import UsageError
 
-# Images that are mixed with each other where files are read one after the other. At ImageNet's 110 kB an image, a
-# window fits into the row groups of parquet files that a process keeps (512 MiB).
+# Images that are shuffled together where files are read one after the other. At ImageNet's 110 kB an image, a window
+# fits into the row groups of parquet files that a process keeps (512 MiB).
 WINDOW = 4096
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Lists of (epoch, index): the lanes of this process, from step `start` to the last step of the last epoch.
 
-    Without groups a batch is the next part of the epoch's permutation, cut into lanes: the same images for any
-    number of processes. With groups (shards) each lane has a part of the epoch of its own, so that a process reads
-    its own files; then the batches depend on the number of lanes.
+    Without groups a batch is the next part of the epoch's permutation, split into lanes: the same images for any
+    number of processes. With groups (shards) each lane has its own part of the epoch, so that a process reads its
+    own files; then the batches depend on the number of lanes.
 
     Args:
         size: images in the set.
-        batch_size: images of a step, over all lanes; no more than there are images. The rest of an epoch that
-            fills no batch is left out (another rest in every epoch).
-        epochs: in all.
-        seed: of the order.
+        batch_size: images in a step, over all lanes; reduced to `size` if above. The incomplete last batch of an
+            epoch is left out (other images in every epoch).
+        epochs: total number.
+        seed: seed of the order.
         start: the first step to yield.
-        rank, world_size: this process, and how many there are.
-        accumulate: lanes of this process in a step; they are yielded one after the other.
+        rank, world_size: this process's rank, and the number of processes.
+        accumulate: lanes of this process in a step, yielded one after the other.
         groups: for each image the number of its file, for files that are read one after the other.
 
     Raises:
-        UsageError: batch_size does not divide by the number of lanes.
+        UsageError: batch_size is not divisible by the number of lanes, or there are fewer images than lanes.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.lanes = world_size * accumulate
         if batch_size % self.lanes:
             raise UsageError(
-                f"recipe.batch_size ({batch_size}) must divide by the number of processes ({world_size}) times "
+                f"recipe.batch_size ({batch_size}) must be divisible by the number of processes ({world_size}) times "
                 f"recipe.accumulate ({accumulate})"
             )
         if size < self.lanes:
@@ -69,7 +70,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
+        """Complete batches in an epoch."""
         return self.size // self.batch_size
 
     @property
@@ -105,7 +106,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
 
 
 def grouped_order(groups: np.ndarray, seed: int, epoch: int) -> Tensor:
-    """All indices, group after group in a permuted order, each group's in their own."""
+    """All indices, group by group in a permuted order; within a group in their own order."""
     numbers, inverse = np.unique(groups, return_inverse=True)
     places = epoch_order(len(numbers), seed, epoch).argsort()
     return places[torch.from_numpy(inverse)].argsort(stable=True)
@@ -113,22 +114,6 @@ def grouped_order(groups: np.ndarray, seed: int, epoch: int) -> Tensor:
 
 def mixed_windows(indices: Tensor, seed: int, epoch: int) -> Tensor:
     """The indices with each window of `WINDOW` neighbours permuted."""
-    first = int(indices[0]) if len(indices) else 0  # lanes begin at different images, and so mix differently
+    first = int(indices[0]) if len(indices) else 0  # lanes begin at different images, and so are shuffled differently
     source = generator(seed, epoch, first)
     return torch.cat([w[torch.randperm(len(w), generator=source)] for w in indices.split(WINDOW)])
-
-
-def generator(*numbers: int) -> torch.Generator:
-    """A generator of random numbers that is a function of the integers."""
-    return torch.Generator().manual_seed(mix(*numbers))
-
-
-def mix(*numbers: int) -> int:
-    """One well-spread 63-bit seed from several integers (splitmix64's finaliser over a running sum)."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state >> 1

@@ -31,7 +31,11 @@ def start(config: Config) -> Trainer:
     fabric = make_fabric(config.run)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    return Trainer.start(config, fabric, make_task(config, fabric))
+    task = make_task(config, fabric)
+    if fabric.is_global_zero:
+        for sentence in (*task.train.description, *task.held_out.description):
+            sys.stderr.write(f"{sentence}\n")
+    return Trainer.start(config, fabric, task)
 
 
 def train(config: Config, path: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix
 from sasa.errors import DivergedError
 from sasa.training import same_data
 from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of

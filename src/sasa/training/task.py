@@ -1,6 +1,6 @@
 """The interface between the loop and a task: what differs between classification and detection."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +21,13 @@ class Scored(Protocol):
 
 
 class Images(Protocol):
-    """A split of a data set; `classes` are their names."""
+    """A split of a data set; `classes` are their names, `description` says what was found."""
 
     @property
     def classes(self) -> list[str]: ...  # noqa: D102
+
+    @property
+    def description(self) -> Sequence[str]: ...  # noqa: D102
 
     def __len__(self) -> int: ...
 

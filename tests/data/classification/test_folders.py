@@ -1,4 +1,4 @@
-"""Class folders, in ImageNet's layout."""
+"""Class directories, in ImageNet's layout."""
 
 import os
 import pickle
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.classification import ClassFolders, open_splits
-from sasa.data.classification.names import NameTable, printable
+from sasa.data.text import NameTable, printable
 from sasa.errors import DataError
 
 
@@ -79,14 +79,14 @@ def test_folders_within_classes_links_and_hidden_names(tmp_path):
     assert source.read(2).getpixel((0, 0)) == (0, 255, 0)
 
 
-def test_a_link_that_leads_nowhere_is_no_image_to_pass_over(tmp_path):
+def test_a_broken_link_is_an_error(tmp_path):
     save_image(tmp_path / "a" / "1.png")
     (tmp_path / "a" / "2.png").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match=r"a/2\.png is a link that leads to no file"):
         ClassFolders(tmp_path)
 
 
-def test_names_that_are_no_text_can_be_read_and_printed(tmp_path):
+def test_names_that_are_not_utf8_can_be_read_and_printed(tmp_path):
     save_image(tmp_path / "a" / "1.png")
     save_image(tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"\xff.png"), (1, 2, 3))
     source = pickle.loads(pickle.dumps(ClassFolders(tmp_path)))
@@ -103,7 +103,9 @@ def test_many_names_take_little_memory():
     assert printable("plain") == "plain"
 
 
-def test_a_file_for_each_class_is_no_class_folder(tmp_path):
+def test_images_without_class_directories(tmp_path):
     save_image(tmp_path / "1.png")
-    with pytest.raises(DataError, match=r"expected a folder for each class .*; looked for .*\.tar shards.*MNIST/raw/"):
+    with pytest.raises(
+        DataError, match=r"expected a directory for each class .*; looked for .*\.tar shards.*MNIST/raw/"
+    ):
         open_splits(str(tmp_path), 0.2, 0)

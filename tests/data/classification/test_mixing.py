@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sasa.data.classification.mixing import Mixing
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix
 from sasa.errors import ArgumentError
 
 
@@ -104,5 +104,5 @@ def test_wrong_values_are_sentences():
         Mixing(-0.1, 0.0, 5, 0.0)
     with pytest.raises(ArgumentError, match=r"cutmix must be .*, got -1"):
         Mixing(0.0, -1.0, 5, 0.0)
-    with pytest.raises(ArgumentError, match="label_smoothing must be a share from 0 to 1, got 2"):
+    with pytest.raises(ArgumentError, match="label_smoothing must be from 0 to 1, got 2"):
         Mixing(0.0, 0.0, 5, 2.0)

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.classification import Subset, TarShards, open_splits
-from sasa.data.classification.shards import expand
-from sasa.data.classification.tar_index import scan
+from sasa.data.classification.shards import expand, scan
 from sasa.errors import DataError
 
 
@@ -85,11 +84,11 @@ def test_a_pattern_and_a_file_are_split_by_lot(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [
-        ("x-{0..3}.tar", r"x-0\.tar is not there \(4 of the 4 files"),
+        ("x-{0..3}.tar", r"x-0\.tar is missing \(4 of the 4 files"),
         ("x-{3..0}.tar", "stands for 0 files; expected 1 to 100000"),
         ("x-{0..99999999}.tar", "stands for 100000000 files"),
-        ("x-{a..b}.tar", "is no pattern of files: expected one range"),
-        ("x-{0..1}-{0..1}.tar", "is no pattern of files"),
+        ("x-{a..b}.tar", "is not a pattern of files: expected one range"),
+        ("x-{0..1}-{0..1}.tar", "is not a pattern of files"),
     ],
 )
 def test_patterns_that_stand_for_nothing(tmp_path, pattern, sentence):
@@ -171,7 +170,7 @@ def test_class_names_beside_the_shards(tmp_path):
     with pytest.raises(DataError, match="train has the label 2, and labels outside 0 to 1 belong to no class"):
         open_splits(str(tmp_path), 0.2, 0)
     (tmp_path / "train" / "classes.txt").write_text("cat\ncat\n")
-    with pytest.raises(DataError, match=r"classes\.txt must have a name on each line, each another"):
+    with pytest.raises(DataError, match=r"classes\.txt must have a name on each line, each different"):
         open_splits(str(tmp_path), 0.2, 0)
     (tmp_path / "train" / "classes.txt").write_bytes(b"\xff\n")
     with pytest.raises(DataError, match=r"classes\.txt cannot be read as UTF-8 text"):
@@ -217,9 +216,9 @@ def test_pickled_labels_are_never_opened(tmp_path, suffix):
         ([("1.png", b"x"), ("1.cls", b"9" * 18)], "has the label 999999999999999999, and labels outside 0 to 999999"),
         ([("1.png", b"x"), ("1.cls", b"-1")], "has images with the label -1"),
         ([("1.png", b"x"), ("1.cls", b"0" * 2_000_000)], "has a label of 2000000 bytes; expected 1048576 at most"),
-        ([("1.png", b"x"), ("1.json", b"{")], "has a .json member that is no JSON"),
-        ([("1.png", b"x"), ("1.json", b"[" * 100_000)], "has a .json member that is no JSON"),
-        ([("1.png", b"x"), ("1.json", b"\xff")], "has a .json member that is no JSON"),
+        ([("1.png", b"x"), ("1.json", b"{")], "has a .json member that is not JSON"),
+        ([("1.png", b"x"), ("1.json", b"[" * 100_000)], "has a .json member that is not JSON"),
+        ([("1.png", b"x"), ("1.json", b"\xff")], "has a .json member that is not JSON"),
         ([("1.png", b"x"), ("1.json", b"[1]")], "without an integer 'label' or 'cls'"),
         ([("1.png", b"x"), ("1.json", b'{"label": true}')], "without an integer 'label' or 'cls'"),
         ([("1.png", b"x"), ("1.json", b'{"label": "cat"}')], "without an integer 'label' or 'cls'"),
@@ -370,3 +369,23 @@ def test_what_webdataset_writes(tmp_path):
     source = TarShards([tmp_path / "train-0.tar"])
     assert list(source.labels) == [0, 1, 0, 1]
     assert reds(source) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("empty", [[0], [1], [3], [0, 2, 3]])
+def test_shards_without_samples_are_passed_over_and_said(tmp_path, empty):
+    written = iter(range(100))
+    for shard in range(4):
+        write_tar(tmp_path / f"train-{shard}.tar", [] if shard in empty else samples([next(written), next(written)]))
+    source = TarShards(sorted(tmp_path.glob("*.tar")))
+    count = 2 * (4 - len(empty))
+    assert list(source.labels) == [n % 3 for n in range(count)]
+    assert reds(source) == list(range(count))
+    names = ", ".join(f"train-{shard}.tar" for shard in empty)
+    assert source.description == [f"no samples in {names} of {tmp_path}"]
+    assert source.groups == [shard for shard in range(4) if shard not in empty for _ in range(2)]
+
+
+def test_class_names_after_a_byte_order_mark(tmp_path):
+    write_tar(tmp_path / "train-0.tar", samples(range(6)))
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nfrog\r\n")
+    assert TarShards([tmp_path / "train-0.tar"]).classes == ["cat", "dog", "frog"]

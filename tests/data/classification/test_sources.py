@@ -52,7 +52,7 @@ def test_digits_have_ten_classes_and_split_the_same_way_every_time():
     ("make", "sentence"),
     [
         (lambda p: None, "is empty"),
-        (lambda p: (p / "a").mkdir(), "holds no images: expected a folder for each class"),
+        (lambda p: (p / "a").mkdir(), "holds no images in directories: expected a directory for each class"),
         (lambda p: (p / "a.txt").write_text("x"), "holds no images"),
         (lambda p: (save_image(p / "a" / "1.png"), (p / "b").mkdir()), "b holds no images .1 of 2 classes empty"),
         (lambda p: (p / "x.parquet").write_bytes(b"PAR1"), "x.parquet is not a whole parquet file"),
@@ -61,7 +61,7 @@ def test_digits_have_ten_classes_and_split_the_same_way_every_time():
             "columns photo, label; expected one of image",
         ),
         (lambda p: write_parquet(p / "x.parquet", [0, -2]), "has the label -2, and labels outside 0 to"),
-        (lambda p: save_image(p / "a" / "1.png"), "1 images are too few"),
+        (lambda p: save_image(p / "a" / "1.png"), "holds images of one class only, 'a' .1 images."),
     ],
 )
 def test_what_is_wrong_is_said_with_the_path(tmp_path, make, sentence):
@@ -71,7 +71,9 @@ def test_what_is_wrong_is_said_with_the_path(tmp_path, make, sentence):
 
 
 def test_nothing_there():
-    sentence = "'/nowhere' is no folder, no parquet or tar file, no pattern of tar files, and not the built-in set"
+    sentence = (
+        "'/nowhere' is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the built-in set"
+    )
     with pytest.raises(DataError, match=sentence):
         open_splits("/nowhere", 0.2, 0)
 
@@ -88,11 +90,12 @@ def test_two_kinds_of_data_in_a_folder(tmp_path):
 def test_an_archive_beside_what_it_held(tmp_path, folder):
     save_image(tmp_path / folder / "1.png")
     save_image(tmp_path / folder / "2.png")
+    save_image(tmp_path / folder.replace("cat", "dog") / "3.png")
     (tmp_path / "download.tar.gz").write_bytes(b"x")
-    assert sum(len(source) for source in open_splits(str(tmp_path), 0.5, 0)) == 2
+    assert sum(len(source) for source in open_splits(str(tmp_path), 0.5, 0)) == 3
     with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w"):
         pass
-    with pytest.raises(DataError, match=r"holds tar files and class folders: give .* or move the others away"):
+    with pytest.raises(DataError, match=r"holds tar files and class directories: give .* or move the others away"):
         open_splits(str(tmp_path), 0.2, 0)
 
 

@@ -139,7 +139,9 @@ def by_hand(module, name, argument):
 def test_a_pickle_that_asks_to_run_something_runs_nothing(tmp_path, name, protocol):
     folder, marker = write_cifar10(tmp_path), tmp_path / "made"
     (folder / name).write_bytes(pickle.dumps({"data": Calls(os.system, f"touch {marker}")}, protocol))
-    with pytest.raises(DataError, match=f"{name} asks to run posix.system: it is no CIFAR file, nothing was run"):
+    with pytest.raises(
+        DataError, match=f"{name} asks to run posix.system: it is not a CIFAR file, and nothing was run"
+    ):
         open_splits(str(tmp_path), 0.2, 0)
     assert not marker.exists()
 
@@ -163,7 +165,7 @@ def test_every_other_name_is_refused(tmp_path, module, name, argument):
     path = tmp_path / "x"
     for protocol in (b"", b"\x80\x04"):
         path.write_bytes(protocol + by_hand(module, name, argument.replace("MARKER", str(tmp_path / "made"))))
-        with pytest.raises(DataError, match=r"x asks to run .*: it is no CIFAR file, nothing was run"):
+        with pytest.raises(DataError, match=r"x asks to run .*: it is not a CIFAR file, and nothing was run"):
             load(path)
     assert not (tmp_path / "made").exists()
 
@@ -172,7 +174,7 @@ def test_what_a_pickle_attaches_to_a_name_does_not_stay(tmp_path):
     """BUILD on one of the allowed names: it may fail, and the next file is read as ever."""
     for state in (b"}Vx\nI1\nsb.", b"N}V_function\ncbuiltins\nlist\ns\x86b."):
         (tmp_path / "x").write_bytes(b"\x80\x02cnumpy\ndtype\n" + state)
-        with pytest.raises(DataError, match="is no CIFAR file"):
+        with pytest.raises(DataError, match="is not a CIFAR file"):
             load(tmp_path / "x")
     (tmp_path / "y").write_bytes(python_2_batch(pixels(2, 0), [0, 1]))
     np.testing.assert_array_equal(load(tmp_path / "y")["data"], pixels(2, 0))
@@ -194,7 +196,7 @@ def test_what_a_pickle_attaches_to_a_name_does_not_stay(tmp_path):
 )
 def test_what_is_no_dictionary(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(DataError, match="x is no CIFAR file"):
+    with pytest.raises(DataError, match="x is not a CIFAR file"):
         load(tmp_path / "x")
 
 
@@ -203,12 +205,12 @@ def test_arrays_of_objects_and_lies_about_their_size(tmp_path):
     for protocol in (2, 5):
         for array in found:
             (tmp_path / "x").write_bytes(pickle.dumps({"data": array}, protocol))
-            with pytest.raises(DataError, match="is no CIFAR file"):
+            with pytest.raises(DataError, match="is not a CIFAR file"):
                 load(tmp_path / "x")
     content = python_2_batch(pixels(2, 0), [0, 1])
     lie = content.replace(number_2(2) + number_2(3072), number_2(2_000_000_000) + number_2(3072))
     (tmp_path / "x").write_bytes(lie)
-    with pytest.raises(DataError, match="is no CIFAR file"):
+    with pytest.raises(DataError, match="is not a CIFAR file"):
         load(tmp_path / "x")
 
 
@@ -248,10 +250,10 @@ def test_missing_cut_off_and_odd_meta(tmp_path):
     folder = write_cifar10(tmp_path)
     content = (folder / "data_batch_4").read_bytes()
     (folder / "data_batch_4").write_bytes(content[:-100])
-    with pytest.raises(DataError, match="data_batch_4 is no CIFAR file, or was cut off"):
+    with pytest.raises(DataError, match="data_batch_4 is not a CIFAR file, or was cut off"):
         open_splits(str(tmp_path), 0.2, 0)
     (folder / "data_batch_4").unlink()
-    with pytest.raises(DataError, match="data_batch_4 is missing: the download was not completed"):
+    with pytest.raises(DataError, match="data_batch_4 is missing: the download is incomplete"):
         open_splits(str(tmp_path), 0.2, 0)
     (folder / "data_batch_4").write_bytes(content)
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["cat"]}))
@@ -312,9 +314,9 @@ HEAD = bytes([0, 0, 8, 3])
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("train-images-idx3-ubyte", b"", "is no idx file of bytes in 3 dimensions"),
-        ("train-images-idx3-ubyte", b"text " * 10, "is no idx file of bytes in 3 dimensions"),
-        ("train-images-idx3-ubyte", HEAD + bytes(8), "is no idx file of bytes"),
+        ("train-images-idx3-ubyte", b"", "is not an idx file of bytes in 3 dimensions"),
+        ("train-images-idx3-ubyte", b"text " * 10, "is not an idx file of bytes in 3 dimensions"),
+        ("train-images-idx3-ubyte", HEAD + bytes(8), "is not an idx file of bytes"),
         (
             "train-images-idx3-ubyte",
             HEAD + struct.pack(">3I", 6, 28, 28) + bytes(99),

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from sasa.data.classification.transforms import Augmentation, Pipeline, Preprocessing, seeded
-from sasa.data.random_numbers import seeded_numbers, uniform
-from sasa.data.sampler import mix
+from sasa.data.random_numbers import mix, seeded_numbers, uniform
 from sasa.errors import ArgumentError
 
 RGB, GRAY = Preprocessing(16), Preprocessing(16, 1, (0.3,), (0.35,))
@@ -173,7 +172,7 @@ def test_a_policy_that_the_installed_timm_refuses_is_a_sentence(monkeypatch):
         raise AssertionError("no longer")
 
     monkeypatch.setattr("timm.data.auto_augment.rand_augment_transform", refuse)
-    with pytest.raises(ArgumentError, match="auto_augment 'rand-m9' is no policy of the installed timm: no longer"):
+    with pytest.raises(ArgumentError, match="auto_augment 'rand-m9' is not a policy of the installed timm: no longer"):
         Augmentation(auto_augment="rand-m9").pipeline(RGB)
 
 
@@ -182,7 +181,7 @@ def test_wrong_values_are_sentences():
         Augmentation(crop_scale=0)
     with pytest.raises(ArgumentError, match=r"crop_scale must be above 0 and at most 1, got 1\.5"):
         Augmentation(crop_scale=1.5)
-    with pytest.raises(ArgumentError, match=r"erasing must be a share from 0 to 1, got -0\.1"):
+    with pytest.raises(ArgumentError, match=r"erasing must be from 0 to 1, got -0\.1"):
         Augmentation(erasing=-0.1)
     with pytest.raises(ArgumentError, match="crop_padding must be 0 or more pixels, got -1"):
         Augmentation(crop_padding=-1)

@@ -218,7 +218,7 @@ def test_images_without_boxes():
         (lambda: DetectionAugmentation(0.0), r"jitter_min \(0\.0\) must be above 0 and at most jitter_max \(1\.2\)"),
         (lambda: DetectionAugmentation(1.3), r"jitter_min \(1\.3\) must be above 0 and at most jitter_max \(1\.2\)"),
         (lambda: DetectionAugmentation(1.0, float("nan")), r"at most jitter_max \(nan\)"),
-        (lambda: DetectionAugmentation(colour=1.5), r"colour must be a share from 0 to 1, got 1\.5"),
+        (lambda: DetectionAugmentation(colour=1.5), r"colour must be from 0 to 1, got 1\.5"),
     ],
 )
 def test_values_outside_their_range(make, sentence):

@@ -1,4 +1,4 @@
-"""timm's policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name: strictly read, and for gray images too."""
+"""timm's policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name, checked strictly, also for gray images."""
 
 import re
 from typing import Any
@@ -9,12 +9,12 @@ from sasa.errors import ArgumentError
 
 _WHOLE, _NUMBER = r"\d+", r"\d+(\.\d+)?"
 
-# What may follow the first word, as timm 1.0 reads it. timm itself passes over some words it does not know
-# ("rand-foo" or "rand-tfoo"), so that a slip of the pen would be a run with another policy.
+# The parts that may follow the first word, as timm 1.0 reads them. timm itself ignores some parts it does not know
+# ("rand-foo" or "rand-tfoo"), so that a typing mistake would be a run with another policy.
 _SECTIONS = {
     "rand": {
         "m": _WHOLE,
-        "n": "[1-9]|1[0-4]",  # no more than the weighted sets have operations
+        "n": "[1-9]|1[0-4]",  # no more than there are operations in the weighted sets
         "p": r"0(\.\d+)?|1(\.0+)?",
         "mstd": _NUMBER,
         "mmax": _WHOLE,
@@ -27,10 +27,10 @@ _SECTIONS = {
 
 
 def check_policy(name: str) -> None:
-    """Read a policy's name without timm, whose import takes seconds.
+    """Check a policy's name without timm, whose import takes seconds.
 
     Raises:
-        ArgumentError: timm has no such policy, or would pass over a part of the name.
+        ArgumentError: timm has no such policy, or would ignore a part of the name.
     """
     first, *rest = name.split("-")
     if first not in _SECTIONS:
@@ -45,12 +45,12 @@ def check_policy(name: str) -> None:
 
 
 class Policy:
-    """A policy of timm for RGB and gray images of 8 bits. It draws from `random` and from `numpy.random`.
+    """A policy of timm, for 8-bit RGB and gray images. It draws from `random` and `numpy.random`.
 
     Args:
         name: such as "rand-m9-mstd0.5-inc1".
         image_size: in pixels; the longest absolute translation is 0.45 of it.
-        mean: of each channel, 0 to 1: the colour of what a rotation or translation uncovers.
+        mean: of each channel, 0 to 1: the colour of areas that a rotation or translation uncovers.
 
     Raises:
         ArgumentError: timm has no such policy.
@@ -72,16 +72,16 @@ class Policy:
         try:
             self.transform = make(name, options)
         except (AssertionError, ValueError) as error:
-            raise ArgumentError(f"auto_augment {name!r} is no policy of the installed timm: {error}") from error
+            raise ArgumentError(f"auto_augment {name!r} is not a policy of the installed timm: {error}") from error
         for operation in _operations(self.transform):
             if operation.name.startswith("Posterize"):
                 operation.aug_fn = _posterize
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Another image of the same size and mode."""
+        """Augment an image; the result has the same size and mode."""
         if image.mode == "RGB":
             return self.transform(image)
-        # What moves pixels takes a fill of three channels and fails on one; gray to RGB and back loses nothing.
+        # Geometric operations need a fill of three channels and fail with one; gray to RGB and back is lossless.
         return self.transform(image.convert("RGB")).convert(image.mode)
 
 
@@ -92,5 +92,5 @@ def _operations(transform: Any) -> list[Any]:
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """The highest bits of each pixel, at least one: timm may ask for none, which newer Pillows refuse."""
+    """Keep the highest bits of each pixel, at least one: timm may ask for none, which newer Pillows refuse."""
     return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

@@ -1,24 +1,29 @@
-"""What every path from images to the network yields, and how an image that cannot be read is treated."""
+"""Labelled images: from a source to batches."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sasa.errors import ArgumentError
+from sasa.data.classification.source import Source
+from sasa.data.classification.transforms import Augmentation, Pipeline, Preprocessing, seeded
+from sasa.data.loader import load, shares
+from sasa.data.sampler import EpochBatches
 
-ON_BAD_IMAGE = ("error", "skip")
+Sample = tuple[Tensor, int]  # image (channels, image_size, image_size), label
 
 
 @dataclass
 class Batch:
-    """Some images of a set.
+    """A batch of labelled images.
 
     Args:
         images: (B, channels, image_size, image_size), float32, normalised.
         labels: (B,), int64.
         indices: (B,), int64: places in the source.
-        skipped: places in the source whose images could not be read and are not in the batch, see `on_bad_image`.
+        skipped: places in the source of images that could not be read and are not in the batch, see `on_bad_image`.
     """
 
     images: Tensor
@@ -30,22 +35,57 @@ class Batch:
         return len(self.labels)
 
     def pin_memory(self) -> "Batch":
-        """In memory that a GPU copies from on its own."""
+        """Copy to pinned memory, from which a GPU copies asynchronously."""
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices, self.skipped)
 
     def to(self, device: torch.device, channels_last: bool = False) -> "Batch":
-        """On the device, and with the channels of a pixel side by side if asked for."""
+        """Move to the device, with the images in channels_last memory format if asked for."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
         images = self.images.to(device, non_blocking=True).contiguous(memory_format=layout)
         return Batch(images, self.labels.to(device, non_blocking=True), self.indices, self.skipped)
 
 
-def check_on_bad_image(value: str) -> str:
-    """`value`, "error" (an image that cannot be read ends the run) or "skip" (it is left out, counted and listed).
+def training_loader(
+    source: Source,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    seed: int,
+    batches: EpochBatches,
+    workers: int,
+    on_bad_image: str = "error",
+) -> Iterator[Batch]:
+    """Yield augmented batches in the sampler's order; see `load` for the arguments and errors."""
+    sample = partial(_augmented, source, preprocessing.channels, augmentation.pipeline(preprocessing), seed)
+    return load(sample, partial(_collate, preprocessing), batches, workers, on_bad_image)
 
-    Raises:
-        ArgumentError: neither.
-    """
-    if value not in ON_BAD_IMAGE:
-        raise ArgumentError(f"on_bad_image must be {' or '.join(ON_BAD_IMAGE)}, got {value!r}")
-    return value
+
+def evaluation_loader(
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    workers: int,
+    on_bad_image: str = "error",
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Yield batches without augmentation: every image once over all processes; see `load` for the errors."""
+    batches = shares(source, batch_size, rank, world_size)
+    return load(
+        partial(_plain, source, preprocessing), partial(_collate, preprocessing), batches, workers, on_bad_image
+    )
+
+
+def _augmented(source: Source, channels: int, pipeline: Pipeline, seed: int, epoch: int, index: int) -> Sample:
+    return seeded(pipeline, source.read(index, channels), seed, epoch, index), source.labels[index]
+
+
+def _plain(source: Source, preprocessing: Preprocessing, _epoch: int, index: int) -> Sample:
+    return preprocessing.evaluation(source.read(index, preprocessing.channels)), source.labels[index]
+
+
+def _collate(preprocessing: Preprocessing, samples: list[Sample], indices: list[int], skipped: list[int]) -> Batch:
+    size = preprocessing.image_size
+    images = [image for image, _ in samples]
+    batch = torch.stack(images) if images else torch.empty(0, preprocessing.channels, size, size)
+    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+    return Batch(batch, labels, torch.tensor(indices, dtype=torch.int64), skipped)

@@ -1,10 +1,10 @@
 """`Augmentation` for a whole batch of stored images at once, on any device: crop, flip, normalise, erase.
 
-What is drawn, and where each pixel of a crop comes from, is worked out on the CPU from few numbers for an image
-(numpy); pixels are gathered on the device. Every operation on pixels is elementwise and every sum has a fixed number
+Random numbers, and the source of each pixel of a crop, are computed on the CPU with numpy, from a few numbers for
+each image; pixels are gathered on the device. Every operation on pixels is elementwise and every sum has a fixed number
 of terms in a fixed order, so an image comes out the same, bit for bit, in whatever batch it is.
 
-Letters of shapes: B images, H x W as stored, C channels, S = image_size, K taps of the interpolation.
+Letters in shapes: B images, H x W as stored, C channels, S = image_size, K taps of the interpolation.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.data.random_numbers import uniform
 
-# Distributions of torchvision's RandomResizedCrop and RandomErasing, which also try ten times.
+# Distributions of torchvision's RandomResizedCrop and RandomErasing, which try ten times as well.
 _TRIES = 10
 _CROP_RATIO = (3 / 4, 4 / 3)
 _ERASING_SCALE, _ERASING_RATIO = (0.02, 0.33), (0.3, 3.3)
@@ -37,14 +37,14 @@ class Boxes:
 def draw_boxes(
     chance_BD: np.ndarray, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], whole: bool
 ) -> Boxes:
-    """Rectangles of uniform area and log-uniform aspect, at a uniform place.
+    """Draw rectangles of uniform area and log-uniform aspect ratio, at a uniform position.
 
     Args:
-        chance_BD: (B, 22) in [0, 1): area and aspect of ten tries, then top and left.
+        chance_BD: (B, 22) in [0, 1): area and aspect ratio of ten tries, then top and left.
         size: H, W of the images.
-        scale: smallest and largest share of the area.
-        ratio: smallest and largest aspect. It is width over height if `whole`, else height over width, which makes
-            no difference but by the rounding of the limits (as in torchvision).
+        scale: smallest and largest part of the area.
+        ratio: smallest and largest aspect ratio: width over height if `whole`, else height over width, which differs
+            only by the rounding of the limits (as in torchvision).
         whole: True: a rectangle may span the image, and after ten tries that do not fit it is the largest centred
             one within `ratio`. False: it must be smaller on both sides, and after ten tries there is none.
     """
@@ -83,7 +83,7 @@ def taps(start: np.ndarray, length: np.ndarray, out: int, count: int) -> tuple[n
     Args:
         start, length: (B,): first pixel and pixels of each crop.
         out: pixels wanted, S.
-        count: K, at least 2 * max(1, length / out) rounded up. The same in every batch, see the top of this file.
+        count: K, at least 2 * max(1, length / out) rounded up; the same in every batch, see the top of this file.
 
     Returns:
         Pixels (B, S, K), int64, and their weights (B, S, K), float64, which sum to 1 over K.
@@ -101,20 +101,20 @@ def taps(start: np.ndarray, length: np.ndarray, out: int, count: int) -> tuple[n
 
 
 class BatchAugmentation:
-    """What `Augmentation` does, for stored images of one size.
+    """`Augmentation` for stored images of one size.
 
     Args:
         augmentation: without auto_augment.
         preprocessing: size, mean and std.
         size: H, W of the stored images; image_size twice, unless the crop is "resized".
-        seed: with it, (epoch, index) decides all that is done to an image.
+        seed: together with (epoch, index) it determines the augmentation of an image.
     """
 
     def __init__(self, augmentation: Augmentation, preprocessing: Preprocessing, size: tuple[int, int], seed: int):
         self.augmentation, self.preprocessing, self.size, self.seed = augmentation, preprocessing, size, seed
 
     def __call__(self, pixels_BHWC: Tensor, keys: list[tuple[int, int]]) -> Tensor:
-        """(B, C, S, S), float32, channels last in memory.
+        """Augment a batch; the result is (B, C, S, S), float32, channels last in memory.
 
         Args:
             pixels_BHWC: uint8, on the device.
@@ -169,7 +169,7 @@ class BatchAugmentation:
 
 
 def normalise(pixels_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(B, C, H, W), float32, channels last in memory, from pixels of 0 to 255; as `Preprocessing.to_tensor`."""
+    """Normalise pixels of 0 to 255 as `Preprocessing.to_tensor` does: (B, C, H, W), float32, channels last."""
     mean, std = (
         torch.tensor(values, dtype=torch.float32).to(pixels_BHWC.device)
         for values in (preprocessing.mean, preprocessing.std)

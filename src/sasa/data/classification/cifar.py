@@ -1,17 +1,19 @@
-"""CIFAR-10 and CIFAR-100 as torchvision leaves them on the disk: the "python version" of the sets' authors."""
+"""CIFAR-10 and CIFAR-100 as torchvision downloads them: the "python version" of the sets' authors."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sasa.data.classification.safe_pickle import load
-from sasa.data.classification.source import Pixels
+from sasa.data.classification.source import Found, Pixels
 from sasa.errors import DataError
 
 
 class Layout(NamedTuple):
-    """The files of a set, and the words in them."""
+    """The files of a set, and the keys in them."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -29,26 +31,38 @@ LAYOUTS = {
 }
 
 
+def look(root: Path) -> dict[str, Callable[[], Found]]:
+    """Openers by name of the CIFAR sets in torchvision's root directory, or of the one that `root` itself is."""
+    found: dict[str, Callable[[], Found]] = {}
+    for folder in (root, *(root / name for name in LAYOUTS)):
+        if folder.is_dir() and (layout := layout_of(folder)):
+            found[folder.absolute().name] = partial(open_cifar, folder, layout)
+    return found
+
+
 def layout_of(folder: Path) -> Layout | None:
-    """The set that a folder holds, by its name, or by its files where it was named otherwise."""
+    """The set that a directory holds, by its name, or by its files if it has another name."""
     if folder.absolute().name in LAYOUTS:
         return LAYOUTS[folder.absolute().name]
-    # CIFAR-100's names (train, test) are those of folders in other data sets.
+    # CIFAR-100's names (train, test) are those of directories in other data sets.
     return next((found for found in LAYOUTS.values() if all((folder / n).is_file() for n in found.train)), None)
 
 
-def open_cifar(folder: Path, layout: Layout) -> tuple[Pixels, Pixels]:
-    """(train, test) of the set, 32 x 32 RGB; the pixels are held in memory (184 MB for either set).
+def open_cifar(folder: Path, layout: Layout) -> Found:
+    """Open the set: 32 x 32 RGB, the pixels held in memory (184 MB for either set).
 
     Raises:
-        DataError: a file that is missing, cut off, damaged, or that asks to run code.
+        DataError: a file is missing, cut off, damaged, or asks to run code.
     """
     meta = load(folder / layout.meta) if (folder / layout.meta).is_file() else {}
     classes = _class_names(folder / layout.meta, meta, layout)
     count = meta.get("num_cases_per_batch") if layout.classes == 10 else None
     train = [_batch(folder / name, layout, count) for name in layout.train]
     test = [_batch(folder / name, layout, count) for name in layout.test]
-    return _source(train, classes, f"{folder} train image"), _source(test, classes, f"{folder} test image")
+    sources = (
+        _source(batches, classes, f"{folder} {title} image") for batches, title in ((train, "train"), (test, "test"))
+    )
+    return Found(*sources, notes=[])
 
 
 Batch = tuple[np.ndarray, list[int]]
@@ -71,7 +85,7 @@ def _class_names(path: Path, meta: dict[str, Any], layout: Layout) -> list[str]:
 def _batch(path: Path, layout: Layout, count: object) -> Batch:
     """(pixels N x 32 x 32 x 3, labels) of one file."""
     if not path.is_file():
-        raise DataError(f"{path} is missing: the download was not completed")
+        raise DataError(f"{path} is missing: the download is incomplete")
     found = load(path)
     data, labels = found.get("data"), found.get(layout.label)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:

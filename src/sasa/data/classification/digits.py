@@ -1,4 +1,4 @@
-"""The built-in set: small enough to come with a library, real enough to learn from."""
+"""The built-in data set: handwritten digits that are installed with scikit-learn."""
 
 import numpy as np
 
@@ -14,6 +14,6 @@ class Digits(Pixels):
         digits = load_digits()
         labels = [int(label) for label in digits.target]  # pyright: ignore[reportAttributeAccessIssue]
         images = digits.images  # pyright: ignore[reportAttributeAccessIssue]
-        # Stored as 0 to 16; as 8-bit images, 16 is white.
+        # Stored as 0 to 16; in 8 bits, 16 becomes white.
         pixels = np.minimum(images * 16, 255).astype(np.uint8)
         super().__init__(pixels, labels, [str(digit) for digit in range(10)], "digit")

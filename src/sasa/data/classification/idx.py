@@ -1,13 +1,15 @@
-"""MNIST and Fashion-MNIST as torchvision leaves them on the disk: four files in the idx format of MNIST's authors."""
+"""MNIST and Fashion-MNIST as torchvision downloads them: four files in the idx format of MNIST's authors."""
 
 import gzip
 import math
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from sasa.data.classification.source import Pixels
+from sasa.data.classification.source import Found, Pixels
 from sasa.errors import DataError
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -16,20 +18,26 @@ CLASSES = {"MNIST": DIGITS, "FashionMNIST": CLOTHES}
 LARGEST = 1 << 32  # bytes of pixels: a few kilobytes of gzip can ask for more than any machine has
 
 
-def holds_idx(folder: Path) -> bool:
-    """Whether a folder holds MNIST's training images, packed or not."""
-    return any(_path(folder, "train-images-idx3-ubyte"))
+def look(root: Path) -> dict[str, Callable[[], Found]]:
+    """Openers by name of the sets in torchvision's root directory, or of the one that `root` itself is."""
+    found: dict[str, Callable[[], Found]] = {}
+    for folder in (root, root / "raw", root / "MNIST" / "raw", root / "FashionMNIST" / "raw"):
+        if _path(folder, "train-images-idx3-ubyte"):
+            place = folder.absolute()  # the directory may have been given as "."
+            name = place.parent.name if place.name == "raw" else place.name
+            found[name] = partial(open_idx, folder, name)
+    return found
 
 
-def open_idx(folder: Path, name: str) -> tuple[Pixels, Pixels]:
-    """(train, test) of the set in a folder of idx files; gray, the pixels held in memory.
+def open_idx(folder: Path, name: str) -> Found:
+    """Open the set in a directory of idx files: gray, the pixels held in memory.
 
     Raises:
-        DataError: a file that is missing, cut off or damaged.
+        DataError: a file is missing, cut off or damaged.
     """
     classes = CLASSES.get(name, DIGITS)
     train, test = (_pixels(folder, part, classes) for part in ("train", "t10k"))
-    return train, test
+    return Found(train, test, [])
 
 
 def _pixels(folder: Path, part: str, classes: list[str]) -> Pixels:
@@ -58,7 +66,7 @@ def _read(folder: Path, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * dimensions)
             if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
-                raise DataError(f"{path} is no idx file of bytes in {dimensions} dimensions")
+                raise DataError(f"{path} is not an idx file of bytes in {dimensions} dimensions")
             shape = np.frombuffer(header[4:], ">u4").tolist()
             size = math.prod(shape)
             if size > LARGEST:

@@ -1,14 +1,13 @@
-"""A set that fits into memory: decoded once, kept as bytes on the device, augmented in batches there.
+"""A data set that fits into memory: decoded once, kept as bytes on the device, augmented there in batches.
 
-So that training on small images is bound by the network, without worker processes. What differs from the loader:
+Training on small images is then limited by the network, without worker processes. Differences from the loader:
 
 - Augmentation is drawn from other random numbers (the same distributions, see
-  `sasa.data.classification.batched_augmentation`), and a resized
-  crop is not rounded to 8 bits.
-- With crop "pad" or "none" the stored image is `Preprocessing.square`, as the loader crops that too.
+  `sasa.data.classification.batched_augmentation`), and a resized crop is not rounded to 8 bits.
+- With crop "pad" or "none" the stored image is `Preprocessing.square`, which the loader crops too.
 - With crop "resized" images are stored as they are if all have one size, of at most four times the pixels that
-  evaluation resizes to. Else a square in the middle of each is stored, of the side that evaluation resizes to: what
-  lies outside it is never seen, and a small crop is enlarged from fewer pixels than the loader has.
+  evaluation resizes to. Otherwise the central square of each is stored, of the side that evaluation resizes to:
+  the rest is never seen, and a small crop is enlarged from fewer pixels than in the loader.
 """
 
 import os
@@ -21,31 +20,32 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.classification import Source
-from sasa.data.classification.batch import Batch, check_on_bad_image
+from sasa.data.classification.batch import Batch
 from sasa.data.classification.batched_augmentation import BatchAugmentation, normalise
 from sasa.data.classification.transforms import Augmentation, Preprocessing
+from sasa.data.loader import check_on_bad_image
 from sasa.errors import ArgumentError, DataError
 
-_SHARE = 0.8  # of the memory; the rest is for the network and its maps
+_SHARE = 0.8  # of the memory; the rest is for the network and its feature maps
 
 
 class InMemoryImages:
     """All images of a source, decoded in order when this is made.
 
     Args:
-        source: of the images; one for training and another for held-out images.
-        preprocessing: what every image goes through.
-        augmentation: what training does; None if there will be no `training_batch`.
+        source: the images, either those to train on or the held-out ones.
+        preprocessing: of every image.
+        augmentation: of training; None if `training_batch` is not used.
         seed: of the augmentation.
-        device: where images are kept and batches are made.
+        device: on which images are kept and batches are made.
         on_bad_image: "error" raises the source's DataError; "skip" lists the image in `bad`.
 
     Attributes:
         bad: places in the source that could not be read.
 
     Raises:
-        ArgumentError: auto_augment, which works on single images; or, before anything but the first image is
-            decoded, a set larger than 80 % of the memory that is left on the device.
+        ArgumentError: auto_augment, which works on single images; or a set larger than 80 % of the free memory of
+            the device, found after decoding only the first image.
         DataError: an image cannot be read (with "error"), or none can.
     """
 
@@ -86,28 +86,28 @@ class InMemoryImages:
         return len(self.source)
 
     def training_batch(self, keys: list[tuple[int, int]]) -> Batch:
-        """Augmented images. Each is a function of the seed and its key, whatever else is in the batch.
+        """Make a batch of augmented images. Each is a function of the seed and its key, whatever else is in the batch.
 
         Args:
             keys: (epoch, index in the source) of each image, as `EpochBatches` yields them.
 
         Returns:
-            Images that could be read, and their labels, on the device; indices on the CPU.
+            The images that could be read and their labels on the device; indices on the CPU.
 
         Raises:
             ArgumentError: made without augmentation.
         """
         if self._augment is None:
-            raise ArgumentError("these images were kept for evaluation (augmentation None), not for training")
+            raise ArgumentError("these images are kept for evaluation (augmentation None), not for training")
         keys, skipped = [key for key in keys if key[1] not in self._is_bad], [i for _, i in keys if i in self._is_bad]
         indices = torch.tensor([index for _, index in keys], dtype=torch.int64)
         there = indices.to(self.device)
         return Batch(self._augment(self._pixels[there], keys), self._labels[there], indices, skipped)
 
     def evaluation_batch(self, indices: Sequence[int]) -> Batch:
-        """Images as `Preprocessing.evaluation` makes them, on the same terms as `training_batch`.
+        """Make a batch of images as `Preprocessing.evaluation` does.
 
-        They are equal bit for bit, but where the stored images are as they were and need resizing (crop "resized"):
+        They are equal bit for bit, unless images are stored at their own size and need resizing (crop "resized"):
         then a pixel may differ by 1 of 255, as Pillow and torch round differently.
         """
         good, skipped = [i for i in indices if i not in self._is_bad], [i for i in indices if i in self._is_bad]
@@ -130,7 +130,7 @@ class InMemoryImages:
         return T.center_crop(maps, [size, size]).permute(0, 2, 3, 1)
 
     def _decode_as_they_are(self) -> bool:
-        """Keep images at their own size; False, and none kept, if sizes differ or are too large."""
+        """Store images at their own size; False, and none stored, if sizes differ or are too large."""
         first = next((image for i in range(len(self)) if (image := self._read(i))), None)
         if first is None or first.width * first.height > (2 * self.preprocessing.resized_side) ** 2:
             return False
@@ -140,7 +140,7 @@ class InMemoryImages:
         """Fill `_pixels` (N, height, width or height, C) and `bad`; False at an image of another size."""
         width = width or height
         shape = len(self), height, width, self.preprocessing.channels
-        self._pixels = torch.empty(0)  # what an earlier try left
+        self._pixels = torch.empty(0)  # frees what an earlier attempt stored
         check_memory(shape, self.device)
         self.bad, self._pixels = [], torch.zeros(shape, dtype=torch.uint8, device=self.device)
         for index in range(len(self)):
@@ -175,32 +175,32 @@ def _middle(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The square of side `resized_side` in which `square` lies exactly in the middle."""
     side, size = preprocessing.resized_side, preprocessing.image_size
     image = preprocessing.resize(image)
-    # Cutting the middle of the middle may be a pixel off the middle of the whole: round() as center_crop does it.
+    # The centre of the centre crop may be a pixel off that of the whole image: round() as center_crop does.
     margin = round((side - size) / 2)
     left, top = (round((length - size) / 2) - margin for length in image.size)
     return image.crop((left, top, left + side, top + side))
 
 
 def check_memory(shape: tuple[int, ...], device: torch.device) -> None:
-    """Refuse bytes of `shape` that would leave less than a fifth of a device's memory.
+    """Check that `shape` bytes leave at least a fifth of the device's free memory.
 
     Raises:
-        ArgumentError: with both numbers.
+        ArgumentError: they do not; names both numbers.
     """
     needed, there = float(np.prod(shape, dtype=np.float64)), available_memory(device)
     if needed > _SHARE * there:
         raise ArgumentError(
             f"data.in_memory needs {needed / 1e9:.3g} GB for {shape[0]} images of {shape[1]} x {shape[2]} pixels, "
-            f"more than 80 % of the {there / 1e9:.3g} GB that are left on {device}; leave it out"
+            f"more than 80 % of the {there / 1e9:.3g} GB that are free on {device}; leave it out"
         )
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can be had: of the GPU, or of the machine (a container's own limit is not seen)."""
+    """Free bytes of the GPU, or of the machine (the limit of a container is not known here)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():  # counts what the system keeps of files, and gives back when asked
+    if meminfo.is_file():  # includes the system's cache of files
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: images of a batch mixed with one another in the training step, and their labels with them."""
+"""Mixup and cutmix: images of a batch, and their labels, are mixed in the training step."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from sasa.errors import ArgumentError
 
 
 class Mixing:
-    """Each image mixed with the one before it in the batch, which is in random order.
+    """Mixes each image with the one before it in the batch, which is in random order.
 
-    Mixup (Zhang et al. 2018) adds images in shares lambda and 1 - lambda; cutmix (Yun et al. 2019) pastes a
-    rectangle of the other in, of a share of about 1 - lambda. Lambda is drawn once a batch from Beta(alpha, alpha),
-    and labels are mixed in the same shares. Done by torchvision's transforms of the same names.
+    Mixup (Zhang et al. 2018) adds images with weights lambda and 1 - lambda; cutmix (Yun et al. 2019) pastes a
+    rectangle of the other image, about 1 - lambda of the area. Lambda is drawn once a batch from Beta(alpha, alpha),
+    and labels are mixed with the same weights. torchvision's transforms of the same names do the work.
 
     Args:
         mixup: alpha of mixup, 0 for none.
-        cutmix: alpha of cutmix, 0 for none. With both, each batch gets one of them with equal chance.
+        cutmix: alpha of cutmix, 0 for none. With both, one of them is chosen for each batch with equal probability.
         num_classes: K, length of a target.
-        label_smoothing: share of each target, 0 to 1, that is spread over all classes.
+        label_smoothing: part of each target, 0 to 1, that is spread over all classes.
 
     Raises:
-        ArgumentError: a negative alpha, or a share outside 0 to 1.
+        ArgumentError: a negative alpha, or a label_smoothing outside 0 to 1.
     """
 
     def __init__(self, mixup: float, cutmix: float, num_classes: int, label_smoothing: float) -> None:
@@ -33,13 +33,13 @@ class Mixing:
             if not 0 <= alpha < float("inf"):
                 raise ArgumentError(f"{name} must be 0 (none) or the alpha of a Beta distribution, got {alpha}")
         if not 0 <= label_smoothing <= 1:
-            raise ArgumentError(f"label_smoothing must be a share from 0 to 1, got {label_smoothing}")
+            raise ArgumentError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
         self.transforms: list[Any] = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Mixed images and their targets: a function of the arguments; global random numbers stay as they are.
+        """Mix images and targets: a pure function of the arguments; global random numbers are not used up.
 
         Args:
             images: (B, C, H, W), floating; not changed in place.
@@ -57,7 +57,7 @@ class Mixing:
             return transform(images, targets)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """(B, K) float32: what `F.cross_entropy` makes of labels (B,) and its label_smoothing."""
+        """Targets (B, K), float32, as `F.cross_entropy` makes them of labels (B,) and its label_smoothing."""
         spread = self.label_smoothing / self.num_classes
         targets = torch.full((len(labels), self.num_classes), spread, device=labels.device)
         return targets.scatter_(1, labels[:, None], 1 - self.label_smoothing + spread)

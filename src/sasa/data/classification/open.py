@@ -1,136 +1,128 @@
-"""One string opens any data set: what it is, its contents say."""
+"""Opens any data set for classification: what it is, its contents say."""
 
-from collections.abc import Callable
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from sasa.data.classification.cifar import LAYOUTS, layout_of, open_cifar
+import numpy as np
+
+from sasa.data.classification import cifar, class_folders, idx, parquet, shards, tables
+from sasa.data.classification.class_folders import NoImagesError
 from sasa.data.classification.digits import Digits
-from sasa.data.classification.folders import ClassFolders, NoImagesError
-from sasa.data.classification.idx import holds_idx, open_idx
-from sasa.data.classification.names import printable
-from sasa.data.classification.parquet import ImageParquet
 from sasa.data.classification.shards import TarShards, expand
-from sasa.data.classification.source import Source
-from sasa.data.classification.splits import (
-    HELD_OUT_NAMES,
-    TRAIN_NAMES,
-    Files,
-    files_in,
-    find_files,
-    split,
-    split_folder,
-    sub_folders,
-)
+from sasa.data.classification.source import Found, Look, Source, Subset
+from sasa.data.directories import files_in, is_split, sub_directories
+from sasa.data.findings import describe_duplicates, describe_split
 from sasa.data.images import is_image
+from sasa.data.text import printable
 from sasa.errors import DataError
 
-# (training, held-out or None where the data has no such split)
-Splits = tuple[Source, Source | None]
-
+# What is read. A format is a module with a function `look`, and a line here.
+FORMATS: tuple[Look, ...] = (cifar.look, idx.look, parquet.look, shards.look, tables.look)
 LOOKED_FOR = (
-    "a folder for each class (or train/ and val/ of them), *.parquet, *.tar shards, cifar-10-batches-py/, "
-    "cifar-100-python/, MNIST/raw/ and FashionMNIST/raw/"
+    "a directory for each class (or train/ and val/ of them), *.parquet, *.tar shards, metadata.csv or train.csv, "
+    "cifar-10-batches-py/, cifar-100-python/, MNIST/raw/ and FashionMNIST/raw/"
 )
 
 
 def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
-    """The training images and the held-out images of a data set.
+    """Open the training images and the held-out images of a data set.
+
+    Their `description` says what was found: first that of the whole set, then that of the split.
 
     Args:
-        data: "digits"; or a folder: of class folders, of parquet files as Hugging Face publishes them, of WebDataset's
-            tar files, or the root that torchvision downloaded CIFAR-10, CIFAR-100, MNIST or Fashion-MNIST to; or one
-            parquet or tar file; or a pattern of tar files, `DIR/train-{0000..0012}.tar`. Folders may hold train/ and
-            val/ (or validation/, test/), or files with these words in their names.
+        data: "digits"; or a directory: of class directories, of parquet files as Hugging Face publishes them, of
+            WebDataset's tar files, of images with a table of labels, or torchvision's root directory of CIFAR-10,
+            CIFAR-100, MNIST or Fashion-MNIST; or one parquet file, tar file or table; or a pattern of tar files,
+            `DIR/train-{0000..0012}.tar`. Splits are directories or files with train and val (or validation, test, ...)
+            in their names.
         held_out: the fraction held out, drawn class by class with `seed`, where the data has no split of its own.
-        seed: of that draw.
+        seed: seed of that draw.
 
     Raises:
-        DataError: nothing there, or not what was expected; names the path.
+        DataError: nothing there, not what was expected, or images of one class only; names the path.
     """
-    train, other = _open(data)
-    return (train, other) if other is not None else split(train, held_out, seed)
+    found = _open(data)
+    train, other = found.train, found.held_out
+    if len(set(train.labels)) < 2:
+        name = train.classes[train.labels[0]]
+        raise DataError(
+            f"{data} holds images of one class only, {name!r} ({len(train)} images): expected two classes or more, "
+            "each in a directory of its own or with a label of its own"
+        )
+    place, other_place = found.places
+    if other is None:
+        train, other = split(train, held_out, seed)
+        other_place = f"{held_out:g} of each class, drawn with seed {seed}"
+    notes = list(dict.fromkeys(found.notes))
+    train.description = [*notes, *describe_split("training", place or data, train, train.counts())]
+    described = describe_split("held-out", other_place, other, other.counts())
+    other.description = [*described, *describe_duplicates(train, other)]
+    return train, other
 
 
-def _open(data: str) -> Splits:
+def split(source: Source, held_out: float, seed: int) -> tuple[Subset, Subset]:
+    """Hold out a fraction of the images, class by class; the same for the same seed.
+
+    Raises:
+        DataError: no image would be left for one of the two.
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.asarray(source.labels)
+    # One stable sort instead of a search for each class, which takes minutes where there are many.
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=1))[:-1])
+    train, other = [], []
+    for indices in by_class:
+        members = generator.permutation(indices)
+        count = max(1, round(len(members) * held_out)) if len(members) > 1 else 0
+        other += members[:count].tolist()
+        train += members[count:].tolist()
+    if not train or not other:
+        raise DataError(f"{len(source)} images are too few to hold out a fraction of {held_out}")
+    return Subset(source, sorted(train)), Subset(source, sorted(other))
+
+
+def _open(data: str) -> Found:
     if data == "digits":
-        return Digits(), None
+        return Found(Digits(), None, [])
     root = Path(data).expanduser()
     if "{" in data and not root.exists():
-        return TarShards(expand(data)), None
-    if root.is_file() and root.suffix == ".parquet":
-        return ImageParquet([root]), None
-    if root.is_file() and root.suffix == ".tar":
-        return TarShards([root]), None
-    if not root.is_dir():
-        raise DataError(
-            f"{data!r} is no folder, no parquet or tar file, no pattern of tar files, and not the built-in set 'digits'"
-        )
+        return Found(TarShards(expand(data)), None, [])
     try:
-        return _open_folder(root)
+        return _open_path(root)
     except OSError as error:
         raise DataError(f"{printable(error.filename or root)} cannot be read: {error.strerror}") from error
 
 
-def _open_folder(root: Path) -> Splits:
-    found = {**_torchvision_sets(root)}
-    for suffix, opener in ((".parquet", _open_parquet), (".tar", _open_shards)):
-        files = find_files(root, suffix)
-        if files[0]:
-            found[f"{suffix[1:]} files"] = partial(opener, files)
-    kinds = [*found, *(["class folders"] if found and _has_classes(root) else [])]
+def _open_path(root: Path) -> Found:
+    found = {name: opener for look in FORMATS for name, opener in look(root).items()} if root.exists() else {}
+    if not found and not root.is_dir():
+        raise DataError(
+            f"{str(root)!r} is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the "
+            "built-in set 'digits'"
+        )
+    packed = [kind for kind in found if kind != tables.KIND]  # tables are read only where there are no classes
+    kinds = [*found, *(["class directories"] if packed and _has_classes(root) else [])]
     if len(kinds) > 1:
         raise DataError(
             f"{root} holds {' and '.join(kinds)}: give the path of the one that is meant, or move the others away"
         )
-    for opener in found.values():
-        return opener()
-    return _open_class_folders(root)
-
-
-def _open_parquet(files: Files) -> Splits:
-    train, other = files
-    source = ImageParquet(train)
-    return source, ImageParquet(other, source.classes) if other else None
-
-
-def _open_shards(files: Files) -> Splits:
-    train, other = files
-    source = TarShards(train)
-    return source, TarShards(other, source.classes) if other else None
-
-
-def _torchvision_sets(root: Path) -> dict[str, Callable[[], Splits]]:
-    """Openers by name of the sets below torchvision's root, or of the one that `root` itself is."""
-    found: dict[str, Callable[[], Splits]] = {}
-    for folder in (root, *(root / name for name in LAYOUTS)):
-        if folder.is_dir() and (layout := layout_of(folder)):
-            found[folder.absolute().name] = partial(open_cifar, folder, layout)
-    for folder in (root, root / "raw", root / "MNIST" / "raw", root / "FashionMNIST" / "raw"):
-        if folder.is_dir() and holds_idx(folder):
-            place = folder.absolute()  # the folder may have been given as "."
-            name = place.parent.name if place.name == "raw" else place.name
-            found[name] = partial(open_idx, folder, name)
-    return found
+    if found:
+        return next(iter(found.values()))()
+    if not any(root.iterdir()):
+        raise DataError(f"{root} is empty")
+    try:
+        return class_folders.open_class_folders(root)
+    except NoImagesError as error:
+        if archives := files_in(root, ".tar.gz", ".tgz", ".zip"):
+            raise DataError(
+                f"{printable(archives[0])} is compressed: unpack it; shards must be plain .tar files"
+            ) from error
+        raise DataError(f"{error}; looked for {LOOKED_FOR}") from error
 
 
 def _has_classes(root: Path) -> bool:
-    """Whether there is an image in one of the first class folders: archives often lie beside what they held."""
-    folders = sub_folders(split_folder(root, TRAIN_NAMES) or root)
-    return any(is_image(path) for folder in folders[:3] for path in islice(folder.iterdir(), 100))
-
-
-def _open_class_folders(root: Path) -> Splits:
-    if not any(root.iterdir()):
-        raise DataError(f"{root} is empty")
-    train, other = split_folder(root, TRAIN_NAMES), split_folder(root, HELD_OUT_NAMES)
-    try:
-        source = ClassFolders(train or root)
-    except NoImagesError as error:
-        if packed := [p for suffix in (".tar.gz", ".tgz", ".zip") for p in files_in(root, suffix)]:
-            raise DataError(
-                f"{printable(packed[0])} is compressed: unpack it; shards must be plain .tar files"
-            ) from error
-        raise DataError(f"{error}; looked for {LOOKED_FOR}") from error
-    return source, ClassFolders(other, source.classes) if train and other else None
+    """Whether there are images in the first class directories: archives often lie beside what they held."""
+    if not root.is_dir():
+        return False
+    train = next((d for d in sub_directories(root) if is_split(d.name) == "train"), root)
+    return any(is_image(path) for d in sub_directories(train)[:3] for path in islice(d.iterdir(), 100))

@@ -1,19 +1,25 @@
-"""Parquet as Hugging Face publishes image data sets: a column of {bytes, path} and one of labels."""
+"""Parquet files as Hugging Face publishes image data sets: a column of {bytes, path} and one of labels."""
 
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from sasa.data.classification.names import printable
-from sasa.data.classification.parquet_rows import RowGroups, opened
-from sasa.data.classification.source import Source, check_labels
+from sasa.data.classification.source import Found, Source, check_labels, number_words
+from sasa.data.classification.split_files import open_split_files
+from sasa.data.findings import fingerprint
 from sasa.data.images import read_image
+from sasa.data.text import listed, printable
 from sasa.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,96 +29,199 @@ IMAGES = ("image", "img")
 LABELS = ("label", "labels", "fine_label")
 HELD = 1 << 30  # bytes
 LARGEST = (1 << 31) - 1  # bytes of images in a row group: arrow counts them with 32 bits
+KEPT = 512 << 20  # bytes of row groups in each process
+
+
+class Part(NamedTuple):
+    """A row group with rows in it.
+
+    Args:
+        path: the file.
+        group: number of the row group in the file.
+        first: the row of the file that it begins with.
+        rows: how many it has.
+    """
+
+    path: Path
+    group: int
+    first: int
+    rows: int
 
 
 class ImageParquet(Source):
-    """Rows of parquet files: images as {bytes, path} or as bytes, labels as integers.
+    """Rows of parquet files: images as {bytes, path} or as bytes, labels as integers or words.
 
     Only the labels are read whole. Images of up to `held` bytes in all are held in memory, encoded as they are in
     the files; forked workers share them. Of larger sets, row groups are read as they are asked for, and each process
-    keeps the last 512 MiB of them and two more: enough for the window of images that training mixes, up to 130 kB
-    an image, so that an epoch reads a row group once in each worker, or twice where it lies in two windows. In an
-    order without groups each image may cost the reading of a row group. `groups` are the row groups, or None for
-    images in memory.
+    keeps the last 512 MiB of them and two more: enough for the window of images that training shuffles together, up
+    to 130 kB an image, so that an epoch reads a row group once in each worker, or twice where it lies in two windows.
+    In an order without groups each image may cost the reading of a row group. `groups` are the row groups, or None
+    for images in memory.
 
     Row groups are kept whole. Where each file is a single one of, say, 500 MB, as some writers make it, a process
     needs 1.5 GB, so write such a set again with a smaller `row_group_size`.
 
-    An image whose bytes are null is read from its path beside the parquet file, never from outside of its folder.
+    An image whose bytes are null is read from its path beside the parquet file, never from outside its directory.
 
     Args:
-        paths: the files; images are ordered as they are in them.
+        paths: the files; images are ordered as they are in them. Files and row groups without rows are passed over.
         classes: names to number by, where the file has none of its own.
         held: bytes.
 
     Raises:
-        DataError: a file that is damaged or lacks a column, labels that are not integers or outside the classes.
+        DataError: a file is damaged or lacks a column, labels are not whole numbers or words, or not of the classes.
     """
 
     def __init__(self, paths: list[Path], classes: list[str] | None = None, held: int = HELD) -> None:
-        self.paths = paths
-        self.labels, own_classes, size = [], None, 0
-        self._parts: list[tuple[Path, int, int]] = []  # file, row group, and the file's row that it begins with
-        rows: list[int] = []
-        column = ""
+        self._parts: list[Part] = []
+        labels, own_classes, column, size = [], None, "", 0
         for path in paths:
             with opened(path) as file:
+                # The one list of what is read: labels, places of images and `groups` are all derived from it.
+                parts = _parts(path, file)
+                if not parts:
+                    continue  # not even the types of its columns are known: writers call them null
                 image, label = _image_column(path, file), _column(path, file, LABELS)
                 if column not in ("", image):
                     raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {column!r}")
                 column = image
-                self.labels += _labels(path, file, label)
+                labels += _labels(path, file, label, sum(part.rows for part in parts))
                 own_classes = own_classes or _class_names(file, label)
-                counts = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
-                self._parts += [(path, n, first) for n, first in enumerate(accumulate(counts[:-1], initial=0))]
-                rows += counts
-                size += sum(_sizes(path, file, image))
-        self._starts = list(accumulate(rows, initial=0))
-        if not self.labels:
-            raise DataError(f"{printable(paths[0])} holds no images")
-        if classes is not None and own_classes not in (None, classes):
-            raise DataError(f"{printable(paths[0])} has other classes than the training images")
-        self.classes = check_labels(printable(paths[0]), self.labels, own_classes or classes)
-        self._row_groups = RowGroups([part[:2] for part in self._parts], column, hold=size <= held)
+                self._parts += parts
+                size += _size(path, file, image)
+        if not self._parts:
+            raise DataError(f"{printable(paths[0])} holds no images: it has no rows")
+        self._starts = list(accumulate((part.rows for part in self._parts), initial=0))
+        self.labels, self.classes = _numbered(printable(paths[0]), labels, own_classes, classes)
+        self._row_groups = RowGroups(self._parts, column, hold=size <= held)
         if size > held:
-            self.groups = [group for group, count in enumerate(rows) for _ in range(count)]
+            self.groups = [group for group, part in enumerate(self._parts) for _ in range(part.rows)]
+        if empty := [printable(p.name) for p in paths if p not in {part.path for part in self._parts}]:
+            self.description = [f"no rows in {listed(empty)} of {printable(paths[0].parent)}"]
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """The image of row `index`."""
-        group = bisect_right(self._starts, index) - 1
-        value = self._row_groups[group][index - self._starts[group]]
-        try:
-            value = value.as_py()
-        except ValueError as error:
-            raise DataError(f"{self.name(index)} is damaged: its path is no UTF-8") from error
-        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        """Read the image of row `index`."""
+        content, path = self._encoded(index)
         if content is None and path is None:
             raise DataError(f"{self.name(index)} has neither bytes nor a path")
         if content is None:
             return read_image(self._beside(index, str(path)), channels=channels)
         return read_image(content, self.name(index), channels)
 
-    def _beside(self, index: int, path: str) -> Path:
-        """The file that a row names, if it lies within the parquet file's folder whatever links there are."""
-        folder = self._parts[bisect_right(self._starts, index) - 1][0].parent
-        relative = PurePosixPath(path)
-        place = folder / path
+    def _encoded(self, index: int) -> tuple[bytes | None, str | None]:
+        """(bytes, path) of a row."""
+        group = bisect_right(self._starts, index) - 1
         try:
-            inside = place.resolve().is_relative_to(folder.resolve())
+            value = self._row_groups[group][index - self._starts[group]].as_py()
+        except ValueError as error:
+            raise DataError(f"{self.name(index)} is damaged: its path is not UTF-8") from error
+        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+
+    def _beside(self, index: int, path: str) -> Path:
+        """The file that a row names, if it lies in the parquet file's directory, links resolved."""
+        directory = self._parts[bisect_right(self._starts, index) - 1].path.parent
+        relative = PurePosixPath(path)
+        place = directory / path
+        try:
+            inside = place.resolve().is_relative_to(directory.resolve())
             there = inside and place.is_file()
         except (OSError, RuntimeError, ValueError):  # links in a circle; a zero byte in the name
             inside, there = True, False
         if relative.is_absolute() or ".." in relative.parts or not inside:
-            raise DataError(f"{self.name(index)} names the file {path!r}, outside of {folder}: nothing was read")
+            raise DataError(f"{self.name(index)} names the file {path!r}, outside of {directory}: nothing was read")
         if not there:
-            raise DataError(f"{self.name(index)} names the file {path!r}, which is not in {folder}")
+            raise DataError(f"{self.name(index)} names the file {path!r}, which is not in {directory}")
         return place
 
     def name(self, index: int) -> str:
-        """File and row, counted from 0 in each file."""
+        """The file and the row in it, counted from 0."""
         group = bisect_right(self._starts, index) - 1
-        path, _, first = self._parts[group]
-        return f"{printable(path)} row {first + index - self._starts[group]}"
+        part = self._parts[group]
+        return f"{printable(part.path)} row {part.first + index - self._starts[group]}"
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the bytes, for images in memory."""
+        content = self._encoded(index)[0] if self.groups is None else None
+        return content and fingerprint(lambda start, size: content[start : start + size], len(content))
+
+
+def look(path: Path) -> dict[str, Callable[[], Found]]:
+    """Openers by name of what `path` holds in this format: a parquet file, or a directory of them."""
+    return open_split_files(path, "parquet files", ".parquet", ImageParquet)
+
+
+class RowGroups:
+    """A column of images, by row groups: all held in memory, or the last ones that were asked for.
+
+    What is held is shared with forked processes. Otherwise each process keeps its own: up to `kept` bytes and two row
+    groups more, those in which a window of the sampler begins and ends. A file is open only while a row group of it
+    is read. Pickled, the images are left behind.
+    """
+
+    def __init__(self, parts: list[Part], column: str, hold: bool, kept: int = KEPT) -> None:
+        self._parts, self._column, self._kept = parts, column, kept
+        self._held = [self._load(group) for group in range(len(parts))] if hold else None
+        self._forget()
+
+    def __reduce__(self):
+        return RowGroups, (self._parts, self._column, self._held is not None, self._kept)
+
+    def _forget(self) -> None:
+        self._process, self._lock = os.getpid(), Lock()
+        self._recent: OrderedDict[int, Any] = OrderedDict()  # the one used last at the end
+        self._size = 0
+
+    def __getitem__(self, group: int) -> Any:
+        """Row group `group`, counted over all parts, as an arrow array.
+
+        Raises:
+            DataError: the file is damaged, or no longer the one that was opened.
+        """
+        if self._held is not None:
+            return self._held[group]
+        if self._process != os.getpid():
+            self._forget()
+        with self._lock:
+            if group not in self._recent:
+                new = self._recent[group] = self._load(group)
+                self._size += new.nbytes
+                while self._size > self._kept + 2 * new.nbytes:
+                    self._size -= self._recent.popitem(last=False)[1].nbytes
+            self._recent.move_to_end(group)
+            return self._recent[group]
+
+    def _load(self, group: int) -> Any:
+        path, number, _, rows = self._parts[group]
+        with opened(path) as file:
+            # Without threads: a forked process has none of its parent's.
+            images = file.read_row_group(number, columns=[self._column], use_threads=False).column(0).combine_chunks()
+        if len(images) != rows:
+            raise DataError(f"{printable(path)} has {len(images)} rows in row group {number}; expected {rows}")
+        return images
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file for the time of a `with` block; errors of pyarrow in it become sentences.
+
+    Raises:
+        DataError: it is not a parquet file, or is cut off or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{printable(path)} is not a whole parquet file: {message}") from error
+
+
+def _parts(path: Path, file: pq.ParquetFile) -> list[Part]:
+    counts = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
+    firsts = accumulate(counts, initial=0)
+    return [Part(path, n, first, rows) for n, (first, rows) in enumerate(zip(firsts, counts, strict=False)) if rows]
 
 
 def _column(path: Path, file: pq.ParquetFile, names: tuple[str, ...]) -> str:
@@ -127,42 +236,71 @@ def _image_column(path: Path, file: pq.ParquetFile) -> str:
     import pyarrow as pa
 
     name = _column(path, file, IMAGES)
-    kind: Any = file.schema_arrow.field(name).type
+    kind: Any = _decoded(file.schema_arrow.field(name).type)
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind):
+        kind = _decoded(kind.field("bytes").type)
+    accepted = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    if not any(is_of(kind) for is_of in accepted):
         raise DataError(f"{printable(path)}: column {name!r} must hold {{bytes, path}}; it holds {kind}")
     return name
 
 
-def _labels(path: Path, file: pq.ParquetFile, label: str) -> list[int]:
+def _decoded(kind: Any) -> Any:
+    """The type of the values of a dictionary-encoded column."""
     import pyarrow as pa
 
-    kind = file.schema_arrow.field(label).type
-    if not pa.types.is_integer(kind):
-        raise DataError(f"{printable(path)}: column {label!r} must hold integers; it holds {kind}")
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _labels(path: Path, file: pq.ParquetFile, label: str, rows: int) -> list[int] | list[str]:
+    """The labels of all rows: integers, or words as they are. Whole numbers in a column of floats are integers."""
+    import pyarrow as pa
+
+    kind = _decoded(file.schema_arrow.field(label).type)
+    words = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (words or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"{printable(path)}: column {label!r} must hold integers or words; it holds {kind}")
     labels = file.read(columns=[label], use_threads=False).column(label).to_pylist()
-    if None in labels:
-        raise DataError(f"{printable(path)} row {labels.index(None)} has no label")
-    return labels
+    if len(labels) != rows:
+        raise DataError(f"{printable(path)} has {len(labels)} labels and {rows} images")
+    for row, value in enumerate(labels):
+        if value is None or value != value:
+            raise DataError(f"{printable(path)} row {row} has no label")
+        if isinstance(value, float) and not value.is_integer():
+            raise DataError(f"{printable(path)} row {row} has the label {value}; expected a whole number or a word")
+    return labels if words else [int(value) for value in labels]
 
 
-def _sizes(path: Path, file: pq.ParquetFile, image: str) -> list[int]:
-    """Bytes of the images in each row group, unpacked."""
-    metadata, found = file.metadata, []
+def _numbered(
+    where: str, labels: list[Any], own_classes: list[str] | None, classes: list[str] | None
+) -> tuple[list[int], list[str]]:
+    """(labels, classes), the labels as indices into the classes."""
+    if classes is not None and own_classes not in (None, classes):
+        raise DataError(f"{where} has other classes than the training images")
+    words = {isinstance(label, str) for label in labels}
+    if len(words) > 1:
+        raise DataError(f"{where} and the files beside it have labels that are integers, and others that are words")
+    if words == {True}:
+        return number_words(where, labels, own_classes or classes)
+    return labels, check_labels(where, labels, own_classes or classes)
+
+
+def _size(path: Path, file: pq.ParquetFile, image: str) -> int:
+    """Bytes of the images of a file, unpacked."""
+    metadata, sizes = file.metadata, []
     for group in range(metadata.num_row_groups):
         columns = (metadata.row_group(group).column(n) for n in range(metadata.num_columns))
-        found.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == image))
-    if max(found, default=0) > LARGEST:
+        sizes.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == image))
+    if max(sizes, default=0) > LARGEST:
         raise DataError(
-            f"{printable(path)} has a row group of {max(found)} bytes of images; expected {LARGEST} at most: "
+            f"{printable(path)} has a row group of {max(sizes)} bytes of images; expected {LARGEST} at most: "
             "write it again with a smaller row_group_size"
         )
-    return found
+    return sum(sizes)
 
 
 def _class_names(file: pq.ParquetFile, label: str) -> list[str] | None:
-    """The names that Hugging Face's datasets library keeps in the file's metadata, if they are there."""
+    """The class names that Hugging Face's datasets library keeps in the file's metadata, if they are there."""
     metadata = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(metadata)["info"]["features"][label]["names"] if metadata else None

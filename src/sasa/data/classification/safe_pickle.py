@@ -1,7 +1,7 @@
-"""Reading the pickles of the CIFAR sets without running anything that they ask for.
+"""Reads the pickles of the CIFAR sets without running code that they name.
 
-A pickle is a program: it names functions and calls them. Here every name is refused except the few that arrays and
-plain containers need, and these stand for functions of this file, so numpy itself never sees what the file says.
+A pickle is a program: it names functions and calls them. Every name is refused except the few that arrays and plain
+containers need, and those stand for functions of this file, so numpy itself is never called by the pickle.
 """
 
 import pickle
@@ -15,7 +15,7 @@ from sasa.errors import DataError
 
 
 class _Call:
-    """A function that a pickle may call, and to which it can attach nothing."""
+    """A function that a pickle may call, without attributes that it could set."""
 
     __slots__ = ("_function",)
 
@@ -27,7 +27,7 @@ class _Call:
 
 
 class _Kind:
-    """What a pickle says of an array's type: "u1" for uint8, and the byte order."""
+    """The type of an array: "u1" for uint8, and the byte order."""
 
     def __init__(self, code: object, *_: object) -> None:
         self.code, self.order = str(code), "|"
@@ -36,10 +36,10 @@ class _Kind:
         self.order = str(state[1])
 
     def array(self, content: object, shape: tuple[int, ...]) -> np.ndarray:
-        """The array of that type: bytes and small integers only, whatever the pickle asks for."""
+        """Make the array of that type; only integers are accepted."""
         if self.code not in ("u1", "i1", "i4", "i8", "u4", "u8"):
             raise pickle.UnpicklingError(f"an array of {self.code}")
-        # Python 2 wrote bytes as text; latin1 brings each back as it was.
+        # Python 2 wrote bytes as text; latin1 restores them.
         content = content.encode("latin1") if isinstance(content, str) else content
         if not isinstance(content, bytes | bytearray):
             raise pickle.UnpicklingError("an array without bytes")
@@ -48,12 +48,12 @@ class _Kind:
 
 
 class _Array:
-    """An array that a pickle builds in two steps: made empty, then given its contents."""
+    """An array that a pickle builds in two steps: an empty one, then its contents."""
 
     value: np.ndarray | None = None
 
     def __init__(self, *_: object) -> None:
-        """The arguments ask for memory; the contents, when they come, say how much there is."""
+        """The arguments ask for memory and are ignored: the contents have the true size."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, by_columns, content = state
@@ -71,7 +71,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _allowed() -> dict[tuple[str, str], Callable]:
-    """What each name of a pickle stands for. numpy moved its modules in version 2; both places are known."""
+    """The function that each accepted name stands for, in the modules of numpy 1 and of numpy 2."""
     allowed: dict[tuple[str, str], Callable] = {("_codecs", "encode"): _encode, ("numpy", "dtype"): _Kind}
     allowed["numpy", "ndarray"] = lambda *_: None
     for core in ("numpy.core", "numpy._core"):
@@ -88,7 +88,7 @@ def _allowed() -> dict[tuple[str, str], Callable]:
 
 
 class _Unpickler(pickle._Unpickler):
-    """The unpickler that is written in Python: the one in C makes room for 4 billion notes where a file says so."""
+    """The unpickler written in Python: the one in C allocates 4 billion memo entries if a file says so."""
 
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, encoding="latin1")
@@ -96,15 +96,15 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._allowed:
-            raise DataError(f"{self._path} asks to run {module}.{name}: it is no CIFAR file, nothing was run")
+            raise DataError(f"{self._path} asks to run {module}.{name}: it is not a CIFAR file, and nothing was run")
         return _Call(self._allowed[module, name])
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle; its arrays are numpy arrays, its bytes text, both checked by the caller.
+    """Read the dictionary in a pickle: arrays are numpy arrays, keys are text; the caller checks both.
 
     Raises:
-        DataError: not there, cut off, damaged, or one that names anything else than arrays and containers.
+        DataError: missing, cut off, damaged, or it names anything but arrays and containers.
     """
     try:
         with path.open("rb") as file:
@@ -114,9 +114,9 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # damaged pickles fail in every way there is
-        raise DataError(f"{path} is no CIFAR file, or was cut off") from error
+        raise DataError(f"{path} is not a CIFAR file, or was cut off") from error
     if not isinstance(found, dict):
-        raise DataError(f"{path} is no CIFAR file: it holds no dictionary")
+        raise DataError(f"{path} is not a CIFAR file: it holds no dictionary")
     return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
 
 

@@ -1,8 +1,13 @@
 """WebDataset: images and labels in tar files, read by their place without unpacking anything."""
 
+from __future__ import annotations
+
 import json
+import os
 import re
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from tarfile import TarInfo
@@ -10,35 +15,45 @@ from tarfile import TarInfo
 import numpy as np
 from PIL import Image
 
-from sasa.data.classification.handles import Handles
-from sasa.data.classification.names import NameTable, printable
-from sasa.data.classification.source import Source, check_labels
-from sasa.data.classification.tar_index import scan
+from sasa.data.classification.source import Found, Source, check_labels
+from sasa.data.classification.split_files import open_split_files
+from sasa.data.findings import fingerprint
 from sasa.data.images import SUFFIXES, read_image
+from sasa.data.text import NameTable, listed, printable, read_text
 from sasa.errors import DataError
 
 IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json member
 MOST_SHARDS = 100_000  # of a pattern
+OPEN_FILES = 64  # of a source, in a process: systems allow a process about 1,000
 # The key of a sample ends at the first dot of the file name; the rest says what the member is.
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+REFUSED = {
+    tarfile.SYMTYPE: "a link",
+    tarfile.LNKTYPE: "a link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+}
+# What tarfile raises on damaged or malicious headers, with huge sizes or endless chains.
+DAMAGE = (tarfile.TarError, ValueError, IndexError, OverflowError, MemoryError, RecursionError)
 
 
 class TarShards(Source):
     """Tar files whose members with the same key (`a/0017.jpg`, `a/0017.cls`) make a sample.
 
     A sample has one image, and its label as text in .cls, or as "label" or "cls" of the object in .json; other
-    members are passed over. Opening reads the headers of all files once, about 45,000 a second: a minute for the 2.6
-    million of ImageNet, where the disk is as fast. About 20 bytes and the key of each sample are kept; reading a
-    image then is one read at its place, so any order is possible. `groups` are the files.
+    members, and files without samples, are passed over. Opening reads the headers of all files once, about 45,000 a
+    second: a minute for the 2.6 million of ImageNet, if the disk is fast enough. About 20 bytes and the key of each
+    sample are kept; an image is then one read at its place, so any order is possible. `groups` are the files.
 
     Args:
         paths: the tar files; images are ordered as they are in them.
         classes: names to number by; by default the lines of classes.txt beside the files, or numbers.
 
     Raises:
-        DataError: a file that is damaged, cut off or empty, a sample without image or label; names both.
+        DataError: a file is damaged or cut off, all are empty, or a sample lacks its image or label; names both.
     """
 
     def __init__(self, paths: list[Path], classes: list[str] | None = None) -> None:
@@ -46,18 +61,21 @@ class TarShards(Source):
         labels, places, groups, keys = [], [], [], []
         for number, path in enumerate(paths):
             found = list(_samples(path, self._handles))
-            if not found:
-                raise DataError(f"{printable(path)} holds no samples: expected members such as 0017.jpg and 0017.cls")
             labels += [label for _, _, label in found]
             places += [(number, offset, size) for _, (offset, size), _ in found]
             keys += [key for key, _, _ in found]
             groups += [number] * len(found)
+        if not labels:
+            raise DataError(f"{printable(paths[0])} holds no samples: expected members such as 0017.jpg and 0017.cls")
+        filled = set(groups)
+        if empty := [printable(path.name) for number, path in enumerate(paths) if number not in filled]:
+            self.description = [f"no samples in {listed(empty)} of {printable(paths[0].parent)}"]
         self.labels, self.groups = labels, groups
         self._places, self._keys = np.array(places, dtype=np.int64), NameTable(keys)
         self.classes = check_labels(printable(paths[0].parent), labels, classes or _class_names(paths[0].parent))
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """The image of sample `index`."""
+        """Read the image of sample `index`."""
         shard, offset, size = self._places[index].tolist()
         content = self._handles.read(self.paths[shard], offset, size)
         return read_image(content, self.name(index), channels)
@@ -65,6 +83,16 @@ class TarShards(Source):
     def name(self, index: int) -> str:
         """The tar file and the sample's key."""
         return f"{printable(self.paths[self._places[index, 0]])} sample {printable(self._keys[index])!r}"
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the member."""
+        shard, offset, size = self._places[index].tolist()
+        return fingerprint(lambda start, part: self._handles.read(self.paths[shard], offset + start, part), size)
+
+
+def look(path: Path) -> dict[str, Callable[[], Found]]:
+    """Openers by name of what `path` holds in this format: a tar file, or a directory of them."""
+    return open_split_files(path, "tar files", ".tar", TarShards)
 
 
 def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int], int]]:
@@ -89,7 +117,7 @@ def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int
 
 
 def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
-    """(key, suffix, member) of each member that has both, and is no note of the program that wrote it."""
+    """(key, suffix, member) of each member that has both; hidden files have no key."""
     for member in scan(path):
         match = MEMBER.fullmatch(member.name)
         if match:
@@ -108,38 +136,32 @@ def _label(where: str, suffix: str, member: TarInfo, path: Path, handles: Handle
         label = json.loads(content)
         label = label.get("label", label.get("cls")) if isinstance(label, dict) else None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} has a .json member that is no JSON") from error
+        raise DataError(f"{where} has a .json member that is not JSON") from error
     if not isinstance(label, int) or isinstance(label, bool):
         raise DataError(f"{where} has a .json member without an integer 'label' or 'cls'")
     return label
 
 
-def _class_names(folder: Path) -> list[str] | None:
-    """The lines of classes.txt beside the shards, or beside their folder train/."""
-    path = next((p for p in (folder / "classes.txt", folder.parent / "classes.txt") if p.is_file()), None)
+def _class_names(directory: Path) -> list[str] | None:
+    """The lines of classes.txt beside the shards, or beside their directory train/."""
+    path = next((p for p in (directory / "classes.txt", directory.parent / "classes.txt") if p.is_file()), None)
     if path is None:
         return None
-    try:
-        names = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{printable(path)} cannot be read as UTF-8 text") from error
-    while names and not names[-1].strip():
-        names.pop()
-    names = [name.strip() for name in names]
+    names = [name.strip() for name in read_text(path).rstrip().splitlines()]
     if not names or "" in names or len(set(names)) != len(names):
-        raise DataError(f"{printable(path)} must have a name on each line, each another")
+        raise DataError(f"{printable(path)} must have a name on each line, each different")
     return names
 
 
 def expand(pattern: str) -> list[Path]:
-    """The files of a pattern with a range: `train-{0000..0012}.tar` are 13. Digits are kept as many as written.
+    """List the files of a pattern with a range: `train-{0000..0012}.tar` stands for 13. Leading zeros are kept.
 
     Raises:
-        DataError: no such range, too many files, or one that is not there.
+        DataError: it has not exactly one range, or of too many files, or a file is missing.
     """
     match = re.fullmatch(r"([^{}]*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", pattern)
     if not match:
-        raise DataError(f"{pattern!r} is no pattern of files: expected one range, as in train-{{0000..0012}}.tar")
+        raise DataError(f"{pattern!r} is not a pattern of files: expected one range, as in train-{{0000..0012}}.tar")
     before, first, last, after = match.groups()
     count = int(last) - int(first) + 1
     if not 0 < count <= MOST_SHARDS:
@@ -148,5 +170,90 @@ def expand(pattern: str) -> list[Path]:
     paths = [Path(f"{before}{n:0{digits}}{after}").expanduser() for n in range(int(first), int(last) + 1)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DataError(f"{missing[0]} is not there ({len(missing)} of the {count} files of {pattern!r} are missing)")
+        raise DataError(f"{missing[0]} is missing ({len(missing)} of the {count} files of {pattern!r})")
     return paths
+
+
+def scan(path: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the files in a tar file, in order; only headers are read.
+
+    Raises:
+        DataError: it is not a tar file, is damaged or cut off, or holds links, devices, pipes or sparse files.
+    """
+    try:
+        if _block(path, 0).startswith(b"\x1f\x8b"):
+            raise DataError(f"{printable(path)} is compressed: images are read by their place, from a plain tar file")
+        with tarfile.open(path, "r:") as tar:
+            for member in iter(tar.next, None):
+                _check(path, member)
+                if not member.isdir():
+                    yield member
+                tar.members.clear()  # it would keep them all  # pyright: ignore[reportAttributeAccessIssue]
+            end = tar.offset
+        # tarfile takes anything that is not a header for the end of the members. A complete file has zeros there.
+        if _block(path, end) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no header, and no mark of its end, at byte {end}")
+    except OSError as error:
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
+    except DAMAGE as error:
+        raise DataError(f"{printable(path)} is not a whole tar file: {str(error) or type(error).__name__}") from error
+
+
+def _check(path: Path, member: tarfile.TarInfo) -> None:
+    if member.size < 0:  # the next header would be looked for further to the front, in an endless loop
+        raise tarfile.ReadError(f"a size of {member.size} bytes at byte {member.offset}")
+    kind = "a sparse file" if member.issparse() else REFUSED.get(member.type)
+    if kind:
+        raise DataError(f"{printable(path)} has {kind} named {printable(member.name)!r}: only whole files are read")
+
+
+def _block(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE)
+
+
+class Handles:
+    """Reads parts of files by their place, without a file position that forked workers would share.
+
+    Pickled, the open files are left behind and opened again where they are used.
+    """
+
+    def __init__(self) -> None:
+        # An evicted file is closed when the last thread that reads from it is done, not before.
+        self._open = lru_cache(OPEN_FILES)(_OpenFile)
+
+    def __reduce__(self):
+        return Handles, ()
+
+    def read(self, path: Path, offset: int, size: int) -> bytes:
+        """Read `size` bytes of the file from `offset`.
+
+        Raises:
+            DataError: the file cannot be read, or ends earlier.
+        """
+        try:
+            content = self._open(path).read(offset, size)
+        except OSError as error:
+            raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
+        if len(content) != size:
+            missing = f"{size - len(content)} of the {size} bytes at {offset} are missing"
+            raise DataError(f"{printable(path)} was cut off: {missing}")
+        return content
+
+
+class _OpenFile:
+    def __init__(self, path: Path) -> None:
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, offset: int, size: int) -> bytes:
+        content = os.pread(self._descriptor, size, offset)
+        # One call reads at most 2 GB, and less where a signal came in between.
+        while len(content) < size and (more := os.pread(self._descriptor, size - len(content), offset + len(content))):
+            content += more
+        return content
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)

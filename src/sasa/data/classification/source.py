@@ -1,63 +1,63 @@
-"""What a source is: labels at once, images one at a time, in any order and from any process."""
+"""Images with one label each."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from sasa.data.source import ImageSource, SubsetOf
 from sasa.errors import DataError
 
-# A label above this is taken for damage: numbering the classes up to it would fill the memory.
+# A larger label is taken for damage: a list of that many class names would fill the memory.
 MOST_CLASSES = 1_000_000
 
 
-class Source(ABC):
-    """Images with labels. `labels[i]` is an index into `classes`.
+class Source(ImageSource):
+    """Images with labels: `labels[i]` is an index into `classes`."""
 
-    `groups[i]`, where it is not None, is the number of the file (or part of a file) that holds image i: images of
-    the same group are read fastest one after the other. Sources can be pickled and copied into other processes; each
-    process opens its own files.
-    """
-
-    classes: list[str]
     labels: Sequence[int]
-    groups: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Image `index`, upright, 8 bits, RGB (channels=3) or gray (channels=1)."""
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What a person would call image `index`: for messages."""
+    def counts(self) -> list[int]:
+        """The number of images of each class."""
+        return np.bincount(np.asarray(self.labels, np.int64), minlength=len(self.classes)).tolist()
 
 
-class Subset(Source):
+class Found(NamedTuple):
+    """An opened data set.
+
+    Args:
+        train: training images, or all images.
+        held_out: images to hold out; None where the data has no such split.
+        notes: sentences about what was looked through and what is passed over.
+        places: what the two were read from, where that is not just the path that was given.
+    """
+
+    train: Source
+    held_out: Source | None
+    notes: list[str]
+    places: tuple[str, str] = ("", "its own split")
+
+
+# What a format has to offer: openers, by a name for what `path` holds; none if it is not this format.
+Look = Callable[[Path], dict[str, Callable[[], Found]]]
+
+
+class Subset(SubsetOf[Source], Source):
     """Some images of a source, in the given order."""
 
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self.source = source
-        self.indices = list(indices)
-        self.classes = source.classes
+        super().__init__(source, indices)
         self.labels = [source.labels[index] for index in self.indices]
-        groups = source.groups
-        self.groups = None if groups is None else [groups[index] for index in self.indices]
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Image `index` of the subset."""
-        return self.source.read(self.indices[index], channels)
-
-    def name(self, index: int) -> str:
-        """Its name in the whole source."""
-        return self.source.name(self.indices[index])
 
 
 class Pixels(Source):
-    """Small images held in memory as they are, not encoded.
+    """Small images held in memory as pixels.
 
     Args:
         pixels: N x H x W (gray) or N x H x W x 3 (RGB), uint8.
@@ -77,12 +77,16 @@ class Pixels(Source):
         """The title of the set and the place in it."""
         return f"{self._title} {index}"
 
+    def fingerprint(self, index: int) -> bytes:
+        """Hash of the pixels."""
+        return hashlib.blake2b(self._pixels[index].tobytes(), digest_size=16).digest()
+
 
 def check_labels(where: object, labels: Sequence[int], classes: list[str] | None) -> list[str]:
-    """The classes given, or numbers up to the largest label; all labels within them.
+    """Check that all labels are indices into `classes`; without those, numbers up to the largest label are the names.
 
     Raises:
-        DataError: a label outside, or -1, with which test sets are published whose labels are kept secret.
+        DataError: a label outside, or -1, which stands for unknown labels in published test sets.
     """
     smallest, largest = min(labels), max(labels)
     if smallest == -1:
@@ -92,3 +96,21 @@ def check_labels(where: object, labels: Sequence[int], classes: list[str] | None
         wrong = smallest if smallest < 0 else largest
         raise DataError(f"{where} has the label {wrong}, and labels outside 0 to {last} belong to no class")
     return classes if classes is not None else [str(number) for number in range(largest + 1)]
+
+
+def number_words(where: object, words: Sequence[str], classes: list[str] | None) -> tuple[list[int], list[str]]:
+    """(labels, classes) of labels that are words: indices into `classes`, or into the words themselves, sorted.
+
+    Words that are all whole numbers are sorted as numbers.
+
+    Raises:
+        DataError: a word is not in `classes`.
+    """
+    found = set(words)
+    if classes is None:
+        numeric = all(word.isdecimal() and word.isascii() for word in found)
+        classes = sorted(found, key=lambda word: (int(word), word)) if numeric else sorted(found)
+    numbers = {name: number for number, name in enumerate(classes)}
+    if unknown := sorted(found - set(numbers)):
+        raise DataError(f"{where} has a class {unknown[0]!r} that the training images lack")
+    return [numbers[word] for word in words], classes

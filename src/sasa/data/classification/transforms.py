@@ -1,15 +1,14 @@
-"""From an image to a tensor: augmentation for training (a function of seed, epoch and index), none for evaluation."""
+"""From an image to a tensor: with augmentation for training (a function of seed, epoch and index), or without."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from sasa.data.classification.auto_augment import Policy, check_policy
-from sasa.data.random_numbers import seeded_numbers
-from sasa.data.sampler import mix
+from sasa.data.images import functional, to_tensor
+from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
 CROPS = ("resized", "pad", "none")
@@ -17,13 +16,13 @@ CROPS = ("resized", "pad", "none")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What every image goes through, in training and ever after; kept beside the weights.
+    """Preprocessing of every image, in training and afterwards; saved with the weights.
 
     Args:
-        image_size: side of the square that the network sees, in pixels.
+        image_size: side of the network's square input, in pixels.
         channels: 3 (RGB) or 1 (gray).
         mean, std: of each channel, pixels being 0 to 1.
-        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre.
+        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and takes the centre crop.
     """
 
     image_size: int
@@ -39,31 +38,30 @@ class Preprocessing:
             raise ArgumentError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
 
     def to_tensor(self, image: Image.Image) -> Tensor:
-        """(channels, height, width), normalised, at the image's own size."""
-        T = _functional()
-        return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
+        """Convert to (channels, height, width), normalised, at the image's own size."""
+        return to_tensor(image, self.mean, self.std)
 
     def evaluation(self, image: Image.Image) -> Tensor:
-        """(channels, image_size, image_size): shorter side resized, centre cut out, normalised."""
+        """Convert to (channels, image_size, image_size): shorter side resized, centre crop, normalised."""
         return self.to_tensor(self.square(image))
 
     @property
     def resized_side(self) -> int:
-        """Pixels of the shorter side of an image from which `square` cuts the centre."""
+        """Length of the shorter side before the centre crop, in pixels."""
         return round(self.image_size / self.crop_fraction)
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """The image with a shorter side of `resized_side`."""
+        """Resize the image to a shorter side of `resized_side`."""
         if min(image.size) == self.resized_side:
             return image
-        return _functional().resize(image, [self.resized_side], antialias=True)
+        return functional().resize(image, [self.resized_side], antialias=True)
 
     def square(self, image: Image.Image) -> Image.Image:
-        """What the network is shown of an image in evaluation."""
-        return _functional().center_crop(self.resize(image), [self.image_size, self.image_size])
+        """The centre crop that the network sees in evaluation."""
+        return functional().center_crop(self.resize(image), [self.image_size, self.image_size])
 
     def place(self, row: int, column: int, height: int, width: int) -> tuple[float, float]:
-        """Where pixel (row, column) of a height x width image lies in `square`, as fractions 0 to 1 of its side.
+        """Locate pixel (row, column) of a height x width image in `square`, in fractions 0 to 1 of its side.
 
         Raises:
             ArgumentError: outside the image, or cut off by the centre crop.
@@ -75,26 +73,25 @@ class Preprocessing:
         x = 0.5 + ((column + 0.5) - width / 2) * scale / self.image_size
         if not (0 <= y < 1 and 0 <= x < 1):
             raise ArgumentError(
-                f"pixel {row},{column} of the {height} x {width} image is not in the square at its centre that the "
-                "network sees"
+                f"pixel {row},{column} of the {height} x {width} image is outside the centre crop that the network sees"
             )
         return y, x
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to an image, in this order.
+    """Augmentation of an image in training, in this order.
 
     Args:
-        crop: "resized" (a random part of the image, `crop_scale` to 1 of its area, resized), "pad" (the image
-            padded by `crop_padding` black pixels and cut out at random) or "none".
+        crop: "resized" (a random part of the image, `crop_scale` to 1 of its area, resized), "pad" (a random
+            crop of the image padded by `crop_padding` black pixels) or "none".
         crop_padding: pixels, for "pad".
         crop_scale: smallest part of the image's area, above 0 up to 1, for "resized".
-        flip: left and right swapped for every other image.
+        flip: horizontal flip with probability 0.5.
         auto_augment: "" or a policy by timm's name, such as "rand-m9-mstd0.5-inc1", "original", "3a" (without the
             colour jitter that timm's own scripts add to it) or "augmix-m3". Needs timm, whose import takes seconds.
-        erasing: share, 0 to 1, of the images from which a rectangle of 2 to 33 % of the area is erased. It is set
-            to 0 after normalisation, which is the mean colour.
+        erasing: probability, 0 to 1, that a rectangle of 2 to 33 % of the area is erased. It is set to 0 after
+            normalisation, which is the mean colour.
 
     Raises:
         ArgumentError: a value outside its range, or a policy that timm does not know.
@@ -115,12 +112,12 @@ class Augmentation:
         if not 0 < self.crop_scale <= 1:
             raise ArgumentError(f"crop_scale must be above 0 and at most 1, got {self.crop_scale}")
         if not 0 <= self.erasing <= 1:
-            raise ArgumentError(f"erasing must be a share from 0 to 1, got {self.erasing}")
+            raise ArgumentError(f"erasing must be from 0 to 1, got {self.erasing}")
         if self.auto_augment:
             check_policy(self.auto_augment)
 
     def pipeline(self, preprocessing: Preprocessing) -> "Pipeline":
-        """The steps from an image to the network's input, for `seeded`."""
+        """Build the steps from an image to the network's input, for `seeded`."""
         from torchvision.transforms import v2
 
         steps = self._crop(preprocessing)
@@ -147,28 +144,21 @@ class Pipeline:
     """Steps from an image to a tensor.
 
     Args:
-        steps: called one after the other; they draw from torch's global numbers of the CPU.
-        python_and_numpy: whether they draw from `random` and `numpy.random` as well.
+        steps: applied in order; they draw from torch's global CPU generator.
+        python_and_numpy: whether they also draw from `random` and `numpy.random`.
     """
 
     steps: list[Any]
     python_and_numpy: bool = False
 
     def __call__(self, image: Any) -> Tensor:
-        """(channels, image_size, image_size), with whatever the global random numbers are."""
+        """Apply the steps with the current global random numbers; the result is (channels, image_size, image_size)."""
         for step in self.steps:
             image = step(image)
         return image
 
 
 def seeded(pipeline: Pipeline, image: Image.Image, seed: int, epoch: int, index: int) -> Tensor:
-    """The pipeline's result as a pure function of (seed, epoch, index): other random numbers stay untouched."""
+    """Apply the pipeline as a pure function of (seed, epoch, index); global random numbers are restored."""
     with seeded_numbers(mix(seed, epoch, index), pipeline.python_and_numpy):
         return pipeline(image)
-
-
-def _functional() -> Any:
-    """torchvision's functions of images and tensors; their annotations name tensors only."""
-    from torchvision.transforms.v2 import functional
-
-    return functional

@@ -1,21 +1,29 @@
-"""What is known of the objects in an image, and what was wrong with it."""
+"""Boxes with labels: as annotation files give them, and those that can be learned."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sasa.errors import DataError
+
+# Pixels that a box may reach beyond its image before that is a problem: tools round, and some count from 1.
+OVERHANG = 1.0
+# Where a box lies, in messages.
+PLACE = "its image of {size} pixels (x {x1:g} to {x2:g}, y {y1:g} to {y2:g})"
+
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in annotations that was left out or changed.
+    """A part of the annotations that was left out or changed.
 
     Args:
         file: the annotation file.
-        image: the image as that file calls it; "" where the problem is not one image's.
-        id: the annotation's id in the file (of VOC: which object of the file, from 1); None where there is none.
+        image: path of the image below its directory; "" where the problem is not of one image.
+        id: the annotation's id in the file (in VOC and YOLO: its place there, from 1); None where there is none.
         what: the rest of the sentence.
     """
 
@@ -37,7 +45,7 @@ class Targets:
     Args:
         boxes: (N, 4), float32: left, top, right, bottom in pixels, the image being upright.
         labels: (N,), int64: indices into the source's `classes`.
-        crowd: (N,), bool: regions that are neither to be learned nor to be counted as background.
+        crowd: (N,), bool: regions that are neither trained on nor counted as background.
     """
 
     boxes: Tensor
@@ -48,20 +56,20 @@ class Targets:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor) -> "Targets":
-        """Some of the objects, by a mask or by their places."""
+        """Select objects by a mask or by their places."""
         return Targets(self.boxes[rows], self.labels[rows], self.crowd[rows])
 
     def pin_memory(self) -> "Targets":
-        """In memory that a GPU copies from on its own."""
+        """Copy to pinned memory, from which a GPU copies asynchronously."""
         return Targets(self.boxes.pin_memory(), self.labels.pin_memory(), self.crowd.pin_memory())
 
     def to(self, device: torch.device) -> "Targets":
-        """On the device."""
+        """Move to the device."""
         boxes, labels, crowd = (t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.crowd))
         return Targets(boxes, labels, crowd)
 
-    # A tensor goes from a worker to the training process as an open file: three for each image of a batch would
-    # soon be more than a process may have. Arrays go as bytes.
+    # A tensor is sent from a worker to the training process as an open file: three for each image of a batch would
+    # soon be more than a process may have. Arrays are sent as bytes.
     def __getstate__(self) -> dict[str, Any]:
         return {name: tensor.cpu().numpy() for name, tensor in vars(self).items()}
 
@@ -90,10 +98,119 @@ class TargetTable:
 
     def __getitem__(self, image: int) -> Targets:
         rows = slice(*self._firsts[[image, image + 1]])
-        boxes = torch.tensor(self._boxes[rows], dtype=torch.float32)  # copies: nobody changes the table
+        boxes = torch.tensor(self._boxes[rows], dtype=torch.float32)  # copies: the table stays as it is
         labels = torch.tensor(self._labels[rows], dtype=torch.int64)
         return Targets(boxes, labels, torch.tensor(self._crowd[rows], dtype=torch.bool))
 
-    def seen(self) -> set[int]:
-        """The labels of all objects to be learned."""
-        return set(np.unique(self._labels[~self._crowd]).tolist())
+    def counts(self, classes: int, images: Sequence[int] | None = None) -> list[int]:
+        """The number of boxes of each of so many classes, crowds left out, in all images or in some."""
+        chosen = ~self._crowd
+        if images is not None:
+            wanted = np.isin(np.arange(len(self)), images)
+            chosen = chosen & np.repeat(wanted, np.diff(self._firsts))
+        return np.bincount(self._labels[chosen], minlength=classes).tolist()
+
+
+@dataclass
+class Objects:
+    """The boxes of a set, one entry in each list for each of them.
+
+    Args:
+        images: place of the image in the source.
+        labels: class, from 0.
+        boxes: left, top, right, bottom in pixels; finite.
+        crowd: see `Targets`.
+        ids: what to call them in a `Problem`.
+        files: the annotation files they are from.
+    """
+
+    images: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    ids: list[int | str | None] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        image: int,
+        label: int,
+        box: tuple[float, float, float, float],
+        crowd: bool,
+        id: int | str | None,
+        file: str,
+    ) -> None:
+        """Append one."""
+        self.images.append(image)
+        self.labels.append(label)
+        self.boxes.append(box)
+        self.crowd.append(crowd)
+        self.ids.append(id)
+        self.files.append(file)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def clean(
+    objects: Objects, unusable: list[Problem], sizes: np.ndarray, names: list[str], title: str
+) -> tuple[TargetTable, list[Problem]]:
+    """Select the boxes that can be trained on, clipped to their images, and report all that was left out or clipped.
+
+    Left out are boxes without area, outside their image, and repeated ones.
+
+    Args:
+        objects: all boxes with four finite numbers.
+        unusable: problems of the others.
+        sizes: (N, 2): height and width of the images.
+        names: of the N images, for the problems.
+        title: of the set, for the error.
+
+    Raises:
+        DataError: no box is left, or there was none.
+    """
+    images, labels = np.array(objects.images, np.int64), np.array(objects.labels, np.int64)
+    boxes, crowd = np.array(objects.boxes, np.float64).reshape(-1, 4), np.array(objects.crowd, bool)
+    right_bottom = sizes[images][:, [1, 0]]
+    clipped = np.clip(boxes, 0, np.concatenate([right_bottom, right_bottom], 1)).astype(np.float32)
+    empty = _without_area(boxes)
+    outside = ~empty & _without_area(clipped)
+    repeated = _repeated(np.column_stack([images, labels, crowd, boxes])) & ~empty & ~outside
+    keep = ~(empty | outside | repeated)
+    beyond = keep & (np.abs(boxes - clipped).max(1, initial=0) > OVERHANG)
+
+    def problems(rows: np.ndarray, what: str) -> list[Problem]:
+        return [_problem(objects, row, sizes, names, what) for row in np.flatnonzero(rows).tolist()]
+
+    found = [*unusable, *problems(empty, "has no area (width {width:g}, height {height:g}) and is left out")]
+    found += problems(outside, f"lies outside {PLACE} and is left out")
+    found += problems(beyond, f"reaches beyond {PLACE} and is clipped to it")
+    found += problems(repeated, "has the same class and box as another of its image and is left out")
+    if not keep.any():
+        total, without_area = len(objects) + len(unusable), int(empty.sum())
+        why = "none has an area" if without_area == total else "none can be used"
+        first = f"; {found[0]}" if found else ""
+        raise DataError(f"{title} has {total} boxes and {why}{first}" if total else f"{title} has no boxes")
+    return TargetTable(images[keep], clipped[keep], labels[keep], crowd[keep], len(sizes)), found
+
+
+def _without_area(boxes: np.ndarray) -> np.ndarray:
+    """Whether boxes have none in the precision of training."""
+    with np.errstate(over="ignore"):
+        x1, y1, x2, y2 = boxes.astype(np.float32).T
+    return ~((x2 > x1) & (y2 > y1))
+
+
+def _repeated(rows: np.ndarray) -> np.ndarray:
+    """Whether a row is equal to one before it."""
+    order = np.lexsort(rows.T)  # stable: of equal rows the first comes first
+    repeated = np.zeros(len(rows), bool)
+    repeated[order[1:]] = (rows[order[1:]] == rows[order[:-1]]).all(1)
+    return repeated
+
+
+def _problem(objects: Objects, row: int, sizes: np.ndarray, names: list[str], what: str) -> Problem:
+    image, (x1, y1, x2, y2) = objects.images[row], objects.boxes[row]
+    size = f"{sizes[image][0]} x {sizes[image][1]}"
+    text = what.format(width=x2 - x1, height=y2 - y1, size=size, x1=x1, y1=y1, x2=x2, y2=y2)
+    return Problem(objects.files[row], names[image], objects.ids[row], text)

@@ -1,18 +1,28 @@
-"""COCO's format: one JSON file of boxes for a folder of images."""
+"""COCO's format: one JSON file of boxes for a directory of images."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sasa.data.classification.names import printable
-from sasa.data.detection.annotations import Problem
-from sasa.data.detection.cleaning import Objects, clean
-from sasa.data.detection.coco_json import box_of, is_id, load
-from sasa.data.detection.source import ImageFiles, check_inside, check_there, upright_size
+from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.coco_json import Id, box_of, is_id, load
+from sasa.data.detection.source import ImageFiles, Openers, upright_size
+from sasa.data.directories import by_split, child, files_in, is_split, split_of, sub_directories
+from sasa.data.image_names import find_images
+from sasa.data.text import listed, printable
 from sasa.errors import DataError
+
+# Words in the names of files that stand beside those of the boxes.
+_OTHER_KINDS = {"captions", "keypoints", "panoptic", "stuff", "info", "results", "predictions", "submission"}
+_FILLERS = {"instances", "annotations", "annotation", "annot", "ann", "coco", "labels", "label", "default", "bbox"}
+_IMAGES = ("images", "image", "data", "imgs", "img", "JPEGImages")
+ONE_FILE = "a COCO file"  # of which no split is known
+MOST_JSON = 1 << 16  # bytes of a file that are looked at to tell COCO's from others
 
 
 class CocoSource(ImageFiles):
@@ -20,22 +30,23 @@ class CocoSource(ImageFiles):
 
     Args:
         json_path: the file.
-        image_folder: below which the images' `file_name` lie; of several the one that holds the first image.
+        image_folder: the directory that the images' `file_name` are relative to; of several the one that holds the
+            first image. See `find_images` for names that are not there as they are written.
         classes: the classes to number by; the file may have fewer, not others. By default its own, sorted by id;
             then a class without boxes is a problem.
 
     Raises:
-        DataError: the file is damaged or no COCO, says two things with one id, has a class that is not in `classes`,
-            lists images that are not there, or has no box that can be used.
+        DataError: the file is damaged or not COCO's, contradicts itself, has a class that is not in `classes`, lists
+            images that are missing, or has no box that can be used.
     """
 
     def __init__(self, json_path: Path, image_folder: Path | Sequence[Path], classes: list[str] | None = None) -> None:
         self._json, where = str(json_path), printable(json_path)
         document = load(json_path)
-        names, image_ids = _images(where, document["images"])
-        folder = _folder_of(names[0], [image_folder] if isinstance(image_folder, Path) else image_folder)
-        check_there(where, folder, names)
-        sizes = np.array([_size(image, folder / name) for image, name in zip(document["images"], names, strict=True)])
+        written, image_ids = _images(where, document["images"])
+        directories = [image_folder] if isinstance(image_folder, Path) else image_folder
+        directory, names, self.description = find_images(where, directories, written)
+        sizes = np.array([_size(i, directory / n) for i, n in zip(document["images"], names, strict=True)])
         by_id, problems = _categories(where, document)
         known, ids = _numbering(where, by_id, classes)
         places = {image_id: place for place, image_id in enumerate(image_ids)}
@@ -44,14 +55,14 @@ class CocoSource(ImageFiles):
         table, cleaned = clean(objects, unusable, sizes, names, where)
         problems += cleaned
         if classes is None:
-            unseen = sorted(set(range(len(known))) - table.seen())
-            problems += [Problem(where, "", None, f"class {known[label]!r} has no boxes") for label in unseen]
-        super().__init__(folder, names, image_ids, sizes, table, known, ids, problems)
+            unseen = [name for name, count in zip(known, table.counts(len(known)), strict=True) if not count]
+            problems += [Problem(where, "", None, f"class {name!r} has no boxes") for name in unseen]
+        super().__init__(directory, names, image_ids, sizes, table, dict(zip(known, ids, strict=True)), problems)
 
     def coco(self) -> dict[str, Any]:
-        """The file's own contents, read again, so that a score is the one that others find with this file.
+        """Read the file again, so that scores agree with those of other tools on this file.
 
-        Boxes without area, repeated ones and crowds are in it. Left out are annotations that no one can score:
+        Boxes without area, repeated ones and crowds are in it. Left out are annotations that cannot be scored:
         without a proper box, or of an image or class that is not listed. `iscrowd` (0), `area` (of the box) and `id`
         are filled in where they are missing. Outlines are left out.
         """
@@ -65,17 +76,16 @@ class CocoSource(ImageFiles):
         return {"info": document.get("info", {}), **parts, "annotations": [_completed(a) for a in usable]}
 
 
-def _images(where: str, images: list[dict[str, Any]]) -> tuple[list[str], list[int | str]]:
+def _images(where: str, images: list[dict[str, Any]]) -> tuple[list[str], list[Id]]:
     """File names and ids."""
     for image in images:
         name = image.get("file_name")
         if not is_id(image.get("id")):
             raise DataError(
-                f"{where} lists an image {str(name)!r} whose id is no number and no word: {image.get('id')!r}"
+                f"{where} lists an image {str(name)!r} whose id is not an integer or a word: {image.get('id')!r}"
             )
         if not isinstance(name, str):
             raise DataError(f"{where} lists the image with the id {image['id']!r} without a file_name")
-        check_inside(where, name)
     _check_once(where, "images", [image["id"] for image in images])
     return [image["file_name"] for image in images], [image["id"] for image in images]
 
@@ -86,11 +96,6 @@ def _check_once(where: str, what: str, ids: list[Any]) -> None:
         raise DataError(f"{where} lists {count} {what} with the id {identity!r}")
 
 
-def _folder_of(first: str, folders: Sequence[Path]) -> Path:
-    holding = (folder for folder in folders if (folder / first).is_file())
-    return next(holding, None) or next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
 def _size(image: dict[str, Any], path: Path) -> tuple[int, int]:
     """(height, width), from the image's header where the file does not say."""
     height, width = image.get("height"), image.get("width")
@@ -99,18 +104,18 @@ def _size(image: dict[str, Any], path: Path) -> tuple[int, int]:
     return upright_size(path)
 
 
-def _categories(where: str, document: dict[str, Any]) -> tuple[dict[int, str], list[Problem]]:
+def _categories(where: str, document: dict[str, Any]) -> tuple[dict[Id, str], list[Problem]]:
     """Names by id, in the order of the ids.
 
-    Some tools list the project's own name as a class that is never used; it may be the name of a class as well.
+    Some tools list the project's own name as a class that is never used; another class may have the same name.
     """
     for category in document["categories"]:
-        if not isinstance(category.get("id"), int) or not isinstance(category.get("name"), str):
-            raise DataError(f"{where} has a category that lacks an integer id or a name: {category}")
+        if not is_id(category.get("id")) or not isinstance(category.get("name"), str):
+            raise DataError(f"{where} has a category that lacks an id (an integer or a word) or a name: {category}")
     _check_once(where, "categories", [category["id"] for category in document["categories"]])
     by_id = {category["id"]: category["name"] for category in document["categories"]}
-    by_id = dict(sorted(by_id.items()))
-    used = {a["category_id"] for a in document["annotations"] if isinstance(a.get("category_id"), int)}
+    by_id = dict(sorted(by_id.items(), key=lambda item: _order(item[0])))
+    used = {a["category_id"] for a in document["annotations"] if is_id(a.get("category_id"))}
     problems = []
     for name in [name for name, count in Counter(by_id.values()).items() if count > 1]:
         same = [category for category in by_id if by_id[category] == name]
@@ -126,7 +131,14 @@ def _categories(where: str, document: dict[str, Any]) -> tuple[dict[int, str], l
     return by_id, problems
 
 
-def _numbering(where: str, by_id: dict[int, str], classes: list[str] | None) -> tuple[list[str], list[int]]:
+def _order(identity: Id) -> tuple[bool, int, str]:
+    """Sort key: integers and words of digits by number, then other words."""
+    word = str(identity)
+    digits = word.isdecimal() and word.isascii()
+    return (not digits, int(word) if digits and len(word) < 100 else 0, word)
+
+
+def _numbering(where: str, by_id: dict[Id, str], classes: list[str] | None) -> tuple[list[str], list[Id]]:
     """(classes, the file's id of each); a class that the file does not have gets an id that the file does not use."""
     if classes is None:
         return list(by_id.values()), list(by_id)
@@ -134,23 +146,24 @@ def _numbering(where: str, by_id: dict[int, str], classes: list[str] | None) -> 
         if name not in classes:
             raise DataError(f"{where} has a class {name!r} that the training images lack")
     ids = {name: category for category, name in by_id.items()}
-    return classes, [ids.get(name, max(by_id) + 1 + number) for number, name in enumerate(classes)]
+    unused = 1 + max((identity for identity in by_id if isinstance(identity, int)), default=0)
+    return classes, [ids.get(name, unused + number) for number, name in enumerate(classes)]
 
 
 def _objects(
     where: str,
     annotations: list[dict[str, Any]],
-    places: dict[int | str, int],
-    numbers: dict[int, int],
+    places: dict[Id, int],
+    numbers: dict[Id, int],
     names: list[str],
 ) -> tuple[Objects, list[Problem]]:
-    """The boxes whose image and class are known, and what is wrong with the others."""
+    """(boxes whose image and class are known, problems of the others)."""
     objects, problems = Objects(), []
     for annotation in annotations:
         identity, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
         identity = identity if is_id(identity) else None
         place = places.get(image) if is_id(image) else None
-        number = numbers.get(category) if isinstance(category, int) else None
+        number = numbers.get(category) if is_id(category) else None
         box = box_of(annotation)
         if place is None:
             box = f"is of the image with the id {image!r}, which is not listed, and is left out"
@@ -163,12 +176,104 @@ def _objects(
     return objects, problems
 
 
-def _scorable(annotation: dict[str, Any], listed: set[int | str], categories: set[int]) -> bool:
+def _scorable(annotation: dict[str, Any], listed: set[Id], categories: set[Id]) -> bool:
     image, category = annotation.get("image_id"), annotation.get("category_id")
-    known = is_id(image) and image in listed and isinstance(category, int) and category in categories
+    known = is_id(image) and image in listed and is_id(category) and category in categories
     return known and not isinstance(box_of(annotation), str)
 
 
 def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
     _, _, width, height = annotation["bbox"]
     return {"iscrowd": 0, "area": width * height, **annotation}
+
+
+def look(path: Path) -> dict[str, Openers]:
+    """Openers by name of what `path` holds in this format: a JSON file, or a directory in one of the layouts."""
+    if path.is_file():
+        return {ONE_FILE: json_file(path)} if path.suffix.lower() == ".json" else {}
+    found = {"COCO files": _files_by_split(path), "Roboflow's COCO files": _directories_by_split(path)}
+    found = {kind: openers for kind, openers in found.items() if openers}
+    return found or {kind: openers for kind, openers in {ONE_FILE: _only_file(path)}.items() if openers}
+
+
+def json_file(path: Path) -> Openers:
+    """One COCO file; its images lie in a directory of its name, in images/, or beside it.
+
+    All of it is the test split; for train and val it is split.
+    """
+    near, above = _image_directories(path.parent, path), _image_directories(path.parent.parent, path)
+    directories = [*above[:-1], *near[:-1], path.parent, path.parent.parent]
+    return {split: partial(CocoSource, path, directories) for split in ("train", "test")}
+
+
+def _files_by_split(root: Path) -> Openers:
+    """COCO's own layout: annotations/instances_train2017.json with train2017/, images/train2017/ or images/.
+
+    Raises:
+        DataError: several files for one split.
+    """
+    places = [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
+    files = next((found for place in places if (found := _by_split(files_in(place, ".json")))), {})
+    for split, paths in files.items():
+        if len(paths) > 1:
+            names = ", ".join(printable(path.name) for path in paths)
+            raise DataError(
+                f"{printable(root)} holds {len(paths)} files for the split {split!r} ({names}): give the path of one, "
+                "or move the others away"
+            )
+    return {split: partial(CocoSource, paths[0], _image_directories(root, paths[0])) for split, paths in files.items()}
+
+
+def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
+    """Files by the split in their names; `dogs_train.json` counts where no plain name is of that split."""
+    plain: dict[str, list[Path]] = {}
+    loose: dict[str, list[Path]] = {}
+    for path in paths:
+        split, rest = split_of(path.stem)
+        if split and not _OTHER_KINDS & set(rest):
+            (loose if set(rest) - _FILLERS else plain).setdefault(split, []).append(path)
+    return {**loose, **plain}
+
+
+def _directories_by_split(root: Path) -> Openers:
+    """Directories of splits with a file in each, as Roboflow's export has them: train/_annotations.coco.json."""
+    directories = [directory for directory in sub_directories(root) if is_split(directory.name)]
+    files = {directory: [path for path in files_in(directory, ".json") if _is_coco(path)] for directory in directories}
+    found = by_split(directory for directory in directories if len(files[directory]) == 1)
+    return {split: partial(CocoSource, files[d][0], [d, *_inside(d)]) for split, d in found.items()}
+
+
+def _only_file(root: Path) -> Openers:
+    """The only COCO file in a directory or its annotations/, as Label Studio (result.json) and CVAT export it.
+
+    Raises:
+        DataError: there are several.
+    """
+    places = [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
+    files = [path for place in places for path in files_in(place, ".json") if _is_coco(path)]
+    if len(files) > 1:
+        names = listed((printable(path.relative_to(root)) for path in files), 3)
+        raise DataError(f"{printable(root)} holds {len(files)} COCO files ({names}): give the path of one")
+    return json_file(files[0]) if files else {}
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON file has the parts of COCO's near its beginning."""
+    with path.open("rb") as file:
+        start = file.read(MOST_JSON)
+    return bool(re.search(rb'"(images|annotations)"\s*:\s*\[', start)) and b'"shapes"' not in start
+
+
+def _image_directories(root: Path, json_path: Path) -> list[Path]:
+    """Directories that may hold the images of a file: named as it is, or as its split, in `root` or its images/."""
+    stem = json_path.stem.removeprefix("instances_")
+    split = split_of(stem)[0]
+    parents = [root, *_inside(root)]
+    named = [parent / stem for parent in parents]
+    named += [d for parent in parents if split for d in sub_directories(parent) if is_split(d.name) == split]
+    return [*named, *_inside(root), root]
+
+
+def _inside(root: Path) -> list[Path]:
+    directory = child(root, *_IMAGES)
+    return [directory] if directory else []

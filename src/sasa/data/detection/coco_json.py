@@ -1,18 +1,24 @@
-"""COCO's annotation files: read, and told from what else is written in JSON."""
+"""COCO's annotation files: read, told apart from other JSON, and their ids made consistent."""
 
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sasa.data.classification.names import printable
+from sasa.data.text import printable
 from sasa.errors import DataError
 
 PARTS = ("images", "annotations", "categories")
+Id = int | str
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The file's contents, without outlines ("segmentation"), which are most of it and of no use here.
+    """Read the file, without outlines ("segmentation"), which are most of it and not used here.
+
+    Ids are as the file has them, but numbers that pandas made floats (1.0) are integers, and annotations name images
+    and categories by the ids in the lists of those, also where the file has "7" for 7, or a name for the id.
 
     Raises:
         DataError: it cannot be read, is damaged, or holds no boxes in COCO's format.
@@ -26,11 +32,12 @@ def load(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{where} is damaged: no JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         ) from error
-    except (ValueError, RecursionError) as error:  # no Unicode, a number of 5,000 digits, brackets without end
+    except (ValueError, RecursionError) as error:  # not Unicode, a number of 5,000 digits, endless brackets
         raise DataError(f"{where} is damaged: it cannot be read as JSON") from error
     _check_kind(where, document)
     _check_parts(where, document)
     _check_boxes(where, document["annotations"])
+    _unify_ids(document)
     return document
 
 
@@ -40,7 +47,7 @@ def _without_segmentation(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_kind(where: str, document: Any) -> None:
-    """An object with the three parts, or a sentence about what it is instead."""
+    """Check for an object with the three parts, and say what it is instead."""
     if isinstance(document, list):
         results = bool(document) and isinstance(document[0], dict) and "score" in document[0]
         what = "a list of results (boxes with scores)" if results else "a list"
@@ -72,8 +79,65 @@ def _check_boxes(where: str, annotations: list[dict[str, Any]]) -> None:
     )
 
 
+def _unify_ids(document: dict[str, Any]) -> None:
+    for entry in (entry for part in PARTS for entry in document[part]):
+        if "id" in entry:
+            entry["id"] = _whole(entry["id"])
+    for category in document["categories"]:
+        if type(category.get("name")) in (int, float):
+            category["name"] = str(_whole(category["name"]))
+    for key, entries, name in (
+        ("image_id", document["images"], "file_name"),
+        ("category_id", document["categories"], "name"),
+    ):
+        listed = _Listed(entries, name)
+        for annotation in document["annotations"]:
+            if key in annotation:
+                annotation[key] = listed.find(_whole(annotation[key]))
+
+
+def _whole(value: Any) -> Any:
+    """An integer for a float that is one (pandas makes floats of columns with missing values); else the value."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class _Listed:
+    """Ids of a list, found also by the same number in another form (7 for "7" or "0007"), or by the entry's name."""
+
+    def __init__(self, entries: list[dict[str, Any]], name: str) -> None:
+        self._ids = {entry["id"] for entry in entries if is_id(entry.get("id"))}
+        self._by_number = _unique((_number(identity), identity) for identity in self._ids)
+        named = [entry for entry in entries if is_id(entry.get(name)) and is_id(entry.get("id"))]
+        self._by_name = _unique((entry[name], entry["id"]) for entry in named)
+
+    def find(self, value: Any) -> Any:
+        """The listed id; the value itself where there is none."""
+        if not is_id(value) or value in self._ids:
+            return value
+        number = _number(value)
+        other = self._by_number.get(number, value) if number is not None else value
+        return self._by_name.get(value, other)
+
+
+def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dictionary of the pairs whose first part is there once."""
+    pairs = list(pairs)
+    counts = Counter(key for key, _ in pairs)
+    return {key: value for key, value in pairs if counts[key] == 1}
+
+
+def _number(identity: Id) -> int | None:
+    if isinstance(identity, int) or (identity.isdecimal() and identity.isascii() and len(identity) < 100):
+        return int(identity)
+    try:
+        number = float(identity)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
 def box_of(annotation: dict[str, Any]) -> tuple[float, float, float, float] | str:
-    """Left, top, right, bottom; or what is wrong with the box that the annotation gives."""
+    """Left, top, right, bottom; or the problem with the box of the annotation."""
     if "bbox" not in annotation:
         return "has no bbox and is left out"
     bbox = annotation["bbox"]
@@ -95,6 +159,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def is_id(value: Any) -> TypeGuard[int | str]:
-    """Whether a value can be the id of an image: an integer or a word."""
+def is_id(value: Any) -> TypeGuard[Id]:
+    """Whether a value can be an id: an integer or a string."""
     return isinstance(value, int | str) and not isinstance(value, bool)

@@ -1,89 +1,138 @@
-"""One path opens any set of images with boxes: how they are kept, its contents say."""
+"""Opens any data set of images with boxes: its format is recognised by its contents."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from sasa.data.classification.names import printable
-from sasa.data.detection.layouts import SPLITS, Openers, coco_splits, json_file, roboflow_splits, voc_splits
-from sasa.data.detection.other_formats import what_lies_in
-from sasa.data.detection.source import DetectionSource, DetectionSubset
+from sasa.data.detection import coco, voc, yolo
+from sasa.data.detection.source import DetectionSource, DetectionSubset, Look, Openers
+from sasa.data.directories import SPLITS, files_in, look_through, sub_directories
+from sasa.data.findings import describe_duplicates, describe_split
+from sasa.data.images import is_image
+from sasa.data.text import printable
 from sasa.errors import ArgumentError, DataError
 
+# What is read. A format is a module with a function `look`, and a line here.
+FORMATS: tuple[Look, ...] = (coco.look, voc.look, yolo.look)
 LOOKED_FOR = (
     "looked for annotations/instances_train.json (or train2017), train/_annotations.coco.json, "
-    "and Annotations/*.xml with JPEGImages/"
+    "Annotations/*.xml with JPEGImages/, and data.yaml or labels/*.txt with images/"
 )
 
 
 def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:
-    """The training images and the held-out images of a set.
+    """Open the training images and the held-out images of a data set.
+
+    Their `description` says what was found.
 
     Args:
-        data: a folder in the layout of COCO, of Roboflow's COCO export or of Pascal VOC; or one COCO file.
+        data: a directory in the layout of COCO, of Pascal VOC or of YOLO, or of their exports by annotation tools; or
+            one COCO file, or YOLO's data.yaml.
         held_out: the fraction of the training images that is held out where the set has no validation split.
-        seed: of that draw.
+        seed: seed of that draw.
 
     Raises:
         DataError: nothing there, not what was expected, or damaged; names the path.
     """
-    openers = _openers(data)
-    train = _open(data, openers, "train", None)
+    openers, notes = _openers(data)
+    train, place = _open(data, openers, "train", None), "the validation split"
     if "val" in openers:
-        return train, _open(data, openers, "val", train.classes)
-    return _draw(data, train, held_out, seed)
+        other = _open(data, openers, "val", train.classes)
+    else:
+        train, other = _draw(data, train, held_out, seed)
+        place = f"{held_out:g} of the images, drawn with seed {seed}"
+    notes += [note for note in train.description if note not in notes]
+    described = describe_split("held-out", place, other, other.counts(), ("box", "boxes"))
+    described += [note for note in other.description if note not in notes]
+    train.description = [*notes, *describe_split("training", data, train, train.counts(), ("box", "boxes"))]
+    other.description = [*described, *describe_duplicates(train, other)]
+    return train, other
+
+
+def is_detection_data(data: str) -> bool:
+    """Whether a path holds boxes in one of the formats.
+
+    Raises:
+        DataError: files of boxes in it are damaged or contradict each other.
+    """
+    root = Path(data).expanduser()
+    if not root.exists():
+        return False
+    with _sentences(data):
+        return bool(_look(root)) or (root.is_dir() and bool(_look(_inside(root)[0])))
 
 
 def open_detection_split(
     data: str, split: str, held_out: float = 0.2, seed: int = 0, classes: list[str] | None = None
 ) -> DetectionSource:
-    """The images of one split; "train" and "val" are what `open_detection_splits` gives.
+    """Open one split; "train" and "val" are what `open_detection_splits` gives.
 
     Args:
-        data, held_out, seed: as there. Of a COCO file given on its own "test" is the whole.
+        data, held_out, seed: as there. Of a single COCO file "test" is the whole.
         split: "train", "val" or "test".
-        classes: those to number by (of the network that is to be scored); by default those of the split's own file.
+        classes: those to number by (of the network to be scored); by default those of the split's own file.
 
     Raises:
         DataError: as there, or the set has no such split, or a class that is not in `classes`.
-        ArgumentError: no such split anywhere.
+        ArgumentError: another value of `split`.
     """
     if split not in SPLITS:
         raise ArgumentError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    openers = _openers(data)
+    openers, _ = _openers(data)
     if split == "test" or "val" in openers:
         return _open(data, openers, split, classes)
     train, other = _draw(data, _open(data, openers, "train", classes), held_out, seed)
     return train if split == "train" else other
 
 
-def _openers(data: str) -> Openers:
+def _openers(data: str) -> tuple[Openers, list[str]]:
+    """(openers of the splits, sentences about the layout)."""
     root = Path(data).expanduser()
+    if not root.exists():
+        raise DataError(f"{printable(root)} is not there")
     with _sentences(data):
-        if root.is_file() and root.suffix.lower() == ".json":
-            return json_file(root)
-        if root.is_dir():
-            return _of_folder(root)
-    if root.exists():
-        raise DataError(f"{printable(root)} is not a folder and not a COCO file in JSON")
-    raise DataError(f"{printable(root)} is not there")
-
-
-def _of_folder(root: Path) -> Openers:
-    kinds = {"COCO files": coco_splits, "Roboflow's COCO files": roboflow_splits, "Pascal VOC": voc_splits}
-    found = {kind: openers for kind, look in kinds.items() if (openers := look(root))}
-    if not found:
-        raise DataError(
-            f"{printable(root)} is not COCO JSON or Pascal VOC XML: it holds {what_lies_in(root)}; {LOOKED_FOR}"
-        )
+        found = _look(root)
+        if not found and root.is_file():
+            raise DataError(f"{printable(root)} is not a directory, a COCO file in JSON or a data.yaml")
+        inner, notes = _inside(root) if not found else (root, [])
+        found = found or _look(inner)
+        if not found:
+            raise DataError(
+                f"{printable(root)} is not COCO JSON, Pascal VOC XML or YOLO's text: it holds {_contents(root)}; "
+                f"{LOOKED_FOR}"
+            )
     if len(found) > 1:
         raise DataError(
             f"{printable(root)} holds {' and '.join(found)}: give the path of the one that is meant, or move the "
             "others away"
         )
-    return next(iter(found.values()))
+    kind, openers = next(iter(found.items()))
+    if "test" in openers and kind != coco.ONE_FILE:
+        notes.append("not used in training: the test split")
+    return openers, notes
+
+
+def _inside(root: Path) -> tuple[Path, list[str]]:
+    """The directory that `root` only wraps, and sentences about it."""
+    return look_through(root, lambda path: bool(_look(path)))
+
+
+def _look(root: Path) -> dict[str, Openers]:
+    return {kind: openers for look in FORMATS for kind, openers in look(root).items()}
+
+
+def _contents(root: Path) -> str:
+    """What a directory without boxes in a known format holds instead."""
+    directories = (root, *sub_directories(root))
+    for suffix, what in ((".csv", "a CSV file"), (".json", "a JSON file"), (".xml", "an XML file")):
+        if path := next((p for directory in directories for p in files_in(directory, suffix)), None):
+            return f"{what} ({printable(path.relative_to(root))})"
+    if any(is_image(path) for directory in directories for path in islice(directory.iterdir(), 100)):
+        return "images without boxes"
+    return "nothing that looks like boxes" if any(root.iterdir()) else "nothing, it is empty"
 
 
 def _open(data: str, openers: Openers, split: str, classes: list[str] | None) -> DetectionSource:
@@ -95,7 +144,7 @@ def _open(data: str, openers: Openers, split: str, classes: list[str] | None) ->
 
 @contextmanager
 def _sentences(data: str) -> Iterator[None]:
-    """Folders and files that may not be read, or cannot exist."""
+    """Turn errors of the system, such as missing permissions, into sentences."""
     try:
         yield
     except OSError as error:

@@ -1,58 +1,51 @@
-"""What a source of images with boxes is, and what those have in common whose images are files."""
+"""Images with boxes: the interface, and what those have in common whose images are files."""
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sasa.data.classification.names import NameTable, printable
 from sasa.data.detection.annotations import Problem, Targets, TargetTable
+from sasa.data.findings import file_fingerprint
 from sasa.data.images import read_image
+from sasa.data.source import ImageSource, SubsetOf
+from sasa.data.text import NameTable, printable
 from sasa.errors import DataError
 
 # EXIF's tag of how the camera was held, and its values with which the image is turned by a quarter.
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
 
-class DetectionSource(ABC):
-    """Images with boxes. `category_ids[i]` is the number that the annotation file gives to `classes[i]`.
+class DetectionSource(ImageSource):
+    """Images with boxes.
 
-    `problems` says what of the annotations was left out or changed. Sources can be pickled and copied into other
-    processes.
+    Attributes:
+        category_ids: the id that the annotation file gives to each of `classes`.
+        problems: what of the annotations was left out or changed.
     """
 
-    classes: list[str]
-    category_ids: list[int]
+    category_ids: Sequence[int | str]
     problems: list[Problem]
-    groups: None = None
 
-    @abstractmethod
-    def __len__(self) -> int:
-        """Images, with and without boxes."""
-
-    @abstractmethod
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Image `index`, upright, 8 bits, RGB (channels=3) or gray (channels=1).
-
-        Raises:
-            DataError: it cannot be read, or does not have the size that it was annotated at.
-        """
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """The path of image `index`: for messages."""
+    def counts(self, indices: Sequence[int] | None = None) -> list[int]:
+        """The number of boxes of each class, crowds left out, in all images or in those at `indices`."""
+        found = Counter[int]()
+        for index in range(len(self)) if indices is None else indices:
+            targets = self.targets(index)
+            found.update(targets.labels[~targets.crowd].tolist())
+        return [found[label] for label in range(len(self.classes))]
 
     @abstractmethod
     def file_name(self, index: int) -> str:
-        """What the annotations call image `index`."""
+        """Name of image `index` in problems: its path below the directory of the images."""
 
     @abstractmethod
     def image_id(self, index: int) -> int | str:
-        """The number (or word) of image `index` in `coco()`."""
+        """Id of image `index` in `coco()`."""
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -60,32 +53,21 @@ class DetectionSource(ABC):
 
     @abstractmethod
     def targets(self, index: int) -> Targets:
-        """The boxes of image `index` that can be learned, and its crowds."""
+        """The boxes of image `index` that can be trained on, and its crowds."""
 
     @abstractmethod
     def coco(self) -> dict[str, Any]:
-        """What predictions are scored against, as in COCO's files: images, annotations, categories."""
+        """The ground truth that predictions are scored against, in COCO's format: images, annotations, categories."""
 
 
-class DetectionSubset(DetectionSource):
+class DetectionSubset(SubsetOf[DetectionSource], DetectionSource):
     """Some images of a source, in the given order."""
 
     def __init__(self, source: DetectionSource, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, list(indices)
-        self.classes, self.category_ids = source.classes, source.category_ids
+        super().__init__(source, indices)
+        self.category_ids = source.category_ids
         names = {source.file_name(index) for index in self.indices}
         self.problems = [problem for problem in source.problems if not problem.image or problem.image in names]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Image `index` of the subset."""
-        return self.source.read(self.indices[index], channels)
-
-    def name(self, index: int) -> str:
-        """Its path."""
-        return self.source.name(self.indices[index])
 
     def file_name(self, index: int) -> str:
         """Its name in the annotations."""
@@ -103,8 +85,13 @@ class DetectionSubset(DetectionSource):
         """Its boxes."""
         return self.source.targets(self.indices[index])
 
+    def counts(self, indices: Sequence[int] | None = None) -> list[int]:
+        """The number of boxes of each class, crowds left out."""
+        own = self.indices if indices is None else [self.indices[index] for index in indices]
+        return self.source.counts(own)
+
     def coco(self) -> dict[str, Any]:
-        """Of the whole source what concerns these images."""
+        """The part of the ground truth that is of these images."""
         whole = self.source.coco()
         own = {self.source.image_id(index) for index in self.indices}
         images = [image for image in whole["images"] if image["id"] in own]
@@ -113,37 +100,37 @@ class DetectionSubset(DetectionSource):
 
 
 class ImageFiles(DetectionSource):
-    """Images in a folder, whose boxes are known.
+    """Images in a directory, whose boxes are known.
 
     Args:
-        folder: of the images.
-        names: of the N images, below the folder.
+        directory: of the images.
+        names: paths of the N images below it.
         image_ids: of the N images.
         sizes: (N, 2): height and width.
         table: their boxes.
-        classes, category_ids, problems: see `DetectionSource`.
+        categories: id of each class by its name, in the order of the labels.
+        problems: see `DetectionSource`.
     """
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         names: list[str],
         image_ids: Sequence[int | str],
         sizes: np.ndarray,
         table: TargetTable,
-        classes: list[str],
-        category_ids: list[int],
+        categories: dict[str, int | str],
         problems: list[Problem],
     ) -> None:
-        self._folder, self._names, self._image_ids = str(folder), NameTable(names), image_ids
+        self._directory, self._names, self._image_ids = str(directory), NameTable(names), image_ids
         self._sizes, self._table = sizes, table
-        self.classes, self.category_ids, self.problems = classes, category_ids, problems
+        self.classes, self.category_ids, self.problems = list(categories), list(categories.values()), problems
 
     def __len__(self) -> int:
         return len(self._names)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """The image of file `index`; it must have the annotated size when upright."""
+        """Read the image of file `index`; it must have the annotated size when upright."""
         image = read_image(self.path(index), self.name(index), channels)
         if (image.height, image.width) != self.size(index):
             height, width = self.size(index)
@@ -155,15 +142,15 @@ class ImageFiles(DetectionSource):
         return image
 
     def path(self, index: int) -> Path:
-        """Where image `index` lies."""
-        return Path(self._folder, self._names[index])
+        """Path of image `index`."""
+        return Path(self._directory, self._names[index])
 
     def name(self, index: int) -> str:
         """The file's path."""
         return printable(self.path(index))
 
     def file_name(self, index: int) -> str:
-        """The path below the folder of the images."""
+        """The path below the directory of the images."""
         return printable(self._names[index])
 
     def image_id(self, index: int) -> int | str:
@@ -176,48 +163,43 @@ class ImageFiles(DetectionSource):
         return height, width
 
     def targets(self, index: int) -> Targets:
-        """The boxes that can be learned, and the crowds."""
+        """The boxes that can be trained on, and the crowds."""
         return self._table[index]
 
+    def counts(self, indices: Sequence[int] | None = None) -> list[int]:
+        """The number of boxes of each class, crowds left out."""
+        return self._table.counts(len(self.classes), indices)
 
-def check_inside(where: str, name: str) -> None:
-    """See to it that an image's name leads to a place below the folder of the images.
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the file."""
+        return file_fingerprint(self.path(index))
 
-    Raises:
-        DataError: it is an absolute path, climbs out with "..", or cannot be a name at all.
-    """
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where} names an image {name!a}, which no file can be called") from error
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise DataError(f"{where} names an image {printable(name)!r}, which leads out of the folder of the images")
-
-
-def check_there(where: str, folder: Path, names: Iterable[str]) -> None:
-    """See to it that the images exist, with one look into each folder instead of one for each of them.
-
-    Raises:
-        DataError: some do not.
-    """
-    names = [os.path.normpath(name) for name in names]
-    parents = {os.path.dirname(name) for name in names}  # noqa: PTH120 - a hundred thousand names
-    there = {f"{parent}/{name}".lstrip("/") for parent in parents for name in _listing(folder / parent)}
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise DataError(
-            f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(folder)}: "
-            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
-        )
+    def coco(self) -> dict[str, Any]:
+        """The boxes that can be trained on and the crowds, in COCO's format; boxes are numbered from 1."""
+        images, annotations = [], []
+        for index in range(len(self)):
+            height, width = self.size(index)
+            image = self.image_id(index)
+            images.append({"id": image, "file_name": self.file_name(index), "height": height, "width": width})
+            t = self.targets(index)
+            for box, label, crowd in zip(t.boxes.tolist(), t.labels.tolist(), t.crowd.tolist(), strict=True):
+                x1, y1, x2, y2 = box
+                annotation = {"id": len(annotations) + 1, "image_id": image, "category_id": self.category_ids[label]}
+                width, height = x2 - x1, y2 - y1
+                annotation |= {"bbox": [x1, y1, width, height], "area": width * height, "iscrowd": int(crowd)}
+                annotations.append(annotation)
+        categories = [{"id": n, "name": name} for n, name in zip(self.category_ids, self.classes, strict=True)]
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _listing(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+# A split's opener takes the classes to number by, or None.
+Openers = dict[str, Callable[[list[str] | None], DetectionSource]]
+# What a format has to offer: openers of the splits, by a name for what `path` holds; none if it is not this format.
+Look = Callable[[Path], dict[str, Openers]]
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) that an image file has when upright; only its header is read.
+    """Read (height, width) of an image, as it is when upright, from its header.
 
     Raises:
         DataError: it cannot be read.

@@ -1,4 +1,4 @@
-"""From an image and its boxes to a tensor and boxes in it: augmented for training, plain for evaluation."""
+"""From an image and its boxes to a tensor and boxes in it: with augmentation for training, or without."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,27 +8,27 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.detection.annotations import Targets
-from sasa.data.random_numbers import seeded_numbers
-from sasa.data.sampler import mix
+from sasa.data.images import functional, to_tensor
+from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
-# An object of which a crop leaves less than this share of its box can often not be told any more: it is left out.
+# An object of whose box a crop leaves less than this part can often not be recognised: it is left out.
 SMALLEST_PART = 0.25
-# Pixels that a box must be wide and high to be learned.
+# Pixels that a box must be wide and high to be trained on.
 SMALLEST_SIDE = 1.0
 
 
 @dataclass(frozen=True)
 class DetectionPreprocessing:
-    """What every image goes through, in training and ever after; kept beside the weights.
+    """Preprocessing of every image, in training and afterwards; saved with the weights.
 
     Args:
-        image_size: pixels of the longer side that the network sees.
+        image_size: longer side of the network's input, in pixels.
         mean, std: of each channel, pixels being 0 to 1.
         channels: 3 (RGB) or 1 (gray).
 
     Raises:
-        ArgumentError: a value outside its range, or not one mean and std a channel.
+        ArgumentError: a value outside its range, or not one mean and std for each channel.
     """
 
     image_size: int = 640
@@ -47,35 +47,34 @@ class DetectionPreprocessing:
             raise ArgumentError(f"std must be above 0, got {self.std}")
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image that was resized so that it just fits into image_size x image_size."""
+        """(height, width) of an image when resized to just fit into image_size x image_size."""
         return scaled(height, width, self.image_size / max(height, width))
 
     def evaluation(self, image: Image.Image) -> Tensor:
-        """(channels, height, width): resized as `fit` says, smaller images enlarged; normalised."""
-        return self.to_tensor(_functional().resize(image, list(self.fit(image.height, image.width))))
+        """Convert to (channels, height, width): resized to `fit`, smaller images enlarged; normalised."""
+        return self.to_tensor(functional().resize(image, list(self.fit(image.height, image.width))))
 
     def fit_targets(self, targets: Targets, height: int, width: int) -> Targets:
-        """The boxes of a height x width image in what `evaluation` makes of it."""
+        """Scale the boxes of a height x width image as `evaluation` scales the image."""
         new_height, new_width = self.fit(height, width)
         x, y = new_width / width, new_height / height
         return Targets(targets.boxes * torch.tensor([x, y, x, y]), targets.labels, targets.crowd)
 
     def to_tensor(self, image: Image.Image) -> Tensor:
-        """(channels, height, width), normalised, at the image's own size."""
-        T = _functional()
-        return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
+        """Convert to (channels, height, width), normalised, at the image's own size."""
+        return to_tensor(image, self.mean, self.std)
 
 
 @dataclass(frozen=True)
 class DetectionAugmentation:
-    """What training does to an image and its boxes (A.3 of the paper), in this order.
+    """Augmentation of an image and its boxes in training (A.3 of the paper), in this order.
 
     Args:
         jitter_min, jitter_max: the image is resized to a random factor between these, times the size at which it
-            fits into image_size x image_size. Of what is larger then a random part of that size is cut out.
-        flip: left and right swapped for every other image.
-        vertical_flip: top and bottom as well: for images that have no up and down.
-        colour: brightness, contrast and saturation change by up to this share, 0 to 1.
+            fits into image_size x image_size. If it is larger then, a random crop of that size is taken.
+        flip: horizontal flip with probability 0.5.
+        vertical_flip: also a vertical flip: for images without a natural up and down.
+        colour: brightness, contrast and saturation change by up to this fraction, 0 to 1.
 
     Raises:
         ArgumentError: a value outside its range.
@@ -93,7 +92,7 @@ class DetectionAugmentation:
                 f"jitter_min ({self.jitter_min}) must be above 0 and at most jitter_max ({self.jitter_max})"
             )
         if not 0 <= self.colour <= 1:
-            raise ArgumentError(f"colour must be a share from 0 to 1, got {self.colour}")
+            raise ArgumentError(f"colour must be from 0 to 1, got {self.colour}")
 
     def seeded(
         self,
@@ -104,7 +103,7 @@ class DetectionAugmentation:
         epoch: int,
         index: int,
     ) -> tuple[Tensor, Targets]:
-        """The result as a pure function of (seed, epoch, index): other random numbers stay untouched.
+        """Augment as a pure function of (seed, epoch, index); global random numbers are restored.
 
         Returns:
             (channels, height, width), normalised, neither side above image_size; and the targets in it. An object is
@@ -117,7 +116,7 @@ class DetectionAugmentation:
     def _augmented(
         self, preprocessing: DetectionPreprocessing, image: Image.Image, targets: Targets
     ) -> tuple[Image.Image, Targets]:
-        T = _functional()
+        T = functional()
         factor = torch.empty(()).uniform_(self.jitter_min, self.jitter_max).item()
         size = scaled(*preprocessing.fit(image.height, image.width), factor)
         drawn = _boxes_in(image, targets.boxes)
@@ -132,7 +131,7 @@ class DetectionAugmentation:
         return image, Targets(boxes, targets.labels, targets.crowd)[keep]
 
     def _steps(self) -> list[Any]:
-        """What follows the crop."""
+        """The steps after the crop."""
         from torchvision.transforms import v2
 
         steps: list[Any] = [v2.RandomHorizontalFlip()] if self.flip else []
@@ -142,12 +141,12 @@ class DetectionAugmentation:
 
 
 def scaled(height: int, width: int, factor: float) -> tuple[int, int]:
-    """Both sides times `factor`, rounded, at least 1."""
+    """Multiply both sides by `factor`, rounded, at least 1."""
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _random_window(height: int, width: int, most: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random part of an image that is at most `most` pixels high and wide."""
+    """(top, left, height, width) of a random crop of an image, at most `most` pixels high and wide."""
     inner_height, inner_width = min(height, most), min(width, most)
     top = int(torch.randint(height - inner_height + 1, ()))
     left = int(torch.randint(width - inner_width + 1, ()))
@@ -155,7 +154,7 @@ def _random_window(height: int, width: int, most: int) -> tuple[int, int, int, i
 
 
 def _boxes_in(image: Image.Image, boxes: Tensor) -> Any:
-    """The boxes as torchvision's, whose functions change them as they change the image."""
+    """Wrap the boxes for torchvision, whose functions transform them together with the image."""
     from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
     size = (image.height, image.width)
@@ -168,10 +167,3 @@ def _areas(boxes: Tensor) -> Tensor:
 
 def _large_enough(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).amin(1) >= SMALLEST_SIDE
-
-
-def _functional() -> Any:
-    """torchvision's functions of images, tensors and boxes; their annotations name tensors only."""
-    from torchvision.transforms.v2 import functional
-
-    return functional

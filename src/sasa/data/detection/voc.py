@@ -1,138 +1,263 @@
 """Pascal VOC's format: an XML file of boxes for each image, and lists of the images of each split."""
 
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+import math
+import re
+
+# Malicious entities need a DOCTYPE, which is refused; nothing is fetched from elsewhere.
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from sasa.data.classification.names import printable
-from sasa.data.detection.annotations import Problem
-from sasa.data.detection.cleaning import Objects, clean
-from sasa.data.detection.source import ImageFiles, check_inside, upright_size
-from sasa.data.detection.voc_xml import Record, read_record
+from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.source import ImageFiles, Openers, upright_size
+from sasa.data.directories import by_split, child, files_in, has_images, is_split, sub_directories
 from sasa.data.images import SUFFIXES
+from sasa.data.text import printable, read_lines
 from sasa.errors import DataError
 
-ANNOTATIONS, IMAGES, LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
+# Names of the directories, in any case; VOC's own first.
+_ANNOTATIONS = ("Annotations", "annotation", "xmls", "xml", "labels")
+_IMAGES = ("JPEGImages", "images", "image", "imgs", "img", "data")
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One object: its class, its box (left, top, right, bottom in pixels from 0) or the problem with it."""
+
+    name: str
+    box: Box | str
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """One file: (height, width) or None where it has none, and the objects."""
+
+    size: tuple[int, int] | None
+    objects: list[Drawn]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The directories of a data set.
+
+    Args:
+        annotations: of the XML files.
+        images: of the images; may be the same.
+        lists: paths of the lists by the name of the split; several where there is one for each class.
+    """
+
+    annotations: Path
+    images: Path
+    lists: dict[str, list[Path]]
+
+    @classmethod
+    def find(cls, root: Path) -> "Places | None":
+        """Find them in a directory; XML files may also be beside their images. None without XML files."""
+        annotations = child(root, *_ANNOTATIONS)
+        annotations = (annotations and child(annotations, "xmls")) or annotations
+        if not annotations or not files_in(annotations, ".xml"):
+            annotations = root if files_in(root, ".xml") and has_images(root) else None
+        if annotations is None:
+            return None
+        sets = child(root, "ImageSets")
+        main = (sets and child(sets, "Main")) or sets
+        images = root if annotations == root else None
+        return cls(annotations, images or child(root, *_IMAGES) or root, _lists(main) if main else {})
+
+    def xml(self, identity: str) -> Path:
+        """The XML file of an image."""
+        return self.annotations / f"{identity}.xml"
+
+    def title(self, split: str) -> str:
+        """Name of the list of a split in messages."""
+        return printable(self.lists[split][0]) if split in self.lists else f"the list of {split} images"
+
+    def ids(self, split: str) -> list[str]:
+        """Read the ids of the images of a split.
+
+        A line may have a file name instead of an id, and a second column, as the lists of a class have it.
+
+        Raises:
+            DataError: a list cannot be read, or an image is on it twice.
+        """
+        known = self.images_by_id()
+        found: list[str] = []
+        for path in self.lists[split]:
+            ids = [_identity(line, known) for line in read_lines(path)]
+            if len(set(ids)) < len(ids):
+                twice = next(identity for identity in ids if ids.count(identity) > 1)
+                raise DataError(f"{printable(path)} lists {twice!r} twice")
+            found += ids
+        return list(dict.fromkeys(found))
+
+    def all_ids(self) -> list[str]:
+        """The ids of the images that have an XML file, sorted."""
+        return [path.stem for path in files_in(self.annotations, ".xml")]
+
+    def images_by_id(self) -> dict[str, str]:
+        """File names of the images: JPEG in VOC itself, any format in other data sets."""
+        files = files_in(self.images, *SUFFIXES) if self.images.is_dir() else []
+        return {path.stem: path.name for path in files}
 
 
 class VocSource(ImageFiles):
-    """Images of a folder in Pascal VOC's layout: Annotations/, JPEGImages/, ImageSets/Main/.
+    """Images in Pascal VOC's layout: Annotations/, JPEGImages/, ImageSets/Main/; see `Places` for its variants.
 
-    VOC counts pixels from 1 and the last one in: its box 1, 1, 4, 3 is 0, 0, 4, 3 here, 4 pixels wide and 3 high.
-    Objects marked as difficult are crowds here, neither learned nor scored (`iscrowd` in `coco()`).
+    VOC counts pixels from 1, and the last one is part of the box: its box 1, 1, 4, 3 is 0, 0, 4, 3 here, 4 pixels
+    wide and 3 high. Objects marked as difficult are crowds here, neither trained on nor scored (`iscrowd` in
+    `coco()`).
 
     Args:
-        folder: that holds the three.
+        folder: the directory that holds the three, or where they are.
         split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the images.
         classes: the classes to number by; by default those of the training images (those of the images
             themselves for any other list than "val" and "test"), sorted by name.
 
     Raises:
-        DataError: a list, an XML file or an image is missing or damaged, a class is not among the classes, or there
-            is no box that can be used.
+        DataError: a list, an XML file or an image is missing or damaged, a class is not in the classes, or there is
+            no box that can be used.
     """
 
-    def __init__(self, folder: Path, split: str | Sequence[str], classes: list[str] | None = None) -> None:
-        ids = read_list(folder, split) if isinstance(split, str) else list(split)
-        title = printable(_list_path(folder, split) if isinstance(split, str) else folder)
+    def __init__(self, folder: Path | Places, split: str | Sequence[str], classes: list[str] | None = None) -> None:
+        places = folder if isinstance(folder, Places) else Places.find(folder)
+        folder = places.annotations if places and isinstance(folder, Places) else folder
+        if places is None:
+            raise DataError(f"{printable(folder)} holds no XML files in {_ANNOTATIONS[0]}/")
+        if isinstance(split, str) and split not in places.lists:
+            raise DataError(f"{printable(folder)} has no list {split}.txt of images in ImageSets/Main/")
+        ids = places.ids(split) if isinstance(split, str) else list(split)
+        title = places.title(split) if isinstance(split, str) else printable(folder)
         if not ids:
             raise DataError(f"{title} lists no images")
-        names = _image_names(folder, title, ids)
-        records = [read_record(_xml_path(folder, identity)) for identity in ids]
+        names = _image_names(places, title, ids)
+        records = [read_record(places.xml(identity)) for identity in ids]
         if classes is None:
-            train = training_list(folder) if split in ("val", "test") else None
-            classes = _classes(_records(folder, train) if train else records)
-        objects, problems = _objects(folder, ids, names, records, classes)
-        sizes = np.array([r.size or upright_size(folder / IMAGES / n) for r, n in zip(records, names, strict=True)])
+            train = training_list(places) if split in ("val", "test") else None
+            classes = _classes(map(read_record, map(places.xml, places.ids(train))) if train else records)
+        objects, problems = _objects(places, ids, names, records, classes)
+        sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
-        numbers = list(range(1, len(ids) + 1))
-        categories = list(range(1, len(classes) + 1))
-        super().__init__(folder / IMAGES, names, numbers, sizes, table, classes, categories, problems)
-
-    def coco(self) -> dict[str, Any]:
-        """The boxes as COCO writes them; images, boxes and classes numbered from 1."""
-        images, annotations = [], []
-        for index in range(len(self)):
-            height, width = self.size(index)
-            image = self.image_id(index)
-            images.append({"id": image, "file_name": self.file_name(index), "height": height, "width": width})
-            t = self.targets(index)
-            for box, label, crowd in zip(t.boxes.tolist(), t.labels.tolist(), t.crowd.tolist(), strict=True):
-                x1, y1, x2, y2 = box
-                annotation = {"id": len(annotations) + 1, "image_id": image, "category_id": self.category_ids[label]}
-                width, height = x2 - x1, y2 - y1
-                annotation |= {"bbox": [x1, y1, width, height], "area": width * height, "iscrowd": int(crowd)}
-                annotations.append(annotation)
-        categories = [{"id": n, "name": name} for n, name in zip(self.category_ids, self.classes, strict=True)]
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+        categories: dict[str, int | str] = {name: number for number, name in enumerate(classes, 1)}
+        super().__init__(places.images, names, range(1, len(ids) + 1), sizes, table, categories, problems)
 
 
-def training_list(folder: Path) -> str | None:
-    """The list of the training images, if there is one."""
-    return next((name for name in ("train", "trainval") if _list_path(folder, name).is_file()), None)
+def look(root: Path) -> dict[str, Openers]:
+    """Openers by name of what `root` holds in this format.
 
-
-def read_list(folder: Path, split: str) -> list[str]:
-    """The ids of the images of a split.
+    The layout is in the directory itself, in its only VOC2007/, VOC2012/ ... (below VOCdevkit/), or in train/,
+    valid/ and test/, as Roboflow exports it.
 
     Raises:
-        DataError: there is no such list, or an image stands on it twice.
+        DataError: several years.
     """
-    path = _list_path(folder, split)
-    try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{printable(path)} is no list of images: it is no text in UTF-8") from error
-    if len(set(ids)) < len(ids):
-        twice = next(identity for identity in ids if ids.count(identity) > 1)
-        raise DataError(f"{printable(path)} lists {twice!r} twice")
-    return ids
+    if not root.is_dir():
+        return {}
+    openers = _openers(root) or _directories_by_split(root)
+    if not openers:
+        inside = [d for d in sub_directories(root) if d.name.lower() == "vocdevkit"]
+        years = [
+            d for place in (root, *inside) for d in sub_directories(place) if re.match("(?i)voc(?!devkit)", d.name)
+        ]
+        years = [year for year in years if Places.find(year)]
+        if len(years) > 1:
+            names = ", ".join(sorted(printable(year.relative_to(root)) for year in years))
+            raise DataError(f"{printable(root)} holds several years of Pascal VOC ({names}): give the path of one")
+        openers = _openers(years[0]) if years else {}
+    return {"Pascal VOC": openers} if openers else {}
 
 
-def _list_path(folder: Path, split: str) -> Path:
-    return folder / LISTS / f"{split}.txt"
+def _openers(root: Path) -> Openers:
+    places = Places.find(root)
+    if places is None:
+        return {}
+    lists: dict[str, str | list[str]] = {split: split for split in ("val", "test") if split in places.lists}
+    if train := training_list(places):
+        lists["train"] = train
+    if train == "trainval" and "val" in lists:  # trainval holds them
+        held_out = set(places.ids("val"))
+        lists["train"] = [identity for identity in places.ids(train) if identity not in held_out]
+    if not lists:
+        lists["train"] = places.all_ids()
+    return {split: partial(VocSource, root, lists[split]) for split in ("train", "val", "test") if split in lists}
 
 
-def _xml_path(folder: Path, identity: str) -> Path:
-    return folder / ANNOTATIONS / f"{identity}.xml"
+def _directories_by_split(root: Path) -> Openers:
+    """Splits as directories: train/ with XML files and images, or annotations/train/ with images/train/."""
+    annotations, images = child(root, *_ANNOTATIONS), child(root, *_IMAGES)
+    found: dict[Path, Places] = {}
+    for directory in sub_directories(annotations or root):
+        places = Places.find(directory) if is_split(directory.name) else None
+        if annotations and images and is_split(directory.name) and files_in(directory, ".xml"):
+            places = Places(directory, child(images, directory.name) or images, {})
+        if places:
+            found[directory] = places
+    splits = {split: found[directory] for split, directory in by_split(found).items()}
+    return {split: partial(VocSource, places, places.all_ids()) for split, places in splits.items()}
 
 
-def _image_names(folder: Path, title: str, ids: list[str]) -> list[str]:
-    """The file of each image: JPEG in VOC itself, any format in the sets of others."""
-    for identity in ids:
-        check_inside(title, identity)
-    directory = folder / IMAGES
-    listing = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-    by_id = {PurePosixPath(n).stem: n for n in listing if PurePosixPath(n).suffix.lower() in SUFFIXES}
+def training_list(places: Places) -> str | None:
+    """Name of the list of the training images, if there is one."""
+    return next((name for name in ("train", "trainval") if name in places.lists), None)
+
+
+def _lists(directory: Path) -> dict[str, list[Path]]:
+    whole: dict[str, list[Path]] = {}
+    of_classes: dict[str, list[Path]] = {}
+    for path in files_in(directory, ".txt"):
+        stem = path.stem.lower()
+        if split := _list_name(stem):
+            whole.setdefault(split, [path])
+        elif split := _list_name(stem.rpartition("_")[2]):
+            of_classes.setdefault(split, []).append(path)
+    return {**of_classes, **whole}
+
+
+def _list_name(stem: str) -> str | None:
+    return stem if stem == "trainval" else is_split(stem)
+
+
+def _identity(line: str, known: dict[str, str]) -> str:
+    """The id in a line of a list: the whole line, or without a second column, directories and the suffix."""
+    first = re.sub(r"\s+-?[01]$", "", line)
+    for text in (line, first):
+        name = text.replace("\\", "/").rpartition("/")[2]
+        stem = name.rpartition(".")[0] if name.lower().endswith((*SUFFIXES, ".xml")) else name
+        if found := next((each for each in (text, name, stem) if each in known), None):
+            return found
+    return first
+
+
+def _image_names(places: Places, title: str, ids: list[str]) -> list[str]:
+    by_id = places.images_by_id()
     missing = [identity for identity in ids if identity not in by_id]
     if missing:
         raise DataError(
-            f"{title} names {len(ids)} images, of which {len(missing)} are not in {printable(directory)}: {missing[0]}"
-            f"{' and others' if len(missing) > 1 else ''}"
+            f"{title} names {len(ids)} images, of which {len(missing)} are not in {printable(places.images)}: "
+            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
         )
     return [by_id[identity] for identity in ids]
 
 
-def _records(folder: Path, split: str) -> list[Record]:
-    return [read_record(_xml_path(folder, identity)) for identity in read_list(folder, split)]
-
-
-def _classes(records: list[Record]) -> list[str]:
+def _classes(records: Iterable[Record]) -> list[str]:
     return sorted({drawn.name for record in records for drawn in record.objects if drawn.name})
 
 
 def _objects(
-    folder: Path, ids: list[str], names: list[str], records: list[Record], classes: list[str]
+    places: Places, ids: list[str], names: list[str], records: list[Record], classes: list[str]
 ) -> tuple[Objects, list[Problem]]:
-    """The boxes that are numbers, and what is wrong with the others."""
+    """(boxes that are numbers, problems of the others)."""
     objects, problems = Objects(), []
     numbers = {name: number for number, name in enumerate(classes)}
     for place, (identity, name, record) in enumerate(zip(ids, names, records, strict=True)):
-        where = printable(_xml_path(folder, identity))
+        where = printable(places.xml(identity))
         if record.size is None:
             problems.append(Problem(where, name, None, "has no size there: that of the image file is taken"))
         for count, drawn in enumerate(record.objects, 1):
@@ -143,3 +268,63 @@ def _objects(
             else:
                 objects.add(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where)
     return objects, problems
+
+
+class _NoDoctype(ET.TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
+        raise DataError("has a DOCTYPE, which annotations do not need")
+
+
+def read_record(path: Path) -> Record:
+    """Read an XML file.
+
+    Raises:
+        DataError: it cannot be read, is not XML or not an annotation, or has a DOCTYPE.
+    """
+    where = printable(path)
+    try:
+        root = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - see the import
+    except OSError as error:
+        raise DataError(f"{where} cannot be read: {error.strerror}") from error
+    except ET.ParseError as error:
+        raise DataError(f"{where} is damaged: not XML ({error})") from error
+    except (ValueError, LookupError) as error:  # an encoding that is unknown, or not the one the file says
+        raise DataError(f"{where} is damaged: {error}") from error
+    except DataError as error:
+        raise DataError(f"{where} {error}") from None
+    if root.tag != "annotation":
+        raise DataError(f"{where} is not Pascal VOC's: it holds <{root.tag}> instead of <annotation>")
+    return Record(_size(root), [_drawn(element) for element in root.findall("object")])
+
+
+def _size(root: ET.Element) -> tuple[int, int] | None:
+    """None where it is missing or 0, as some tools write it."""
+    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
+    if height is None or width is None or not (1 <= height < 2**31 and 1 <= width < 2**31):
+        return None
+    return int(height), int(width)
+
+
+def _drawn(element: ET.Element) -> Drawn:
+    name = (element.findtext("name") or "").strip()
+    difficult = (element.findtext("difficult") or "").strip() == "1"
+    return Drawn(name, _box(element) if name else "has no name and is left out", difficult)
+
+
+def _box(element: ET.Element) -> Box | str:
+    if element.find("bndbox") is None:
+        return "has no bndbox and is left out"
+    texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    x1, y1, x2, y2 = map(_number, texts)
+    if x1 is None or y1 is None or x2 is None or y2 is None:
+        values = ", ".join(repr(text)[:20] for text in texts)
+        return f"has a bndbox that is not four finite numbers ({values}) and is left out"
+    return x1 - 1, y1 - 1, x2, y2
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sasa.data.classification import open_splits
-from sasa.data.classification.batch import Batch
-from sasa.data.classification.loader import evaluation_loader
+from sasa.data.classification.batch import Batch, evaluation_loader
 from sasa.errors import DataError
 from sasa.metrics.confusion import ClassScore, Confusion, most_confused, per_class
 from sasa.tasks.classification.config import TrainConfig

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sasa.data.classification import Source, Subset, open_splits
-from sasa.data.classification.batch import Batch, check_on_bad_image
+from sasa.data.classification.batch import Batch, evaluation_loader, training_loader
 from sasa.data.classification.in_memory import InMemoryImages
-from sasa.data.classification.loader import evaluation_loader, shares, training_loader
 from sasa.data.classification.mixing import Mixing
 from sasa.data.classification.transforms import Augmentation
+from sasa.data.loader import check_on_bad_image, shares
 from sasa.data.sampler import epoch_order
 from sasa.draw.attention import attention_layers
 from sasa.draw.charts import Panel, draw_curves, draw_predictions, points

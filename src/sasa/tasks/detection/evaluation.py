@@ -1,15 +1,14 @@
 """Average precision on the images of a split: while training, and of a trained detector (`sasa detect eval`)."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from sasa.data.detection.batch import DetectionBatch
-from sasa.data.detection.loader import evaluation_batches
+from sasa.data.detection.batch import DetectionBatch, evaluation_batches
 from sasa.data.detection.open import open_detection_split
 from sasa.data.detection.source import DetectionSource
 from sasa.errors import DataError
@@ -136,7 +135,7 @@ def find_all(
     return results, skipped
 
 
-def coco_results(found: Boxes, image_id: int | str, category_ids: list[int]) -> list[dict[str, Any]]:
+def coco_results(found: Boxes, image_id: int | str, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
     """Return the boxes of an image as entries of COCO's results files: bbox is (x, y, width, height)."""
     return [
         {"image_id": image_id, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sasa.data.classification.batch import check_on_bad_image
-from sasa.data.detection.batch import DetectionBatch
-from sasa.data.detection.loader import evaluation_batches, training_batches
+from sasa.data.detection.batch import DetectionBatch, evaluation_batches, training_batches
 from sasa.data.detection.open import open_detection_splits
 from sasa.data.detection.source import DetectionSource, DetectionSubset
+from sasa.data.loader import check_on_bad_image
 from sasa.data.sampler import epoch_order
 from sasa.draw.annotate import LabelledBoxes
 from sasa.draw.charts import Panel, draw_curves, draw_detections_grid, points

@@ -1,0 +1,314 @@
+"""YOLO's format, as Ultralytics reads it: data.yaml, images/, and a text file of boxes for each image in labels/."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.source import ImageFiles, Openers, upright_size
+from sasa.data.directories import SPLITS, by_split, child, files_in, has_images, is_clutter, is_split, sub_directories
+from sasa.data.image_names import find_images
+from sasa.data.images import is_image
+from sasa.data.text import listed, printable, read_lines, read_text
+from sasa.errors import DataError
+
+_NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, where there is no data.yaml
+FURTHEST = 1.5  # fractions of the image beyond which a number cannot be one
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The contents of data.yaml, or of what stands for it.
+
+    Args:
+        names: of the classes; None if only their numbers are known.
+        places: directories of images, or text files that list images, by split.
+        keypoints: whether a box is followed by key points.
+        root: directory that paths in lists are relative to.
+    """
+
+    names: list[str] | None
+    places: dict[str, list[Path]]
+    root: Path
+    keypoints: bool = False
+
+
+class YoloSource(ImageFiles):
+    """Images with a text file each: a line for each object, of its class and its box or outline in fractions of 1.
+
+    A box is centre x, centre y, width, height. An outline has three points or more, and becomes the box around it.
+    An image without a file has no objects.
+
+    Args:
+        settings: of the data set.
+        split: of `settings.places`.
+        classes: the classes to number by; by default those of the settings.
+
+    Raises:
+        DataError: an image is missing, a class is not in `classes`, or there is no box that can be used.
+    """
+
+    def __init__(self, settings: Settings, split: str, classes: list[str] | None = None) -> None:
+        places = settings.places[split]
+        title = listed((printable(place) for place in places), 3)
+        paths, notes = _image_paths(settings, places)
+        if not paths:
+            raise DataError(f"{title} holds no images")
+        labels = [label_path(path) for path in paths]
+        if not any(label.is_file() for label in labels):
+            raise DataError(f"{title}: none of {len(paths)} images has a file of boxes, such as {printable(labels[0])}")
+        directory = Path(os.path.commonpath([path.parent for path in paths]))
+        images = [os.path.relpath(path, directory) for path in paths]
+        sizes = np.array([upright_size(path) for path in paths])
+        rows = [read_rows(label, settings.keypoints) if label.is_file() else [] for label in labels]
+        known = settings.names or _numbers(rows)
+        if unknown := [name for name in known if classes is not None and name not in classes]:
+            raise DataError(f"{title} has a class {unknown[0]!r} that the training images lack")
+        classes = classes or known
+        objects, problems = _objects(images, labels, rows, sizes, [classes.index(name) for name in known])
+        table, problems = clean(objects, problems, sizes, images, title)
+        if absent := sum(not label.is_file() for label in labels):
+            notes.append(f"no file of boxes for {absent} of {len(paths)} images in {title}: they have no objects")
+        self.description = notes
+        categories: dict[str, int | str] = {name: number for number, name in enumerate(classes)}
+        super().__init__(directory, images, range(1, len(paths) + 1), sizes, table, categories, problems)
+
+
+@dataclass
+class Row:
+    """A line of a file: its number, the class, and the box in fractions (centre, size) or the problem with it."""
+
+    number: int
+    label: int
+    box: Box | str
+
+
+def look(path: Path) -> dict[str, Openers]:
+    """Openers by name of what `path` holds in this format: data.yaml, its directory, or images/ with labels/.
+
+    Raises:
+        DataError: data.yaml is damaged, or names directories that are not there.
+    """
+    settings = None
+    if path.is_file():
+        settings = read_settings(path) if path.suffix.lower() in (".yaml", ".yml") else None
+    elif files := [file for file in files_in(path, ".yaml", ".yml") if _is_settings(file)]:
+        if len(files) > 1:
+            raise DataError(
+                f"{printable(path)} holds {listed(printable(file.name) for file in files)}: give one of them"
+            )
+        settings = read_settings(files[0])
+    elif places := _places_of(path):
+        settings = Settings(_read_names(path), places, path)
+    if settings is None:
+        return {}
+    openers: Openers = {split: partial(YoloSource, settings, split) for split in SPLITS if split in settings.places}
+    return {"YOLO's format": openers}
+
+
+def _is_settings(path: Path) -> bool:
+    return bool(re.search(r"^\s*(names|nc)\s*:", read_text(path), re.M)) and "train" in read_text(path)
+
+
+def read_settings(path: Path) -> Settings:
+    """Read data.yaml.
+
+    Raises:
+        DataError: it is damaged, or names directories that are not there.
+    """
+    import yaml
+
+    where = printable(path)
+    try:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{where} is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict) or "train" not in values:
+        raise DataError(f"{where} is not a data.yaml of YOLO: it has no entry 'train'")
+    places: dict[str, list[Path]] = {}
+    for key, given in values.items():
+        split = is_split(key) if isinstance(key, str) else None
+        if split and given and split not in places:
+            entries = given if isinstance(given, list) else [given]
+            found = [_place(path, values.get("path"), str(entry)) for entry in entries]
+            if None not in found:
+                places[split] = [place for place in found if place]
+            elif split != "test":  # a test split is often named and not delivered
+                raise DataError(f"{where} names {listed(entries, 3)!r}, which is not in {printable(path.parent)}")
+    return Settings(_names(where, values), places, path.parent, "kpt_shape" in values)
+
+
+def _names(where: str, values: dict[Any, Any]) -> list[str] | None:
+    names = values.get("names")
+    if names is None:
+        count = values.get("nc")
+        return [str(number) for number in range(count)] if isinstance(count, int) and 0 < count < 10**6 else None
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise DataError(f"{where} must name the classes 0 to {len(names) - 1}; it names {listed(names)}")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{where} must have a list of classes as 'names'; it has {names!r}")
+    if isinstance(values.get("nc"), int) and values["nc"] != len(names):
+        raise DataError(f"{where} names {len(names)} classes, and its nc is {values['nc']}")
+    return _checked_names(where, [str(name) for name in names])
+
+
+def _checked_names(where: str, names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where} names the class {twice!r} twice")
+    return names
+
+
+def _place(yaml_path: Path, base: Any, entry: str) -> Path | None:
+    """The directory or list that an entry names: relative to `path` or to data.yaml, or as its last parts there.
+
+    Tools write paths of the machine on which the set was made, or `../train/images` for what is beside data.yaml.
+    """
+    home = yaml_path.parent
+    bases = [home / str(base), home] if base else [home]
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    shorter = ["/".join(parts[first:]) for first in range(len(parts))]
+    tries = [place / name for name in (entry, *shorter) for place in bases]
+    return next((place for place in tries if place.exists() and place.resolve() != home.resolve()), None)
+
+
+def _places_of(root: Path) -> dict[str, list[Path]]:
+    """Images by split where there is no data.yaml; without splits, all are for training.
+
+    They are in images/ beside labels/, beside their text files, or in lists beside obj.names, as Darknet has them.
+    """
+    images, labels = child(root, "images"), child(root, "labels")
+    lists = {is_split(path.stem): [path] for path in files_in(root, ".txt")} if (root / "obj.names").is_file() else {}
+    if lists:
+        return {split: lists[split] for split in SPLITS if split in lists}
+    if images and labels:
+        found = by_split(d for d in sub_directories(images) if is_split(d.name)) or {"train": images}
+        rows = any(map(_has_rows, (labels, *sub_directories(labels))))
+        return {split: [directory] for split, directory in found.items()} if rows else {}
+    if has_images(root):
+        return {"train": [root]} if _has_rows(root) else {}
+    inside: dict[Path, Path] = {}
+    for directory in sub_directories(root):
+        if is_split(directory.name):
+            images, labels = child(directory, "images"), child(directory, "labels")
+            if _has_rows(labels or directory):
+                inside[directory] = images if images and labels else directory
+    return {split: [inside[directory]] for split, directory in by_split(inside).items()}
+
+
+def _has_rows(directory: Path) -> bool:
+    """Whether the first text files of a directory, but for lists of names, are of boxes."""
+    files = [path for path in files_in(directory, ".txt") if path.name not in _NAMES and path.stat().st_size][:10]
+    try:
+        return any(not isinstance(row.box, str) for path in files for row in read_rows(path)[:1])
+    except DataError:  # text of another kind
+        return False
+
+
+def _read_names(root: Path) -> list[str] | None:
+    places = (root, *sub_directories(root))
+    path = next((place / name for place in places for name in _NAMES if (place / name).is_file()), None)
+    return _checked_names(printable(path), read_lines(path)) if path else None
+
+
+def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """(paths of the images, sentences about names in lists that were changed)."""
+    paths, notes = [], []
+    for place in places:
+        if place.is_dir():
+            paths += sorted(
+                p for p in place.rglob("*") if is_image(p) and not any(map(is_clutter, p.parts[len(place.parts) :]))
+            )
+        elif names := read_lines(place):
+            directory, found, more = find_images(printable(place), [settings.root, place.parent], names)
+            paths += [directory / name for name in found]
+            notes += more
+    return list(dict.fromkeys(paths)), notes
+
+
+def label_path(image: Path) -> Path:
+    """The text file of an image: in labels/ instead of the last images/ of its path, else beside it."""
+    parts = list(image.with_suffix(".txt").parts)
+    places = [place for place, part in enumerate(parts[:-1]) if part.lower() == "images"]
+    if places:
+        directory = child(Path(*parts[: places[-1]]), "labels")
+        if directory:
+            return Path(directory, *parts[places[-1] + 1 :])
+    return image.with_suffix(".txt")
+
+
+def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
+    """Read a file of boxes.
+
+    Args:
+        path: the file.
+        keypoints: whether what follows the box of four numbers is to be ignored, instead of an outline.
+
+    Raises:
+        DataError: it cannot be read, or is not text.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if words := line.split():
+            values = [_number(word) for word in words]
+            if values[0] is None or not values[0].is_integer() or values[0] < 0:
+                rows.append(Row(number, -1, f"has the class {words[0][:20]!r}, not a whole number, and is left out"))
+            else:
+                rows.append(Row(number, int(values[0]), _box(values[1 : 5 if keypoints else None], line)))
+    return rows
+
+
+def _box(values: list[float | None], line: str) -> Box | str:
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values) or not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
+        return f"is not a class with a box of four numbers or an outline of points ({line[:40]!r}) and is left out"
+    if max(map(abs, numbers)) > FURTHEST:
+        return f"has numbers that are not fractions of the image ({line[:40]!r}) and is left out"
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        return x, y, width, height
+    x1, x2, y1, y2 = min(numbers[::2]), max(numbers[::2]), min(numbers[1::2]), max(numbers[1::2])
+    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+
+
+def _number(word: str) -> float | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _numbers(rows: list[list[Row]]) -> list[str]:
+    return [str(number) for number in range(1 + max((row.label for file in rows for row in file), default=0))]
+
+
+def _objects(
+    images: list[str], labels: list[Path], rows: list[list[Row]], sizes: np.ndarray, numbers: list[int]
+) -> tuple[Objects, list[Problem]]:
+    """(boxes in pixels, problems of the others); `numbers` has the label of each class of the files."""
+    objects, problems = Objects(), []
+    for place, (image, path, file) in enumerate(zip(images, labels, rows, strict=True)):
+        where, (height, width) = printable(path), sizes[place].tolist()
+        for row in file:
+            box = row.box
+            if not isinstance(box, str) and row.label >= len(numbers):
+                box = f"has the class {row.label}, and there are {len(numbers)} classes, from 0; it is left out"
+            if isinstance(box, str):
+                problems.append(Problem(where, image, row.number, box))
+                continue
+            x, y, w, h = box
+            corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+            objects.add(place, numbers[row.label], corners, False, row.number, where)
+    return objects, problems

@@ -1,0 +1,87 @@
+"""Sentences about a data set that was opened: classes with counts, splits, and images that are in both splits."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sasa.data.source import ImageSource
+from sasa.data.text import listed
+
+# Images of both splits that are compared when a data set is opened: about a second.
+MOST_COMPARED = 20_000
+MOST_SHOWN = 10  # classes whose counts are printed
+WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, larger ones in three pieces
+
+
+def describe_split(
+    title: str, where: str, source: ImageSource, counts: Sequence[int], things: tuple[str, str] | None = None
+) -> list[str]:
+    """Sentences about one split: images and classes with counts, and classes without any.
+
+    Args:
+        title: "training" or "held-out".
+        where: what the split was read from.
+        source: the images.
+        counts: of each class.
+        things: what is counted, in singular and plural; None for the images themselves.
+    """
+    named = list(zip(source.classes, counts, strict=True))
+    shown = sorted(named, key=lambda pair: -pair[1]) if len(named) > MOST_SHOWN else named
+    of = f"{_count(sum(counts), *things)} of " if things else ""
+    images, classes = _count(len(source), "image", "images"), _count(len(named), "class", "classes")
+    listing = listed((f"{name} {count}" for name, count in shown), MOST_SHOWN)
+    sentences = [f"{title}: {images}, {of}{classes} ({listing}), from {where}"]
+    if absent := [name for name, count in named if not count]:
+        sentences.append(f"{title}: no {things[1] if things else 'images'} of {listed(absent)}")
+    return sentences
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def describe_duplicates(train: ImageSource, held_out: ImageSource) -> list[str]:
+    """A sentence about images that are in both splits, if there are any, or if there are too many to compare."""
+    if len(train) + len(held_out) > MOST_COMPARED:
+        return [f"not compared: whether images are in both splits (more than {MOST_COMPARED} images)"]
+    pairs = duplicates(train, held_out)
+    if not pairs:
+        return []
+    first, second = pairs[0]
+    return [
+        f"the same image is in both splits: {len(pairs)} of the {len(held_out)} held-out images are training images, "
+        f"{held_out.name(second)} is {train.name(first)}"
+    ]
+
+
+def duplicates(first: ImageSource, second: ImageSource) -> list[tuple[int, int]]:
+    """(index in `first`, index in `second`) of the images of `second` whose encoded bytes are also in `first`."""
+    known: dict[bytes, int] = {}
+    for index in range(len(first)):
+        if key := first.fingerprint(index):
+            known.setdefault(key, index)
+    found = ((known.get(second.fingerprint(index) or b""), index) for index in range(len(second)))
+    return [(one, other) for one, other in found if one is not None]
+
+
+def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
+    """Hash the size and the content of an encoded image; of a large one only the beginning, middle and end.
+
+    Args:
+        read: gives the bytes at (offset, size).
+        size: of the whole.
+    """
+    starts = [0] if size <= WHOLE else [0, size // 2, size - PIECE]
+    digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
+    for start in starts:
+        digest.update(read(start, size if size <= WHOLE else PIECE))
+    return digest.digest()
+
+
+def file_fingerprint(path: Path) -> bytes | None:
+    """`fingerprint` of a file; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return fingerprint(lambda start, size: (file.seek(start), file.read(size))[1], path.stat().st_size)
+    except OSError:
+        return None

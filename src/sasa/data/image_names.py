@@ -1,0 +1,114 @@
+"""Images that annotations and tables name: found below a directory, though written on another system or machine."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sasa.data.directories import is_clutter
+from sasa.data.images import SUFFIXES
+from sasa.data.text import printable
+from sasa.errors import DataError
+
+
+def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -> tuple[Path, list[str], list[str]]:
+    """Find the images that annotations name: (their directory, paths below it, sentences about changed names).
+
+    A name that is not there as it is written may be one of Windows (`images\\1.jpg`), of another directory, or an
+    absolute path of another machine. Its last parts are then looked for, as many as possible, and in the end the name
+    of the file alone, anywhere below the directory, also without its suffix. Nothing outside the directory is read.
+
+    Args:
+        where: the annotation file, for errors.
+        directories: where images may lie; the one that holds the first image is taken.
+        names: of the images.
+
+    Raises:
+        DataError: an image is missing, or two names would be the same file.
+    """
+    for name in names:
+        if not _can_be_a_name(name):
+            raise DataError(f"{where} names an image {name!a}, which no file can be called")
+    there = [directory for directory in directories if directory.is_dir()]
+    holding = (directory for directory in there if _as_written(directory, names[:1]))
+    trees: dict[Path, _Tree] = {}
+    directory = next(holding, None)
+    if directory is None:
+        trees = {place: _Tree(place) for place in there}
+        directory = next((place for place in there if trees[place].find(names[0])), (there or [*directories])[0])
+    found: dict[str, str | None] = dict(_as_written(directory, names))
+    if changed := [name for name in dict.fromkeys(names) if name not in found]:
+        tree = trees.get(directory) or _Tree(directory)
+        found |= {name: tree.find(name) for name in changed}
+    missing = [name for name in names if not found[name]]
+    if missing:
+        raise DataError(
+            f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
+            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
+        )
+    _check_different(where, found)
+    notes = []
+    if changed:
+        first = f"{printable(changed[0])!r} is {printable(found[changed[0]])!r}"
+        notes = [f"{len(changed)} names of images in {where} were found by their last parts: {first}"]
+    return directory, [found[name] or "" for name in names], notes
+
+
+def _can_be_a_name(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return bool(name.strip("./\\ ")) and "\0" not in name
+
+
+def _as_written(directory: Path, names: Sequence[str]) -> dict[str, str]:
+    """Names of images that are below the directory as they are written, with one look into each of its directories."""
+    paths = {name: os.path.normpath(name) for name in names}
+    paths = {name: path for name, path in paths.items() if not path.startswith(("/", ".."))}
+    parents = {os.path.dirname(path) for path in paths.values()}  # noqa: PTH120 - a hundred thousand names
+    there = {f"{parent}/{name}".lstrip("/") for parent in parents for name in _listing(directory / parent)}
+    return {name: name for name, path in paths.items() if path in there}
+
+
+def _listing(directory: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(directory)] if directory.is_dir() else []
+
+
+class _Tree:
+    """All files below a directory, found by the last parts of their paths."""
+
+    def __init__(self, root: Path) -> None:
+        self._paths: dict[str, str] = {}  # in lower case -> as it is; "" where that is two files
+        self._by_name: dict[str, list[str]] = {}
+        for directory, inner, files in os.walk(root):
+            inner[:] = sorted(name for name in inner if not is_clutter(name))
+            for file in files:
+                path = os.path.relpath(f"{directory}/{file}", root)
+                lower = path.lower()
+                self._paths[lower] = "" if lower in self._paths else path
+                if lower.endswith(SUFFIXES):
+                    for name in (file.lower(), file.lower().rpartition(".")[0]):
+                        self._by_name.setdefault(name, []).append(path)
+
+    def find(self, name: str) -> str | None:
+        """The path below the root; None if there is none, or there are several."""
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+        if ".." in parts:
+            parts = parts[len(parts) - parts[::-1].index("..") :]
+        for first in range(len(parts)):
+            if path := self._paths.get("/".join(parts[first:]).lower()):
+                return path
+        same = self._by_name.get(parts[-1].lower(), []) if parts else []
+        return same[0] if len(same) == 1 else None
+
+
+def _check_different(where: str, found: dict[str, str | None]) -> None:
+    named: dict[str, str] = {}
+    for name, path in found.items():
+        place = os.path.normpath(path or "")
+        if place in named:
+            raise DataError(
+                f"{where} names the images {printable(named[place])!r} and {printable(name)!r}, of which only "
+                f"{printable(place)!r} is there"
+            )
+        named[place] = name

@@ -1,0 +1,93 @@
+"""A report on a data set: format, splits, classes with counts, sizes of images, problems, images in both splits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sasa.data.classification import Source, open_splits
+from sasa.data.detection import DetectionSource, open_detection_splits
+from sasa.data.detection.open import is_detection_data
+from sasa.errors import DataError
+
+Splits = tuple[Source, Source] | tuple[DetectionSource, DetectionSource]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Findings about a data set.
+
+    Args:
+        task: "classification" or "detection".
+        findings: sentences about splits and classes, and what is not used.
+        sizes: a sentence for each split.
+        problems: sentences about annotations and images that cannot be used, with file and number.
+        sources: training images and held-out images.
+    """
+
+    task: str
+    findings: list[str]
+    sizes: list[str]
+    problems: list[str]
+    sources: Splits
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the images, as JSON holds it; counts of each class by split."""
+        counts = {
+            split: dict(zip(source.classes, source.counts(), strict=True))
+            for split, source in zip(("train", "held_out"), self.sources, strict=True)
+        }
+        sentences = {"findings": self.findings, "sizes": self.sizes, "problems": self.problems}
+        return {"task": self.task, "classes": self.sources[0].classes, "counts": counts, **sentences}
+
+
+def inspect(data: str, held_out: float = 0.2, seed: int = 0, images: int = 1000) -> Report:
+    """Open a data set as training does, and read some of its images.
+
+    Args:
+        data: a directory, file or name, as for training.
+        held_out: the fraction held out, where the data has no split of its own.
+        seed: seed of that draw.
+        images: how many of each split are read, evenly spread, for their sizes and to find damaged ones.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    detection = is_detection_data(data)
+    sources = open_detection_splits(data, held_out, seed) if detection else open_splits(data, held_out, seed)
+    findings = [sentence for source in sources for sentence in source.description]
+    problems = [str(p) for source in sources if isinstance(source, DetectionSource) for p in source.problems]
+    sizes = []
+    for title, source in zip(("training", "held-out"), sources, strict=True):
+        sentence, damaged = _read_some(title, source, images)
+        sizes.append(sentence)
+        problems += damaged
+    return Report(
+        "detection" if detection else "classification", findings, sizes, list(dict.fromkeys(problems)), sources
+    )
+
+
+def spread(source: Source | DetectionSource, count: int) -> Sequence[int]:
+    """Indices of so many images of a source, evenly spread; all if it has no more."""
+    step = len(source) / min(count, len(source))
+    return [int(place * step) for place in range(min(count, len(source)))]
+
+
+def _read_some(title: str, source: Source | DetectionSource, count: int) -> tuple[str, list[str]]:
+    """(a sentence about sizes, problems)."""
+    sizes, problems, indices = [], [], spread(source, count)
+    for index in indices:
+        try:
+            sizes.append(source.read(index).size)
+        except DataError as error:
+            problems.append(str(error))
+    if not sizes:
+        return f"{title}: none of {len(indices)} images can be read", problems
+    widths, heights = (sorted(sides) for sides in zip(*sizes, strict=True))
+    middle = len(sizes) // 2
+    same = f"all {widths[0]} x {heights[0]}"
+    varied = (
+        f"{widths[0]} to {widths[-1]} wide (median {widths[middle]}), "
+        f"{heights[0]} to {heights[-1]} high (median {heights[middle]})"
+    )
+    looked = "" if len(indices) == len(source) else f", {len(indices)} of {len(source)} images read"
+    return f"{title}: {same if len(set(sizes)) == 1 else varied} pixels{looked}", problems

@@ -1,0 +1,73 @@
+"""What the sources of both tasks have in common: images that are read one at a time, in any order."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from PIL import Image
+
+
+class ImageSource(ABC):
+    """Images with annotations of some kind.
+
+    Sources can be pickled and copied into other processes; each process opens its own files.
+
+    Attributes:
+        classes: names of the classes; labels are indices into them.
+        groups: for each image the number of the file (or part of a file) that holds it, where images of one group
+            are read fastest one after the other; else None.
+        description: sentences that say what was found when the data was opened: images and classes with counts,
+            and what was passed over, with the reason.
+    """
+
+    classes: list[str]
+    groups: Sequence[int] | None = None
+    description: Sequence[str] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def read(self, index: int, channels: int = 3) -> Image.Image:
+        """Read image `index`: upright, 8 bits, RGB (channels=3) or gray (channels=1).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Name image `index` in messages: its path, or its file and its place there."""
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash image `index` as it is stored, to find equal images; None where that would take long."""
+        return None
+
+
+Whole = TypeVar("Whole", bound=ImageSource)
+
+
+class SubsetOf(ImageSource, Generic[Whole]):
+    """Some images of a source, in the given order: the part that is the same for both tasks."""
+
+    def __init__(self, source: Whole, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, list(indices)
+        self.classes, self.description = source.classes, source.description
+        groups = source.groups
+        self.groups = None if groups is None else [groups[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, channels: int = 3) -> Image.Image:
+        """Read image `index` of the subset."""
+        return self.source.read(self.indices[index], channels)
+
+    def name(self, index: int) -> str:
+        """Name of the image in the whole source."""
+        return self.source.name(self.indices[index])
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the image in the whole source."""
+        return self.source.fingerprint(self.indices[index])

@@ -1,0 +1,68 @@
+"""Text from outside: file names that need not be UTF-8, and lists with a byte order mark."""
+
+import codecs
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from sasa.errors import DataError
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+class NameTable:
+    """Strings in one block of bytes: about a tenth of the memory of a list, and shared by forked workers.
+
+    (Reading a string from a list writes its reference count, so every worker ends with its own copy of the list.)
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._block = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        first = int(self._ends[index - 1]) if index else 0
+        return os.fsdecode(self._block[first : int(self._ends[index])])
+
+
+def printable(name: object) -> str:
+    """A path or name as valid UTF-8 text; other bytes are written as \\xNN."""
+    return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 if it starts with that byte order mark; the mark is not part of it.
+
+    Raises:
+        DataError: the file cannot be read, or is not text.
+    """
+    try:
+        content = path.read_bytes()
+        mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))
+        return content[len(mark) :].decode(encoding)
+    except OSError as error:
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{printable(path)} cannot be read as UTF-8 text") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not blank, without the spaces around them.
+
+    Raises:
+        DataError: as `read_text`.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def listed(words: Iterable[object], most: int = 10) -> str:
+    """Join words by commas: the first `most`, and how many more there are."""
+    words = [str(word) for word in words]
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,163 @@
+"""Images with a table of labels beside them."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from sasa.data.classification import open_splits
+from sasa.errors import DataError
+
+CAT, DOG = (200, 0, 0), (0, 200, 0)
+
+
+def save_images(root, names):
+    """Every other image is a dog's, which is green; all are different."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        red, green, _ = DOG if number % 2 else CAT
+        Image.new("RGB", (5, 4), (red, green, number)).save(root / name)
+
+
+def check(source):
+    for index, label in enumerate(source.labels):
+        green = source.read(index).getpixel((0, 0))[1]
+        assert source.classes[label] == ("dog" if green else "cat")
+
+
+def table_of(names, header="file_name,label", between=","):
+    rows = [f"{name}{between}{'dog' if number % 2 else 'cat'}" for number, name in enumerate(names)]
+    return "\n".join([header, *rows]) + "\n"
+
+
+NAMES = [f"{n}.jpeg" for n in range(8)]
+FLAT = {
+    "imagefolder": ("metadata.csv", "", table_of(NAMES)),
+    "semicolons and a byte order mark": ("labels.csv", "", "\ufeff" + table_of(NAMES, "Filename;Class", ";")),
+    "tabs": ("labels.tsv", "images", table_of(NAMES, "path\tspecies", "\t")),
+    "ids without suffix": ("train.csv", "train", table_of([n.split(".")[0] for n in NAMES], "id,label")),
+    "two columns": ("train_labels.csv", "train", table_of([n.split(".")[0] for n in NAMES], "image_id,answer")),
+    "directories": ("data.csv", "images/all", table_of([f"images/all/{n}" for n in NAMES])),
+    "another machine": ("data.csv", "images", table_of([f"C:\\Users\\me\\images\\{n}" for n in NAMES], "path,label")),
+    "quoted": ("train.csv", "images", table_of([f'"{n}"' for n in NAMES])),
+    "JSON": (
+        "metadata.jsonl",
+        "",
+        "".join(json.dumps({"file_name": n, "label": "dog" if i % 2 else "cat"}) + "\n" for i, n in enumerate(NAMES)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_one_table(tmp_path, kind):
+    table, directory, text = FLAT[kind]
+    save_images(tmp_path / directory, NAMES)
+    (tmp_path / table).write_text(text, newline="\r\n")
+    for data in (tmp_path, tmp_path / table):
+        train, held_out = open_splits(str(data), 0.25, 0)
+        assert (train.classes, len(train), len(held_out)) == (["cat", "dog"], 6, 2)
+        check(train)
+        check(held_out)
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        ("train/metadata.csv", "validation/metadata.csv"),
+        ("train.csv", "val.csv"),
+        ("Train/labels.csv", "Test/labels.csv"),
+    ],
+)
+def test_tables_of_splits(tmp_path, train, held_out):
+    for table in (train, held_out):
+        (tmp_path / table).parent.mkdir(exist_ok=True)
+        place = tmp_path / table.partition(".")[0].partition("/")[0]
+        save_images(place, NAMES)  # the same names in both
+        (tmp_path / table).write_text(table_of(NAMES))
+    sources = open_splits(str(tmp_path), 0.25, 0)
+    assert [len(source) for source in sources] == [8, 8]
+    for source, table in zip(sources, (train, held_out), strict=True):
+        check(source)
+        assert source.name(0).startswith(str(tmp_path / table.partition(".")[0].partition("/")[0]))
+
+
+def test_a_column_of_splits(tmp_path):
+    save_images(tmp_path, NAMES)
+    rows = table_of(NAMES, "file_name,label,split").splitlines()
+    splits = ["train"] * 4 + ["valid"] * 2 + ["test"] * 2
+    (tmp_path / "metadata.csv").write_text(
+        "\n".join([rows[0], *(f"{r},{s}" for r, s in zip(rows[1:], splits, strict=True))])
+    )
+    sources = open_splits(str(tmp_path), 0.25, 0)
+    assert [len(source) for source in sources] == [4, 2]
+    assert "not used: the test rows (val is what is held out)" in sources[0].description
+
+
+def test_what_kaggle_has_beside_the_table(tmp_path):
+    save_images(tmp_path / "train", NAMES)
+    save_images(tmp_path / "test", ["a.jpeg"])
+    (tmp_path / "train.csv").write_text(table_of(NAMES, "id,label"))
+    (tmp_path / "sample_submission.csv").write_text("id,label\na,cat\n")
+    train, _ = open_splits(str(tmp_path), 0.25, 0)
+    assert f"not used: {tmp_path}/sample_submission.csv (its name says no split)" in train.description
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"), [(["0", "1"], ["0", "1"]), (["10", "9"], ["9", "10"]), (["1.0", "0.0"], ["0", "1"])]
+)
+def test_labels_that_are_numbers(tmp_path, labels, classes):
+    save_images(tmp_path, NAMES)
+    rows = [f"{name},{labels[n % 2]}" for n, name in enumerate(NAMES)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    train, _ = open_splits(str(tmp_path), 0.25, 0)
+    assert train.classes == classes
+
+
+@pytest.mark.parametrize("place", ["", "train/", "photos/"])
+def test_a_table_beside_class_directories_is_not_looked_at(tmp_path, place):
+    save_images(tmp_path, [f"{place}{'dog' if n % 2 else 'cat'}/{n}.jpeg" for n in range(8)])
+    (tmp_path / "labels.csv").write_text("file_name,label\nnowhere.png,cow\n")
+    assert open_splits(str(tmp_path), 0.25, 0)[0].classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("directories", [["images_part_1", "images_part_2"], ["img1", "img2"]])
+def test_parts_of_a_directory_are_not_classes(tmp_path, directories):
+    save_images(tmp_path, [f"{directories[n // 4]}/{name}" for n, name in enumerate(NAMES)])
+    with pytest.raises(DataError, match="whose names are not classes but parts of one directory"):
+        open_splits(str(tmp_path), 0.25, 0)
+    (tmp_path / "metadata.csv").write_text(table_of([name.split(".")[0] for name in NAMES], "image_id,dx"))
+    train, _ = open_splits(str(tmp_path), 0.25, 0)
+    check(train)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a,b\n1,2\n", r"labels\.csv has no two columns of names and labels: expected one of file_name, filename"),
+        ("file_name,label\n0.jpeg,\n", r"labels\.csv line 2 has no label"),
+        ("file_name,label\n0.jpeg,cat\n,dog\n", r"labels\.csv line 3 has no name of an image"),
+        ("file_name,label\n0.jpeg,cat,1\n", r"labels\.csv line 2 has 3 columns; the first line has 2"),
+        (
+            "file_name,label\n0.jpeg,cat\nnone.jpeg,dog\n",
+            r"labels\.csv names 2 images, of which 1 are not in .*none\.jpeg",
+        ),
+        ("file_name,label\n0.jpeg,cat\n./0.jpeg,dog\n", r"labels\.csv names the images '0\.jpeg' and '\./0\.jpeg'"),
+        ("file_name,label\n0.jpeg,cat\n0.jpeg,dog\n", r"labels\.csv names the image .*0\.jpeg twice"),
+        ('file_name,label\n"0.jpeg,cat\n', r"labels\.csv line 2 is damaged: unexpected end of data"),
+        ("file_name,label\n", r"labels\.csv has tables without rows"),
+        ("", r"has no two columns"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path, text, sentence):
+    save_images(tmp_path, NAMES)
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        open_splits(str(tmp_path / "labels.csv"), 0.25, 0)
+
+
+def test_two_tables_for_one_split(tmp_path):
+    save_images(tmp_path, NAMES)
+    for name in ("train.csv", "train_labels.csv"):
+        (tmp_path / name).write_text(table_of(NAMES))
+    with pytest.raises(DataError, match=r"several tables for the train split \(train\.csv, train_labels\.csv\): give"):
+        open_splits(str(tmp_path), 0.25, 0)

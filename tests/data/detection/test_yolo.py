@@ -1,0 +1,209 @@
+"""YOLO's format: data.yaml, images/ and labels/."""
+
+import pytest
+from PIL import Image
+
+from sasa.data.detection import DetectionSubset, YoloSource, open_detection_splits
+from sasa.data.detection.yolo import label_path, read_rows, read_settings
+from sasa.errors import DataError
+
+BOX = "1 0.5 0.5 0.25 0.2\n"  # of 40 x 30 pixels: x 15 to 25, y 12 to 18
+
+
+def write(root, images, labels, files, suffix=".png"):
+    """Images of different colours with their files of boxes: {name: text, or None for no file}."""
+    for number, (name, text) in enumerate(files.items()):
+        (root / images).mkdir(parents=True, exist_ok=True)
+        (root / labels).mkdir(parents=True, exist_ok=True)
+        colour = (number, len(images), sum(map(ord, images)) % 256)
+        Image.new("RGB", (40, 30), colour).save(root / images / f"{name}{suffix}")
+        if text is not None:
+            (root / labels / f"{name}.txt").write_text(text)
+
+
+YAML = "names: [cat, dog]\ntrain: images/train\nval: images/val\n"
+LAYOUTS = {
+    "ultralytics": ("images/{}", "labels/{}", YAML + "path: .\n"),
+    "path of another machine": ("images/{}", "labels/{}", YAML + "path: /home/somebody/datasets/dogs\n"),
+    "names by number": ("images/{}", "labels/{}", YAML.replace("[cat, dog]", "{0: cat, 1: dog}")),
+    "absolute": ("images/{}", "labels/{}", YAML.replace(": images", ": /home/somebody/images")),
+    "windows": ("images/{}", "labels/{}", YAML.replace(": images/", ": D:\\dogs\\images\\")),
+    "roboflow": ("{}/images", "{}/labels", "names: [cat, dog]\nnc: 2\ntrain: ../train/images\nval: ../val/images\n"),
+    "lists of directories": ("images/{}", "labels/{}", YAML.replace("images/train", "[images/train]")),
+    "valid": ("images/{}", "labels/{}", YAML.replace("val:", "valid:")),
+    "boxes beside the images": ("{}", "{}", YAML.replace("images/", "")),
+    "without data.yaml": ("images/{}", "labels/{}", None),
+    "without data.yaml, by split": ("{}/images", "{}/labels", None),
+    "upper case": ("Images/{}", "Labels/{}", None),
+}
+
+
+def open_source(root):
+    return YoloSource(read_settings(root / "data.yaml"), "train")
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_layouts(tmp_path, kind):
+    images, labels, yaml = LAYOUTS[kind]
+    for split, number in (("train", 3), ("val", 2)):
+        write(tmp_path, images.format(split), labels.format(split), {f"{split}{n}": BOX for n in range(number)})
+    if yaml:
+        (tmp_path / "data.yaml").write_text(yaml)
+    else:
+        (tmp_path / "classes.txt").write_text("\ufeffcat\ndog\n")
+    for data in (tmp_path, *([tmp_path / "data.yaml"] if yaml else [])):
+        train, held_out = open_detection_splits(str(data), 0.2, 0)
+        assert (len(train), len(held_out)) == (3, 2)
+        assert train.classes == held_out.classes == ["cat", "dog"]
+        assert train.name(0).endswith("train0.png")
+        assert train.targets(0).boxes.tolist() == [[15, 12, 25, 18]]
+        assert train.targets(0).labels.tolist() == [1]
+        assert train.read(0).size == (40, 30)
+    assert "training: 3 images, 3 boxes of 2 classes (cat 0, dog 3)" in " ".join(train.description)
+
+
+def test_ground_truth(tmp_path):
+    write(tmp_path, "images", "labels", {"a": BOX, "b": None, "c": ""})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    source = open_detection_splits(str(tmp_path), 0.34, 0)[0].source
+    assert isinstance(source, YoloSource)
+    assert [len(source.targets(n)) for n in range(3)] == [1, 0, 0]
+    truth = source.coco()
+    assert truth["categories"] == [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
+    assert truth["annotations"] == [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [15, 12, 10, 6], "area": 60, "iscrowd": 0}
+    ]
+    assert source.description == [f"no file of boxes for 1 of 3 images in {tmp_path}/images: they have no objects"]
+    assert len(DetectionSubset(source, [0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        ("0 0.5 0.5 1 1", (0.5, 0.5, 1, 1)),
+        ("0 .25 .25 .75 .25 .75 .75", (0.5, 0.5, 0.5, 0.5)),  # an outline of three points
+        ("0.0 0.1 0.2 0.3 0.2 0.3 0.6 0.1 0.6", (0.2, 0.4, 0.2, 0.4)),  # of four, as turned boxes have
+        ("\t0  0.5\t0.5 0.2 0.2  ", (0.5, 0.5, 0.2, 0.2)),
+    ],
+)
+def test_boxes_and_outlines(tmp_path, line, box):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\r\n" + line.encode() + b"\r\n")
+    [row] = read_rows(tmp_path / "a.txt")
+    assert (row.number, row.label) == (2, 0)
+    assert row.box == pytest.approx(box)
+
+
+def test_key_points_are_not_outlines(tmp_path):
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.2 0.1 0.1 0.9 0.9\n")
+    assert read_rows(tmp_path / "a.txt", keypoints=True)[0].box == (0.5, 0.5, 0.2, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "has the class 2, and there are 2 classes, from 0; it is left out"),
+        ("cat 0.5 0.5 0.1 0.1", "has the class 'cat', not a whole number, and is left out"),
+        ("-1 0.5 0.5 0.1 0.1", "has the class '-1', not a whole number, and is left out"),
+        ("0.5 0.5 0.5 0.1 0.1", "has the class '0.5', not a whole number"),
+        ("0 0.5 0.5 0.1", "is not a class with a box of four numbers or an outline of points ('0 0.5 0.5 0.1')"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "is not a class with a box of four numbers"),
+        ("0 0.5 nan 0.1 0.1", "is not a class with a box of four numbers"),
+        ("0,0.5,0.5,0.1,0.1", "has the class '0,0.5,0.5,0.1,0.1', not a whole number"),
+        ("0 20 15 10 6", "has numbers that are not fractions of the image ('0 20 15 10 6') and is left out"),
+        ("0 0.5 0.5 0 0.1", "has no area (width 0, height 3) and is left out"),
+    ],
+)
+def test_what_is_left_out_is_said(tmp_path, line, sentence):
+    write(tmp_path, "images/train", "labels/train", {"a": BOX + line})
+    (tmp_path / "data.yaml").write_text(YAML.replace("val: images/val\n", ""))
+    source = open_source(tmp_path)
+    assert len(source.targets(0)) == 1
+    [problem] = source.problems
+    assert problem.id == 2
+    assert f"{tmp_path}/labels/train/a.txt: annotation 2 of a.png {sentence}" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "sentence"),
+    [
+        ("names: [a\ntrain: x", r"data\.yaml is damaged: "),
+        ("train: nowhere\nnames: [a]", r"data\.yaml names 'nowhere', which is not in "),
+        ("train: images/train\nnames: [a, a]", r"data\.yaml names the class 'a' twice"),
+        ("train: images/train\nnames: {1: a, 2: b}", r"must name the classes 0 to 1; it names 1, 2"),
+        ("train: images/train\nnames: [a, b]\nnc: 3", r"data\.yaml names 2 classes, and its nc is 3"),
+        ("train: images/train\nnames: dogs", r"must have a list of classes as 'names'; it has 'dogs'"),
+        ("train: empty\nnames: [a]", r"empty holds no images"),
+        ("train: images/train\nnames: [a]\nval: images/bare", r"bare: none of 1 images has a file of boxes, such as "),
+    ],
+)
+def test_settings_that_cannot_be_used(tmp_path, yaml, sentence):
+    write(tmp_path, "images/train", "labels/train", {"a": BOX.replace("1 ", "0 ", 1)})
+    write(tmp_path, "images/bare", "labels/bare", {"b": None})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "data.yaml").write_text(yaml)
+    with pytest.raises(DataError, match=sentence):
+        open_detection_splits(str(tmp_path), 0.2, 0)
+
+
+@pytest.mark.parametrize("place", ["{}", "images/{}", "{}/images"])
+def test_two_directories_for_a_split(tmp_path, place):
+    for split in ("train", "val", "valid"):
+        images = place.format(split)
+        write(tmp_path, images, images.replace("images", "labels"), {"a": BOX, "b": BOX})
+    with pytest.raises(DataError, match="holds two directories for the val split, val/ and valid/: move one away"):
+        open_detection_splits(str(tmp_path), 0.5, 0)
+
+
+def test_a_test_split_that_was_not_delivered(tmp_path):
+    write(tmp_path, "images/train", "labels/train", {"a": BOX, "b": BOX})
+    (tmp_path / "data.yaml").write_text("train: images/train\ntest: ../test/images\nnames: [cat, dog]\n")
+    assert len(open_detection_splits(str(tmp_path), 0.5, 0)[0]) == 1
+
+
+def test_a_list_of_images(tmp_path):
+    write(tmp_path, "images/train", "labels/train", {"a": BOX, "b": BOX, "c": BOX})
+    (tmp_path / "train.txt").write_text("./images/train/a.png\n/home/somebody/images/train/b.png\n")
+    (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [cat, dog]\n")
+    source = open_source(tmp_path)
+    assert [source.file_name(n) for n in range(len(source))] == ["a.png", "b.png"]
+    assert "1 names of images" in source.description[0]
+
+
+def test_lists_of_darknet(tmp_path):
+    """CVAT's export in YOLO 1.1."""
+    write(tmp_path, "obj_train_data", "obj_train_data", {"a": BOX, "b": BOX})
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    train, held_out = open_detection_splits(str(tmp_path), 0.5, 0)
+    assert (len(train), len(held_out), train.classes) == (1, 1, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("splits", [[""], ["train/", "valid/"]])
+def test_text_files_beside_the_images(tmp_path, splits):
+    for split in splits:
+        write(tmp_path, f"{split}", f"{split}", {"a": BOX, "b": BOX, "c": None, "d": ""})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    train, held_out = open_detection_splits(str(tmp_path), 0.25, 0)
+    assert (len(train), len(held_out)) == ((4, 4) if splits[0] else (3, 1))
+    assert sum(len(source.targets(n)) for source in (train, held_out) for n in range(len(source))) == 2 * len(splits)
+
+
+@pytest.mark.parametrize("text", ["a cat on a mat", "caf\xe9".encode("latin-1"), "0.5", "1 2 3"])
+def test_text_files_of_other_kinds_are_not_boxes(tmp_path, text):
+    write(tmp_path, "", "", {"a": None})
+    (tmp_path / "a.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=r"it holds images without boxes; looked for .* labels/"):
+        open_detection_splits(str(tmp_path), 0.5, 0)
+
+
+def test_notes_of_label_studio_are_not_coco(tmp_path):
+    write(tmp_path, "images", "labels", {"a": BOX, "b": BOX})
+    (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}], "info": {"version": "1.0"}}')
+    assert len(open_detection_splits(str(tmp_path), 0.5, 0)[0]) == 1
+
+
+def test_where_boxes_are(tmp_path):
+    write(tmp_path, "images/images/x", "images/labels/x", {"a": BOX})
+    assert label_path(tmp_path / "images/images/x/a.png") == tmp_path / "images/labels/x/a.txt"
+    assert label_path(tmp_path / "other/a.b.png") == tmp_path / "other/a.b.txt"
