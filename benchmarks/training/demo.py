@@ -13,8 +13,8 @@ import contextlib
 import statistics
 
 import torch
-from sasa.data.classification import split
 
+from sasa.data.classification import split
 from sasa.speed import ratios, spread, torch_threads
 from sasa.speed.pair import OURS, PASSES, TWIN, pair_of_config
 from sasa.tasks.classification.config import TrainConfig, resolve
