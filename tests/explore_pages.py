@@ -12,7 +12,7 @@ import torch
 import sasa
 from sasa.data.classification.transforms import Preprocessing
 from sasa.data.detection.transforms import DetectionPreprocessing
-from sasa.tasks.classification.predictor import preprocessing_to
+from sasa.tasks.trained import preprocessing_to
 
 NASTY = ["</script><script>alert(1)</script>", "a \"quoted\" & <b>bold</b> 'name'", "@facts@", "ünïcode —"]
 VOID = {"meta", "link", "img", "input", "br"}

@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks.gpu.rows import FAILED, Bench, Row, Values
 from benchmarks.gpu.shapes import LAYERS, Layer, operands, stem_inputs
 from sasa.ops import local_attention
+from sasa.ops.arguments import BlockInputs, BlockOptions
 from sasa.ops.block_pooled import block_attention_pooled
 
 BOUNDS = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5, torch.float64: 1e-10}  # relative L2
@@ -179,7 +180,8 @@ def _stem_results(inputs: Any, sign: Tensor, device: str) -> list[Tensor]:
     """Extremes, sums, and the gradients of the weights."""
     image = inputs.image.to(device)
     weights = [w.to(device).requires_grad_() for w in inputs[1:6]]
-    extreme, sums = block_attention_pooled(image, *weights, sign.to(device), block_size=4, num_heads=4)
+    given = BlockInputs(image, *weights, value=None)
+    extreme, sums = block_attention_pooled(given, sign.to(device), BlockOptions(4, 4, 1.0))
     generator = torch.Generator().manual_seed(1)
     grads = [torch.randn(r.shape, generator=generator).to(device, r.dtype) for r in (extreme, sums)]
     grads[1] = grads[1] / sums.shape[1]

@@ -99,7 +99,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--batch-size", "31", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (31) must be divisible"]),
         (["--set", "data.on_bad_image=replace"], 1, ["on_bad_image must be error or skip"]),
         (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe"]),
-        (["--data", "nowhere"], 3, ["'nowhere' is no folder"]),
+        (["--data", "nowhere"], 3, ["'nowhere' is not a directory"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
         (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
         (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip, got 'ignore'"]),

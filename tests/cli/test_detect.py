@@ -291,7 +291,7 @@ def empty(root):
     root.mkdir()
 
 
-def yolo(root):
+def labels_without_images(root):
     empty(root)
     (root / "labels" / "train").mkdir(parents=True)
     (root / "labels" / "train" / "1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
@@ -323,7 +323,7 @@ def crowds_alone(root):
     ("damage", "parts"),
     [
         (empty, ["holds nothing, it is empty", "looked for annotations/instances_train.json"]),
-        (yolo, ["labels in YOLO's format (labels/train/1.txt)", "is not COCO JSON or Pascal VOC XML"]),
+        (labels_without_images, ["labels/train holds no images"]),
         (truncated, ["instances_train.json is damaged: no JSON at line 1"]),
         (results, ["is a list of results (boxes with scores), not COCO annotations"]),
         (lambda root: (root / "train" / "005.png").unlink(), ["of which 1 are not in", "train: 005.png"]),

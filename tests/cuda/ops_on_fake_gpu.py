@@ -20,7 +20,7 @@ import sasa
 import sasa.ops
 from cuda import emulator, fake_gpu
 from sasa.ops import eager
-from sasa.ops.arguments import LocalInputs, LocalOptions
+from sasa.ops.arguments import BlockInputs, BlockOptions, LocalInputs, LocalOptions
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
@@ -138,7 +138,8 @@ def pooled(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
 
     def function(_, **tensors):
         image = tensors["image"]
-        return block_attention_pooled(**tensors, sign=sign.to(image.device), block_size=4, num_heads=2)
+        given = BlockInputs(**{"value": None, **tensors})
+        return block_attention_pooled(given, sign.to(image.device), BlockOptions(4, 2, 1.0))
 
     return compare(function, block_tensors(dtype), device)
 

@@ -12,6 +12,7 @@ from cuda.structs import Map
 from helpers import TOLERANCE, assert_close, block_inputs, double, normal, output_and_gradients, relative_error
 from judges import BLOCK_NAMES, LAYOUTS, assert_agrees, block_grad_output, block_judge, block_options
 from sasa.ops import reference
+from sasa.ops.arguments import BlockInputs, BlockOptions
 
 # batch, channels, heads, channels of a head, value channels of a head, height, width, block size
 COMMON = (2, 3, 2, 4, 8, 9, 10, 4)
@@ -71,7 +72,7 @@ def test_any_strides(layout):
 
 def test_the_log_sum_exp_is_the_references():
     tensors = inputs(COMMON)
-    want = reference.block_attention(*tensors, block_size=4, num_heads=2, scale=0.7)[1]
+    want = reference.block_attention(BlockInputs(*tensors), BlockOptions(4, 2, 0.7))[1]
     assert_close(block.forward(*tensors, block_size=4, num_heads=2, scale=0.7)[1], want)
 
 
@@ -80,8 +81,8 @@ def test_the_log_sum_exp_is_the_references():
 
 def full_map(tensors, options):
     """The reference's output in float64, differentiable."""
-    size = {name: options[name] for name in ("block_size", "num_heads")}
-    return reference.block_attention(*tensors, **size, scale=1.0)[0]
+    size = BlockOptions(options["block_size"], options["num_heads"], 1.0)
+    return reference.block_attention(BlockInputs(*tensors), size)[0]
 
 
 def at_positions(y, position, block_size):

@@ -8,6 +8,7 @@ import torch
 from cuda import emulator
 from cuda.local_calls import Options, backward, forward
 from helpers import TOLERANCE, relative_error
+from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.reference import local_attention
 
 pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no C++ compiler here (looked for g++ and clang++)")
@@ -36,9 +37,8 @@ def inputs(options: Options, batch: int, height: int, width: int, dtype: torch.d
 def expected(tensors, grad, options: Options):
     """Output, log-sum-exp and gradients (None where there is no input) in float64."""
     wide = [None if t is None else t.double().requires_grad_() for t in tensors]
-    output, logsumexp = local_attention(
-        *wide, kernel_size=options.window, num_heads=options.heads, padding=options.padding, scale=options.scale
-    )
+    size = LocalOptions(options.window, options.heads, options.padding, options.scale)
+    output, logsumexp = local_attention(LocalInputs(*wide), size)
     grads = iter(torch.autograd.grad(output, [t for t in wide if t is not None], grad.double()))
     return output, logsumexp.detach(), [None if t is None else next(grads) for t in wide]
 

@@ -12,6 +12,7 @@ from cuda.structs import LocalBackward, Map
 from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
 from judges import LAYOUTS, LOCAL_NAMES, assert_agrees, local_grad_output, local_judge, local_options
 from sasa.ops import reference
+from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.local_attention import local_attention
 
 # batch, heads, channels of a head, value channels of a head, height, width, window
@@ -90,7 +91,7 @@ def test_the_log_sum_exp_is_the_references():
     for padding in ("zeros", "mask"):
         tensors = local_inputs(*shape)
         options = {"kernel_size": 3, "num_heads": 2, "padding": padding, "scale": 0.7}
-        want = reference.local_attention(*tensors, **options)[1]
+        want = reference.local_attention(LocalInputs(*tensors), LocalOptions(**options))[1]
         assert_close(plain.forward(*tensors, **options)[1], want)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from gpu.calls import NAMES, Call, Options, assert_all_close
 from helpers import normal
+from sasa.ops.arguments import BlockInputs, BlockOptions
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.qkv_attention import qkv_attention_inference
 
@@ -117,9 +118,8 @@ def test_the_stem_with_its_pooling(dtype, size):
     found = []
     for device, to in (("cuda", None), ("cpu", FP64)):
         leaves = [w.to(device, to or w.dtype).requires_grad_() for w in weights]
-        results = block_attention_pooled(
-            image.to(device, to or dtype), *leaves, sign.to(device), block_size=4, num_heads=4
-        )
+        inputs = BlockInputs(image.to(device, to or dtype), *leaves, value=None)
+        results = block_attention_pooled(inputs, sign.to(device), BlockOptions(4, 4, 1.0))
         grads = [normal(*r.shape, seed=9).to(r.dtype).to(device) for r in results]
         found.append([*results, *torch.autograd.grad(results, leaves, grads)])
     names = ("extreme", "sums", "w_query", "w_key", "w_value", "rel_row", "rel_col")

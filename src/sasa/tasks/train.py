@@ -31,11 +31,7 @@ def start(config: Config) -> Trainer:
     fabric = make_fabric(config.run)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    task = make_task(config, fabric)
-    if fabric.is_global_zero:
-        for sentence in (*task.train.description, *task.held_out.description):
-            sys.stderr.write(f"{sentence}\n")
-    return Trainer.start(config, fabric, task)
+    return Trainer.start(config, fabric, make_task(config, fabric))
 
 
 def train(config: Config, path: Path) -> dict[str, Any] | None:
@@ -44,6 +40,8 @@ def train(config: Config, path: Path) -> dict[str, Any] | None:
     directory = RunDirectory(path)
     if trainer.fabric.is_global_zero:
         directory.create(trainer.config)
+        for sentence in (*trainer.task.train.description, *trainer.task.held_out.description):
+            sys.stderr.write(f"{sentence}\n")
     trainer.fabric.barrier()
     return _run(trainer, directory)
 
