@@ -20,7 +20,15 @@ import sasa
 import sasa.ops
 from cuda import emulator, fake_gpu
 from sasa.ops import eager
-from sasa.ops.arguments import BlockInputs, BlockOptions, LocalInputs, LocalOptions
+from sasa.ops.arguments import (
+    BlockInputs,
+    BlockOptions,
+    Epilogue,
+    LocalInputs,
+    LocalOptions,
+    QkvInputs,
+    QkvOptions,
+)
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
@@ -35,6 +43,9 @@ def build(module: bytes, kernel: bytes) -> int:
     pairs = tuple((name, int(value)) for name, value in (define.split("=") for define in defines))
     files.append(ctypes.create_string_buffer(emulator.load_kernel(source, kernel.decode(), pairs)._name.encode()))
     return ctypes.addressof(files[-1])
+
+
+QKV = QkvOptions(kernel_size=3, num_heads=2, content=True, padding="zeros", scale=0.5)
 
 
 def install_builder() -> None:
@@ -92,7 +103,7 @@ def qkv(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
     rel_row, rel_col = tables(2, 3, 8)
 
     def function(backend, **tensors):
-        return (qkv_attention(**tensors, kernel_size=3, num_heads=2, scale=0.5, backend=backend),)
+        return (qkv_attention(QkvInputs(**tensors), QKV, backend),)
 
     return compare(function, {"qkv": stacked, "rel_row": rel_row, "rel_col": rel_col}, device)
 
@@ -101,12 +112,14 @@ def inference(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float
     (stacked,) = maps(dtype, 3 * 32, 9, 11)
     rel_row, rel_col = tables(2, 3, 8)
     gain, shift = torch.randn(32), torch.randn(32)
-    options = {"kernel_size": 3, "num_heads": 2, "padding": "zeros", "scale": 0.5, "content": True}
+
+    def function(*tensors: Tensor) -> Tensor:
+        return qkv_attention_inference(QkvInputs(*tensors[:3]), Epilogue(*tensors[3:], relu=True, pool=2), QKV)
+
+    given = (stacked, rel_row, rel_col, gain, shift)
     with torch.no_grad():
-        arguments = [t.to(device) for t in (stacked, rel_row, rel_col, gain, shift)]
-        got = qkv_attention_inference(*arguments, relu=True, pool=2, **options)
-        arguments = [t.double() for t in (stacked, rel_row, rel_col, gain, shift)]
-        return {"output": relative_error(got, qkv_attention_inference(*arguments, relu=True, pool=2, **options))}
+        got = function(*(t.to(device) for t in given))
+        return {"output": relative_error(got, function(*(t.double() for t in given)))}
 
 
 def block_tensors(dtype: torch.dtype) -> dict[str, Tensor | None]:
@@ -187,7 +200,7 @@ class Attend(torch.nn.Module):
 
     def forward(self, qkv: Tensor, rel_row: Tensor, rel_col: Tensor) -> Tensor:
         """Attention with two heads and k = 3."""
-        return qkv_attention(qkv, rel_row, rel_col, kernel_size=3, num_heads=2, scale=0.5)
+        return qkv_attention(QkvInputs(qkv, rel_row, rel_col), QKV)
 
 
 def compiled(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
@@ -195,8 +208,7 @@ def compiled(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]
     run = torch.compile(Attend(), fullgraph=True, backend="aot_eager")
 
     def function(backend: str, **tensors: Tensor) -> tuple[Tensor]:
-        given = {"kernel_size": 3, "num_heads": 2, "scale": 0.5, "backend": backend}
-        return (qkv_attention(**tensors, **given) if backend == "reference" else run(**tensors),)
+        return (qkv_attention(QkvInputs(**tensors), QKV, backend) if backend == "reference" else run(**tensors),)
 
     rel_row, rel_col = tables(2, 3, 8)
     return compare(function, {"qkv": maps(dtype, 96, 9, 11)[0], "rel_row": rel_row, "rel_col": rel_col}, device)
@@ -208,8 +220,7 @@ def exported(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]
     there = tuple(t.to(device) for t in inputs)
     with torch.no_grad():
         got = torch.export.export(Attend(), there).module()(*there)
-    options = {"kernel_size": 3, "num_heads": 2, "scale": 0.5, "backend": "reference"}
-    return {"output": relative_error(got, qkv_attention(*(t.double() for t in inputs), **options))}
+    return {"output": relative_error(got, qkv_attention(QkvInputs(*(t.double() for t in inputs)), QKV, "reference"))}
 
 
 def layers(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ import torch
 
 from gpu.calls import NAMES, Call, Options, assert_all_close
 from helpers import normal
-from sasa.ops.arguments import BlockInputs, BlockOptions
+from sasa.ops.arguments import BlockInputs, BlockOptions, Epilogue, QkvInputs, QkvOptions
 from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.qkv_attention import qkv_attention_inference
 
@@ -94,14 +94,12 @@ def test_what_inference_fuses(dtype, pool):
     call = Call.make(2, 16, 13, 18, Options(7), dtype)
     wide = torch.promote_types(dtype, FP32)
     factors = [normal(32, seed=seed, dtype=wide) for seed in (4, 5)]
-    options = {"kernel_size": 7, "num_heads": 2, "padding": "zeros", "scale": 1.0, "content": True}
-    results = [
-        qkv_attention_inference(*[t.to(device, to) for t, to in given], relu=True, pool=pool, **options)
-        for device, given in (
-            ("cuda", [(t, t.dtype) for t in (call.qkv, *call.tables, *factors)]),
-            ("cpu", [(t, FP64) for t in (call.qkv, *call.tables, *factors)]),
-        )
-    ]
+    options = QkvOptions(7, 2, content=True, padding="zeros", scale=1.0)
+    results = []
+    for device, to in (("cuda", None), ("cpu", FP64)):
+        inputs = QkvInputs(*(t.to(device, to or t.dtype) for t in (call.qkv, *call.tables)))
+        epilogue = Epilogue(*(t.to(device, to or t.dtype) for t in factors), relu=True, pool=pool)
+        results.append(qkv_attention_inference(inputs, epilogue, options))
     assert_all_close(results[:1], results[1:], dtype, ("output",))
 
 
