@@ -106,7 +106,7 @@ def test_eval_of_other_data(sasa, detector, own, tmp_path):
 def test_bench_times_a_detector_beside_its_twin(sasa, detector):
     status, out, _ = sasa("bench", "--model", detector, "--rounds", 3)
     assert status == 0
-    assert "retinanet_sasa_resnet26_attnheads and its twin of convolutions, batches of 4" in out
+    assert "retinanet_sasa_resnet26_attnheads and its convolutional twin, batch size 4" in out
     written = json.loads((detector / "speed.json").read_text())
     assert set(written["passes"]) == {"training step", "inference"}
     assert written["parameters"]["this network"] < written["parameters"]["convolutional twin"]

@@ -41,7 +41,7 @@ def test_layers_left_out_are_listed(sasa, run_folder, images, tmp_path):
 def test_convolution_has_nothing_to_explore(sasa, tmp_path, images):
     network = save_classifier(tmp_path / "network", "resnet26", stem="small_conv")
     result = sasa("explore", "--model", network, images / "0.png", "--output", tmp_path / "page.html")
-    assert_one_sentence(result, 1, "the network has no local attention layer to look at")
+    assert_one_sentence(result, 1, "the network has no local attention layer")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -57,7 +57,7 @@ def test_what_a_table_varies_cannot_be_set():
     for key in ("model.kernel_size", "run.seed", "data.source"):
         with pytest.raises(UsageError, match=f"--set {key}"):
             Plan("4", "digits", "small", changes=[[key, 3]]).check()
-    with pytest.raises(UsageError, match="is no setting"):
+    with pytest.raises(UsageError, match="is not a setting"):
         Plan("4", "digits", "small", changes=[["recipe.epoch", 3]]).check()
     with pytest.raises(ArgumentError, match="did you mean 'width'"):
         Plan("4", "digits", "small", changes=[["model.widht", 0.1]]).check()
