@@ -250,7 +250,7 @@ def test_a_run_resumes_without_what_its_backbone_started_from(data, tmp_path):
 
 def test_a_backbone_that_does_not_fit_is_a_sentence(data, finished, tmp_path):
     tiny_classifier(tmp_path / "other", kernel_size=5)
-    with pytest.raises(SasaError, match=r"the backbone has kernel_size=3, but the network that its weights come from has 5"):
+    with pytest.raises(SasaError, match=r"the backbone has kernel_size=3, but its weights come from a network with 5"):
         start(tiny(data, ("recipe.backbone", str(tmp_path / "other"))))
     with pytest.raises(UsageError, match=r"recipe\.backbone .* is not a classifier"):
         start(tiny(data, ("recipe.backbone", str(finished[0]))))

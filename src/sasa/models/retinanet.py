@@ -176,7 +176,7 @@ class RetinaNet(nn.Module):
         for name, value in ours.items():
             if name not in CLASSIFIER_ONLY and theirs[name] != value:
                 raise SasaError(
-                    f"the backbone has {name}={value!r}, but the network that its weights come from has {theirs[name]!r}"
+                    f"the backbone has {name}={value!r}, but its weights come from a network with {theirs[name]!r}"
                 )
         state = {name: tensor for name, tensor in other.state_dict().items() if not name.startswith("fc.")}
         self.backbone.body.load_state_dict(state)
