@@ -21,7 +21,6 @@ CPU = torch.device("cpu")
 CLASSES = 3
 CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 EMPTY = torch.zeros(0, 4)
-NO_LABELS = torch.zeros(0, dtype=torch.int64)
 
 
 def make_config(**options):

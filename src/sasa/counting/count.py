@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sasa.counting.conventions import CALIBRATED, SIMPLE, mixture_extra_flops
 from sasa.errors import ArgumentError
 from sasa.nn import AttentionStem, LocalAttention2d
+from sasa.nn.conversion import count_parameters
 from sasa.ops.flops import pixels
 
 InputSize = int | tuple[int, int] | tuple[int, int, int]
@@ -89,7 +90,7 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
         _by_module(calibrated, model, stems.calibrated),
     )
     by_module = {
-        name: Cost(_parameters(module), *(flops.get(name, 0) for flops in counted))
+        name: Cost(count_parameters(module), *(flops.get(name, 0) for flops in counted))
         for name, module in model.named_modules(remove_duplicate=False)
         if any(name in flops for flops in counted)
     }
@@ -174,7 +175,3 @@ def _by_module(mode: FlopCounterMode, model: nn.Module, corrections: dict[str, i
         for ancestor in (".".join(parts[:depth]) for depth in range(len(parts) + 1)):
             flops[ancestor] = flops.get(ancestor, 0) + extra
     return flops
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -259,6 +259,6 @@ def _warn_of_heads(replaced: Named, heads: dict[nn.Conv2d, tuple[int, str]], num
         warnings.warn(sentence, stacklevel=3)
 
 
-def _listed(convolutions: Named, most: int = 6) -> str:
+def _listed(convolutions: Named) -> str:
     names = [display_name(names[0]) for names in convolutions.values()]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

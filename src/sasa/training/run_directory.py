@@ -143,9 +143,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def next_run_path(name: str, parent: Path = Path("runs")) -> Path:
+def next_run_path(name: str) -> Path:
     """Return runs/NAME-1, or the first number that is free."""
     number = 1
-    while (parent / f"{name}-{number}").exists():
+    while Path(f"runs/{name}-{number}").exists():
         number += 1
-    return parent / f"{name}-{number}"
+    return Path(f"runs/{name}-{number}")

@@ -17,6 +17,7 @@ from sasa.ops.gpu.block_backward import block_backward
 from sasa.ops.gpu.block_forward import block_forward
 from sasa.ops.gpu.block_tile import LOG2E
 from sasa.ops.gpu.limits import is_wide
+from sasa.ops.gpu.tuning import power_of_two
 from sasa.ops.precision import empty_map, without_autocast
 
 STAGES = 1  # loads ahead of their use cost registers that the backward kernel does not have
@@ -51,15 +52,15 @@ class Plan:
         }  # fmt: skip
 
 
-def power_of_two(number: int, least: int = 16) -> int:
-    """The next power of two, and at least what a tensor core takes."""
-    return max(least, 1 << (number - 1).bit_length())
+def padded(size: int) -> int:
+    """The next power of two, and at least the 16 that a tensor core takes."""
+    return max(16, power_of_two(size))
 
 
 def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) -> Plan:
     """How a image is cut into groups, and the groups into programs."""
     batch, channels, height, width = image.shape
-    pixels = power_of_two(block_size**2)
+    pixels = padded(block_size**2)
     half = image.dtype != torch.float32
     blocks = max(1, (128 if half else 64) // pixels)  # a warp multiplies 16 queries at a time
     down, across = -(-height // block_size), -(-width // block_size)
@@ -67,8 +68,8 @@ def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) ->
     groups = batch * down * groups_across
     values = value_channels // num_heads
     return Plan(
-        channels, num_heads, values, block_size, pixels, power_of_two(channels + 2 * block_size),
-        power_of_two(values), down, groups_across, groups, blocks, min(groups, PROGRAMS), WARPS if half else 2 * WARPS,
+        channels, num_heads, values, block_size, pixels, padded(channels + 2 * block_size),
+        padded(values), down, groups_across, groups, blocks, min(groups, PROGRAMS), WARPS if half else 2 * WARPS,
     )  # fmt: skip
 
 
