@@ -1,8 +1,6 @@
 """Sentences about a data set that was opened: classes with counts, splits, and images that are in both splits."""
 
-import hashlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from sasa.data.source import ImageSource
 from sasa.data.text import listed
@@ -10,7 +8,6 @@ from sasa.data.text import listed
 # Images of both splits that are compared when a data set is opened: about a second.
 MOST_COMPARED = 20_000
 MOST_SHOWN = 10  # classes whose counts are printed
-WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, larger ones in three pieces
 
 
 def describe_split(
@@ -62,26 +59,3 @@ def duplicates(first: ImageSource, second: ImageSource) -> list[tuple[int, int]]
             known.setdefault(key, index)
     found = ((known.get(second.fingerprint(index) or b""), index) for index in range(len(second)))
     return [(one, other) for one, other in found if one is not None]
-
-
-def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
-    """Hash the size and the content of an encoded image; of a large one only the beginning, middle and end.
-
-    Args:
-        read: gives the bytes at (offset, size).
-        size: of the whole.
-    """
-    starts = [0] if size <= WHOLE else [0, size // 2, size - PIECE]
-    digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
-    for start in starts:
-        digest.update(read(start, size if size <= WHOLE else PIECE))
-    return digest.digest()
-
-
-def file_fingerprint(path: Path) -> bytes | None:
-    """`fingerprint` of a file; None where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return fingerprint(lambda start, size: (file.seek(start), file.read(size))[1], path.stat().st_size)
-    except OSError:
-        return None

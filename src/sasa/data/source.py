@@ -1,10 +1,31 @@
-"""What the sources of both tasks have in common: images that are read one at a time, in any order."""
+"""Base classes of the sources of both tasks: images that are read one at a time, in any order."""
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from PIL import Image
+
+from sasa.data.images import read_image
+from sasa.data.text import NameTable, printable
+
+WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, larger ones in three pieces
+
+
+def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
+    """Hash the size and the content of an encoded image; of a large one only the beginning, middle and end.
+
+    Args:
+        read: returns `size` bytes at an offset; called with (offset, size).
+        size: number of bytes of the encoded image.
+    """
+    starts = [0] if size <= WHOLE else [0, size // 2, size - PIECE]
+    digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
+    for start in starts:
+        digest.update(read(start, size if size <= WHOLE else PIECE))
+    return digest.digest()
 
 
 class ImageSource(ABC):
@@ -43,6 +64,34 @@ class ImageSource(ABC):
     def fingerprint(self, index: int) -> bytes | None:
         """Hash image `index` as it is stored, to find equal images; None where that would take long."""
         return None
+
+
+class FileSource(ImageSource):
+    """Images that are files below one directory; subclasses set `_directory` and the relative paths `_names`."""
+
+    _directory: str
+    _names: NameTable
+
+    def read(self, index: int, channels: int = 3) -> Image.Image:
+        """Read the image of file `index`."""
+        return read_image(self.path(index), self.name(index), channels)
+
+    def path(self, index: int) -> Path:
+        """Path of image `index`."""
+        return Path(self._directory, self._names[index])
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return printable(self.path(index))
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the file; None if it cannot be read."""
+        path = self.path(index)
+        try:
+            with path.open("rb") as file:
+                return fingerprint(lambda start, size: (file.seek(start), file.read(size))[1], path.stat().st_size)
+        except OSError:
+            return None
 
 
 Whole = TypeVar("Whole", bound=ImageSource)

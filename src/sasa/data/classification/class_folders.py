@@ -3,12 +3,10 @@
 import os
 from pathlib import Path
 
-from PIL import Image
-
 from sasa.data.classification.source import Found, Source
 from sasa.data.directories import find_layout, is_clutter, look_through, sub_directories
-from sasa.data.findings import file_fingerprint
-from sasa.data.images import SUFFIXES, is_image, read_image
+from sasa.data.images import SUFFIXES, is_image
+from sasa.data.source import FileSource
 from sasa.data.text import NameTable, listed, printable
 from sasa.errors import DataError
 
@@ -17,7 +15,7 @@ class NoImagesError(DataError):
     """There are no class directories with images."""
 
 
-class ClassFolders(Source):
+class ClassFolders(FileSource, Source):
     """A directory with one directory of images for each class, which may have directories of its own.
 
     Class directories may be symbolic links. Hidden names and what systems leave behind are passed over. Images are
@@ -33,7 +31,7 @@ class ClassFolders(Source):
 
     def __init__(self, root: Path, classes: list[str] | None = None) -> None:
         names = [directory.name for directory in sub_directories(root)]
-        self._root = str(root)
+        self._directory = str(root)
         images = {name: sorted(_images_below(f"{root}/{name}", name)) for name in names}
         if not any(images.values()):
             raise NoImagesError(
@@ -53,22 +51,6 @@ class ClassFolders(Source):
         self._names = NameTable(path for name in names for path in images[name])
         self.labels = [numbers[printable(name)] for name in names for _ in images[name]]
         self.description = _passed_over(root, images)
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read the image of file `index`."""
-        return read_image(self.path(index), self.name(index), channels)
-
-    def path(self, index: int) -> Path:
-        """Path of image `index`."""
-        return Path(self._root, self._names[index])
-
-    def name(self, index: int) -> str:
-        """The file's path."""
-        return printable(self.path(index))
-
-    def fingerprint(self, index: int) -> bytes | None:
-        """Hash of the file."""
-        return file_fingerprint(self.path(index))
 
 
 def open_class_folders(root: Path) -> Found:

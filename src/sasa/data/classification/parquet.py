@@ -17,8 +17,8 @@ from PIL import Image
 
 from sasa.data.classification.source import Found, Source, check_labels, number_words
 from sasa.data.classification.split_files import open_split_files
-from sasa.data.findings import fingerprint
 from sasa.data.images import read_image
+from sasa.data.source import fingerprint
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from sasa.data.classification.source import Found, Source, check_labels
 from sasa.data.classification.split_files import open_split_files
-from sasa.data.findings import fingerprint
 from sasa.data.images import SUFFIXES, read_image
+from sasa.data.source import fingerprint
 from sasa.data.text import NameTable, listed, printable, read_text
 from sasa.errors import DataError
 

@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sasa.data.classification.source import Found, Source, number_words
 from sasa.data.directories import (
     HELD_OUT,
@@ -23,9 +21,8 @@ from sasa.data.directories import (
     split_of,
     sub_directories,
 )
-from sasa.data.findings import file_fingerprint
 from sasa.data.image_names import find_images
-from sasa.data.images import read_image
+from sasa.data.source import FileSource
 from sasa.data.text import NameTable, listed, printable, read_text
 from sasa.errors import DataError
 
@@ -51,7 +48,7 @@ Row = tuple[int, str, str]  # line, name of the image, label
 Record = tuple[int, dict[str, str]]  # line, values by column
 
 
-class ImageTable(Source):
+class ImageTable(FileSource, Source):
     """Images that a table names, with their labels; words and whole numbers are the names of classes.
 
     Args:
@@ -77,22 +74,6 @@ class ImageTable(Source):
             raise DataError(f"{where} names the image {printable(twice)} twice")
         self.labels, self.classes = number_words(where, [label for _, _, label in rows], classes)
         self._directory, self._names = str(directory), NameTable(names)
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read the image of row `index`."""
-        return read_image(self.path(index), self.name(index), channels)
-
-    def path(self, index: int) -> Path:
-        """Path of image `index`."""
-        return Path(self._directory, self._names[index])
-
-    def name(self, index: int) -> str:
-        """The file's path."""
-        return printable(self.path(index))
-
-    def fingerprint(self, index: int) -> bytes | None:
-        """Hash of the file."""
-        return file_fingerprint(self.path(index))
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:

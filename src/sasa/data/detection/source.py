@@ -10,9 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sasa.data.detection.annotations import Problem, Targets, TargetTable
-from sasa.data.findings import file_fingerprint
-from sasa.data.images import read_image
-from sasa.data.source import ImageSource, SubsetOf
+from sasa.data.source import FileSource, ImageSource, SubsetOf
 from sasa.data.text import NameTable, printable
 from sasa.errors import DataError
 
@@ -99,7 +97,7 @@ class DetectionSubset(SubsetOf[DetectionSource], DetectionSource):
         return {**whole, "images": images, "annotations": annotations}
 
 
-class ImageFiles(DetectionSource):
+class ImageFiles(FileSource, DetectionSource):
     """Images in a directory, whose boxes are known.
 
     Args:
@@ -131,7 +129,7 @@ class ImageFiles(DetectionSource):
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
         """Read the image of file `index`; it must have the annotated size when upright."""
-        image = read_image(self.path(index), self.name(index), channels)
+        image = super().read(index, channels)
         if (image.height, image.width) != self.size(index):
             height, width = self.size(index)
             raise DataError(
@@ -140,14 +138,6 @@ class ImageFiles(DetectionSource):
                 "its side"
             )
         return image
-
-    def path(self, index: int) -> Path:
-        """Path of image `index`."""
-        return Path(self._directory, self._names[index])
-
-    def name(self, index: int) -> str:
-        """The file's path."""
-        return printable(self.path(index))
 
     def file_name(self, index: int) -> str:
         """The path below the directory of the images."""
@@ -169,10 +159,6 @@ class ImageFiles(DetectionSource):
     def counts(self, indices: Sequence[int] | None = None) -> list[int]:
         """The number of boxes of each class, crowds left out."""
         return self._table.counts(len(self.classes), indices)
-
-    def fingerprint(self, index: int) -> bytes | None:
-        """Hash of the file."""
-        return file_fingerprint(self.path(index))
 
     def coco(self) -> dict[str, Any]:
         """The boxes that can be trained on and the crowds, in COCO's format; boxes are numbered from 1."""
