@@ -4,6 +4,7 @@ The loops are slow and independent of the library: they visit pixels, heads and 
 """
 
 import math
+import re
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sasa.errors import ArgumentError
 from sasa.ops import native
 from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.backends import BACKENDS
@@ -60,6 +62,11 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64, devic
     """0.7 * normal, rounded to `dtype`: the same numbers on every device."""
     generator = torch.Generator().manual_seed(seed)
     return (0.7 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).to(device)
+
+
+def argument_error(sentence: str):
+    """A context that expects an ArgumentError with exactly this message."""
+    return pytest.raises(ArgumentError, match=f"^{re.escape(sentence)}$")
 
 
 def relative_error(got: Tensor, want: Tensor, *, otherwise: float = 1.0) -> float:

@@ -73,12 +73,17 @@ LAYOUTS = {
 }
 
 
+def laid_out(tensors: list, layout: str) -> list:
+    """The tensors with their maps, those of four dimensions, in the named layout."""
+    return [None if t is None else LAYOUTS[layout](t) if t.dim() == 4 else t for t in tensors]
+
+
 # ------------------------------------------------------------------------------------------------ local_attention
 
 LOCAL_NAMES = ("query", "key", "value", "rel_row", "rel_col")
 
 
-def local_options(shape: tuple[int, ...], padding: str, terms: str, scale: float = 1.0) -> dict:
+def local_options(shape: tuple[int, ...], padding: str = "zeros", terms: str = "both", scale: float = 1.0) -> dict:
     return {
         "kernel_size": shape[-1],
         "num_heads": shape[1],

@@ -5,7 +5,7 @@ import sys
 import pytest
 from PIL import Image
 
-from command import tiny_settings
+from command import run_command, tiny_settings
 from sasa.cli.main import main
 
 
@@ -29,14 +29,9 @@ def sasa(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory):
-    """A finished run of the command itself."""
+    """The run directory of a finished `sasa train`."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    words = ["sasa", "train", "--epochs", "1", "--batch-size", "32", "--output", str(path), *tiny_settings()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stop:
-            main()
-    assert not stop.value.code
+    run_command("train", "--epochs", 1, "--batch-size", 32, "--output", path, *tiny_settings())
     return path
 
 

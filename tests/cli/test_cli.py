@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from command import assert_one_sentence, tiny_settings
+from pickles import MakesDirectory
 from sasa.models import create_model
 
 
@@ -153,17 +154,9 @@ def test_directories_without_a_trained_network(sasa, tmp_path, images):
 def test_a_pickle_as_weights_is_refused_and_not_run(sasa, tmp_path, images, run_folder):
     (tmp_path / "config.json").write_text((run_folder / "config.json").read_text())
     marker = tmp_path / "marker"
-    torch.save(Evil(str(marker)), tmp_path / "model.safetensors")
+    torch.save(MakesDirectory(marker), tmp_path / "model.safetensors")
     assert_one_sentence(sasa("predict", images, "--model", tmp_path), 1, "is a pickle", "not opened")
     assert not marker.exists()
-
-
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
 
 
 def test_a_network_on_the_hub(sasa, run_folder, images, monkeypatch):

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,7 @@ import pytest
 from PIL import Image
 
 from boxes import LEARNS, annotation_file, change, settings, write_boxes
-from command import assert_one_sentence
-from sasa.cli.main import main
+from command import assert_one_sentence, run_command
 from sasa.models import RetinaNet
 from sasa.tasks.detection.predictor import Detector
 
@@ -27,14 +25,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector(data, tmp_path_factory):
-    """A finished run of the command itself."""
+    """The run directory of a finished `sasa detect train`."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    words = ["sasa", "detect", "train", "--data", str(data), "--output", str(path), *settings(*LEARNS)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stop:
-            main()
-    assert not stop.value.code
+    run_command("detect", "train", "--data", data, "--output", path, *settings(*LEARNS))
     return path
 
 

@@ -10,7 +10,7 @@ from cuda.plain_structs import BlockBackward, BlockForward, BlockPlan
 from cuda.plans import plan
 from cuda.structs import Map
 from helpers import TOLERANCE, assert_close, block_inputs, double, normal, output_and_gradients, relative_error
-from judges import BLOCK_NAMES, LAYOUTS, assert_agrees, block_grad_output, block_judge, block_options
+from judges import BLOCK_NAMES, LAYOUTS, assert_agrees, block_grad_output, block_judge, block_options, laid_out
 from sasa.ops import reference
 from sasa.ops.arguments import BlockInputs, BlockOptions
 
@@ -31,10 +31,6 @@ STEMS = {  # for tensor cores
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 NAN = float("nan")
-
-
-def laid_out(tensors, layout):
-    return [None if t is None else LAYOUTS[layout](t) if t.dim() == 4 else t for t in tensors]
 
 
 def inputs(shape, terms="both", values="weights", dtype=torch.float64, layout="channels_last"):

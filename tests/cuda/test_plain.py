@@ -10,7 +10,7 @@ from cuda.plain_structs import PlainPlan
 from cuda.plans import plan, sum_parts
 from cuda.structs import LocalBackward, Map
 from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
-from judges import LAYOUTS, LOCAL_NAMES, assert_agrees, local_grad_output, local_judge, local_options
+from judges import LAYOUTS, LOCAL_NAMES, assert_agrees, laid_out, local_grad_output, local_judge, local_options
 from sasa.ops import reference
 from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.local_attention import local_attention
@@ -27,10 +27,6 @@ ODD_SHAPES = {
 }
 PADDINGS = pytest.mark.parametrize("padding", ["zeros", "mask"])
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
-
-
-def laid_out(tensors, layout):
-    return [None if t is None else LAYOUTS[layout](t) if t.dim() == 4 else t for t in tensors]
 
 
 def attend(tensors, grad_output, options):

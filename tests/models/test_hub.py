@@ -10,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub import constants, errors
 
+from pickles import MakesDirectory
 from sasa.errors import ArgumentError, SasaError
 from sasa.models import create_model, hub
 from sasa.models.card import Figures, model_card
@@ -80,14 +81,6 @@ def test_only_three_files_are_asked_for(monkeypatch, saved):
     assert asked == {"repo_id": "owner/pets", "revision": "v1", "allow_patterns": files}
 
 
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [
@@ -97,7 +90,7 @@ class Evil:
 )
 def test_pickles_are_refused_and_not_run(cache, saved, tmp_path, file, sentence):
     marker = tmp_path / "marker"
-    torch.save(Evil(str(marker)), tmp_path / "evil")
+    torch.save(MakesDirectory(marker), tmp_path / "evil")
     config = (saved / "config.json").read_bytes()
     put(cache, "owner/bad", {file: (tmp_path / "evil").read_bytes(), "config.json": config})
     with pytest.raises(SasaError, match=sentence):

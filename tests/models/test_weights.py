@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 import sasa
+from pickles import MakesDirectory
 from sasa.errors import ArgumentError, SasaError
 from sasa.files import atomic_write
 from sasa.models import load_pretrained
@@ -186,16 +187,6 @@ def test_a_directory_that_cannot_be_written_is_a_sentence(below, tmp_path):
     assert files(tmp_path) == {"network": b"a regular file"}
 
 
-class Marker:
-    """An object whose unpickling creates the file."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 def pickled(kind, content):
     """The bytes of a pickle: torch.save's two formats, or a protocol of pickle itself."""
     if isinstance(kind, int):
@@ -208,7 +199,7 @@ def pickled(kind, content):
 @pytest.mark.parametrize("kind", ["zip", "legacy", 0, 1, 2, 3, 4, 5])
 def test_a_pickle_is_refused_and_not_opened(saved, tmp_path, kind):
     marker = tmp_path / "marker"
-    content = pickled(kind, {"weights": Marker(marker)})
+    content = pickled(kind, {"weights": MakesDirectory(marker)})
     if isinstance(kind, int):  # the trap works
         pickle.loads(content)
         marker.rmdir()

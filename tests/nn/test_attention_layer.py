@@ -2,21 +2,16 @@
 
 import copy
 import math
-import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import sasa
-from helpers import assert_close, loop_local_attention, normal, relative_error
+from helpers import argument_error, assert_close, loop_local_attention, normal, relative_error
 from sasa import LocalAttention2d
 from sasa.errors import ArgumentError
 from sasa.nn import sinusoid
-
-
-def says(sentence: str):
-    return pytest.raises(ArgumentError, match=f"^{re.escape(sentence)}$")
 
 
 def equation_3(layer: LocalAttention2d, x: torch.Tensor) -> torch.Tensor:
@@ -344,7 +339,7 @@ NOT_PIXELS = (
     ids=lambda value: str(value)[:40],
 )
 def test_errors_at_construction(arguments, sentence):
-    with says(sentence):
+    with argument_error(sentence):
         LocalAttention2d(**{"in_channels": 8, "out_channels": 16, **arguments})
 
 
@@ -355,9 +350,9 @@ def test_an_unknown_backend_is_an_error_at_construction():
 
 def test_errors_of_the_input():
     layer = LocalAttention2d(8, 16, num_heads=4)
-    with says("the input must be (batch, 8, height, width), got (2, 6, 5, 5)"):
+    with argument_error("the input must be (batch, 8, height, width), got (2, 6, 5, 5)"):
         layer(torch.randn(2, 6, 5, 5))
-    with says("the input must be (batch, 8, height, width), got (2, 8)"):
+    with argument_error("the input must be (batch, 8, height, width), got (2, 8)"):
         layer(torch.randn(2, 8))
-    with says("the input must be (batch, 8, height, width), got (1, 6, 5, 5)"):
+    with argument_error("the input must be (batch, 8, height, width), got (1, 6, 5, 5)"):
         layer(torch.randn(6, 5, 5))

@@ -2,20 +2,15 @@
 
 import copy
 import math
-import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import assert_close, loop_block_attention, normal
+from helpers import argument_error, assert_close, loop_block_attention, normal
 from sasa import AttentionStem
 from sasa.errors import ArgumentError
 from sasa.nn import sinusoid
-
-
-def says(sentence: str):
-    return pytest.raises(ArgumentError, match=f"^{re.escape(sentence)}$")
 
 
 def small_stem(**options) -> AttentionStem:
@@ -316,7 +311,7 @@ AT_LEAST_ONE = "in_channels ({}), out_channels ({}), block_size ({}) and num_mix
     ids=lambda value: str(value)[:40],
 )
 def test_errors_at_construction(arguments, sentence):
-    with says(sentence):
+    with argument_error(sentence):
         AttentionStem(**arguments)
 
 
@@ -327,5 +322,5 @@ def test_an_unknown_backend_is_an_error_at_construction():
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 8, 8), (2, 3)], ids=str)
 def test_errors_of_the_image(shape):
-    with says(f"the image must be (batch, 3, height, width), got {shape}"):
+    with argument_error(f"the image must be (batch, 3, height, width), got {shape}"):
         AttentionStem()(torch.randn(shape))

@@ -1,22 +1,16 @@
 """Every argument error of the operators is one sentence that quotes the values."""
 
-import re
-
 import pytest
 import torch
 
-from helpers import WITHOUT_KERNELS, normal
-from sasa.errors import ArgumentError, SasaError
+from helpers import WITHOUT_KERNELS, argument_error, normal
+from sasa.errors import SasaError
 from sasa.ops import block_attention, local_attention
 from sasa.ops.backends import BACKENDS, BackendStatus, backends, check_backend
 from sasa.ops.backends.base import Backend
 from sasa.ops.checks import check_heads, check_padding
 
 pytestmark = WITHOUT_KERNELS  # arguments are checked before they are called
-
-
-def says(sentence: str):
-    return pytest.raises(ArgumentError, match=f"^{re.escape(sentence)}$")
 
 
 def local(**changes):
@@ -99,7 +93,7 @@ LOCAL_ERRORS = [
 @pytest.mark.parametrize(("changes", "sentence"), LOCAL_ERRORS, ids=[s[:40] for _, s in LOCAL_ERRORS])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_local_attention(backend, changes, sentence):
-    with says(sentence):
+    with argument_error(sentence):
         local(**{"backend": backend, **changes})
 
 
@@ -175,7 +169,7 @@ BLOCK_ERRORS = [
 @pytest.mark.parametrize(("changes", "sentence"), BLOCK_ERRORS, ids=[s[:40] for _, s in BLOCK_ERRORS])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_block_attention(backend, changes, sentence):
-    with says(sentence):
+    with argument_error(sentence):
         block(**{"backend": backend, **changes})
 
 
@@ -188,9 +182,9 @@ def test_an_argument_error_is_a_value_error_and_a_sasa_error():
 
 
 def test_checks_take_the_name_of_what_they_check():
-    with says("out_channels (10) must be divisible by num_heads (4)"):
+    with argument_error("out_channels (10) must be divisible by num_heads (4)"):
         check_heads(10, 4, "out_channels", relative=False)
-    with says(
+    with argument_error(
         "padding ((3, 3)) is not a number of pixels here: attention always keeps the size of its map; leave padding "
         'out, or choose "zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
     ):
@@ -218,7 +212,7 @@ def sick_backend(monkeypatch):
 @pytest.mark.usefixtures("sick_backend")
 @pytest.mark.parametrize("function", [local, block])
 def test_a_backend_that_cannot_run_says_why(function):
-    with says("backend 'sick' cannot run here: it has a cold"):
+    with argument_error("backend 'sick' cannot run here: it has a cold"):
         function(backend="sick")
 
 

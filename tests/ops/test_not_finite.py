@@ -14,8 +14,9 @@ from torch import Tensor
 
 import fused
 from helpers import NEEDS_KERNELS, backend_params, block_inputs, double, local_inputs, normal, output_and_gradients
+from judges import block
 from operators import qkv_attention, qkv_attention_inference
-from sasa.ops import block_attention, local_attention
+from sasa.ops import local_attention
 from sasa.ops.affine import affine_
 from sasa.ops.norm_relu import norm_relu
 
@@ -140,11 +141,6 @@ def test_one_map_of_queries_keys_and_values(shape, value):
         )  # fmt: skip
 
 
-def whole(image, w_query, w_key, w_value, rel_row, rel_col, value, **options) -> Tensor:
-    """`block_attention` with all its tensors by position."""
-    return block_attention(image, w_query, w_key, w_value, rel_row, rel_col, value=value, **options)
-
-
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("values", ["weights", "map"])
 @pytest.mark.parametrize("backend", backend_params("auto", "eager"))
@@ -160,8 +156,8 @@ def test_block_attention(backend, shape, dtype, values, bad):
         options = {"block_size": block_size, "num_heads": heads, "scale": 0.7, "content": terms != "relative"}
         tensors = [*laid(block_inputs(*shape, terms=terms, values=values, dtype=dtype), LAST), grad]
         assert_same_everywhere(
-            lambda t, o=options: output_and_gradients(whole, t[:-1], t[-1], **o, backend=backend),
-            lambda t, o=options: output_and_gradients(whole, t[:-1], t[-1], **o, backend="reference"),
+            lambda t, o=options: output_and_gradients(block, t[:-1], t[-1], **o, backend=backend),
+            lambda t, o=options: output_and_gradients(block, t[:-1], t[-1], **o, backend="reference"),
             # Of these, M = W_Q^T W_K and W_Q^T r are the kernels' inner sums: NaN for what may be infinite.
             tensors, bad, terms, exact=1,
         )  # fmt: skip

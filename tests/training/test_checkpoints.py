@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pickles import MakesDirectory
 from processes import run_python
 from runs import assert_equal, begin, quiet, state_of, tiny
 from sasa.errors import SasaError
@@ -67,17 +68,9 @@ def test_two_damaged_ones_are_a_sentence(folder):
         folder.load_checkpoint()
 
 
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
     folder, marker = RunDirectory(tmp_path), tmp_path / "marker"
-    torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": Evil(str(marker))}, folder.checkpoint_path)
+    torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": MakesDirectory(marker)}, folder.checkpoint_path)
     with pytest.raises(SasaError, match="is damaged or not a checkpoint"):
         folder.load_checkpoint()
     assert not marker.exists()

@@ -5,16 +5,11 @@ import pickle
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from image_files import save_image
 from sasa.data.classification import ClassFolders, open_splits
 from sasa.data.text import NameTable, printable
 from sasa.errors import DataError
-
-
-def save_image(path, colour=(200, 30, 30), size=(20, 12)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
 
 
 @pytest.fixture

@@ -14,27 +14,12 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from image_files import png_bytes, write_parquet
 from sasa.data import sampler
 from sasa.data.classification import ImageParquet, Subset, open_splits
 from sasa.data.classification.parquet import RowGroups
 from sasa.data.sampler import EpochBatches
 from sasa.errors import DataError
-
-
-def png_bytes(colour, size=8):
-    buffer = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_parquet(path, labels, names=None, image="img", label="label"):
-
-    encoded = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
-    table = pa.table({image: encoded, label: labels})
-    if names:
-        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
-    pq.write_table(table, path)
 
 
 def test_parquet_of_hugging_face(tmp_path):

@@ -11,15 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_files import png_bytes
+from pickles import MakesDirectory
 from sasa.data.classification import Subset, TarShards, open_splits
 from sasa.data.classification.shards import expand, scan
 from sasa.errors import DataError
-
-
-def png_bytes(number, size=8):
-    buffer = io.BytesIO()
-    Image.new("RGB", (size, size), (number, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def add(tar, name, content=b"", **fields):
@@ -40,7 +36,7 @@ def write_tar(path, members, **options):
 def samples(numbers, suffix="cls"):
     for number in numbers:
         label = str(number % 3) if suffix == "cls" else json.dumps({"label": number % 3, "width": 8})
-        yield f"{number:04d}.png", png_bytes(number)
+        yield f"{number:04d}.png", png_bytes((number, 0, 0))
         yield f"{number:04d}.{suffix}", label.encode()
 
 
@@ -109,7 +105,9 @@ def test_every_tar_layout_and_long_names(tmp_path, layout):
     long = "/".join(["folder" * 10] * 8) if layout != tarfile.USTAR_FORMAT else folder
     keys = ["plain", f"{folder}/0001", f"{long}/0002", "./dots/0003", "../climbs/0004", "/absolute/0005", "grüße/0006"]
     members = [
-        (f"{key}.{suffix}", c) for n, key in enumerate(keys) for suffix, c in (("png", png_bytes(n)), ("cls", b"0"))
+        (f"{key}.{suffix}", c)
+        for n, key in enumerate(keys)
+        for suffix, c in (("png", png_bytes((n, 0, 0))), ("cls", b"0"))
     ]
     write_tar(tmp_path / "a.tar", members, format=layout, encoding="utf-8")
     source = TarShards([tmp_path / "a.tar"])
@@ -147,13 +145,13 @@ def test_other_members_folders_and_hidden_names_are_passed_over(tmp_path):
         add(tar, "set", type=tarfile.DIRTYPE)
         add(tar, "set/._0001.png", b"mac")
         add(tar, "README", b"text")
-        add(tar, "set/0001.PNG", png_bytes(1))
+        add(tar, "set/0001.PNG", png_bytes((1, 0, 0)))
         add(tar, "set/0001.txt", b"a cat")
-        add(tar, "set/0001.seg.png", png_bytes(99))
+        add(tar, "set/0001.seg.png", png_bytes((99, 0, 0)))
         add(tar, "set/0001.json", b'{"label": 5}')
         add(tar, "set/0001.cls", b" 2\n")
         add(tar, "set/0001.pyd", pickle.dumps(3))
-        add(tar, "v1.0/0002.png", png_bytes(2))  # the dot of a folder ends no key
+        add(tar, "v1.0/0002.png", png_bytes((2, 0, 0)))  # the dot of a folder ends no key
         add(tar, "v1.0/0002.json", b'{"cls": 1}')
     source = TarShards([tmp_path / "a.tar"])
     assert list(source.labels) == [2, 1]
@@ -178,25 +176,18 @@ def test_class_names_beside_the_shards(tmp_path):
 
 
 def test_a_held_out_label_that_training_lacks(tmp_path):
-    write_tar(tmp_path / "train-0.tar", [("a.png", png_bytes(0)), ("a.cls", b"0")])
-    write_tar(tmp_path / "val-0.tar", [("a.png", png_bytes(0)), ("a.cls", b"1")])
+    write_tar(tmp_path / "train-0.tar", [("a.png", png_bytes((0, 0, 0))), ("a.cls", b"0")])
+    write_tar(tmp_path / "val-0.tar", [("a.png", png_bytes((0, 0, 0))), ("a.cls", b"1")])
     with pytest.raises(DataError, match="has the label 1, and labels outside 0 to 0 belong to no class"):
         open_splits(str(tmp_path), 0.2, 0)
 
 
-class Marker:
-    """A pickle that makes a file when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("suffix", ["pyd", "pkl", "pickle", "pth"])
 def test_pickled_labels_are_never_opened(tmp_path, suffix):
-    write_tar(tmp_path / "a.tar", [("1.png", png_bytes(1)), (f"1.{suffix}", pickle.dumps(Marker(tmp_path / "made")))])
+    write_tar(
+        tmp_path / "a.tar",
+        [("1.png", png_bytes((1, 0, 0))), (f"1.{suffix}", pickle.dumps(MakesDirectory(tmp_path / "made")))],
+    )
     with pytest.raises(DataError, match=rf"a\.tar sample '1' has its label in a pickle \(\.{suffix}\), which"):
         TarShards([tmp_path / "a.tar"])
     assert not (tmp_path / "made").exists()

@@ -1,38 +1,13 @@
 """Opening data sets: one string, and what lies there says what it is."""
 
-import io
-import json
 import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from image_files import save_image, write_parquet
 from sasa.data.classification import Digits, Pixels, Subset, open_splits, split
 from sasa.errors import DataError
-
-
-def save_image(path, colour=(200, 30, 30), size=(20, 12)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-def png_bytes(colour):
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_parquet(path, labels, names=None, image="img", label="label"):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    images = [{"bytes": png_bytes((25 * n, 0, 0)), "path": f"{n}.png"} for n in labels]
-    table = pa.table({image: images, label: labels})
-    if names:
-        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
-    pq.write_table(table, path)
 
 
 def test_digits_have_ten_classes_and_split_the_same_way_every_time():

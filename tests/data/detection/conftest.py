@@ -3,18 +3,10 @@
 import json
 
 import pytest
-from PIL import Image
+
+from image_files import save_image
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
-
-
-def save_image(path, size=(40, 30), colour=(200, 30, 30), **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path, **options)
-
-
-def annotation(id, image, box, category=3, **more):
-    return {"id": id, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0, **more}
 
 
 @pytest.fixture
@@ -24,7 +16,7 @@ def coco(tmp_path):
     def write(annotations, names=("a.png", "b.png"), categories=CATEGORIES, json_path=None, folder=None):
         json_path, folder = json_path or tmp_path / "set.json", folder or tmp_path / "images"
         for name in names:
-            save_image(folder / name)
+            save_image(folder / name, size=(40, 30))
         images = [{"id": 10 * n, "file_name": p, "width": 40, "height": 30} for n, p in enumerate(names, 1)]
         json_path.parent.mkdir(parents=True, exist_ok=True)
         document = {"images": images, "annotations": annotations, "categories": categories}
@@ -44,7 +36,7 @@ def voc(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{name}\n" for name in listed))
             for name, objects in listed.items():
-                save_image(root / "JPEGImages" / f"{name}{suffix}")
+                save_image(root / "JPEGImages" / f"{name}{suffix}", size=(40, 30))
                 xml = root / "Annotations" / f"{name}.xml"
                 xml.parent.mkdir(exist_ok=True)
                 drawn = "".join(_object(*one) for one in objects)

@@ -11,13 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from boxes import annotation
 from sasa.data.detection import CocoSource, DetectionSubset
 from sasa.errors import DataError
-
-
-def annotation(id, image, box, category=3, **more):
-    return {"id": id, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0, **more}
-
 
 GOOD = annotation(1, 10, [5, 6, 10, 20], 7)
 

@@ -4,19 +4,14 @@ import json
 import shutil
 
 import pytest
-from PIL import Image
 
+from image_files import save_image
 from sasa.data.detection import open_detection_split, open_detection_splits
 from sasa.errors import ArgumentError, DataError
 
 BOX = {"id": 1, "image_id": 10, "category_id": 3, "bbox": [5, 6, 10, 20], "iscrowd": 0}
 CAT = [{"id": 3, "name": "cat"}]
 MANY = [f"{n}.png" for n in range(10)]
-
-
-def save_image(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30)).save(path)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from boxes import annotation
 from sasa.data.detection import CocoSource, VocSource, open_detection_split, open_detection_splits
 from sasa.errors import DataError
 from sasa.metrics.average_precision import average_precision
-
-
-def annotation(id, image, box, category=3, **more):
-    return {"id": id, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0, **more}
 
 
 def rewrite(path, change):

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from helpers import TOLERANCE, assert_close, block_inputs, double, normal, output_and_gradients
+from judges import BLOCK_NAMES, block, sliced
 from sasa.errors import ArgumentError
 from sasa.ops import block_attention
 from sasa.ops.gpu import block_launch
 from sasa.ops.gpu.limits import is_wide
 
-NAMES = ("output", "image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "value")
+NAMES = ("output", *BLOCK_NAMES)
 HALVES = [torch.float16, torch.bfloat16]
 
 # batch, channels, heads, head_dim, value_dim, height, width, block_size
@@ -42,12 +43,6 @@ def _allocations_are_nan():
 def few_programs(monkeypatch):
     """Each program goes through several groups, as it does with pictures of real size."""
     monkeypatch.setattr(block_launch, "PROGRAMS", 2)
-
-
-def block(*tensors, backend, **options):
-    """`block_attention` with all its tensors by position."""
-    *first, value = tensors
-    return block_attention(*first, value=value, backend=backend, **options)
 
 
 def compare(shape, dtype, tensors, grad=None, terms="both", scale=1.0):
@@ -101,14 +96,6 @@ def test_float32_embeddings_beside_half_precision(dtype):
     tensors = block_inputs(*SHAPES[1], dtype=dtype)
     tensors[4:6] = block_inputs(*SHAPES[1], dtype=torch.float32)[4:6]
     compare(SHAPES[1], dtype, tensors)
-
-
-def sliced(t):
-    """The same numbers in the middle of a larger map of NaN: a read beyond the map is seen."""
-    batch, channels, height, width = t.shape
-    larger = t.new_full((batch + 1, channels + 2, height + 2, width + 3), float("nan"))
-    larger[:batch, 1:-1, 1:-1, 1:-2] = t
-    return larger[:batch, 1:-1, 1:-1, 1:-2]
 
 
 LAYOUTS = {

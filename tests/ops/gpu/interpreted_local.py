@@ -9,7 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
+from helpers import assert_close, double, local_inputs, normal, output_and_gradients
+from judges import assert_agrees_with_reference, local_grad_output, local_options, sliced
 from sasa.ops import local_attention, reference
 from sasa.ops.arguments import (
     Epilogue,
@@ -28,7 +29,6 @@ from sasa.ops.gpu.local_tile import addresses
 from sasa.ops.qkv_attention import _cuda, _cuda_backward, _cuda_inference, _inference
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
-NAMES = ("output", "query", "key", "value", "rel_row", "rel_col")
 
 
 @pytest.fixture(autouse=True)
@@ -41,32 +41,8 @@ def last(t):
     return t.contiguous(memory_format=torch.channels_last)
 
 
-def sliced(t):
-    """The same numbers in the middle of a larger map of NaN: a read beyond the map is seen."""
-    batch, channels, height, width = t.shape
-    larger = t.new_full((batch + 1, channels + 2, height + 2, width + 3), float("nan"))
-    larger[:batch, 1:-1, 1:-1, 1:-2] = t
-    return larger[:batch, 1:-1, 1:-1, 1:-2]
-
-
-def options_of(shape, padding="zeros", terms="both", scale=1.0):
-    content = terms != "relative"
-    return {"kernel_size": shape[-1], "num_heads": shape[1], "padding": padding, "scale": scale, "content": content}
-
-
-def grad_of(shape, dtype):
-    batch, heads, _, value_dim, height, width, _ = shape
-    return normal(batch, heads * value_dim, height, width, seed=99, dtype=dtype)
-
-
-def assert_agrees(tensors, grad, options, dtype):
-    got = output_and_gradients(local_attention, tensors, grad, **options, backend="triton")
-    want = output_and_gradients(local_attention, double(tensors), grad.double(), **options, backend="reference")
-    for name, one, judge in zip(NAMES, got, want, strict=True):
-        assert (one is None) == (judge is None), name
-        if one is not None:
-            assert_close(one, judge, TOLERANCE[dtype], otherwise=grad.double().norm().item(), name=name)
-    return got
+def assert_agrees(tensors, grad, options):
+    return assert_agrees_with_reference(local_attention, tensors, grad, "triton", **options)
 
 
 SHAPES = [  # batch, heads, head_dim, value_dim, height, width, kernel_size; the half precision to try as well
@@ -95,7 +71,7 @@ CASES = [(shape, F32) for shape, _ in SHAPES] + SHAPES[2:8]
 @pytest.mark.parametrize(("shape", "dtype"), CASES, ids=str)
 def test_shapes(shape, dtype):
     tensors = local_inputs(*shape, dtype=dtype)
-    assert_agrees(tensors, grad_of(shape, dtype), options_of(shape), dtype)
+    assert_agrees(tensors, local_grad_output(shape, dtype), local_options(shape))
 
 
 @pytest.mark.parametrize("padding", ["zeros", "mask"])
@@ -104,7 +80,7 @@ def test_shapes(shape, dtype):
 def test_options(kernel_size, scale, dtype, terms, padding):
     shape = (1, 2, 8, 6, 3, 6, kernel_size)
     tensors = local_inputs(*shape, terms=terms, dtype=dtype)
-    assert_agrees(tensors, grad_of(shape, dtype), options_of(shape, padding, terms, scale), dtype)
+    assert_agrees(tensors, local_grad_output(shape, dtype), local_options(shape, padding, terms, scale))
 
 
 EVERY = (0, 1, 2)
@@ -122,8 +98,8 @@ def test_layouts(layout, which):
     tensors = local_inputs(*shape, dtype=F32)
     for index in which:
         tensors[index] = layout(tensors[index])
-    grad = layout(grad_of(shape, F32))
-    got = assert_agrees(tensors, grad, options_of(shape), F32)
+    grad = layout(local_grad_output(shape, F32))
+    got = assert_agrees(tensors, grad, local_options(shape))
     last_of_output = torch.channels_last if tensors[0].stride(1) == 1 else torch.contiguous_format
     assert got[0].is_contiguous(memory_format=last_of_output), "the output's layout follows query"
 
@@ -133,7 +109,7 @@ def test_programs_of_several_pictures(monkeypatch, programs):
     """Each program takes all five pictures, or two of them and the last one."""
     monkeypatch.setattr(local_launch, "PROGRAMS", programs)
     shape = (5, 2, 8, 8, 3, 5, 3)
-    assert_agrees(local_inputs(*shape, dtype=F32), grad_of(shape, F32), options_of(shape, "mask"), F32)
+    assert_agrees(local_inputs(*shape, dtype=F32), local_grad_output(shape, F32), local_options(shape, "mask"))
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
@@ -141,7 +117,7 @@ def test_float32_embeddings_beside_half_precision_are_not_rounded(dtype):
     shape = (1, 2, 8, 8, 6, 5, 5)
     tensors = local_inputs(*shape, dtype=dtype)
     tensors[3:] = [8 * t for t in local_inputs(*shape, dtype=F32)[3:]]
-    got = assert_agrees(tensors, grad_of(shape, dtype), options_of(shape), dtype)
+    got = assert_agrees(tensors, local_grad_output(shape, dtype), local_options(shape))
     assert [t.dtype for t in got] == [dtype] * 4 + [F32] * 2
     options = {"kernel_size": 5, "num_heads": 2, "padding": "zeros", "scale": 1.0}
     _, logsumexp = local_launch.forward(LocalInputs(*tensors), LocalOptions(**options))
@@ -153,20 +129,24 @@ def test_a_stride_0_gradient_and_expanded_embeddings():
     tensors = local_inputs(*shape, dtype=F32)
     tensors[3] = tensors[3][:1].expand(2, -1, -1)
     tensors[4] = tensors[4].mT.contiguous().mT
-    assert_agrees(tensors, torch.ones((), dtype=F32).expand(1, 8, 5, 6), options_of(shape), F32)
+    assert_agrees(tensors, torch.ones((), dtype=F32).expand(1, 8, 5, 6), local_options(shape))
 
 
 def test_large_logits():
     shape = (1, 2, 4, 4, 6, 5, 3)
     tensors = [30 * t for t in local_inputs(*shape, dtype=F32)]
-    got = local_attention(*tensors, **options_of(shape, "mask"), backend="triton")
-    assert_close(got, local_attention(*double(tensors), **options_of(shape, "mask"), backend="reference"), 1e-3)
+    got = local_attention(*tensors, **local_options(shape, "mask"), backend="triton")
+    assert_close(got, local_attention(*double(tensors), **local_options(shape, "mask"), backend="reference"), 1e-3)
 
 
 def test_an_empty_batch():
     shape = (0, 2, 4, 3, 5, 6, 3)
     got = output_and_gradients(
-        local_attention, local_inputs(*shape, dtype=F32), grad_of(shape, F32), **options_of(shape), backend="triton"
+        local_attention,
+        local_inputs(*shape, dtype=F32),
+        local_grad_output(shape, F32),
+        **local_options(shape),
+        backend="triton",
     )
     assert got[0].shape == (0, 6, 5, 6)
     assert not any(g.any() for g in got)
@@ -176,7 +156,7 @@ def test_two_runs_agree_to_the_last_bit():
     shape = (3, 2, 8, 8, 3, 6, 7)
     runs = [
         output_and_gradients(
-            local_attention, local_inputs(*shape, dtype=BF16), grad_of(shape, BF16), **options_of(shape),
+            local_attention, local_inputs(*shape, dtype=BF16), local_grad_output(shape, BF16), **local_options(shape),
             backend="triton",
         )
         for _ in range(2)
@@ -188,7 +168,7 @@ def test_wide_offsets(monkeypatch):
     """64-bit offsets within a picture; here only that they compute the same."""
     monkeypatch.setattr(local_launch, "_is_wide", lambda m: True)
     shape = (1, 2, 8, 8, 5, 6, 3)
-    assert_agrees(local_inputs(*shape, dtype=F32), grad_of(shape, F32), options_of(shape), F32)
+    assert_agrees(local_inputs(*shape, dtype=F32), local_grad_output(shape, F32), local_options(shape))
 
 
 @triton.jit
@@ -216,7 +196,7 @@ def test_any_cut_gives_the_same(monkeypatch, keys, across):
 
     monkeypatch.setattr(local_launch, "tiling", cut)
     shape = (1, 2, 8, 8, 5, 6, 5)
-    assert_agrees(local_inputs(*shape, dtype=F32), grad_of(shape, F32), options_of(shape, "mask"), F32)
+    assert_agrees(local_inputs(*shape, dtype=F32), local_grad_output(shape, F32), local_options(shape, "mask"))
 
 
 @pytest.mark.parametrize(
@@ -228,14 +208,14 @@ def test_one_map_of_queries_keys_and_values(memory_format, content):
     shape = (1, 2, 8, 8, 6, 5, 3)
     qkv = normal(1, 48 if content else 32, 6, 5, dtype=F32).contiguous(memory_format=memory_format)
     rel = local_inputs(*shape, dtype=F32)[3:]
-    grad = grad_of(shape, F32)
+    grad = local_grad_output(shape, F32)
     inputs, options = QkvInputs(qkv, *rel), QkvOptions(3, 2, content, "mask", 0.5)
     output, logsumexp = _cuda(QkvForward(inputs, options))
     grads = _cuda_backward(QkvBackward(grad, inputs, logsumexp, options))
 
     def attend(qkv, rel_row, rel_col):
         query, *key, value = qkv.chunk(3 if content else 2, dim=1)
-        options = options_of(shape, "mask", "both" if content else "relative", 0.5)
+        options = local_options(shape, "mask", "both" if content else "relative", 0.5)
         return local_attention(query, *(key or [None]), value, rel_row, rel_col, **options, backend="reference")
 
     want = output_and_gradients(attend, double([qkv, *rel]), grad.double())
