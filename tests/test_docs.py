@@ -76,7 +76,7 @@ def test_python_of_the_documents_runs(code):
     exec(compile(code, "document", "exec"), {})
 
 
-def test_links_lead_somewhere():
+def test_links_have_targets():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"

@@ -112,7 +112,7 @@ def test_imports_go_up_the_list_only(path):
         ("from sasa.training import loop", "timm.py"),
     ],
 )
-def test_the_check_sees_what_it_forbids(source, path):
+def test_the_check_detects_forbidden_imports(source, path):
     assert forbidden(source, Path(path))
 
 
@@ -126,7 +126,7 @@ def test_the_check_sees_what_it_forbids(source, path):
         ("from sasa.cli.main import main", "__init__.py"),
     ],
 )
-def test_the_check_lets_the_rest_pass(source, path):
+def test_the_check_allows_other_imports(source, path):
     assert not forbidden(source, Path(path))
 
 

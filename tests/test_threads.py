@@ -34,11 +34,11 @@ def python(code, **variables):
         ({"OMP_NUM_THREADS": "8", "GOMP_SPINCOUNT": "0"}, 2, 64, {}),
     ],
 )
-def test_what_is_set_and_that_the_users_own_value_wins(environment, cores, affinity, added):
+def test_variables_are_set_and_the_users_own_value_wins(environment, cores, affinity, added):
     assert threads.settings(environment, cores, affinity) == added
 
 
-def test_the_command_sets_it_before_torch_is_there():
+def test_the_command_sets_it_before_torch_is_imported():
     """The stand-in for torch records the environment when it is imported."""
     code = (
         "import json, os, sys\n"
@@ -55,7 +55,7 @@ def test_the_command_sets_it_before_torch_is_there():
     assert python(code, GOMP_SPINCOUNT="5") == "5"
 
 
-def test_importing_sasa_changes_nothing_of_the_process():
+def test_importing_sasa_does_not_change_the_process():
     names = "import sasa\nfor name in sasa.__all__: getattr(sasa, name)\n"
     turn = "from sasa.threads import scheduling; a = scheduling(); print(json.dumps(a and a.runtime))"
     before, after = python(SHOW), python(names + SHOW)
@@ -63,7 +63,7 @@ def test_importing_sasa_changes_nothing_of_the_process():
     assert python("import json\n" + turn) == python(names + "import json\n" + turn)
 
 
-def test_where_torch_is_loaded_already_nothing_is_set(monkeypatch):
+def test_nothing_is_set_if_torch_is_already_imported(monkeypatch):
     """Nothing is changed where torch is imported already, as in this process."""
     monkeypatch.delenv(threads.SPIN_COUNT, raising=False)
     monkeypatch.setattr(threads, "request_turns", lambda nanoseconds: pytest.fail("turns were asked for"))
@@ -113,7 +113,7 @@ def test_cores_are_affinity_or_a_smaller_quota(monkeypatch, quota, cores):
 
 
 @pytest.mark.skipif(not LINUX, reason="the system calls of Linux")
-def test_turns_of_a_process_and_nothing_else_of_its_scheduling():
+def test_only_the_time_slice_of_the_scheduling_changes():
     code = (
         "import json, os\n"
         "from sasa import threads\n"
@@ -154,11 +154,11 @@ def test_a_thread_with_another_policy_is_left_alone():
         ),
     ],
 )
-def test_how_doctor_says_what_is_in_force(environment, words):
+def test_doctor_describes_the_settings_in_effect(environment, words):
     assert threads.waiting(environment) == words
 
 
-def test_the_doctor_of_a_fresh_process_tells_what_the_commands_set():
+def test_the_doctor_of_a_new_process_reports_the_settings_of_the_commands():
     code = "import sys; from sasa.cli.main import main; sys.argv = ['sasa', 'doctor', '--json']; main()"
     kept = {k: v for k, v in os.environ.items() if k not in (threads.SPIN_COUNT, threads.WAIT_POLICY)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept)

@@ -113,7 +113,7 @@ def test_wrong_arguments_of_train(sasa, tmp_path, monkeypatch, words, status, pa
     assert not list(tmp_path.iterdir())
 
 
-def test_heads_that_do_not_divide_are_a_sentence():
+def test_heads_that_do_not_divide_are_an_error():
     # Networks round their widths to the heads; the layer does not.
     from sasa import LocalAttention2d
 

@@ -80,7 +80,7 @@ def test_damaged_images_are_problems(classes):
     assert report.problems == [f"{classes}/train/cat/4.png is not an image that can be read"]
 
 
-def test_what_cannot_be_opened_is_an_error(tmp_path):
+def test_unreadable_data_is_an_error(tmp_path):
     with pytest.raises(DataError, match="is empty"):
         inspect(str(tmp_path))
 

@@ -118,7 +118,7 @@ def test_wrong_arguments_of_eval(sasa, detector, tmp_path):
     assert_one_sentence(sasa(*words, tmp_path / "alone"), 1, "is not a run with data of its own: name some with --data")
 
 
-def test_a_network_of_the_other_task_is_a_sentence(sasa, data, detector, run_folder, tmp_path):
+def test_a_network_of_the_other_task_is_an_error(sasa, data, detector, run_folder, tmp_path):
     image = data / "val" / "017.png"
     for words in (["eval"], ["predict", image], ["attend", image, "--output", tmp_path / "a.png"]):
         assert_one_sentence(sasa(*words, "--model", detector), 1, "holds a detector: use sasa detect eval")
@@ -131,7 +131,7 @@ def test_a_network_of_the_other_task_is_a_sentence(sasa, data, detector, run_fol
     assert_one_sentence(sasa("detect", "train", *config), 2, "is a config of 'classification', and sasa detect train")
 
 
-def test_predict_files_folders_patterns(sasa, data, detector, tmp_path):
+def test_predict_files_directories_patterns(sasa, data, detector, tmp_path):
     words = ["detect", "predict", "--model", detector, "--score", 0.2]
     status, out, _ = sasa(*words, data / "val", "--json", tmp_path / "p.json", "--draw", tmp_path / "drawn")
     assert status == 0
@@ -161,7 +161,7 @@ def test_predict_files_folders_patterns(sasa, data, detector, tmp_path):
     assert all(line.endswith("  nothing") for line in nothing.splitlines())
 
 
-def test_predict_takes_images_in_batches_and_finds_what_single_images_give(sasa, detector, tmp_path, monkeypatch):
+def test_predict_in_batches_agrees_with_single_images(sasa, detector, tmp_path, monkeypatch):
     """Also images of different sizes: each is padded as it is alone."""
     random = np.random.default_rng(0)
     for number, size in enumerate([(64, 48)] * 5 + [(48, 64), (40, 60), (64, 20)] + [(64, 48)] * 3):

@@ -81,7 +81,7 @@ def test_wrong_arguments_of_eval(sasa, run_folder, tmp_path):
     assert_one_sentence(sasa(*words, "--json", tmp_path / "no" / "e.json"), 1, "cannot write", "is not a directory")
 
 
-def test_a_gpu_that_is_not_there(sasa, run_folder, monkeypatch):
+def test_a_missing_gpu(sasa, run_folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert_one_sentence(sasa("eval", "--model", run_folder, "--device", "cuda"), 1, "torch sees no GPU here")
 

@@ -16,7 +16,7 @@ def test_images_of_a_run(sasa, run_folder, images, tmp_path):
     assert [image["name"] for image in read.facts["images"]] == ["0.png", "1.png", "2.png"]
 
 
-def test_without_images_validation_images_of_the_run(sasa, run_folder, tmp_path, monkeypatch):
+def test_validation_images_of_the_run_are_the_default(sasa, run_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = sasa("explore", "--model", run_folder)
     assert status == 0
@@ -45,7 +45,7 @@ def test_convolution_has_nothing_to_explore(sasa, tmp_path, images):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_wrong_words(sasa, run_folder, images, tmp_path):
+def test_wrong_arguments(sasa, run_folder, images, tmp_path):
     words = ["explore", "--model", run_folder]
     image = images / "0.png"
     assert_one_sentence(sasa(*words, image, "--output", image), 2, f"--output {image} is one of the images")

@@ -17,7 +17,7 @@ def run(missing, *words):
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["train"], ["doctor", "--yaml"]])
-def test_without_typer_a_sentence(words):
+def test_missing_typer_is_one_sentence(words):
     result = run(["typer"], *words)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (

@@ -35,7 +35,7 @@ def test_predict_table_json_and_drawing(sasa, run_folder, images, tmp_path):
     assert pattern.splitlines() == out.splitlines()[:3]
 
 
-def test_batches_give_what_single_images_give(run_folder, images, monkeypatch):
+def test_batches_agree_with_single_images(run_folder, images, monkeypatch):
     predictor = Predictor.load(run_folder)
     readable = [(path.name, predictor.read(path)) for path in sorted(images.glob("*.png"))]
     together = predictor.predict(readable, top=10)

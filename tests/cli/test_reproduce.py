@@ -71,7 +71,7 @@ def test_a_printed_config_is_trained_where_the_table_finds_it(sasa, tmp_path):
     assert "Runs: 1 of 2." in out
 
 
-def test_what_goes_wrong_is_one_sentence(sasa, tmp_path, monkeypatch):
+def test_errors_are_one_sentence(sasa, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_one_sentence(sasa("reproduce", 8), 2, "there is no table '8' to reproduce: choose one of 1, 2,")
     assert_one_sentence(sasa("reproduce", 2), 3, "there is no 'coco' here: say with --data")
@@ -95,7 +95,7 @@ def test_what_goes_wrong_is_one_sentence(sasa, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_it_does_not_run_in_many_processes(sasa, monkeypatch, tmp_path):
+def test_many_processes_are_refused(sasa, monkeypatch, tmp_path):
     for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     words = ["--dataset", "digits", "--data", "digits", "--output", tmp_path / "out"]

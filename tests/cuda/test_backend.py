@@ -32,7 +32,7 @@ def test_it_says_why_it_cannot_run():
     assert reason in str(error.value) or "query is on cpu, and these kernels run on CUDA tensors" in str(error.value)
 
 
-def test_without_the_library_the_sentence_is_the_librarys(monkeypatch):
+def test_without_the_library_its_reason_is_given(monkeypatch):
     monkeypatch.setattr(native, "_LOADED", False)
     monkeypatch.setattr(native, "_MISSING", "it was left out")
     assert BACKENDS["cuda"].why_not() == native._find_cuda_not_chosen() == "it was left out"
@@ -40,7 +40,7 @@ def test_without_the_library_the_sentence_is_the_librarys(monkeypatch):
     assert cuda_lines() == ["compiler: NVRTC was not found"]
 
 
-def test_the_doctor_tells_of_nvrtc_and_the_cache(monkeypatch):
+def test_the_doctor_reports_nvrtc_and_the_cache(monkeypatch):
     found = native.CudaCompiler("13.0", "/lib/libnvrtc.so.13", "/home/u/.cache/sasa", 12)
     monkeypatch.setattr(native, "cuda_compiler", lambda: found)
     assert cuda_lines() == [

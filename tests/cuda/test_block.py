@@ -149,7 +149,7 @@ def test_inference_needs_no_sums():
     assert torch.equal(extreme, block.pooled(*tensors, sign=sign, **options)[0])
 
 
-def test_equal_pixels_are_told_apart_by_their_place():
+def test_the_first_of_equal_pixels_is_the_extreme():
     """As max pooling has it, the first wins: of a black image and of values that do not depend on the place."""
     for shape, dtype in ((STEMS["resnet"], torch.bfloat16), (COMMON, torch.float32)):
         tensors = inputs(shape, dtype=dtype)
@@ -195,7 +195,7 @@ def spoil(tensors, grads, name):
 @pytest.mark.parametrize("values", ["weights", "map"])
 @pytest.mark.parametrize("terms", ["both", "relative"])
 @pytest.mark.parametrize("name", [*BLOCK_NAMES, "grad_output"])
-def test_nan_reaches_what_it_reaches_in_the_reference(name, terms, values):
+def test_nan_propagates_as_in_the_reference(name, terms, values):
     shape = (1, 2, 2, 4, 2, 5, 10, 4)  # partial blocks too: queries beyond the image spoil nothing
     tensors, grad_output = inputs(shape, terms, values), block_grad_output(shape, torch.float64)
     if dict(zip(BLOCK_NAMES, tensors, strict=True)).get(name, grad_output) is None:
@@ -271,7 +271,7 @@ def test_tensor_cores_serve_the_pooled_stem(shape, dtype, pooled, kernel):
     assert plan("block_forward", call, BlockPlan).attend.kernel.decode() == kernel
 
 
-def test_the_images_gradient_goes_without_tensor_cores():
+def test_the_images_gradient_is_computed_without_tensor_cores():
     tensors = inputs(STEMS["resnet"], dtype=torch.bfloat16)
     made = block.BlockInputs.of(*tensors, **block_options(STEMS["resnet"], "both"))
     call = made.call(BlockBackward)
@@ -280,7 +280,7 @@ def test_the_images_gradient_goes_without_tensor_cores():
     assert plan("block_backward", call, BlockPlan).attend.kernel == b"sasa_block_backward"
 
 
-def test_what_does_not_fit_is_refused():
+def test_calls_that_do_not_fit_are_refused():
     shape = (1, 1, 1, 2, 2, 17, 17, 17)
     with pytest.raises(ValueError, match="a block has more than 16 x 16 pixels"):
         plan("block_forward", forward_call(inputs(shape), shape)[1], BlockPlan)

@@ -73,11 +73,11 @@ def test_a_gpu_newer_than_nvrtc_gets_ptx(run):
     assert run(["compile", "990", SUM]).startswith("sasa_sum_parts ptx ")
 
 
-def test_a_gpu_older_than_nvrtc_gets_a_sentence(run):
+def test_a_gpu_older_than_nvrtc_supports_is_an_error(run):
     assert "sm_20, is not one that NVRTC" in run(["compile", "20", SUM], fails=True)
 
 
-def test_what_is_on_disk_is_not_compiled_again(run):
+def test_cached_kernels_are_not_compiled_again(run):
     first = run(["compile", "90", SUM, WIDE_SUM])
     again = run(["compile", "90", SUM, WIDE_SUM])
     assert "compiling 2" in first
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_compiled_again(run, tmp_path, damage):
     assert file.read_bytes() == content
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(run, tmp_path):
+def test_an_unwritable_cache_is_not_an_error(run, tmp_path):
     (tmp_path / "file").write_text("a file, where a folder should be made")
     printed = run(["compile", "90", SUM], SASA_CACHE=str(tmp_path / "file" / "cache"))
     assert printed.startswith("sasa_sum_parts elf ")
@@ -116,7 +116,7 @@ def test_without_a_home_kernels_stay_in_memory(run, tmp_path):
     assert printed.startswith("sasa_sum_parts elf ")
 
 
-def test_the_cache_is_in_the_home_folder(run, tmp_path):
+def test_the_cache_is_in_the_home_directory(run, tmp_path):
     run(["compile", "90", SUM], SASA_CACHE="", XDG_CACHE_HOME="", HOME=str(tmp_path))
     assert len(list((tmp_path / ".cache" / "sasa").glob("*.kernel"))) == 1
     run(["compile", "90", SUM], SASA_CACHE="", XDG_CACHE_HOME=str(tmp_path / "xdg"))
@@ -134,7 +134,7 @@ def test_two_processes_at_once(program, tmp_path):
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".kernel"] * 2
 
 
-def test_a_kernel_that_does_not_compile_is_a_sentence(run):
+def test_a_kernel_that_does_not_compile_is_an_error(run):
     printed = run(["compile", "90", "local_forward.cuh:sasa_local_forward:SASA_K=7"], fails=True)
     assert re.search(r"error: the CUDA kernel sasa_local_forward did not compile \(.*sm_90\): .*error", printed)
     assert "no CUDA source nowhere.cuh" in run(["compile", "90", "nowhere.cuh:sasa_nothing"], fails=True)
@@ -180,7 +180,7 @@ def test_facts_of_a_gpu(run):
         ({"LD_LIBRARY_PATH": ""}, "there is no NVIDIA driver here (libcuda.so.1 was not found)"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(run, tmp_path, variables, sentence):
+def test_impossible_calls_are_errors(run, tmp_path, variables, sentence):
     if find_library("cuda") and variables.get("LD_LIBRARY_PATH") == "":
         pytest.skip("this machine has a driver")
     if find_library("nvrtc") and variables.get("SASA_NVRTC") == "":

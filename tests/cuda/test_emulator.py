@@ -48,7 +48,7 @@ def test_a_kernel_without_mistakes():
     (5, "lane 0 has come to shfl and lane 16 to the end of the kernel"), (7, "warp 0 has come to __syncthreads"),
     (8, "a store into a buffer that is only read"),
 ])  # fmt: skip
-def test_what_it_finds(case, sentence):
+def test_mistakes_that_it_finds(case, sentence):
     with pytest.raises(RuntimeError, match=sentence):
         run(case)
     run(0)  # and goes on after it

@@ -92,7 +92,7 @@ def test_scale(scale):
 
 @pytest.mark.parametrize(("pool", "gain", "relu"), [(1, True, True), (2, False, False), (2, True, True)])
 @pytest.mark.parametrize("window", [7, 5])
-def test_what_inference_fuses(window, pool, gain, relu):
+def test_operations_fused_for_inference(window, pool, gain, relu):
     options = Options(window, 2, 16)
     tensors, _ = inputs(options, 2, 9, 13, BF16)
     generator = torch.Generator().manual_seed(1)
@@ -148,7 +148,7 @@ BAD = [float("nan"), float("inf"), -float("inf")]
 
 @pytest.mark.parametrize(("which", "value"), list(product((*NAMES, "grad"), BAD)))
 @pytest.mark.parametrize("padding", ["zeros", "mask"])
-def test_nan_and_infinity_reach_what_the_reference_says(which, value, padding):
+def test_nan_and_infinity_propagate_as_in_the_reference(which, value, padding):
     options = Options(7, 1, 16, padding)
     tensors, grad = inputs(options, 1, 9, 17, BF16)
     spoiled = grad if which == "grad" else tensors[NAMES.index(which)]

@@ -72,7 +72,7 @@ def test_layers_compile_into_one_graph_with_the_fused_operators(tmp_path):
     errors(tmp_path, "auto", "layers", "float32", "cuda:0", SASA_GPU="cuda")
 
 
-def test_where_no_kernel_runs_on_the_gpu_plain_torch_does(tmp_path):
+def test_plain_torch_runs_calls_that_no_kernel_takes(tmp_path):
     variables = {"SASA_GPU": "cuda", "FAKE_CUDA_ARCHITECTURE": "60"}
     found, said = errors(tmp_path, "auto", "not_taken", "float32", "cuda:0", **variables)
     assert_small(found, "float32")
@@ -111,14 +111,14 @@ def test_each_gpu_and_stream_gets_its_own_launches(tmp_path):
     assert loads.count("device=0") == loads.count("device=1") == 4  # each kernel once a GPU
 
 
-def test_without_being_chosen_they_leave_cuda_tensors_to_triton(tmp_path):
+def test_triton_takes_cuda_tensors_by_default(tmp_path):
     """`auto` then takes Triton's kernels or plain torch, which a fake GPU cannot run: nothing of ours is launched."""
     done = fake_gpu.run_python(SCRIPT, ["auto", "local", "float32", "cuda:0", "head_dim=16"], tmp_path)
     assert done.returncode != 0
     assert fake_gpu.launched(tmp_path) == []
 
 
-def test_tests_that_are_made_for_a_gpu_run_on_the_stand_in(tmp_path):
+def test_gpu_tests_run_on_the_fake_gpu(tmp_path):
     """Some of tests/gpu, so that a mistake in the tests themselves is found without a GPU."""
     tests = emulator.ROOT / "tests" / "gpu" / "test_kernels.py"
     chosen = "(map_sizes and 7-zeros and 2) or (around and bf16) or (inference and bf16-2) or (stem and fp32 and 5)"

@@ -172,7 +172,7 @@ def judged(tensors, grad_output, options):
 @PADDINGS
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")], ids=["nan", "inf", "minus_inf"])
 @pytest.mark.parametrize("name", [*LOCAL_NAMES, "grad_output"])
-def test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(name, number, padding):
+def test_nonfinite_values_propagate_as_in_the_reference(name, number, padding):
     """But for an infinite query, of which keys that it gives no weight may get NaN, as of a query that is NaN."""
     options = local_options(NOT_FINITE_SHAPE, padding, "both")
     for terms, place in itertools.product(("both", "relative"), PLACES):

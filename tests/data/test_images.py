@@ -69,7 +69,7 @@ def test_a_truncated_image_and_a_text_are_named(tmp_path):
         read_image(tmp_path / "z.png")
 
 
-def test_inks_are_inverted_only_where_adobe_marks_it():
+def test_cmyk_is_inverted_only_with_adobes_marker():
     """The same bytes without the mark are the opposite colours, as libjpeg-turbo's tools show them."""
     red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     content = encoded(red, "JPEG", quality=95)
@@ -144,7 +144,7 @@ def test_one_bit_is_black_and_white():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_eight_ways_of_holding_a_camera(orientation):
+def test_all_eight_exif_orientations(orientation):
     """Whatever the file's rotation, the red corner is at the top left."""
     upright = Image.new("RGB", (64, 32), "blue")
     upright.paste("red", (0, 0, 16, 16))
@@ -158,7 +158,7 @@ def test_all_eight_ways_of_holding_a_camera(orientation):
     np.testing.assert_allclose(image.getpixel((40, 20)), (0, 0, 254), atol=10)
 
 
-def test_a_damaged_note_of_the_camera_leaves_the_image_as_stored():
+def test_damaged_exif_leaves_the_image_as_stored():
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)
@@ -175,7 +175,7 @@ def test_every_animation_gives_its_first_frame(kind, options):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
-def test_every_kind_cut_off_anywhere_is_one_sentence(kind):
+def test_truncation_of_every_format_is_one_sentence(kind):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8))
     content = encoded(noise, kind)
     for share in (0.02, 0.3, 0.9):
@@ -190,7 +190,7 @@ def test_an_empty_file(tmp_path):
         read_image(tmp_path / "x.png")
 
 
-def test_a_image_that_would_fill_the_memory_is_refused():
+def test_an_image_that_would_fill_the_memory_is_refused():
     small = png_16(np.zeros((1, 1), np.uint16))
     head = struct.pack(">IIBBBBB", 50_000, 50_000, 16, 0, 0, 0, 0)
     at = small.index(b"IHDR")

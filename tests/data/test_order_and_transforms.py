@@ -148,7 +148,7 @@ class Broken(Subset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_image_that_cannot_be_read_ends_the_run_or_is_left_out(workers):
+def test_an_image_that_cannot_be_read_ends_the_run_or_is_left_out(workers):
     source = Broken(open_splits("digits", 0.9, 0)[0], range(20))
     with pytest.raises(DataError, match=r"^digit \d+ cannot be read$"):
         list(evaluation_loader(source, GRAY, 8, workers))
@@ -183,7 +183,7 @@ def test_a_pixel_is_found_again_in_the_square():
         preprocessing.place(30, 2, 60, 100)
 
 
-def test_wrong_options_are_sentences():
+def test_wrong_options_are_errors():
     with pytest.raises(ArgumentError, match="crop must be one of resized, pad, none; got 'center'"):
         Augmentation("center")
     with pytest.raises(ArgumentError, match="must have 1 values, one a channel"):

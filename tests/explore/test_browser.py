@@ -178,7 +178,7 @@ def test_the_overlay_follows_the_scheme(browser, open_page):
     assert light[1] != dark[1]
 
 
-def test_what_a_screen_reader_is_told(browser, open_page):
+def test_announcements_to_a_screen_reader(browser, open_page):
     open_page()
     point_at(browser, 0.07, 0.95)
     spoken = "document.getElementById('spoken').textContent"

@@ -116,7 +116,7 @@ def test_a_score_leaves_out_weaker_boxes(networks, image_files):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])
-def test_the_page_is_valid_and_asks_for_nothing(kind, request):
+def test_the_page_is_valid_and_requests_nothing(kind, request):
     _, page, read = request.getfixturevalue(kind)
     assert page.text.startswith("<!doctype html>")
     ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]

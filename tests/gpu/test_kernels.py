@@ -57,7 +57,7 @@ def test_every_element_is_written(dtype, window, size):
 
 
 @DTYPES
-def test_what_lies_around_a_map_is_not_read(dtype):
+def test_memory_around_a_map_is_not_read(dtype):
     """q, k and v in the middle of a larger map of NaN: a read beyond them would be seen."""
     call = Call.make(2, 16, 11, 13, Options(7), dtype)
     wide = torch.full((3, 4 * 32, 15, 16), float("nan"), dtype=dtype).to(memory_format=torch.channels_last)
@@ -78,7 +78,7 @@ def test_repeated_calls_give_the_same_bits(head_dim):
 
 @pytest.mark.parametrize("place", ["query", "key", "value"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_in_its_windows(place, number):
+def test_nonfinite_values_stay_in_their_windows(place, number):
     call = Call.make(1, 16, 20, 20, Options(7), BF16)
     call.qkv[0, {"query": 0, "key": 32, "value": 64}[place], 10, 10] = number
     got = call.results("cuda", "cuda")[0].cpu()
@@ -90,7 +90,7 @@ def test_what_is_not_finite_stays_in_its_windows(place, number):
 @pytest.mark.usefixtures("chosen")
 @pytest.mark.parametrize("pool", [1, 2])
 @DTYPES
-def test_what_inference_fuses(dtype, pool):
+def test_operations_fused_for_inference(dtype, pool):
     call = Call.make(2, 16, 13, 18, Options(7), dtype)
     wide = torch.promote_types(dtype, FP32)
     factors = [normal(32, seed=seed, dtype=wide) for seed in (4, 5)]

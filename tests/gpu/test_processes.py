@@ -41,7 +41,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
     assert any(file.read_bytes() == content for file, content in before.items())
 
 
-def test_a_directory_that_cannot_be_made_is_no_error(tmp_path):
+def test_a_directory_that_cannot_be_made_is_not_an_error(tmp_path):
     file = tmp_path / "file"
     file.write_text("in the way")
     assert attend(SASA_CACHE=str(file / "cache")) == "right\n"
@@ -58,6 +58,6 @@ def test_the_doctor_names_the_compiler_and_the_kernels(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_directory_is_no_error(tmp_path):
+def test_a_read_only_directory_is_not_an_error(tmp_path):
     tmp_path.chmod(0o500)
     assert attend(SASA_CACHE=str(tmp_path)) == "right\n"

@@ -119,7 +119,7 @@ def test_more_than_a_hundred_in_an_image():
     assert score.map == pytest.approx(by_pycocotools(truth, found)[0][0])
 
 
-def test_by_hand():
+def test_a_case_computed_by_hand():
     """Two cats. The best detection overlaps one by 0.8, the second is wrong, the third is the other cat exactly.
 
     Up to the threshold 0.8 precision is 1 for the 51 recalls 0 .. 0.5 and 2/3 for the other 50; the two thresholds
@@ -137,7 +137,7 @@ def test_by_hand():
     assert (score.boxes, score.images, score.detections) == ({"cat": 2, "dog": 0}, 2, 3)
 
 
-def test_perfect_and_none():
+def test_perfect_detections_and_no_detections():
     boxes = [(0, 0, [0, 0, 10, 10]), (0, 1, [1, 1, 50, 50]), (2, 1, [3, 3, 200, 200]), (2, 1, [0, 0, 10, 20])]
     truth = document(boxes, ("cat", "dog", "owl"), images=3)
     score = average_precision(truth, results(*((*each, 0.5) for each in boxes)))

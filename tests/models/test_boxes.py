@@ -94,7 +94,7 @@ def test_every_object_has_an_anchor():
         assert matches[overlaps[n].argmax()] == n
 
 
-def test_anchors_between_the_thresholds_are_not_asked():
+def test_anchors_between_the_thresholds_are_ignored():
     own = torch.tensor([[20.0, 20, 70, 60]])
     every = all_anchors(128, 128)
     overlap = box_iou(own, every)[0]
@@ -106,7 +106,7 @@ def test_anchors_between_the_thresholds_are_not_asked():
     assert (matches[between] == -2).all()
 
 
-def test_a_box_that_no_anchor_touches_takes_none():
+def test_a_box_that_no_anchor_overlaps_matches_none():
     every = all_anchors(64, 64)
     real = torch.tensor([[8.0, 8, 40, 40]])
     expected = match(every, real, EMPTY)
@@ -126,7 +126,7 @@ def test_a_box_without_area_leaves_the_losses_finite():
     assert torch.equal(both.classification, alone.classification)
 
 
-def test_nothing_is_asked_inside_a_crowd():
+def test_anchors_inside_a_crowd_are_ignored():
     own, crowd = torch.tensor([[4.0, 4, 40, 36]]), torch.tensor([[64.0, 0, 128, 128], [0, 100, 20, 128]])
     every = all_anchors(128, 128)
     plain, matches = match(every, own, EMPTY), match(every, own, crowd)
@@ -156,7 +156,7 @@ def test_a_background_anchor_inside_a_crowd_changes_no_loss():
     assert losses(CONFIG, outputs._replace(logits=loud), *arguments[:2], [EMPTY]).classification > after.classification
 
 
-def test_an_object_inside_a_crowd_is_still_asked():
+def test_an_object_inside_a_crowd_is_still_matched():
     own = torch.tensor([[70.0, 10, 110, 50]])
     matches = match(all_anchors(128, 128), own, torch.tensor([[60.0, 0, 128, 128]]))
     assert (matches == 0).any()
@@ -281,7 +281,7 @@ def say(outputs, anchor, label, box, logit=20.0, image=0, size=(128, 128)):
 
 
 @pytest.mark.parametrize("anchor", [0, 777, 6 * 256, 6 * (256 + 64 + 16) + 5, -1])
-def test_what_one_anchor_says_is_the_box(anchor):
+def test_a_box_is_decoded_from_one_anchor(anchor):
     outputs = silent_outputs(128, 128, batch=2)
     anchor %= outputs.logits.shape[1]
     box = [10.5, 20.25, 70.0, 90.75]
@@ -301,7 +301,7 @@ def test_boxes_are_cut_at_the_image_inside_its_padding():
     torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 30, 90, 100]]))
 
 
-def test_a_box_in_the_padding_is_none():
+def test_boxes_in_the_padding_are_dropped():
     outputs = silent_outputs(128, 128)
     say(outputs, 900, 0, [100.0, 30.0, 120.0, 60.0])
     say(outputs, 901, 1, [10.0, 105.0, 20.0, 120.0])
@@ -309,7 +309,7 @@ def test_a_box_in_the_padding_is_none():
     assert len(select(CONFIG, outputs, [(128, 128)])[0].boxes) == 2
 
 
-def test_weaker_boxes_of_the_same_class_go():
+def test_weaker_boxes_of_the_same_class_are_suppressed():
     outputs = silent_outputs(128, 128)
     say(outputs, 500, 1, [10.0, 10, 60, 60], logit=3.0)
     say(outputs, 510, 1, [12.0, 10, 60, 62], logit=4.0)  # the same object on another anchor
@@ -323,7 +323,7 @@ def test_weaker_boxes_of_the_same_class_go():
     assert len(select(CONFIG, outputs, [(128, 128)], Selection(overlap=0.99))[0].boxes) == 4
 
 
-def test_one_anchor_may_say_two_classes():
+def test_one_anchor_may_predict_two_classes():
     outputs = silent_outputs(128, 128)
     outputs.logits[0, 40, :2] = torch.tensor([2.0, 5.0])
     assert select(CONFIG, outputs, [(128, 128)])[0].labels.tolist() == [1, 0]
@@ -368,7 +368,7 @@ def test_boxes_are_those_of_torchvision(spread):
 
 
 @torch.no_grad()
-def test_an_empty_batch_and_a_image_of_one_pixel():
+def test_an_empty_batch_and_an_image_of_one_pixel():
     network = sasa.create_model(
         "retinanet_sasa_resnet26_attn", layers=(1, 1, 1, 1), width=0.05, num_heads=2, kernel_size=3, num_classes=3
     ).eval()

@@ -104,13 +104,13 @@ def test_networks_of_other_libraries(cache, saved):
         create_model("hf:owner/bert")
 
 
-def test_what_is_not_in_the_cache_without_a_network(cache):
+def test_files_missing_from_the_cache_without_a_connection(cache):
     with pytest.raises(SasaError, match=r"hf:owner/no: the Hub cannot be reached .* not in the local cache"):
         create_model("hf:owner/no")
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:pets", "hf:a/b/c", "hf:../x", "hf:owner/..", "hf:owner/p t"])
-def test_names_that_are_none(name):
+def test_invalid_names(name):
     with pytest.raises(ArgumentError, match="must be OWNER/NAME, got"):
         create_model(name)
 
@@ -172,7 +172,7 @@ def api(monkeypatch):
     return notes
 
 
-def test_three_files_go_and_no_other(api, saved):
+def test_only_three_files_are_uploaded(api, saved):
     assert hub.upload(saved, "owner/pets", private=True) == "https://huggingface.co/owner/pets"
     assert set(api.files) == {"model.safetensors", "config.json", "README.md"}
     assert {name: api.files[name] for name in ("model.safetensors", "config.json")} == content(saved)
@@ -192,7 +192,7 @@ def test_the_card(saved):
         assert "Figures" not in model_card(create_model(saved), "owner/pets", none)
 
 
-def test_a_card_of_ones_own_is_sent(api, saved):
+def test_an_existing_model_card_is_uploaded(api, saved):
     (saved / "README.md").write_text("mine")
     hub.upload(saved, "owner/pets")
     assert api.files["README.md"] == b"mine"
@@ -206,7 +206,7 @@ def test_nothing_private_goes_to_a_public_repository(api, saved):
     assert not api.files
 
 
-def test_what_is_no_network_is_not_sent(api, saved, tmp_path):
+def test_directories_without_a_network_are_not_uploaded(api, saved, tmp_path):
     with pytest.raises(SasaError, match=r"config\.json is missing"):
         hub.upload(tmp_path / "nowhere", "owner/pets")
     shutil.copy(saved / "checkpoint.pt", saved / "model.safetensors")

@@ -170,7 +170,7 @@ def test_channels_of_the_image(stem, in_chans):
     assert network(torch.randn(1, in_chans, 20, 20)).shape == (1, 10)
 
 
-def test_an_image_with_other_channels_is_a_sentence():
+def test_an_image_with_other_channels_is_an_error():
     with pytest.raises(ArgumentError, match=r"the image must be \(batch, 3, height, width\), got \(1, 1, 20, 20\)"):
         small()(torch.randn(1, 1, 20, 20))
 
@@ -288,7 +288,7 @@ def test_groups_as_a_string_or_a_sequence(groups):
     ],
     ids=str,
 )
-def test_what_cannot_be_built_is_a_sentence(options, sentence):
+def test_impossible_options_are_errors(options, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         sasa.create_model("sasa_resnet26", **options)
 
@@ -356,7 +356,7 @@ def test_feature_pyramid_holds_the_networks_maps():
 
 
 @pytest.mark.parametrize("indices", [0, -1, 6, (), (5,), (-6,), (1, 9)], ids=str)
-def test_maps_that_do_not_exist_are_a_sentence(indices):
+def test_maps_that_do_not_exist_are_an_error(indices):
     with pytest.raises(ArgumentError, match=r"indices \(.*\).* (must lie in 0 \(stem\) to 4|must be 1 to 5)"):
         small(features_only=True, out_indices=indices)
 

@@ -42,7 +42,7 @@ def test_parameters_at_full_width_are_the_papers(name):
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_spatial_convolutions_stand_where_the_name_says(name):
+def test_spatial_convolutions_are_where_the_name_says(name):
     network = on_meta(name)
     options = VARIANTS[name.removeprefix("retinanet_").removesuffix("_attn").removesuffix("_attnheads")]
     blocks = sum(n for n, kind in zip(options["layers"], options["groups"], strict=True) if kind == "c")
@@ -215,7 +215,7 @@ def test_shortcuts_of_the_heads():
     ],
     ids=str,
 )
-def test_what_cannot_be_built_is_a_sentence(options, sentence):
+def test_impossible_options_are_errors(options, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         sasa.create_model("retinanet_sasa_resnet26", **options)
 

@@ -34,7 +34,7 @@ def gradients(network):
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def test_every_name_of_ours_is_registered_and_no_other():
+def test_exactly_our_names_are_registered():
     assert sorted(timm.list_models("sasa_*")) == NAMES
     assert sorted(timm.list_models(module="timm")) == NAMES  # the file's name, as timm has it
     assert timm.list_models("sasa_*", pretrained=True) == []
@@ -158,7 +158,7 @@ def test_features_of_some_indices(out_indices, feature_cls):
 
 
 @pytest.mark.parametrize("feature_cls", ["list", "getter"])
-def test_features_own_no_parameter_that_they_do_not_use(feature_cls):
+def test_feature_networks_have_no_unused_parameters(feature_cls):
     network = small(features_only=True, out_indices=(1, 2), feature_cls=feature_cls)
     sum(features.square().mean() for features in network(torch.randn(2, 3, 32, 32))).backward()
     assert [key for key, gradient in gradients(network).items() if gradient is None] == []
@@ -264,7 +264,7 @@ def test_grad_checkpointing_changes_nothing(name):
     assert other.grad_checkpointing is False
 
 
-def test_grad_checkpointing_saves_what_it_should():
+def test_grad_checkpointing_halves_the_saved_tensors():
     network = small(layers=(1, 2, 2, 1), num_classes=4).train()
     saved = []
     for enable in (False, True):
@@ -295,7 +295,7 @@ def test_there_are_no_pretrained_weights():
             small(pretrained=True, **options)
 
 
-def test_options_that_do_not_fit_are_sentences():
+def test_options_that_do_not_fit_are_errors():
     with pytest.raises(ArgumentError, match="'output_stride' is not an option of a network"):
         small(output_stride=8)
     with pytest.raises(ArgumentError, match=r"global_pool must be \"avg\".*got 'max'"):
@@ -343,7 +343,7 @@ def test_registered_cfgs():
         assert get_pretrained_cfg_value(name, "first_conv") == ("stem.conv" if "_c" in name else ())
 
 
-def test_importing_sasa_imports_no_timm_and_says_what_is_missing():
+def test_importing_sasa_does_not_import_timm_and_a_missing_timm_is_reported():
     code = "import sys, sasa; assert 'timm' not in sys.modules; sys.modules['timm.models'] = None; import sasa.timm"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

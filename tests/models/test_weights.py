@@ -61,7 +61,7 @@ def files(directory):
     ],
     ids=str,
 )
-def test_what_was_saved_comes_back_bit_by_bit(name, options, tmp_path):
+def test_a_saved_network_loads_bit_for_bit(name, options, tmp_path):
     network = small(name, **options)
     images = IMAGES[:, : network.in_chans]
     network(images)  # moves the running statistics
@@ -121,7 +121,7 @@ def test_written_files_are_as_open_as_others(saved):
         ({"kernel_size": 4}, r"kernel_size \(4\) must be odd"),
     ],
 )
-def test_other_options_than_what_was_saved_are_a_sentence(saved, options, sentence):
+def test_options_that_differ_from_the_saved_ones_are_an_error(saved, options, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         sasa.create_model(saved, **options)
 
@@ -160,7 +160,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     assert files(tmp_path) == {"file": b"old"}
 
 
-def test_a_save_that_fails_is_a_sentence_and_leaves_the_old_network(saved, monkeypatch):
+def test_a_save_that_fails_is_an_error_and_leaves_the_old_network(saved, monkeypatch):
     before = files(saved)
 
     def fail(descriptor):
@@ -172,7 +172,7 @@ def test_a_save_that_fails_is_a_sentence_and_leaves_the_old_network(saved, monke
     assert files(saved) == before
 
 
-def test_metadata_that_is_not_json_is_a_sentence_before_anything_is_written(saved):
+def test_metadata_that_is_not_json_is_an_error_before_anything_is_written(saved):
     before = files(saved)
     with pytest.raises(ArgumentError, match=r"metadata must be values that JSON can represent: .*Tensor"):
         small().save_pretrained(saved, mean=torch.zeros(3))
@@ -180,7 +180,7 @@ def test_metadata_that_is_not_json_is_a_sentence_before_anything_is_written(save
 
 
 @pytest.mark.parametrize("below", ["network", "network/deeper"])
-def test_a_directory_that_cannot_be_written_is_a_sentence(below, tmp_path):
+def test_a_directory_that_cannot_be_written_is_an_error(below, tmp_path):
     (tmp_path / "network").write_text("a regular file")
     with pytest.raises(SasaError, match=rf"cannot write .*{below}: (File exists|Not a directory)"):
         small().save_pretrained(tmp_path / below)
@@ -221,14 +221,14 @@ def test_a_good_file_may_begin_like_a_pickle(tmp_path, length):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 8, 100, -1])
-def test_a_truncated_file_is_a_sentence(saved, keep):
+def test_a_truncated_file_is_an_error(saved, keep):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(SasaError, match=r"model\.safetensors is not a whole safetensors file: "):
         sasa.create_model(saved)
 
 
-def test_without_safetensors_there_is_a_sentence(saved, monkeypatch):
+def test_missing_safetensors_is_an_error(saved, monkeypatch):
     network = small()
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)  # as if it were not installed
     for attempt in (lambda: sasa.create_model(saved), lambda: network.save_pretrained(saved / "second")):
@@ -237,7 +237,7 @@ def test_without_safetensors_there_is_a_sentence(saved, monkeypatch):
     assert not (saved / "second").exists()
 
 
-def test_missing_files_are_sentences(saved, tmp_path):
+def test_missing_files_are_errors(saved, tmp_path):
     with pytest.raises(SasaError, match=r"holds no saved network: config\.json is missing"):
         sasa.create_model(tmp_path)
     (saved / "model.safetensors").unlink()
@@ -268,13 +268,13 @@ def test_missing_files_are_sentences(saved, tmp_path):
         ('{"format": 1, "options": {}}', "is not the config of a network: layers is missing"),
     ],
 )
-def test_an_invalid_config_is_a_sentence(saved, text, sentence):
+def test_an_invalid_config_is_an_error(saved, text, sentence):
     (saved / "config.json").write_text(text)
     with pytest.raises(SasaError, match=rf"config\.json .*{sentence}"):
         sasa.create_model(saved)
 
 
-def test_a_config_that_is_not_text_is_a_sentence(saved):
+def test_a_config_that_is_not_text_is_an_error(saved):
     (saved / "config.json").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(SasaError, match=r"config\.json is not a network's config: it is not JSON"):
         sasa.create_model(saved)
@@ -302,7 +302,7 @@ def test_a_config_that_is_not_text_is_a_sentence(saved):
     ],
     ids=str,
 )
-def test_options_that_fit_nothing_are_a_sentence_that_names_the_file(saved, name, value, sentence):
+def test_options_that_fit_nothing_are_an_error_that_names_the_file(saved, name, value, sentence):
     change(saved, "options", name, to=value)
     with pytest.raises(SasaError, match=rf"config\.json is not the config of a network: .*{sentence}"):
         sasa.create_model(saved)
@@ -327,7 +327,7 @@ def test_weights_with_more_than_the_network_has_name_a_tensor(saved):
         sasa.create_model(saved)
 
 
-def test_weights_of_another_kind_are_a_sentence(saved):
+def test_weights_of_another_kind_are_an_error(saved):
     path = saved / "model.safetensors"
     safetensors.torch.save_file({**read_safetensors(path), "fc.bias": torch.zeros(5, dtype=torch.int64)}, path)
     with pytest.raises(SasaError, match=r"fc\.bias is torch\.int64, not torch\.float32"):

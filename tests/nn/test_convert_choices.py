@@ -112,7 +112,7 @@ class Failing(nn.Conv2d):
         raise RuntimeError("needs a mask")
 
 
-def test_subclasses_that_are_no_convolutions_are_refused():
+def test_subclasses_that_are_not_convolutions_are_refused():
     sentence = "0 is a Doubling that maps a side of 6 to shape (1, 8, 12, 12), of 7 to (1, 8, 14, 14): Doubling"
     with pytest.raises(ArgumentError, match=re.escape(sentence)):
         sasa.convert(nn.Sequential(Doubling(4, 8, 3, padding=1)))

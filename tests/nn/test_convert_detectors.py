@@ -69,7 +69,7 @@ def test_layers_of_the_heads_stay_shared_over_the_levels():
     assert calls == [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
 
 
-def test_grouped_convolutions_of_a_detector_are_a_sentence():
+def test_grouped_convolutions_of_a_detector_are_an_error():
     model = detection.ssdlite320_mobilenet_v3_large(**OPTIONS)
     with pytest.raises(sasa.errors.ArgumentError, match="31 of 32 convolutions have groups > 1"):
         sasa.convert(model)

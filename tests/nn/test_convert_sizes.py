@@ -64,7 +64,7 @@ def test_has_the_size_of_the_convolution(data):
         (nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"), LocalAttention2d),
     ],
 )
-def test_wraps_only_where_the_size_asks_for_it(layer, kind):
+def test_wraps_only_where_the_size_requires_it(layer, kind):
     converted = sasa.convert(layer, kernel_size=3, num_heads=2)
     x = torch.randn(1, 4, 9, 11)
     assert type(converted) is kind
@@ -83,7 +83,7 @@ def test_the_border_is_cropped_alike_on_both_sides():
     assert torch.equal(layer(x), layer.attention(x)[:, :, 2:-2, 2:-2])
 
 
-def test_a_fitted_layer_answers_for_its_convolution():
+def test_a_fitted_layer_has_the_attributes_of_its_convolution():
     layer = sasa.convert(nn.Conv2d(3, 8, (4, 2), (4, 2)), num_heads=2)
     assert (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride) == (3, 8, (4, 2), (4, 2))
     assert layer.weight is layer.attention.qkv.weight

@@ -138,7 +138,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_folds(name):
+def test_modules_that_fold(name):
     make, pairs = CASES[name]
     model = trained_norms(make()).eval()
     assert foldable(model) == pairs

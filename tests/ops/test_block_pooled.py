@@ -140,7 +140,7 @@ def test_an_image_that_needs_no_gradient(values):
 
 
 @BOTH
-def test_of_equal_values_the_first_is_taken(run):
+def test_the_first_of_equal_values_is_taken(run):
     """As max pooling does: a constant image has the same y everywhere."""
     shape = (1, 3, 2, 4, 2, 6, 5, 4)
     tensors, sign = make(shape, dtype=torch.float32)

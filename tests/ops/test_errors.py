@@ -217,7 +217,7 @@ def test_a_backend_that_cannot_run_says_why(function):
 
 
 @pytest.mark.usefixtures("sick_backend")
-def test_backends_tells_the_same_reason():
+def test_backends_gives_the_same_reason():
     assert BackendStatus("sick", "runs nowhere", "it has a cold") in backends()
     assert str(backends()[-1]) == "sick: runs nowhere (not here: it has a cold)"
 

@@ -22,10 +22,10 @@ BELOW = {"avx512": ["avx2", "portable"], "avx2": ["portable"], "neon": ["portabl
 
 @WITHOUT_KERNELS
 @pytest.mark.parametrize("instruction_set", BELOW[native.instruction_set()])
-def test_all_that_reaches_a_kernel(instruction_set):
+def test_every_test_that_reaches_a_kernel(instruction_set):
     run_pytest(OPS, *LAYERS, "-m", "not without_kernels", SASA_CPU=instruction_set)
 
 
 @pytest.mark.skipif(ASKED == "off", reason="SASA_CPU names no instruction set")
-def test_the_one_that_was_asked_for_is_in_use():
+def test_the_requested_instruction_set_is_in_use():
     assert native.instruction_set() == ASKED, native.missing()

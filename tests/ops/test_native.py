@@ -48,7 +48,7 @@ def test_an_installation_without_the_library_says_so(tmp_path):
 
 
 @pytest.mark.usefixtures("_chosen_by_the_machine")
-def test_the_reason_that_the_installation_left_is_told(tmp_path):
+def test_the_reason_recorded_at_installation_is_given(tmp_path):
     (tmp_path / native.REASON).write_text("there was no C++ compiler\n")
     assert native.load(tmp_path) == "there was no C++ compiler"
 
@@ -68,7 +68,7 @@ def test_a_damaged_library_says_so(tmp_path, content):
     assert native.LIBRARY in sentence
 
 
-def test_off_is_a_sentence(tmp_path, monkeypatch):
+def test_off_is_given_as_the_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("SASA_CPU", "off")
     assert native.load(tmp_path) == "the environment variable SASA_CPU is off"
 
@@ -81,7 +81,7 @@ def test_an_unknown_gpu_choice_is_a_warning(monkeypatch):
     native.check_gpu_choice()
 
 
-def test_an_installation_without_a_compiler_leaves_its_reason(tmp_path):
+def test_an_installation_without_a_compiler_records_its_reason(tmp_path):
     """setup.py, run as by pip, succeeds, and `native` reports the reason that it recorded."""
     shutil.copy(ROOT / "setup.py", tmp_path)
     subprocess.run(

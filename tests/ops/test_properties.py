@@ -48,7 +48,7 @@ def changed_heads(before: torch.Tensor, after: torch.Tensor) -> list[int]:
 
 
 @PADDING
-def test_a_moved_image_gives_a_moved_result(attend, padding):
+def test_a_shifted_image_gives_a_shifted_result(attend, padding):
     """In the interior, where no window reaches the border before or after."""
     large = local_inputs(1, HEADS, HEAD_DIM, HEAD_DIM, 13, 12, KERNEL)
     here = [t[..., 0:9, 0:8] for t in large[:3]]
@@ -232,14 +232,14 @@ def test_a_pixel_depends_on_its_block_and_on_nothing_else(backend):
     assert (reached[~block] == 0).all()
 
 
-def test_blocks_moved_by_a_block_give_a_result_moved_by_a_block(backend):
+def test_shifts_by_whole_blocks_shift_the_result(backend):
     tensors = block_inputs(*BLOCKS)
     want = attend_blocks(tensors, backend).roll((4, 8), (2, 3))
     tensors[0] = tensors[0].roll((4, 8), (2, 3))
     assert_close(attend_blocks(tensors, backend), want, 1e-14)
 
 
-def test_what_lies_beyond_the_image_is_no_key(backend):
+def test_pixels_beyond_the_image_are_not_keys(backend):
     """Cropping an image to whole blocks does not change the output of those blocks."""
     tensors = block_inputs(*BLOCKS)
     whole = attend_blocks(tensors, backend)

@@ -91,7 +91,7 @@ def own_functions(backend: Backend) -> list[str]:
 @pytest.mark.parametrize(
     ("operator", "tensors"), [(local, local_inputs(*LOCAL_SHAPE)), (block, block_inputs(*BLOCK_SHAPE))]
 )
-def test_a_back_end_asked_for_is_the_one_that_runs(monkeypatch, name, operator, tensors):
+def test_the_requested_back_end_runs(monkeypatch, name, operator, tensors):
     def mark(*_):
         raise Marked
 
@@ -104,7 +104,7 @@ def test_a_back_end_asked_for_is_the_one_that_runs(monkeypatch, name, operator, 
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_an_entry_is_of_its_own_name(name):
+def test_every_entry_has_its_own_name(name):
     assert BACKENDS[name].name == name
     assert isinstance(BACKENDS[name], Backend)
 
@@ -140,7 +140,7 @@ def test_a_new_entry_does_not_fall_through(monkeypatch):
         local(one, one, one, None, None, num_heads=1, backend="new")
 
 
-def test_a_library_without_kernels_is_no_back_end():
+def test_a_library_without_kernels_is_not_a_back_end():
     """The dispatcher would run plain torch for it, and its tests would pass."""
 
     class Empty(DispatcherBackend):

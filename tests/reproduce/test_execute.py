@@ -80,7 +80,7 @@ def stop_after(monkeypatch, steps, number):
 
 # 8 steps a run: in the middle of the second run; and at the end of the first, where nothing is left of it to save.
 @pytest.mark.parametrize(("steps", "number"), [(11, signal.SIGTERM), (8, signal.SIGINT)])
-def test_stopped_and_gone_on_with_is_the_same_table(whole, tmp_path, monkeypatch, steps, number):
+def test_a_stopped_and_continued_table_is_the_same(whole, tmp_path, monkeypatch, steps, number):
     taken = stop_after(monkeypatch, steps, number)
     with pytest.raises(StoppedError, match=r"\(2 of 2\).*the same command continues there") as stopped:
         reproduce(tmp_path)
@@ -137,7 +137,7 @@ def test_the_report_says_which_images_the_runs_were_scored_on(whole, tmp_path):
         on_digits(validation, tmp_path).check_done()
 
 
-def test_a_run_that_left_no_checkpoint_starts_again(tmp_path):
+def test_a_run_without_a_checkpoint_starts_again(tmp_path):
     logits = on_digits(LOGITS, tmp_path)
     run = logits.runs[0]
     run.path.mkdir(parents=True)
@@ -150,7 +150,7 @@ def test_a_run_that_left_no_checkpoint_starts_again(tmp_path):
 OTHER = Plan("6", "digits", "small", changes=[*TINY, ["recipe.learning_rate", 0.1]])
 
 
-def test_another_run_in_the_place_of_ours_is_refused(whole):
+def test_a_run_with_another_config_in_its_directory_is_refused(whole):
     output, _ = whole
     with pytest.raises(SasaError, match=r"was run with recipe.learning_rate 0.05, but the table needs 0.1"):
         on_digits(OTHER, output).check_done()

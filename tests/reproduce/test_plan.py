@@ -17,7 +17,7 @@ def test_tables_by_name(text, name):
 
 
 @pytest.mark.parametrize("text", ["8", "figure", ""])
-def test_what_is_no_table(text):
+def test_unknown_tables(text):
     with pytest.raises(UsageError, match="to reproduce: choose one of 1, 2, 3, 4, 5, 6, 7, figure5"):
         table_name(text)
 
@@ -53,7 +53,7 @@ def test_epochs_scale_the_warm_up():
     assert (recipe.epochs, recipe.warmup_epochs) == (5, 0.5)
 
 
-def test_what_a_table_varies_cannot_be_set():
+def test_options_that_a_table_varies_cannot_be_set():
     for key in ("model.kernel_size", "run.seed", "data.source"):
         with pytest.raises(UsageError, match=f"--set {key}"):
             Plan("4", "digits", "small", changes=[[key, 3]]).check()
@@ -81,7 +81,7 @@ def test_the_paper_s_numbers_of_each_kind_of_table():
     assert [measure_of("5").paper(row.cells) for row in Plan("5", "digits", "small").rows] == [77.6, 78.2, 80.2]
 
 
-def test_what_the_names_of_networks_say_cannot_be_set_either():
+def test_options_in_the_names_of_networks_cannot_be_set():
     for plan, key in ((("2", "bccd"), "heads"), (("2", "bccd"), "groups"), (("1", "digits"), "groups")):
         with pytest.raises(UsageError, match=f"--set model.{key}: the rows of . differ in it"):
             Plan(*plan, "small", changes=[[f"model.{key}", "conv"]]).check()

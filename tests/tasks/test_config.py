@@ -71,7 +71,7 @@ def test_numbers_in_scientific_notation_are_numbers():
         ("recipe.ema_decay", "always", "recipe.ema_decay must be a number or auto, got 'always'"),
     ],
 )
-def test_wrong_settings_are_sentences(key, value, sentence):
+def test_wrong_settings_are_errors(key, value, sentence):
     with pytest.raises(UsageError, match=sentence):
         TrainConfig().set(key, value)
 
@@ -86,7 +86,7 @@ def test_wrong_settings_are_sentences(key, value, sentence):
         ("recipe.optimizer", "adam", "recipe.optimizer must be sgd or adamw, got 'adam'"),
     ],
 )
-def test_impossible_values_are_sentences(key, value, sentence):
+def test_impossible_values_are_errors(key, value, sentence):
     config = TrainConfig()
     config.set(key, value)
     with pytest.raises(UsageError, match=sentence):
@@ -116,7 +116,7 @@ def test_other_yaml_is_refused(tmp_path, text, sentence):
         TrainConfig.read(str(tmp_path / "c.yaml"))
 
 
-def test_no_such_config():
+def test_an_unknown_config():
     with pytest.raises(UsageError, match=r"'nothing' is neither a file nor a recipe of the package .*digits"):
         TrainConfig.read("nothing")
     with pytest.raises(UsageError, match=r"--set takes key=value, got 'x'"):

@@ -58,7 +58,7 @@ def test_it_learns(finished):
     assert summary["held_out_map50"] > 0.1
 
 
-def test_the_run_folder_is_complete(finished):
+def test_the_run_directory_is_complete(finished):
     path, summary = finished
     assert json.loads((path / "summary.json").read_text()) == summary
     assert (summary["training_pictures"], summary["held_out_pictures"], summary["steps"]) == (16, 4, 48)
@@ -72,7 +72,7 @@ def test_the_run_folder_is_complete(finished):
     assert not [p for p in path.iterdir() if p.name.startswith(".")]
 
 
-def test_the_network_carries_what_belongs_to_it(finished):
+def test_the_saved_network_has_labels_and_preprocessing(finished):
     network = create_model(finished[0])
     assert network.metadata["labels"] == ["red", "blue"]
     assert network.metadata["preprocessing"]["image_size"] == 64
@@ -180,7 +180,7 @@ def test_sigterm_saves_and_says_how_to_resume(data, whole, tmp_path):
     assert_same_run(whole, tmp_path / "parts")
 
 
-def test_two_processes_are_one_that_accumulates(data, finished, tmp_path):
+def test_two_processes_agree_with_one_that_accumulates(data, finished, tmp_path):
     """They start from weights that find something, so that the scores could differ."""
     changes = [("model.name", str(finished[0])), ("model.width", 0.1), ("recipe.learning_rate", 0.002)]
     path = tmp_path / "two"
@@ -231,7 +231,7 @@ def test_a_backbone_from_a_classifier(data, tmp_path):
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_a_run_resumes_without_what_its_backbone_started_from(data, tmp_path):
+def test_a_run_resumes_without_the_weights_its_backbone_started_from(data, tmp_path):
     tiny_classifier(tmp_path / "classifier")
     config = tiny(data, ("recipe.backbone", str(tmp_path / "classifier")), ("run.checkpoint_steps", 2))
     trainer, folder = begin(config, tmp_path / "run")
@@ -248,7 +248,7 @@ def test_a_run_resumes_without_what_its_backbone_started_from(data, tmp_path):
         shutil.move(moved, str(data))
 
 
-def test_a_backbone_that_does_not_fit_is_a_sentence(data, finished, tmp_path):
+def test_a_backbone_that_does_not_fit_is_an_error(data, finished, tmp_path):
     tiny_classifier(tmp_path / "other", kernel_size=5)
     with pytest.raises(SasaError, match=r"the backbone has kernel_size=3, but its weights come from a network with 5"):
         start(tiny(data, ("recipe.backbone", str(tmp_path / "other"))))
@@ -258,7 +258,7 @@ def test_a_backbone_that_does_not_fit_is_a_sentence(data, finished, tmp_path):
         start(tiny(data, ("recipe.backbone", "nowhere")))
 
 
-def test_the_config_of_the_other_task_is_a_sentence():
+def test_the_config_of_the_other_task_is_an_error():
     from sasa.tasks.classification.config import TrainConfig
 
     with pytest.raises(UsageError, match="this is a config of 'detection', and sasa train is for 'classification'"):
@@ -270,7 +270,7 @@ def test_the_config_of_the_other_task_is_a_sentence():
 ONE = ("model.norm", "group")  # batch norm needs more than one value of a channel
 
 
-def test_steps_of_empty_images_and_of_crowds_are_finite(own, tmp_path):
+def test_steps_on_empty_images_and_crowds_are_finite(own, tmp_path):
     """The first image has no box, the second a crowd: alone in a batch each, and all parts finite."""
     trainer = start(tiny(own, ("recipe.batch_size", 1), ONE))
     counts = [len(trainer.task.train.targets(index)) for index in range(16)]
@@ -283,7 +283,7 @@ def test_steps_of_empty_images_and_of_crowds_are_finite(own, tmp_path):
     assert all(p.isfinite().all() for p in trainer.task.network.parameters())
 
 
-def test_a_step_of_images_without_boxes_alone(own):
+def test_a_step_on_images_without_boxes_only(own):
     """The classes' loss pushes down, and the boxes' is zero."""
 
     def without(document):
@@ -312,7 +312,7 @@ def test_images_that_cannot_be_read(own, tmp_path):
     assert (tmp_path / "run" / "skipped.txt").read_text() == f"{bad}\n"
 
 
-def test_a_class_never_seen_is_told_and_training_goes_on(own, tmp_path, capsys):
+def test_a_class_never_seen_is_reported_and_training_continues(own, tmp_path, capsys):
     for split in ("train", "val"):
         change(own, split, lambda document: document["categories"].append({"id": 9, "name": "green"}))
     change(own, "train", lambda document: document["annotations"][0].update(bbox=[5, 5, 0, 8]))
@@ -390,6 +390,6 @@ def test_a_classifier_is_not_a_detector(data):
         start(config)
 
 
-def test_a_batch_too_small_for_batch_norm_is_a_sentence(data, tmp_path):
+def test_a_batch_too_small_for_batch_norm_is_an_error(data, tmp_path):
     with pytest.raises(SasaError, match=r"batch norm needs more than one value .* recipe\.batch_size 1 in 1 parts"):
         train(tiny(data, ("recipe.batch_size", 1)), tmp_path / "run")

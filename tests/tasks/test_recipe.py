@@ -132,7 +132,7 @@ def test_a_row_that_a_crash_cut_short_is_dropped(tmp_path):
     assert (tmp_path / "steps.csv").read_text() == text.rpartition("2,")[0]
 
 
-def test_out_of_memory_is_a_sentence_with_a_way_out():
+def test_out_of_memory_is_an_error_with_advice():
     recipe = tiny().recipe
     sentence = r"out of memory in a step of 32 images: try --set recipe.accumulate=2"
     cuda, cpu = torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory")
@@ -163,7 +163,7 @@ def test_freed_memory_is_kept_if_the_c_library_can():
         assert faults < 5000
 
 
-def test_a_batch_of_one_pixel_is_a_sentence(tmp_path):
+def test_a_batch_of_one_pixel_is_an_error(tmp_path):
     with pytest.raises(SasaError, match="batch norm needs more than one value for each channel, and has one"):
         train(tiny(("recipe.batch_size", 1), ("data.limit", 2)), tmp_path / "run")
 

@@ -73,7 +73,7 @@ def test_a_third_task_trains_and_resumes(parity, tmp_path):
     assert resume(tmp_path / "run")["held_out_loss"] == summary["held_out_loss"]
 
 
-def test_an_unknown_task_is_a_sentence():
+def test_an_unknown_task_is_an_error():
     with pytest.raises(UsageError, match="task must be classification or detection, got 'parity'"):
         config_of({"task": "parity"})
 

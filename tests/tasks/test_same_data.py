@@ -120,7 +120,7 @@ def test_other_boxes_are_refused(tmp_path, monkeypatch):
         resume(tmp_path / "run")
 
 
-def test_a_run_without_a_record_is_compared_by_what_it_wrote(tmp_path):
+def test_a_run_without_a_record_of_its_data_is_compared_by_its_classes(tmp_path):
     source = make("folder", tmp_path / "data")
     train(config_of("folder", source), tmp_path / "run")
     path = tmp_path / "run" / "checkpoint.pt"
@@ -135,7 +135,7 @@ def test_a_run_without_a_record_is_compared_by_what_it_wrote(tmp_path):
         resume(tmp_path / "run")
 
 
-def test_only_a_known_difference_is_one():
+def test_parts_without_a_record_are_not_compared():
     found = {"classes": ["a"], "training_images": 3, "held_out_images": 1, "fingerprint": "f"}
     check_same_data("photos", {}, found)
     check_same_data("photos", {"classes": ["a"]}, found)

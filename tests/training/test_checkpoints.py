@@ -35,7 +35,7 @@ def test_the_last_of_two_is_read(folder):
     assert (state["step"], note) == (2, None)
 
 
-def test_no_checkpoint_is_a_sentence(tmp_path):
+def test_no_checkpoint_is_an_error(tmp_path):
     with pytest.raises(SasaError, match="holds no checkpoint to resume from"):
         RunDirectory(tmp_path).load_checkpoint()
 
@@ -61,7 +61,7 @@ def test_a_missing_last_one_falls_back_too(folder):
     assert "is missing; resuming from checkpoint.previous.pt" in note
 
 
-def test_two_damaged_ones_are_a_sentence(folder):
+def test_two_damaged_ones_are_an_error(folder):
     for path in (folder.checkpoint_path, folder.previous_path):
         path.write_bytes(b"nonsense")
     with pytest.raises(SasaError, match=r"checkpoint\.pt is damaged.*; .*previous\.pt is damaged"):
@@ -76,14 +76,14 @@ def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
     assert not marker.exists()
 
 
-def test_another_format_is_a_sentence(tmp_path):
+def test_another_format_is_an_error(tmp_path):
     folder = RunDirectory(tmp_path)
     torch.save({"format": 99}, folder.checkpoint_path)
     with pytest.raises(SasaError, match="has format 99; this version reads checkpoints of format 2"):
         folder.load_checkpoint()
 
 
-def test_a_disk_that_refuses_is_a_sentence(tmp_path):
+def test_a_disk_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(SasaError, match=r"cannot write .*checkpoint\.pt: No such file"):
         RunDirectory(tmp_path / "gone").save_checkpoint(STATE)
 
@@ -96,7 +96,7 @@ def full_disk(path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_a_sentence_and_the_checkpoint_stays(folder, monkeypatch):
+def test_a_full_disk_is_an_error_and_the_checkpoint_stays(folder, monkeypatch):
     """torch.save raises a RuntimeError about an unexpected position, whose context is the system's error."""
     before = folder.checkpoint_path.read_bytes()
     with monkeypatch.context() as patch:
@@ -112,7 +112,7 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoint_stays(folder, monkeypatch)
     assert folder.load_checkpoint()[0]["step"] == 3
 
 
-def test_a_full_disk_during_a_run_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
+def test_a_full_disk_during_a_run_is_an_error_and_the_run_resumes(tmp_path, monkeypatch):
     train(config := tiny(("run.checkpoint_steps", 3)), tmp_path / "whole")
     save, saved = run_directory.atomic_file, []
 
@@ -150,7 +150,7 @@ def test_the_state_opens_with_weights_only_and_is_plain(tmp_path):
     assert {"model", "average", "optimizer", "precision", "totals", "rows", "best", "config"} <= set(state)
 
 
-def test_a_checkpoint_of_format_2_goes_on(tmp_path):
+def test_a_checkpoint_of_format_2_can_be_resumed(tmp_path):
     """Made in the middle of an epoch when the format was new: what later versions must still read."""
     shutil.copy(HERE / "checkpoints" / "format2.pt", tmp_path / "checkpoint.pt")
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 11

@@ -31,7 +31,7 @@ def two(tmp_path_factory):
     return path, run_torchrun("-m", "sasa", "train", "--output", path, *settings(*TWENTY))
 
 
-def test_two_processes_are_one_that_accumulates(two, tmp_path):
+def test_two_processes_agree_with_one_that_accumulates(two, tmp_path):
     path, _ = two
     one = train(tiny(*TWENTY, ("recipe.accumulate", 2)), tmp_path / "one")
     summary = json.loads((path / "summary.json").read_text())
@@ -65,7 +65,7 @@ def test_two_processes_killed_and_resumed_are_bit_equal(two, tmp_path):
     assert_equal(state_of(two[0]), state_of(path))
 
 
-def test_a_batch_that_does_not_divide_is_a_sentence():
+def test_a_batch_that_does_not_divide_is_an_error():
     with pytest.raises(
         UsageError, match=r"recipe.batch_size \(32\) must be divisible by the number of processes \(1\)"
     ):
@@ -93,6 +93,6 @@ def test_what_launched_the_processes(monkeypatch):
 @pytest.mark.parametrize(
     "change", [("run.accelerator", "gpus"), ("run.precision", "12-mixed"), ("run.precision", "16-mixed")]
 )
-def test_an_unknown_accelerator_or_precision_is_a_sentence(change):
+def test_an_unknown_accelerator_or_precision_is_an_error(change):
     with pytest.raises(UsageError, match=r"cannot run with run\.accelerator"):
         make_fabric(tiny(change).run)

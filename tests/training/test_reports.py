@@ -68,7 +68,7 @@ def test_a_pipe_gets_lines_without_escapes_that_are_not_wrapped(at_once):
     assert len(lines) == 3
 
 
-def test_between_two_lines_of_a_pipe_passes_time():
+def test_lines_in_a_pipe_are_spaced_in_time():
     assert shown(Console(file=io.StringIO()), 300_000, 50, 9_876.0).count("\n") == 1
 
 

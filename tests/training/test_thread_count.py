@@ -26,7 +26,7 @@ def test_as_many_as_recorded(recorded, threads):
     assert torch.get_num_threads() == threads
 
 
-def test_more_than_the_machine_has_is_a_sentence():
+def test_more_than_the_machine_has_is_an_error():
     assert restore_thread_count(64) == (
         "resuming with 2 threads where the run had 64: "
         "its results may differ from an uninterrupted run's in the last bits"
@@ -34,7 +34,7 @@ def test_more_than_the_machine_has_is_a_sentence():
     assert torch.get_num_threads() == 2
 
 
-def test_the_users_number_wins_and_is_a_sentence(monkeypatch):
+def test_OMP_NUM_THREADS_wins_and_the_difference_is_reported(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert "2 threads where the run had 1" in restore_thread_count(1)
     assert torch.get_num_threads() == 2

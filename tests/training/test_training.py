@@ -28,7 +28,7 @@ def test_it_learns(finished):
     assert summary["spatial_convolutions"] == 0
 
 
-def test_the_run_folder_is_complete(finished):
+def test_the_run_directory_is_complete(finished):
     path, summary = finished
     assert json.loads((path / "summary.json").read_text()) == summary
     for name in ("config.yaml", "environment.json", "model.safetensors", "config.json", "checkpoint.pt"):
@@ -94,6 +94,6 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_number_of_classes_is_a_sentence():
+def test_a_wrong_number_of_classes_is_an_error():
     with pytest.raises(UsageError, match=r"model\.num_classes is 7, but the data has 10 classes"):
         start(tiny(("model.num_classes", 7)))

@@ -20,7 +20,7 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_class_folders_are_split_class_by_class(folders):
+def test_class_directories_are_split_class_by_class(folders):
     train, held_out = open_splits(str(folders), 0.2, 0)
     assert train.classes == ["blue", "red"]
     assert sorted(held_out.labels) == [0, 1]
@@ -31,7 +31,7 @@ def test_class_folders_are_split_class_by_class(folders):
             assert source.read(index).getpixel((0, 0)) == ((0, 0, 255), (255, 0, 0))[label]
 
 
-def test_train_and_val_folders_are_taken_as_they_are(folders, tmp_path_factory):
+def test_train_and_val_directories_are_the_splits(folders, tmp_path_factory):
     root = tmp_path_factory.mktemp("imagenet")
     (folders / "red").rename(folders / "a")
     folders.rename(root / "train")
@@ -55,7 +55,7 @@ def test_imagenet_names_and_order(tmp_path):
     assert train.groups is None
 
 
-def test_folders_within_classes_links_and_hidden_names(tmp_path):
+def test_directories_within_classes_links_and_hidden_names(tmp_path):
     save_image(tmp_path / "elsewhere" / "1.png", (0, 255, 0))
     root = tmp_path / "set"
     save_image(root / "a" / "deep" / "er" / "1.png")

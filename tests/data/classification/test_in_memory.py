@@ -56,7 +56,7 @@ def kept(source, preprocessing, augmentation, seed=5, **options):
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda a: a.crop)
 @pytest.mark.parametrize("preprocessing", [GRAY, Preprocessing(24, crop_fraction=0.9)], ids=["gray", "rgb"])
-def test_a_image_is_the_same_in_every_batch(augmentation, preprocessing):
+def test_an_image_is_the_same_in_every_batch(augmentation, preprocessing):
     images = kept(Made([(29, 27)] * 70), preprocessing, augmentation)
     keys = [(i % 3, i) for i in range(64)]
     whole = images.training_batch(keys)
@@ -182,7 +182,7 @@ def test_shares_of_flips_and_erasures():
     assert all((tensor[tensor != plain] == 0).all() for tensor in changed)
 
 
-def test_what_is_stored_depends_on_crop_and_sizes():
+def test_stored_images_depend_on_crop_and_sizes():
     preprocessing = Preprocessing(20, crop_fraction=0.8)
     resized = Augmentation("resized")
     assert kept(Made([(30, 28)] * 3), preprocessing, resized).stored_size == (28, 30)
@@ -222,11 +222,11 @@ def test_a_set_too_large_is_refused_before_it_is_decoded(monkeypatch):
     assert len(kept(Made([(16, 16)] * 31), GRAY, None)) == 31
 
 
-def test_memory_that_is_left():
+def test_available_memory():
     assert 1e7 < in_memory.available_memory(torch.device("cpu")) < 1e14
 
 
-def test_what_it_cannot_do_is_a_sentence():
+def test_unsupported_options_are_errors():
     source = Made([(16, 16)])
     with pytest.raises(ArgumentError, match=r"cannot do data\.auto_augment 'rand-m9'; leave one of them out"):
         kept(source, GRAY, Augmentation(auto_augment="rand-m9"))

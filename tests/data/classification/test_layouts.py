@@ -152,7 +152,7 @@ CLUTTER = ["__MACOSX", "@eaDir", ".ipynb_checkpoints", ".git", "#recycle", "$REC
 
 @pytest.mark.parametrize("clutter", [*CLUTTER, "lost+found", "__pycache__"])
 @pytest.mark.parametrize("place", ["", "train", "train/cat"])
-def test_what_systems_leave_behind_is_passed_over(tmp_path, clutter, place):
+def test_system_files_are_ignored(tmp_path, clutter, place):
     save_classes(tmp_path, "train", "val")
     save_classes(tmp_path / place, clutter)
     save_images(tmp_path / place, clutter)
@@ -164,7 +164,7 @@ def test_what_systems_leave_behind_is_passed_over(tmp_path, clutter, place):
     assert place == "train/cat" or f"{clutter}/ (hidden, or left by a system)" in description(sources)
 
 
-def test_classes_may_be_named_as_splits_where_images_lie_in_them(tmp_path):
+def test_classes_may_be_named_as_splits_if_they_hold_images(tmp_path):
     save_images(tmp_path, "bus", "car", "train")
     train, _ = open_splits(str(tmp_path), 0.34, 0)
     assert train.classes == ["bus", "car", "train"]
@@ -203,7 +203,7 @@ def test_classes_may_be_named_as_splits_where_images_lie_in_them(tmp_path):
         (["train/cat", "train/dog", "val/Cat"], "val has a class 'Cat' that the training images lack .those have cat,"),
     ],
 )
-def test_what_is_refused(tmp_path, directories, sentence):
+def test_refused_layouts(tmp_path, directories, sentence):
     save_images(tmp_path, *directories)
     with pytest.raises(DataError, match=sentence):
         open_splits(str(tmp_path), 0.34, 0)
@@ -231,27 +231,27 @@ def test_an_empty_class_directory(tmp_path):
         (["val/cat"], "held-out: no images of dog"),
     ],
 )
-def test_what_is_not_used_is_said(tmp_path, directories, sentence):
+def test_unused_files_are_reported(tmp_path, directories, sentence):
     save_classes(tmp_path, "train")
     save_images(tmp_path, *directories)
     assert sentence.format(root=tmp_path) in description(open_splits(str(tmp_path), 0.34, 0))
 
 
-def test_an_empty_split_is_said(tmp_path):
+def test_an_empty_split_is_reported(tmp_path):
     save_classes(tmp_path, "train")
     (tmp_path / "Val").mkdir()
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert f"not used: {tmp_path}/Val/ (it holds no data)" in description(sources)
 
 
-def test_images_beside_the_classes_are_said(tmp_path):
+def test_images_beside_the_classes_are_reported(tmp_path):
     save_classes(tmp_path, "")
     save_images(tmp_path, "")
     assert f"not used: 3 images directly in {tmp_path}" in description(open_splits(str(tmp_path), 0.34, 0))
 
 
 @pytest.mark.parametrize("size", [(5, 4), (300, 200)])
-def test_the_same_image_in_both_splits_is_said(tmp_path, size):
+def test_the_same_image_in_both_splits_is_reported(tmp_path, size):
     save_classes(tmp_path, "train", "val")
     copy = Image.effect_noise(size, 90)
     copy.save(tmp_path / "train" / "dog" / "twin.png")
@@ -264,7 +264,7 @@ def test_the_same_image_in_both_splits_is_said(tmp_path, size):
 
 
 @pytest.mark.parametrize("inner", ["2019", "train"])
-def test_directories_inside_of_classes_are_said(tmp_path, inner):
+def test_directories_inside_of_classes_are_reported(tmp_path, inner):
     save_images(tmp_path, f"cat/{inner}", "cat/bus", "dog")
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert sources[0].classes == ["cat", "dog"]

@@ -99,7 +99,7 @@ def test_one_image_is_mixed_with_itself(mixup, cutmix):
     torch.testing.assert_close(targets, F.one_hot(labels, 5).float())
 
 
-def test_wrong_values_are_sentences():
+def test_wrong_values_are_errors():
     with pytest.raises(ArgumentError, match=r"mixup must be 0 \(none\) or the alpha of a Beta distribution, got -0\.1"):
         Mixing(-0.1, 0.0, 5, 0.0)
     with pytest.raises(ArgumentError, match=r"cutmix must be .*, got -1"):

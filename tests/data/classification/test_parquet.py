@@ -76,7 +76,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_row_groups_give_what_memory_gives(tmp_path, writer):
+def test_row_groups_agree_with_images_in_memory(tmp_path, writer):
     path = tmp_path / "x.parquet"
     write_many(path, **WRITERS[writer])
     held, by_groups = ImageParquet([path]), ImageParquet([path], held=0)
@@ -140,7 +140,7 @@ def test_row_groups_larger_than_pyarrow_reads(tmp_path, monkeypatch):
         ImageParquet([tmp_path / "x.parquet"])
 
 
-def test_what_is_kept_is_bounded_and_the_oldest_goes_first(tmp_path, loads):
+def test_cached_row_groups_are_bounded_and_the_oldest_is_dropped_first(tmp_path, loads):
     images = [png_bytes((n, 0, 0)).ljust(2000, b"\0") for n in range(10)]
     pq.write_table(pa.table({"image": images, "label": [0] * 10}), tmp_path / "x.parquet", row_group_size=1)
     source = ImageParquet([tmp_path / "x.parquet"], held=0)
@@ -152,7 +152,7 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(tmp_path, loads):
     assert [*source._row_groups._recent] == [1, 4, 5]
 
 
-def test_nothing_that_was_read_is_pickled(tmp_path, loads):
+def test_cached_row_groups_are_not_pickled(tmp_path, loads):
     write_many(tmp_path / "x.parquet")
     for held in (1 << 30, 0):
         source = ImageParquet([tmp_path / "x.parquet"], held=held)
@@ -257,7 +257,7 @@ def test_images_beside_the_file(tmp_path, held):
 
 
 @pytest.mark.parametrize("held", [1 << 30, 0])
-def test_paths_that_lead_out_of_the_folder_are_not_read(tmp_path, held):
+def test_paths_that_lead_out_of_the_directory_are_not_read(tmp_path, held):
     outside, inside = tmp_path / "secret", tmp_path / "set"
     outside.mkdir()
     inside.mkdir()
@@ -312,7 +312,7 @@ def test_no_rows_and_other_classes(tmp_path):
         ImageParquet([tmp_path / "a.parquet"], ["x", "z"])
 
 
-def test_damage_anywhere_is_a_sentence(tmp_path):
+def test_damage_anywhere_is_an_error(tmp_path):
     """A byte turned over in the middle of the pages: either an image is refused, or nothing depended on it."""
     path = tmp_path / "x.parquet"
     write_many(path, 60)
@@ -396,7 +396,7 @@ def _part(source, index):
     return next(p for p, end in zip(source._parts, source._starts[1:], strict=True) if index < end)
 
 
-def test_what_hugging_face_writes_for_no_rows(tmp_path):
+def test_files_without_rows_as_hugging_face_writes_them(tmp_path):
     """Types of columns without values are null there."""
     write_shards(tmp_path, [[[0, 1]]])
     pq.write_table(
@@ -510,7 +510,7 @@ def test_files_of_splits(tmp_path, names, sentence):
     assert any(re.search(sentence, said) for source in sources for said in source.description)
 
 
-def test_the_same_image_in_both_splits_is_said(tmp_path):
+def test_the_same_image_in_both_splits_is_reported(tmp_path):
     for name in ("train", "val"):
         pq.write_table(table_of(2, label=[0, 1]), tmp_path / f"{name}.parquet")
     _, held_out = open_splits(str(tmp_path), 0.2, 0)

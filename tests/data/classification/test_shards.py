@@ -66,7 +66,7 @@ def test_layouts(tmp_path, names, suffix):
     assert train.classes == held_out.classes == ["0", "1", "2"]
 
 
-def test_a_pattern_and_a_file_are_split_by_lot(tmp_path):
+def test_a_pattern_and_a_file_are_split_at_random(tmp_path):
     for shard in range(3):
         write_tar(tmp_path / f"train-{shard:04d}.tar", samples(range(shard * 10, shard * 10 + 10)))
     train, held_out = open_splits(f"{tmp_path}/train-{{0000..0001}}.tar", 0.2, 0)
@@ -87,7 +87,7 @@ def test_a_pattern_and_a_file_are_split_by_lot(tmp_path):
         ("x-{0..1}-{0..1}.tar", "is not a pattern of files"),
     ],
 )
-def test_patterns_that_stand_for_nothing(tmp_path, pattern, sentence):
+def test_patterns_without_files(tmp_path, pattern, sentence):
     with pytest.raises(DataError, match=sentence):
         open_splits(f"{tmp_path}/{pattern}", 0.2, 0)
 
@@ -140,7 +140,7 @@ def test_sizes_above_8_gb_are_understood(tmp_path):
         assert members[-1].size == 9 << 30
 
 
-def test_other_members_folders_and_hidden_names_are_passed_over(tmp_path):
+def test_other_members_directories_and_hidden_names_are_ignored(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "set", type=tarfile.DIRTYPE)
         add(tar, "set/._0001.png", b"mac")
@@ -251,7 +251,7 @@ def test_cut_off_at_any_place(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_damage_and_what_is_no_tar(tmp_path):
+def test_damaged_files_and_files_that_are_not_tar(tmp_path):
     path = tmp_path / "a.tar"
     write_tar(path, samples(range(3)))
     content = path.read_bytes()
@@ -302,7 +302,7 @@ def test_impossible_sizes(tmp_path, kind, size):
         list(TarShards([tmp_path / "a.tar"]).labels)
 
 
-def test_a_chain_of_long_names_without_end(tmp_path):
+def test_an_endless_chain_of_long_names(tmp_path):
     (tmp_path / "a.tar").write_bytes(header(tarfile.GNUTYPE_LONGNAME, 0) * 5000 + bytes(1024))
     with pytest.raises(DataError, match=r"a\.tar is not a whole tar file: "):
         TarShards([tmp_path / "a.tar"])
@@ -351,7 +351,7 @@ def test_threads_read_at_once(tmp_path):
     assert found == order
 
 
-def test_what_webdataset_writes(tmp_path):
+def test_files_written_by_webdataset(tmp_path):
     webdataset = pytest.importorskip("webdataset")
     with webdataset.TarWriter(str(tmp_path / "train-0.tar")) as writer:
         for number in range(4):
@@ -363,7 +363,7 @@ def test_what_webdataset_writes(tmp_path):
 
 
 @pytest.mark.parametrize("empty", [[0], [1], [3], [0, 2, 3]])
-def test_shards_without_samples_are_passed_over_and_said(tmp_path, empty):
+def test_shards_without_samples_are_ignored_and_reported(tmp_path, empty):
     written = iter(range(100))
     for shard in range(4):
         write_tar(tmp_path / f"train-{shard}.tar", [] if shard in empty else samples([next(written), next(written)]))

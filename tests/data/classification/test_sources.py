@@ -39,13 +39,13 @@ def test_digits_have_ten_classes_and_split_the_same_way_every_time():
         (lambda p: save_image(p / "a" / "1.png"), "holds images of one class only, 'a' .1 images."),
     ],
 )
-def test_what_is_wrong_is_said_with_the_path(tmp_path, make, sentence):
+def test_errors_name_the_path(tmp_path, make, sentence):
     make(tmp_path)
     with pytest.raises(DataError, match=sentence):
         open_splits(str(tmp_path), 0.2, 0)
 
 
-def test_nothing_there():
+def test_a_path_that_does_not_exist():
     sentence = (
         "'/nowhere' is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the built-in set"
     )
@@ -53,7 +53,7 @@ def test_nothing_there():
         open_splits("/nowhere", 0.2, 0)
 
 
-def test_two_kinds_of_data_in_a_folder(tmp_path):
+def test_two_kinds_of_data_in_a_directory(tmp_path):
     write_parquet(tmp_path / "train.parquet", [0, 1])
     with tarfile.open(tmp_path / "train.tar", "w"):
         pass
@@ -62,7 +62,7 @@ def test_two_kinds_of_data_in_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["cat", "train/cat"])
-def test_an_archive_beside_what_it_held(tmp_path, folder):
+def test_an_archive_beside_its_content(tmp_path, folder):
     save_image(tmp_path / folder / "1.png")
     save_image(tmp_path / folder / "2.png")
     save_image(tmp_path / folder.replace("cat", "dog") / "3.png")

@@ -93,7 +93,7 @@ def test_a_column_of_splits(tmp_path):
     assert "not used: the test rows (val is what is held out)" in sources[0].description
 
 
-def test_what_kaggle_has_beside_the_table(tmp_path):
+def test_kaggles_files_beside_the_table(tmp_path):
     save_images(tmp_path / "train", NAMES)
     save_images(tmp_path / "test", ["a.jpeg"])
     (tmp_path / "train.csv").write_text(table_of(NAMES, "id,label"))

@@ -136,7 +136,7 @@ def by_hand(module, name, argument):
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_pickle_that_asks_to_run_something_runs_nothing(tmp_path, name, protocol):
+def test_malicious_pickles_run_nothing(tmp_path, name, protocol):
     folder, marker = write_cifar10(tmp_path), tmp_path / "made"
     (folder / name).write_bytes(pickle.dumps({"data": Calls(os.system, f"touch {marker}")}, protocol))
     with pytest.raises(
@@ -170,7 +170,7 @@ def test_every_other_name_is_refused(tmp_path, module, name, argument):
     assert not (tmp_path / "made").exists()
 
 
-def test_what_a_pickle_attaches_to_a_name_does_not_stay(tmp_path):
+def test_attributes_set_by_a_pickle_do_not_persist(tmp_path):
     """BUILD on one of the allowed names: it may fail, and the next file is read as ever."""
     for state in (b"}Vx\nI1\nsb.", b"N}V_function\ncbuiltins\nlist\ns\x86b."):
         (tmp_path / "x").write_bytes(b"\x80\x02cnumpy\ndtype\n" + state)
@@ -194,13 +194,13 @@ def test_what_a_pickle_attaches_to_a_name_does_not_stay(tmp_path):
         b"(" * 100_000,
     ],
 )
-def test_what_is_no_dictionary(tmp_path, content):
+def test_pickles_that_are_not_a_dictionary(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(DataError, match="x is not a CIFAR file"):
         load(tmp_path / "x")
 
 
-def test_arrays_of_objects_and_lies_about_their_size(tmp_path):
+def test_arrays_of_objects_and_false_sizes(tmp_path):
     found = [np.array([{}, []], dtype=object), np.array(["text"]), np.zeros(2, [("a", "u1")]), np.zeros(3, "M8[s]")]
     for protocol in (2, 5):
         for array in found:
@@ -340,7 +340,7 @@ def test_odd_idx_files(tmp_path, name, content, sentence):
     assert str(raw) in str(caught.value)
 
 
-def test_packed_files_that_are_cut_off_or_bombs(tmp_path):
+def test_truncated_gzip_files_and_gzip_bombs(tmp_path):
     raw = write_mnist(tmp_path, packed=True)
     path = raw / "train-images-idx3-ubyte.gz"
     content = path.read_bytes()
@@ -353,7 +353,7 @@ def test_packed_files_that_are_cut_off_or_bombs(tmp_path):
         open_splits(str(tmp_path), 0.2, 0)
 
 
-def test_the_root_may_be_the_current_folder(tmp_path, monkeypatch):
+def test_the_root_may_be_the_current_directory(tmp_path, monkeypatch):
     write_mnist(tmp_path, "FashionMNIST")
     monkeypatch.chdir(tmp_path / "FashionMNIST" / "raw")
     train, _ = open_splits(".", 0.2, 0)

@@ -59,7 +59,7 @@ def test_a_pipeline_can_be_sent_to_a_worker(policy):
         assert torch.equal(seeded(sent, image(), 0, 0, index), seeded(pipeline, image(), 0, 0, index))
 
 
-def test_timm_is_imported_by_those_who_use_a_policy():
+def test_timm_is_imported_only_for_a_policy():
     program = """
 import sys
 from sasa.data.classification.transforms import Augmentation, Preprocessing
@@ -71,7 +71,7 @@ assert "timm" not in sys.modules
 
 
 @pytest.mark.parametrize("policy", ["", "rand-m9-mstd0.5", "augmix-m3"])
-def test_the_global_random_numbers_go_on_as_if_nothing_had_been_drawn(policy):
+def test_the_global_random_state_is_unchanged(policy):
     pipeline = Augmentation(auto_augment=policy, erasing=1.0).pipeline(RGB)
     seed_all_global_numbers()
     expected = all_global_numbers()
@@ -81,7 +81,7 @@ def test_the_global_random_numbers_go_on_as_if_nothing_had_been_drawn(policy):
     assert all_global_numbers() == expected
 
 
-def test_global_random_numbers_come_back_after_an_error():
+def test_the_global_random_state_is_restored_after_an_error():
     seed_all_global_numbers()
     expected = all_global_numbers()
     seed_all_global_numbers()
@@ -91,7 +91,7 @@ def test_global_random_numbers_come_back_after_an_error():
     assert all_global_numbers() == expected
 
 
-def test_numbers_by_counting_are_those_of_mix():
+def test_counter_based_numbers_are_those_of_mix():
     keys = [(0, 0), (1, 5), (300, 2**40), (2**31, 7)]
     for seed in (0, 3, 2**62):
         numbers = uniform(seed, keys, 5)
@@ -101,7 +101,7 @@ def test_numbers_by_counting_are_those_of_mix():
     assert uniform(0, [], 4).shape == (0, 4)
 
 
-def test_numbers_by_counting_are_uniform_and_unrelated():
+def test_counter_based_numbers_are_uniform_and_independent():
     numbers = uniform(1, [(epoch, index) for epoch in range(10) for index in range(1000)], 6)
     assert numbers.min() >= 0
     assert numbers.max() < 1
@@ -162,12 +162,12 @@ def test_no_policy_takes_all_bits_from_a_pixel(policy):
         ("v1", "got 'v1'"),
     ],
 )
-def test_a_policy_that_timm_does_not_know_is_a_sentence(policy, sentence):
+def test_a_policy_unknown_to_timm_is_an_error(policy, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         Augmentation(auto_augment=policy)
 
 
-def test_a_policy_that_the_installed_timm_refuses_is_a_sentence(monkeypatch):
+def test_a_policy_that_the_installed_timm_refuses_is_an_error(monkeypatch):
     def refuse(name, options):
         raise AssertionError("no longer")
 
@@ -176,7 +176,7 @@ def test_a_policy_that_the_installed_timm_refuses_is_a_sentence(monkeypatch):
         Augmentation(auto_augment="rand-m9").pipeline(RGB)
 
 
-def test_wrong_values_are_sentences():
+def test_wrong_values_are_errors():
     with pytest.raises(ArgumentError, match="crop_scale must be above 0 and at most 1, got 0"):
         Augmentation(crop_scale=0)
     with pytest.raises(ArgumentError, match=r"crop_scale must be above 0 and at most 1, got 1\.5"):

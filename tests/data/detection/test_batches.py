@@ -141,7 +141,7 @@ def test_targets_go_between_processes_as_bytes():
     assert targets[targets.crowd].labels.tolist() == [0, 2]
 
 
-def test_problems_are_sentences():
+def test_problems_are_errors():
     assert str(Problem("f.json", "a.png", 3, "is odd")) == "f.json: annotation 3 of a.png is odd"
     assert str(Problem("f.json", "", 3, "is odd")) == "f.json: annotation 3 is odd"
     assert str(Problem("f.json", "a.png", None, "is odd")) == "f.json: a.png is odd"

@@ -71,7 +71,7 @@ def test_targets_are_copies(coco):
         (annotation(2, 10, [1e308, 0, 1e308, 5]), "annotation 2 of a.png has no area (width inf"),
     ],
 )
-def test_what_cannot_be_learned_is_left_out_and_said(coco, bad, sentence):
+def test_unusable_boxes_are_left_out_and_reported(coco, bad, sentence):
     source = CocoSource(*coco([bad, GOOD] if "same class" not in sentence else [GOOD, bad]), ["dog", "cat"])
     assert source.targets(0).boxes.tolist() == [[5, 6, 15, 26]]
     assert source.targets(0).labels.tolist() == [0]
@@ -82,7 +82,7 @@ def test_what_cannot_be_learned_is_left_out_and_said(coco, bad, sentence):
     assert problem.file.endswith("set.json")
 
 
-def test_boxes_are_clipped_to_the_image_and_said_only_beyond_a_pixel(coco):
+def test_boxes_are_clipped_to_the_image_and_reported_beyond_a_pixel(coco):
     boxes = [[-3, 4, 10, 10], [30, 20, 10.5, 10.9], [0, 0, 1e6, 5]]
     source = CocoSource(*coco([annotation(n, 10, box) for n, box in enumerate(boxes)]), ["cat", "dog"])
     assert source.targets(0).boxes.tolist() == [[0, 4, 7, 14], [30, 20, 40, 30], [0, 0, 40, 5]]
@@ -102,7 +102,7 @@ def test_the_same_box_of_another_class_image_or_as_a_crowd_is_another(coco):
     assert source.targets(0).crowd.tolist() == [False, False, True]
 
 
-def test_a_class_that_is_only_listed_is_kept_and_said(coco):
+def test_a_class_without_boxes_is_kept_and_reported(coco):
     path, folder = coco([GOOD, annotation(2, 10, [1, 1, 5, 5], 3, iscrowd=1)])
     source = CocoSource(path, folder)
     assert source.classes == ["cat", "dog"]
@@ -149,7 +149,7 @@ def test_classes_are_matched_by_name(coco):
         (b'{"images": [], "annotations": [], "categories": []}', r"has no images: its list of images is empty"),
     ],
 )
-def test_files_that_are_no_coco(tmp_path, content, sentence):
+def test_files_in_another_format(tmp_path, content, sentence):
     (tmp_path / "set.json").write_bytes(content)
     with pytest.raises(DataError, match=sentence):
         CocoSource(tmp_path / "set.json", tmp_path)
@@ -193,12 +193,12 @@ def test_files_that_cannot_be_used(coco, parts, sentence):
         CocoSource(path, folder)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"set\.json cannot be read: No such file or directory"):
         CocoSource(tmp_path / "set.json", tmp_path)
 
 
-def test_sizes_that_the_file_does_not_say_are_the_images_own_when_upright(coco):
+def test_missing_sizes_are_those_of_the_upright_images(coco):
     path, folder = coco([annotation(1, 10, [0, 0, 900, 900])], ["a.jpg"])
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -213,7 +213,7 @@ def test_sizes_that_the_file_does_not_say_are_the_images_own_when_upright(coco):
         CocoSource(path, folder)
 
 
-def test_a_image_of_another_size_than_was_annotated(coco):
+def test_an_image_of_another_size_than_was_annotated(coco):
     path, folder = coco([GOOD])
     source = CocoSource(path, folder)
     Image.new("RGB", (30, 40)).save(folder / "a.png")
@@ -260,7 +260,7 @@ def test_a_subset(coco):
     assert DetectionSubset(whole, [0]).problems == []
 
 
-def test_pycocotools_scores_the_same_with_the_file_and_with_what_is_given_for_it(coco):
+def test_pycocotools_scores_the_same_with_the_file_and_with_the_exported_truth(coco):
     evaluation = pytest.importorskip("pycocotools.cocoeval")
     tools = pytest.importorskip("pycocotools.coco")
     random = np.random.default_rng(0)

@@ -76,7 +76,7 @@ def test_held_out_images_are_drawn_where_there_are_none(coco, tmp_path):
         open_detection_split(str(tmp_path), "held-out")
 
 
-def test_a_split_can_be_there_alone(coco, tmp_path):
+def test_a_single_split(coco, tmp_path):
     coco([BOX], MANY, CAT, tmp_path / "annotations/instances_val2017.json", tmp_path / "val2017")
     assert len(open_detection_split(str(tmp_path), "val")) == 10
     with pytest.raises(DataError, match="has no split 'train', only 'val'"):
@@ -102,7 +102,7 @@ def test_pascal_voc(voc, tmp_path, year):
     assert (len(train), len(held_out), held_out.classes) == (1, 1, ["dog"])
 
 
-def test_pascal_voc_does_not_learn_from_what_it_is_scored_on(voc, tmp_path):
+def test_pascal_voc_does_not_train_on_validation_images(voc, tmp_path):
     dog = ("dog", (1, 1, 4, 3))
     voc({"val": {"2": [dog]}, "trainval": {"1": [dog], "2": [dog], "3": [dog]}}, tmp_path)
     train, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
@@ -148,7 +148,7 @@ def test_other_formats_are_named(tmp_path, files, sentence):
     assert "looked for annotations/instances_train.json" in str(caught.value)
 
 
-def test_places_that_say_two_things(coco, tmp_path):
+def test_ambiguous_paths(coco, tmp_path):
     for year in ("2014", "2017"):
         coco([BOX], MANY, CAT, tmp_path / f"annotations/instances_train{year}.json", tmp_path / "images")
     with pytest.raises(
@@ -161,7 +161,7 @@ def test_places_that_say_two_things(coco, tmp_path):
         open_detection_splits(str(tmp_path), 0.2, 0)
 
 
-def test_paths_that_are_no_set(tmp_path):
+def test_paths_without_a_data_set(tmp_path):
     with pytest.raises(DataError, match=r"nowhere is not there"):
         open_detection_splits(str(tmp_path / "nowhere"), 0.2, 0)
     (tmp_path / "data.zip").write_bytes(b"PK")
@@ -176,7 +176,7 @@ def test_names_that_are_too_long_for_the_system(coco, tmp_path):
         open_detection_split(str(path), "test")
 
 
-def test_keypoints_beside_boxes_are_passed_over(coco, tmp_path):
+def test_keypoints_beside_boxes_are_ignored(coco, tmp_path):
     path, _ = coco([BOX], MANY, CAT, tmp_path / "annotations/instances_train2017.json", tmp_path / "train2017")
     for name in ("person_keypoints_train2017.json", "captions_train2017.json"):
         (path.parent / name).write_text(json.dumps({}))

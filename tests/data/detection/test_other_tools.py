@@ -71,7 +71,7 @@ def test_image_ids_that_are_the_names(coco):
     assert [a["image_id"] for a in source.coco()["annotations"]] == [20, 10]
 
 
-def test_ids_that_could_be_two_are_left_out_and_said(coco):
+def test_ambiguous_ids_are_left_out_and_reported(coco):
     path, folder = coco([annotation(1, 7, [5, 6, 10, 20]), annotation(2, "07", [1, 2, 3, 4])])
     rewrite(path, lambda document: [i.update(id=word) for i, word in zip(document["images"], ("7", "07"), strict=True)])
     source = CocoSource(path, folder, ["cat", "dog"])
@@ -116,7 +116,7 @@ def test_names_of_another_system_machine_or_directory(coco, tmp_path, name, fold
     assert "a.png'" in source.description[0]
 
 
-def test_names_that_could_be_two_files(coco, tmp_path):
+def test_ambiguous_file_names(coco, tmp_path):
     path, _ = coco([annotation(1, 10, [5, 6, 10, 20])], ["x/a.png", "y/a.png"])
     rewrite(path, lambda document: document["images"][0].update(file_name="/home/a.png"))
     with pytest.raises(DataError, match=r"names 2 images, of which 1 are not in .*images: /home/a\.png"):
@@ -183,14 +183,14 @@ def test_two_directories_for_a_split(coco, voc, tmp_path):
             open_detection_splits(str(tmp_path / kind), 0.5, 0)
 
 
-def test_several_files_that_say_no_split(coco, tmp_path):
+def test_several_files_without_a_split_in_their_names(coco, tmp_path):
     for name in ("cats.json", "dogs.json"):
         coco([annotation(1, 10, [5, 6, 10, 20])], json_path=tmp_path / name, folder=tmp_path / "images")
     with pytest.raises(DataError, match=r"holds 2 COCO files \(cats\.json, dogs\.json\): give the path of one"):
         open_detection_splits(str(tmp_path), 0.2, 0)
 
 
-def test_a_test_split_that_is_not_used_is_said(coco, tmp_path):
+def test_a_test_split_that_is_not_used_is_reported(coco, tmp_path):
     for number, split in enumerate(("train", "val", "test")):
         names = [f"{number}.png", f"{number}{number}.png"]
         coco(
@@ -200,7 +200,7 @@ def test_a_test_split_that_is_not_used_is_said(coco, tmp_path):
     assert "not used in training: the test split" in train.description
 
 
-def test_the_same_image_in_both_splits_is_said(coco, tmp_path):
+def test_the_same_image_in_both_splits_is_reported(coco, tmp_path):
     for split in ("train", "val"):
         names = ["same.png", f"{split}.png"]
         coco(

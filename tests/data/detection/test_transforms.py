@@ -164,7 +164,7 @@ def test_objects_of_which_a_crop_leaves_too_little_are_left_out(monkeypatch, box
     assert cropped(monkeypatch, box).boxes.tolist() == left
 
 
-def test_of_a_crowd_any_part_is_kept(monkeypatch):
+def test_any_part_of_a_crowd_is_kept(monkeypatch):
     assert cropped(monkeypatch, (19, 0, 40, 10), crowd=True).boxes.tolist() == [[19, 0, 20, 10]]
     assert len(cropped(monkeypatch, (20, 0, 40, 10), crowd=True)) == 0
 

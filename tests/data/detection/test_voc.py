@@ -98,7 +98,7 @@ BOX = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9.5</ymax></bndbo
         (SIZE.replace("40", "0"), None, "2007_1.jpg has no size there: that of the image file is taken"),
     ],
 )
-def test_what_is_left_out_is_said(voc, xml, identity, sentence):
+def test_omissions_are_reported(voc, xml, identity, sentence):
     root = voc(TRAIN)
     write_xml(root, f"<annotation><object><name> dog </name>{BOX}</object>{xml}</annotation>")
     source = VocSource(root, "train")
@@ -140,7 +140,7 @@ def test_lists_and_files_that_are_missing_or_wrong(voc):
         VocSource(root, "train")
 
 
-def test_a_image_of_another_size_than_was_annotated(voc):
+def test_an_image_of_another_size_than_was_annotated(voc):
     root = voc(TRAIN)
     Image.new("RGB", (8, 9)).save(root / "JPEGImages" / "2007_1.jpg")
     with pytest.raises(DataError, match=r"2007_1\.jpg is 9 x 8 pixels when upright, but was annotated as 30 x 40"):

@@ -113,7 +113,7 @@ def test_key_points_are_not_outlines(tmp_path):
         ("0 0.5 0.5 0 0.1", "has no area (width 0, height 3) and is left out"),
     ],
 )
-def test_what_is_left_out_is_said(tmp_path, line, sentence):
+def test_omissions_are_reported(tmp_path, line, sentence):
     write(tmp_path, "images/train", "labels/train", {"a": BOX + line})
     (tmp_path / "data.yaml").write_text(YAML.replace("val: images/val\n", ""))
     source = open_source(tmp_path)
@@ -154,7 +154,7 @@ def test_two_directories_for_a_split(tmp_path, place):
         open_detection_splits(str(tmp_path), 0.5, 0)
 
 
-def test_a_test_split_that_was_not_delivered(tmp_path):
+def test_a_missing_test_split(tmp_path):
     write(tmp_path, "images/train", "labels/train", {"a": BOX, "b": BOX})
     (tmp_path / "data.yaml").write_text("train: images/train\ntest: ../test/images\nnames: [cat, dog]\n")
     assert len(open_detection_splits(str(tmp_path), 0.5, 0)[0]) == 1

@@ -133,7 +133,7 @@ def test_a_gradient_with_strides_beyond_32_bits_is_copied(monkeypatch):
     assert len(seen) == 1
 
 
-def test_what_is_wide():
+def test_maps_with_wide_offsets():
     def strided(*strides):
         return torch.empty_strided((2, 6, 7, 11), strides, device="meta")
 

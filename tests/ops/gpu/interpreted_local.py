@@ -105,7 +105,7 @@ def test_layouts(layout, which):
 
 
 @pytest.mark.parametrize("programs", [1, 4])
-def test_programs_of_several_pictures(monkeypatch, programs):
+def test_programs_of_several_images(monkeypatch, programs):
     """Each program takes all five pictures, or two of them and the last one."""
     monkeypatch.setattr(local_launch, "PROGRAMS", programs)
     shape = (5, 2, 8, 8, 3, 5, 3)
@@ -187,7 +187,7 @@ def test_addresses_beyond_32_bits():
 
 
 @pytest.mark.parametrize(("keys", "across"), [(16, 1), (64, 4)])
-def test_any_cut_gives_the_same(monkeypatch, keys, across):
+def test_any_tiling_gives_the_same_result(monkeypatch, keys, across):
     """Steps, tiles and groups are only a matter of speed."""
 
     def cut(kernel, head_dim, kernel_size, itemsize, architecture, apart):
