@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-import judges
+import comparison
+from comparison import BLOCK_NAMES, LAYOUTS, assert_agrees, block_grad_output, block_options, block_reference, laid_out
 from cuda import block
 from cuda.emulator import Counts
 from cuda.plain_structs import BlockBackward, BlockForward, BlockPlan
 from cuda.plans import plan
 from cuda.structs import Map
 from helpers import TOLERANCE, assert_close, block_inputs, double, normal, output_and_gradients, relative_error
-from judges import BLOCK_NAMES, LAYOUTS, assert_agrees, block_grad_output, block_judge, block_options, laid_out
 from sasa.ops import reference
 from sasa.ops.arguments import BlockInputs, BlockOptions
 
@@ -46,7 +46,7 @@ def check(shape, terms, values, dtype, layout="channels_last"):
     tensors = inputs(shape, terms, values, dtype, layout)
     grad_output = laid_out([block_grad_output(shape, dtype)], layout)[0]
     got = [block.forward(*tensors, **options)[0], *block.backward(grad_output, *tensors, **options)]
-    assert_agrees(got, block_judge(shape, terms, values, dtype), dtype, grad_output, BLOCK_NAMES)
+    assert_agrees(got, block_reference(shape, terms, values, dtype), dtype, grad_output, BLOCK_NAMES)
 
 
 @DTYPES
@@ -202,13 +202,13 @@ def test_nan_propagates_as_in_the_reference(name, terms, values):
         return
     spoil(tensors, {"grad_output": grad_output}, name)
     options = block_options(shape, terms)
-    want = output_and_gradients(judges.block, tensors, grad_output, **options, backend="reference")
+    want = output_and_gradients(comparison.block, tensors, grad_output, **options, backend="reference")
     got = [block.forward(*tensors, **options)[0], *block.backward(grad_output, *tensors, **options)]
-    for label, one, judge in zip(("output", *BLOCK_NAMES), got, want, strict=True):
-        assert (one is None) == (judge is None), label
+    for label, one, expected in zip(("output", *BLOCK_NAMES), got, want, strict=True):
+        assert (one is None) == (expected is None), label
         if one is not None:
-            assert torch.equal(one.isnan(), judge.isnan()), f"{label} with NaN in {name}"
-            assert_close(one[judge.isfinite()], judge[judge.isfinite()], name=label)
+            assert torch.equal(one.isnan(), expected.isnan()), f"{label} with NaN in {name}"
+            assert_close(one[expected.isfinite()], expected[expected.isfinite()], name=label)
 
 
 @pytest.mark.parametrize("name", ["image", "w_query", "w_key", "w_value", "rel_row", "rel_col", "grad_extreme"])

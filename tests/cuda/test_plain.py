@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
+from comparison import LAYOUTS, LOCAL_NAMES, assert_agrees, laid_out, local_grad_output, local_options, local_reference
 from cuda import plain
 from cuda.plain_structs import PlainPlan
 from cuda.plans import plan, sum_parts
 from cuda.structs import LocalBackward, Map
 from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
-from judges import LAYOUTS, LOCAL_NAMES, assert_agrees, laid_out, local_grad_output, local_judge, local_options
 from sasa.ops import reference
 from sasa.ops.arguments import LocalInputs, LocalOptions
 from sasa.ops.local_attention import local_attention
@@ -40,7 +40,7 @@ def check(shape, padding, terms, dtype, layout="channels_last", scale=1.0):
     tensors = laid_out(local_inputs(*shape, terms=terms, dtype=dtype), layout)
     grad_output = laid_out([local_grad_output(shape, dtype)], layout)[0]
     got = attend(tensors, grad_output, options)
-    assert_agrees(got, local_judge(shape, padding, terms, dtype, scale), dtype, grad_output, LOCAL_NAMES)
+    assert_agrees(got, local_reference(shape, padding, terms, dtype, scale), dtype, grad_output, LOCAL_NAMES)
 
 
 @DTYPES
@@ -100,7 +100,7 @@ def test_offsets_of_more_than_32_bits():
         memory = torch.empty(2**31 + 512, dtype=torch.float16)
         far.append(memory[64 * n :].as_strided(tensor.shape, strides).copy_(tensor))
     options = local_options(shape, "zeros", "both")
-    want = local_judge(shape, "zeros", "both", torch.float16)[0]
+    want = local_reference(shape, "zeros", "both", torch.float16)[0]
     assert_close(plain.forward(*far, *tensors[3:], **options)[0], want, TOLERANCE[torch.float16])
 
 
@@ -114,7 +114,7 @@ def test_inference_fuses_pooling_gain_shift_and_relu(dtype, pool, relu):
     options = local_options(shape, "zeros", "both")
     gain, shift = normal(16, seed=7), normal(16, seed=8)
     got, _ = plain.forward(*tensors, **options, pool=pool, gain=gain, shift=shift, relu=relu)
-    y = local_judge(shape, "zeros", "both", dtype)[0]
+    y = local_reference(shape, "zeros", "both", dtype)[0]
     if pool == 2:
         y = torch.nn.functional.avg_pool2d(y, 2, ceil_mode=True, count_include_pad=False)
     y = y * gain[:, None, None] + shift[:, None, None]
@@ -165,7 +165,7 @@ def spoilt_inputs(name: str, number: float, terms: str, place: tuple[int, ...]):
     return tensors, grad_output
 
 
-def judged(tensors, grad_output, options):
+def by_reference(tensors, grad_output, options):
     return output_and_gradients(local_attention, tensors, grad_output, **options, backend="reference")
 
 
@@ -180,10 +180,12 @@ def test_nonfinite_values_propagate_as_in_the_reference(name, number, padding):
         spoilt = spoilt_inputs(name, number, terms, place)
         if spoilt is None:
             continue
-        want, got = judged(*spoilt, options), attend(*spoilt, options)
-        most = judged(*spoilt_inputs(name, float("nan"), terms, place), options) if name == "query" else [None] * 6
-        for label, one, judge, all_nan in zip(("output", *LOCAL_NAMES), got, want, most, strict=True):
-            same(one, judge, all_nan, f"{label} of {terms} with {number} in {name} at {place}")
+        want, got = by_reference(*spoilt, options), attend(*spoilt, options)
+        most = (
+            by_reference(*spoilt_inputs(name, float("nan"), terms, place), options) if name == "query" else [None] * 6
+        )
+        for label, one, expected, all_nan in zip(("output", *LOCAL_NAMES), got, want, most, strict=True):
+            same(one, expected, all_nan, f"{label} of {terms} with {number} in {name} at {place}")
 
 
 # ------------------------------------------------------------------------------------------------------ sums and plans

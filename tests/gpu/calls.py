@@ -74,7 +74,7 @@ class Call:
 
 def assert_all_close(got: Any, want: Any, dtype: torch.dtype, names: tuple[str, ...], **tolerance: float) -> None:
     """Results in order, within the tolerance of their dtype."""
-    for name, one, judge in zip(names, got, want, strict=True):
-        assert (one is None) == (judge is None), name
+    for name, one, expected in zip(names, got, want, strict=True):
+        assert (one is None) == (expected is None), name
         if one is not None:
-            assert_close(one.cpu(), judge, tolerance.get("tolerance", TOLERANCE[dtype]), name=name)
+            assert_close(one.cpu(), expected, tolerance.get("tolerance", TOLERANCE[dtype]), name=name)

@@ -238,10 +238,10 @@ def test_state_dict_keys_are_stable():
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 def test_gradients_reach_every_parameter_and_are_the_references(values, content, backend):
     stem = small_stem(values=values, content=content, backend=backend)
-    judge = copy.deepcopy(stem)
-    judge.backend = "reference"
+    reference = copy.deepcopy(stem)
+    reference.backend = "reference"
     grads = []
-    for module in (stem, judge):
+    for module in (stem, reference):
         image = normal(2, 3, 7, 9).requires_grad_()
         (module(image) * normal(2, 8, 2, 3, seed=9)).sum().backward()
         grads.append({"image": image.grad, **{name: p.grad for name, p in module.named_parameters()}})

@@ -35,7 +35,7 @@ def with_reference(model):
 
 
 def pair(make):
-    """A model, and the one that judges it."""
+    """A model, and one with the same parameters in plain torch."""
     torch.manual_seed(0)
     model = make().double()
     torch.manual_seed(0)
@@ -49,7 +49,7 @@ def parameters(model):
 @pytest.mark.parametrize("name", LAYERS)
 def test_transforms_of_a_layer(name):
     make, channels = LAYERS[name]
-    model, judge = pair(make)
+    model, reference = pair(make)
     x, step = normal(2, channels, 4, 5), normal(2, channels, 4, 5, seed=1)
     for transform in (
         lambda f: grad(lambda t: f(t).pow(3).sum())(x),
@@ -58,14 +58,14 @@ def test_transforms_of_a_layer(name):
         lambda f: jvp(grad(lambda t: f(t).pow(3).sum()), (x,), (step,))[1],
         lambda f: hessian(lambda s: f(x + s * step).pow(3).sum())(torch.zeros((), dtype=x.dtype)),
     ):
-        got, want = transform(model), transform(judge)
+        got, want = transform(model), transform(reference)
         assert want.abs().max() > 1e-4
         assert_close(got, want, 1e-9)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_of_each_sample(name):
-    model, judge = (m.eval() for m in pair(NETWORKS[name]))
+    model, reference = (m.eval() for m in pair(NETWORKS[name]))
     images, labels = normal(3, 3, 16, 20), torch.tensor([0, 2, 1])
 
     def loss(values, image, label):
@@ -73,9 +73,9 @@ def test_gradients_of_each_sample(name):
 
     each = vmap(grad(loss), (None, 0, 0))(parameters(model), images, labels)
     for n in range(3):
-        judge.zero_grad()
-        torch.nn.functional.cross_entropy(judge(images[n : n + 1]), labels[n : n + 1]).backward()
-        for key, p in judge.named_parameters():
+        reference.zero_grad()
+        torch.nn.functional.cross_entropy(reference(images[n : n + 1]), labels[n : n + 1]).backward()
+        for key, p in reference.named_parameters():
             assert_close(each[key][n], p.grad, 1e-8, otherwise=1.0, name=key)
 
 

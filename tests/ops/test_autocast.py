@@ -53,11 +53,11 @@ def test_training_under_autocast(operator, make_inputs, backend):
     with torch.autocast("cpu", torch.bfloat16):
         got = output_and_gradients(operator, tensors, torch.ones_like(want[0]), backend=backend)
     assert got[0].dtype == torch.bfloat16
-    for one, judge in zip(got[1:], want[1:], strict=True):
-        assert (one is None) == (judge is None)
+    for one, expected in zip(got[1:], want[1:], strict=True):
+        assert (one is None) == (expected is None)
         if one is not None:
             assert one.dtype == torch.float32
-            assert_close(one, judge, 5e-2)
+            assert_close(one, expected, 5e-2)
 
 
 @OPERATORS

@@ -5,15 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import (
-    IMPLEMENTATIONS,
-    TOLERANCE,
-    assert_close,
-    block_inputs,
-    output_and_gradients,
-    skip_unless_it_runs,
-)
-from judges import (
+from comparison import (
     ALLOCATIONS_ARE_NAN,
     BLOCK_SHAPES,
     DTYPES,
@@ -23,8 +15,16 @@ from judges import (
     assert_block_agrees,
     block,
     block_grad_output,
-    block_judge,
     block_options,
+    block_reference,
+)
+from helpers import (
+    IMPLEMENTATIONS,
+    TOLERANCE,
+    assert_close,
+    block_inputs,
+    output_and_gradients,
+    skip_unless_it_runs,
 )
 from sasa.ops.gpu.available import INTERPRETED
 
@@ -117,7 +117,7 @@ def test_block_attention_gradient_of_one_input_alone(backend, device, dtype, wan
     tensors[wanted].requires_grad_()
     grad = block_grad_output(shape, dtype).to(device)
     block(*tensors, **block_options(shape, "both"), backend=backend).backward(grad)
-    want = block_judge(shape, "both", values, dtype)[1 + wanted]
+    want = block_reference(shape, "both", values, dtype)[1 + wanted]
     assert_close(tensors[wanted].grad, want, TOLERANCE[dtype])
     assert all(t is None or t.grad is None for n, t in enumerate(tensors) if n != wanted)
 

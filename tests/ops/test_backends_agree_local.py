@@ -5,17 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import (
-    IMPLEMENTATIONS,
-    TOLERANCE,
-    assert_close,
-    double,
-    local_inputs,
-    normal,
-    output_and_gradients,
-    skip_unless_it_runs,
-)
-from judges import (
+from comparison import (
     ALLOCATIONS_ARE_NAN,
     DTYPES,
     EVERYWHERE,
@@ -25,8 +15,18 @@ from judges import (
     assert_agrees_with_reference,
     assert_local_agrees,
     local_grad_output,
-    local_judge,
     local_options,
+    local_reference,
+)
+from helpers import (
+    IMPLEMENTATIONS,
+    TOLERANCE,
+    assert_close,
+    double,
+    local_inputs,
+    normal,
+    output_and_gradients,
+    skip_unless_it_runs,
 )
 from sasa.ops import local_attention
 from sasa.ops.gpu.available import INTERPRETED
@@ -172,7 +172,7 @@ def test_local_attention_gradient_of_one_input_alone(backend, device, dtype, wan
     tensors[wanted].requires_grad_()
     grad = local_grad_output(shape, dtype).to(device)
     local_attention(*tensors, **local_options(shape, "mask", "both"), backend=backend).backward(grad)
-    want = local_judge(shape, "mask", "both", dtype)[1 + wanted]
+    want = local_reference(shape, "mask", "both", dtype)[1 + wanted]
     assert_close(tensors[wanted].grad, want, TOLERANCE[dtype])
     assert all(t.grad is None for n, t in enumerate(tensors) if n != wanted)
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import fused
+from comparison import BLOCK_NAMES, BLOCK_SHAPES, DTYPES
 from helpers import NEEDS_KERNELS, TOLERANCE, WITHOUT_KERNELS, assert_close, block_inputs, double, normal
-from judges import BLOCK_NAMES, BLOCK_SHAPES, DTYPES
 from operators import block_attention_pooled
 from sasa.ops.arguments import BlockInputs, BlockOptions, PooledBackward, PooledForward
 
@@ -65,7 +65,7 @@ def in_plain_torch(tensors, sign, options):
     return [extreme, position, sums], [None if t is None else g for t, g in zip(tensors, grads, strict=True)]
 
 
-def judge(tensors, sign, options, position):
+def by_reference(tensors, sign, options, position):
     """Results and gradients of the reference in float64, the extremes taken at the given positions."""
     leaves = [None if t is None else t.requires_grad_() for t in double(tensors)]
     best = fused.block_attention_pooled(*double(tensors), sign.double(), **options)
@@ -84,7 +84,7 @@ def test_it_is_attention_then_the_extremes_and_the_sums(run, shape, terms, value
     tensors, sign = make(shape, terms, values, dtype, layout)
     options, tolerance = options_of(shape), TOLERANCE[dtype]
     (extreme, position, sums), grads = run(tensors, sign, options)
-    (best, at, _), (there, all_sums), leaves = judge(tensors, sign, options, position)
+    (best, at, _), (there, all_sums), leaves = by_reference(tensors, sign, options, position)
     assert (extreme.dtype, position.dtype, sums.dtype) == (dtype, torch.uint8, torch.float64)
     assert extreme.is_contiguous(memory_format=layout) or 1 in extreme.shape
     assert_close(extreme, best, tolerance, name="extreme")

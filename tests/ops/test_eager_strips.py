@@ -2,8 +2,8 @@
 
 import pytest
 
+from comparison import ALLOCATIONS_ARE_NAN, assert_block_agrees, assert_local_agrees
 from helpers import WITHOUT_KERNELS, block_inputs, local_inputs
-from judges import ALLOCATIONS_ARE_NAN, assert_block_agrees, assert_local_agrees
 from sasa.ops import eager, eager_block
 
 pytestmark = [*ALLOCATIONS_ARE_NAN, WITHOUT_KERNELS]

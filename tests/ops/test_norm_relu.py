@@ -26,7 +26,7 @@ def inputs(shape, residual):
     return (x, normal(shape[1], seed=3), normal(shape[1], seed=4), added), grad
 
 
-def judge(tensors, grad, relu):
+def by_reference(tensors, grad, relu):
     """y, then the gradients of what was given, then mean and variance."""
     leaves = [None if t is None else t.double().requires_grad_() for t in tensors]
     x, weight, bias, residual = leaves
@@ -50,7 +50,7 @@ def test_the_operation(shape, residual, relu):
     leaves = [None if t is None else t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
     y, mean, variance = norm_relu(*leaves, relu=relu, eps=EPS)
     grads = torch.autograd.grad(y, [t for t in leaves if t is not None], grad)
-    want_y, want_grads, want_mean, want_variance = judge(tensors, grad, relu)
+    want_y, want_grads, want_mean, want_variance = by_reference(tensors, grad, relu)
     for got, want in zip((y, mean, variance, *grads), (want_y, want_mean, want_variance, *want_grads), strict=True):
         assert_near(got, want)
 
@@ -62,7 +62,7 @@ def test_in_plain_torch(residual, relu):
     (x, weight, bias, added), grad = inputs(SHAPES[0], residual)
     y, mean, variance = _forward(NormForward(x, weight, bias, added, relu, EPS))
     grads = _backward(NormBackward(grad, x, y if residual else None, weight, bias, mean, variance, relu, EPS))
-    want_y, want_grads, *_ = judge((x, weight, bias, added), grad, relu)
+    want_y, want_grads, *_ = by_reference((x, weight, bias, added), grad, relu)
     assert_near(y, want_y)
     for got, want in zip(grads[:3], want_grads[:3], strict=True):
         assert_near(got, want)

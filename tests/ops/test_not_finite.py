@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fused
+from comparison import block
 from helpers import NEEDS_KERNELS, backend_params, block_inputs, double, local_inputs, normal, output_and_gradients
-from judges import block
 from operators import qkv_attention, qkv_attention_inference
 from sasa.ops import local_attention
 from sasa.ops.affine import affine_
@@ -60,10 +60,10 @@ def spoiled(tensors: list[Tensor | None], value: float) -> Iterator[tuple[str, l
 
 def assert_same_kinds(got: list, want: list, name: str, *, exact: int | None = None) -> None:
     """Assert the same kinds of numbers in all results; from result `exact` on, NaN and infinity are one kind."""
-    for n, (one, judge) in enumerate(zip(got, want, strict=True)):
+    for n, (one, expected) in enumerate(zip(got, want, strict=True)):
         if one is None:
             continue
-        have, should = kinds(one), kinds(judge)
+        have, should = kinds(one), kinds(expected)
         if exact is not None and n >= exact:
             have, should = have > 0, should > 0
         wrong = int((have != should).sum())
@@ -82,11 +82,11 @@ def laid(tensors, layout):
 
 
 def assert_same_everywhere(
-    run: Callable, judge: Callable, tensors: list, value: float, name: str, *, exact: int | None = None
+    run: Callable, expected: Callable, tensors: list, value: float, name: str, *, exact: int | None = None
 ) -> None:
-    """Compare `run` and `judge`, functions of the tensors, the last of which may be the gradient of the output."""
+    """Compare `run` and `expected`, functions of the tensors, the last of which may be the gradient of the output."""
     for place, changed in spoiled(tensors, value):
-        assert_same_kinds(run(changed), judge(double(changed)), f"{name}, {place}", exact=exact)
+        assert_same_kinds(run(changed), expected(double(changed)), f"{name}, {place}", exact=exact)
 
 
 @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
@@ -205,11 +205,11 @@ def test_between_convolutions(shape, bad):
                 x, gain, shift, residual = t
                 return [affine_(*laid([x.clone()], layout), gain, shift, *laid([residual], layout), relu=relu)]
 
-            def judge(t, relu=relu):
+            def expected(t, relu=relu):
                 y = t[0] * t[1][:, None, None] + t[2][:, None, None] + t[3]
                 return [y.relu() if relu else y]
 
-            assert_same_everywhere(run, judge, [x, gain, shift, residual], bad, f"affine_ {layout} {relu}")
+            assert_same_everywhere(run, expected, [x, gain, shift, residual], bad, f"affine_ {layout} {relu}")
 
     for relu in (True, False):
         for rest in ([residual], []):

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused
+from comparison import DTYPES
 from helpers import (
     DEVICES,
     NEEDS_KERNELS,
@@ -17,7 +18,6 @@ from helpers import (
     normal,
     output_and_gradients,
 )
-from judges import DTYPES
 from operators import qkv_attention, qkv_attention_inference
 from sasa.ops.arguments import Epilogue, QkvBackward, QkvForward, QkvInference, QkvInputs, QkvOptions
 
@@ -91,11 +91,11 @@ def test_it_is_local_attention_of_the_thirds(run, shape, terms, padding, layout,
     options, grad = options_of(shape, terms, padding), grad_of(shape, dtype)
     got = run(tensors, grad, options)
     want = output_and_gradients(fused.qkv_attention, double(tensors), grad.double(), **options)
-    for name, one, judge in zip(NAMES, got, want, strict=True):
-        assert (one is None) == (judge is None), name
+    for name, one, expected in zip(NAMES, got, want, strict=True):
+        assert (one is None) == (expected is None), name
         if one is not None:
             assert one.dtype == dtype
-            assert_close(one, judge, TOLERANCE[dtype], otherwise=grad.double().norm().item(), name=name)
+            assert_close(one, expected, TOLERANCE[dtype], otherwise=grad.double().norm().item(), name=name)
     assert got[0].is_contiguous(memory_format=layout) or 1 in got[0].shape
     assert got[1].stride() == tensors[0].stride()
 
@@ -109,8 +109,8 @@ def test_a_map_within_a_larger_one(run):
     grad = grad_of(shape, torch.float32)
     want = run(tensors, grad, options)
     got = run([larger[:2, 3:27, 1:8, 2:7], *tensors[1:]], grad.mT.contiguous().mT, options)
-    for one, judge in zip(got, want, strict=True):
-        assert_close(one, judge, 1e-6)
+    for one, expected in zip(got, want, strict=True):
+        assert_close(one, expected, 1e-6)
 
 
 @BOTH
@@ -129,8 +129,8 @@ def test_a_backend_by_name(backend):
     grad = grad_of(shape, torch.float64)
     want = kernels(tensors, grad, options)
     got = output_and_gradients(qkv_attention, tensors, grad, **options, backend=backend)
-    for one, judge in zip(got, want, strict=True):
-        assert_close(one, judge)
+    for one, expected in zip(got, want, strict=True):
+        assert_close(one, expected)
 
 
 def test_autocast_rounds_the_map_alone():

@@ -8,8 +8,8 @@ tile of block attention (csrc/cpu/block_tile.h) has a block in each lane.
 import pytest
 import torch
 
+from comparison import ALLOCATIONS_ARE_NAN, DTYPES, assert_block_agrees, assert_local_agrees
 from helpers import NEEDS_KERNELS, block_inputs, local_inputs
-from judges import ALLOCATIONS_ARE_NAN, DTYPES, assert_block_agrees, assert_local_agrees
 
 pytestmark = [*ALLOCATIONS_ARE_NAN, NEEDS_KERNELS]
 WINDOWS = (1, 3, 5, 7, 9, 11, 13)

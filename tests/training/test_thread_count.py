@@ -34,7 +34,7 @@ def test_more_than_the_machine_has_is_an_error():
     assert torch.get_num_threads() == 2
 
 
-def test_OMP_NUM_THREADS_wins_and_the_difference_is_reported(monkeypatch):
+def test_omp_num_threads_wins_and_the_difference_is_reported(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert "2 threads where the run had 1" in restore_thread_count(1)
     assert torch.get_num_threads() == 2

@@ -7,8 +7,8 @@ Uninitialised memory is NaN.
 import pytest
 import torch
 
+from comparison import BLOCK_NAMES, block, sliced
 from helpers import TOLERANCE, assert_close, block_inputs, double, normal, output_and_gradients
-from judges import BLOCK_NAMES, block, sliced
 from sasa.errors import ArgumentError
 from sasa.ops import block_attention
 from sasa.ops.gpu import block_launch
@@ -41,7 +41,7 @@ def _allocations_are_nan():
 
 @pytest.fixture
 def few_programs(monkeypatch):
-    """Each program goes through several groups, as it does with pictures of real size."""
+    """Each program goes through several groups, as it does with images of real size."""
     monkeypatch.setattr(block_launch, "PROGRAMS", 2)
 
 
@@ -53,11 +53,11 @@ def compare(shape, dtype, tensors, grad=None, terms="both", scale=1.0):
     options = {"block_size": block_size, "num_heads": heads, "content": terms != "relative", "scale": scale}
     got = output_and_gradients(block, tensors, grad, **options, backend="triton")
     want = output_and_gradients(block, double(tensors), grad.double(), **options, backend="reference")
-    for name, one, judge, like in zip(NAMES, got, want, [tensors[0], *tensors], strict=True):
-        assert (one is None) == (judge is None), name
+    for name, one, expected, like in zip(NAMES, got, want, [tensors[0], *tensors], strict=True):
+        assert (one is None) == (expected is None), name
         if one is not None:
             assert one.dtype == like.dtype, name
-            assert_close(one, judge, TOLERANCE[dtype], otherwise=grad.double().norm().item(), name=name)
+            assert_close(one, expected, TOLERANCE[dtype], otherwise=grad.double().norm().item(), name=name)
     return got
 
 
@@ -120,7 +120,7 @@ def test_layouts(values, layout):
     grad = LAYOUTS[layout](normal(2, 8, 6, 7, seed=99, dtype=torch.float32))
     output = compare(shape, torch.float32, tensors, grad)[0]
     last = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    assert output.is_contiguous(memory_format=last), "the output's layout follows the picture"
+    assert output.is_contiguous(memory_format=last), "the output's layout follows the image"
 
 
 def test_a_gradient_with_strides_beyond_32_bits_is_copied(monkeypatch):
@@ -137,7 +137,7 @@ def test_maps_with_wide_offsets():
     def strided(*strides):
         return torch.empty_strided((2, 6, 7, 11), strides, device="meta")
 
-    assert not is_wide(strided(2**40, 77, 11, 1)), "pictures may lie far apart"
+    assert not is_wide(strided(2**40, 77, 11, 1)), "images may lie far apart"
     assert is_wide(strided(1, 2**25, 11, 1))
     assert is_wide(strided(1, 1, 2**28, 1))
     assert is_wide(strided(1, 1, 1, 2**25))
@@ -164,7 +164,7 @@ def test_large_logits():
 
 
 def test_the_gradient_of_one_weight_alone():
-    """The picture asks for no gradient, as in training: its part is not computed."""
+    """The image asks for no gradient, as in training: its part is not computed."""
     tensors = block_inputs(*SHAPES[1], dtype=torch.float32)
     grad = normal(2, 6, 7, 11, seed=99, dtype=torch.float32)
     options = {"block_size": 4, "num_heads": 2}

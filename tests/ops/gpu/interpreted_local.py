@@ -9,8 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from comparison import assert_agrees_with_reference, local_grad_output, local_options, sliced
 from helpers import assert_close, double, local_inputs, normal, output_and_gradients
-from judges import assert_agrees_with_reference, local_grad_output, local_options, sliced
 from sasa.ops import local_attention, reference
 from sasa.ops.arguments import (
     Epilogue,
@@ -106,7 +106,7 @@ def test_layouts(layout, which):
 
 @pytest.mark.parametrize("programs", [1, 4])
 def test_programs_of_several_images(monkeypatch, programs):
-    """Each program takes all five pictures, or two of them and the last one."""
+    """Each program takes all five images, or two of them and the last one."""
     monkeypatch.setattr(local_launch, "PROGRAMS", programs)
     shape = (5, 2, 8, 8, 3, 5, 3)
     assert_agrees(local_inputs(*shape, dtype=F32), local_grad_output(shape, F32), local_options(shape, "mask"))
@@ -165,7 +165,7 @@ def test_two_runs_agree_to_the_last_bit():
 
 
 def test_wide_offsets(monkeypatch):
-    """64-bit offsets within a picture; here only that they compute the same."""
+    """64-bit offsets within a image; here only that they compute the same."""
     monkeypatch.setattr(local_launch, "_is_wide", lambda m: True)
     shape = (1, 2, 8, 8, 5, 6, 3)
     assert_agrees(local_inputs(*shape, dtype=F32), local_grad_output(shape, F32), local_options(shape))
@@ -174,8 +174,8 @@ def test_wide_offsets(monkeypatch):
 @triton.jit
 def addresses_of_one_pixel(out, head, stride_c, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
     zero = tl.zeros((1, 1), tl.int32)
-    picture = tl.full((), 0, tl.int64)
-    offsets = addresses(zero, zero, picture, tl.full((1,), head, tl.int32), 0, stride_c, 0, 0, CHANNELS, CHANNELS, WIDE)
+    image = tl.full((), 0, tl.int64)
+    offsets = addresses(zero, zero, image, tl.full((1,), head, tl.int32), 0, stride_c, 0, 0, CHANNELS, CHANNELS, WIDE)
     tl.store(out + tl.arange(0, CHANNELS), tl.reshape(offsets, (CHANNELS,)))
 
 
@@ -219,8 +219,8 @@ def test_one_map_of_queries_keys_and_values(memory_format, content):
         return local_attention(query, *(key or [None]), value, rel_row, rel_col, **options, backend="reference")
 
     want = output_and_gradients(attend, double([qkv, *rel]), grad.double())
-    for one, judge in zip((output, *grads), want, strict=True):
-        assert_close(one, judge, 1e-5)
+    for one, expected in zip((output, *grads), want, strict=True):
+        assert_close(one, expected, 1e-5)
     assert grads[0].is_contiguous(memory_format=memory_format)
 
 

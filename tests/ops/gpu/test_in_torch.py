@@ -21,9 +21,9 @@ def network(device, memory_format=torch.channels_last):
     return layers.to(device, memory_format=memory_format)
 
 
-def picture(device, side=27):
+def images(device):
     torch.manual_seed(1)
-    return torch.randn(4, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    return torch.randn(4, 3, 27, 27, device=device).contiguous(memory_format=torch.channels_last)
 
 
 def gradients(module, x):
@@ -37,7 +37,7 @@ def test_deterministic_algorithms_allow_all_of_it_and_repeat_to_the_bit(device):
     torch.use_deterministic_algorithms(True)
     try:
         model = network(device)
-        first, second = (gradients(model, picture(device)) for _ in range(2))
+        first, second = (gradients(model, images(device)) for _ in range(2))
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -46,10 +46,10 @@ def test_deterministic_algorithms_allow_all_of_it_and_repeat_to_the_bit(device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_data_parallel_processes_have_the_same_gradients(device, tmp_path):
     model = network(device)
-    alone = gradients(model, picture(device))
+    alone = gradients(model, images(device))
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     try:
-        parallel = gradients(nn.parallel.DistributedDataParallel(model), picture(device))
+        parallel = gradients(nn.parallel.DistributedDataParallel(model), images(device))
     finally:
         dist.destroy_process_group()
     for name, gradient in alone.items():
@@ -60,10 +60,10 @@ def test_data_parallel_processes_have_the_same_gradients(device, tmp_path):
 def test_half_precision_by_autocast_keeps_float32_gradients(device):
     model = network(device)
     with torch.autocast(device, torch.bfloat16):
-        output = model(picture(device))
+        output = model(images(device))
     assert output.dtype == torch.bfloat16
     output.float().square().mean().backward()
-    exact = gradients(network(device), picture(device))
+    exact = gradients(network(device), images(device))
     for name, parameter in model.named_parameters():
         assert parameter.grad.dtype == torch.float32
         assert (parameter.grad - exact[name]).norm() < 0.1 * exact[name].norm() + 1e-4, name
@@ -71,7 +71,7 @@ def test_half_precision_by_autocast_keeps_float32_gradients(device):
 
 @pytest.mark.skipif("cuda" not in DEVICES, reason="no GPU")
 def test_a_cuda_graph_replays_forward_and_backward():
-    model, x = network("cuda"), picture("cuda")
+    model, x = network("cuda"), images("cuda")
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # kernels are compiled, and memory is found

@@ -29,10 +29,10 @@ ALLOCATIONS_ARE_NAN = [
 def assert_agrees(got: list, want: list, dtype: torch.dtype, grad_output: torch.Tensor, names: tuple[str, ...]) -> None:
     """Assert that output and gradients agree within the tolerance of the dtype; None agrees with None."""
     size = grad_output.double().norm().item()
-    for name, one, judge in zip(("output", *names), got, want, strict=True):
-        assert (one is None) == (judge is None), name
+    for name, one, expected in zip(("output", *names), got, want, strict=True):
+        assert (one is None) == (expected is None), name
         if one is not None:
-            assert_close(one, judge, TOLERANCE[dtype], otherwise=size, name=name)
+            assert_close(one, expected, TOLERANCE[dtype], otherwise=size, name=name)
 
 
 def assert_agrees_with_reference(operator, tensors: list, grad_output: torch.Tensor, backend: str, **options) -> list:
@@ -99,7 +99,7 @@ def local_grad_output(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tenso
 
 
 @cache
-def local_judge(shape, padding, terms, dtype, scale=1.0):
+def local_reference(shape, padding, terms, dtype, scale=1.0):
     """The reference's output and gradients in float64, of inputs rounded to dtype."""
     tensors = double(local_inputs(*shape, terms=terms, dtype=dtype))
     grad = local_grad_output(shape, dtype).double()
@@ -113,7 +113,7 @@ def assert_local_agrees(tensors: list, shape: tuple, backend: str, *, terms="bot
     grad = local_grad_output(shape, dtype)
     options = local_options(shape, padding, terms, scale)
     got = output_and_gradients(local_attention, tensors, grad, **options, backend=backend)
-    assert_agrees(got, local_judge(shape, padding, terms, dtype, scale), dtype, grad, LOCAL_NAMES)
+    assert_agrees(got, local_reference(shape, padding, terms, dtype, scale), dtype, grad, LOCAL_NAMES)
     return got
 
 
@@ -147,7 +147,7 @@ def block_grad_output(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tenso
 
 
 @cache
-def block_judge(shape, terms, values, dtype):
+def block_reference(shape, terms, values, dtype):
     """The reference's output and gradients in float64, of inputs rounded to dtype."""
     tensors = double(block_inputs(*shape, terms=terms, values=values, dtype=dtype))
     grad = block_grad_output(shape, dtype).double()
@@ -159,5 +159,5 @@ def assert_block_agrees(tensors: list, shape: tuple, backend: str, *, terms="bot
     dtype = tensors[0].dtype
     grad = block_grad_output(shape, dtype)
     got = output_and_gradients(block, tensors, grad, **block_options(shape, terms), backend=backend)
-    assert_agrees(got, block_judge(shape, terms, values, dtype), dtype, grad, BLOCK_NAMES)
+    assert_agrees(got, block_reference(shape, terms, values, dtype), dtype, grad, BLOCK_NAMES)
     return got
