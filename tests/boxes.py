@@ -1,4 +1,4 @@
-"""Shared by the tests of detection: a tiny COCO data set of rectangles, and tiny runs on it."""
+"""Helpers of the tests of detection: a tiny COCO data set of rectangles, and tiny runs on it."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ TINY = [
     ("run.accelerator", "cpu"),
 ]
 
-# With which 12 epochs find some boxes, in 4 seconds.
+# Settings with which 12 epochs, 4 seconds, are enough to find some boxes.
 LEARNS = [
     ("model.width", 0.1),
     ("data.jitter_min", 1.0),
@@ -43,7 +43,7 @@ LEARNS = [
 
 
 def tiny(source, *changes):
-    """The defaults cut down to 4 steps of 4 images in an epoch, 2 epochs."""
+    """The default config, but 2 epochs of 4 steps of 4 images."""
     config = DetectionConfig()
     for key, value in (*TINY, ("data.source", str(source)), *changes):
         config.set(key, value)

@@ -78,7 +78,7 @@ class Browser:
             self.process.wait(HANGING)
 
     def devtools(self, command: str, **values) -> None:
-        """A command of Chromium's DevTools."""
+        """Run a command of Chromium's DevTools."""
         self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": values})
 
     def open(self, path: Path, width: int = 1280, height: int = 800, scheme: str = "light") -> None:
@@ -95,7 +95,7 @@ class Browser:
         return self._call("POST", "/execute/sync", {"script": script, "args": []})
 
     def wait(self, expression: str):
-        """The value of an expression, as soon as it is true."""
+        """Wait until an expression is true; return its value."""
         end = time.monotonic() + HANGING
         while not (value := self.run(f"return {expression}")):
             assert time.monotonic() < end, f"never true: {expression}"
@@ -120,7 +120,7 @@ class Browser:
         self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": steps}]})
 
     def complaints(self) -> list[str]:
-        """What has come to the console since the last call, requests that failed included."""
+        """The console messages since the last call, including failed requests."""
         return [entry["message"] for entry in self._call("POST", "/se/log", {"type": "browser"})]
 
     def screenshot(self, path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-# cuBLAS repeats its sums to the bit only with a workspace of its own; torch's deterministic algorithms insist on that.
+# cuBLAS repeats its sums to the bit only with a workspace of its own; torch's deterministic algorithms require that.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Before torch is imported, and for every process that a test starts. The tensors here are tiny: a second thread costs
 # more than it brings, and where other processes run, as the other workers of the tests do, a hundred times more.
@@ -28,12 +28,12 @@ settings.load_profile("sasa")
 
 
 def pytest_report_header() -> str:
-    """Which kernels these tests are of."""
+    """Report which kernels are tested."""
     return f"CPU kernels: {native.instruction_set() or native.missing()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs the CUDA kernels on a GPU: the tests in gpu/, and the cases of others that do."""
+    """Mark the tests that run CUDA kernels on a GPU: those in gpu/, and some cases of others."""
     without_gpu = pytest.mark.skip(reason="torch finds no GPU here")
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}

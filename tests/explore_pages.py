@@ -1,4 +1,4 @@
-"""What the tests of the explorer share: small networks on disk, and a page read back as Python values."""
+"""Helpers of the tests of the explorer: small networks on disk, and a page parsed into Python values."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ VOID = {"meta", "link", "img", "input", "br"}
 
 
 def save_classifier(directory, name="sasa_resnet26", **options):
-    """A classifier of four blocks with random weights, for gray images of 16 x 16; some windows leave the map."""
+    """A classifier of four blocks with random weights, for gray images of 16 x 16; some windows exceed the map."""
     torch.manual_seed(1)
     small = {"layers": (1, 1, 1, 1), "width": 0.25, "num_heads": 2, "kernel_size": 5, "stem_block": 2, "in_chans": 1}
     network = sasa.create_model(name, num_classes=len(NASTY), **{**small, **options})

@@ -1,4 +1,4 @@
-"""`sasa ARGUMENTS`, held at a step: a test that kills it finds it running, however late.
+"""`sasa ARGUMENTS` that waits at a step until the test kills it.
 
 Run as `python held_command.py STEP ARGUMENTS`, alone or by torchrun.
 """

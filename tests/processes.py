@@ -1,6 +1,6 @@
 """Processes that tests start: a fresh Python, and a wait for what one of them does.
 
-No result depends on how busy the machine is. There is one limit, against hanging, far beyond what a test takes.
+No result depends on how busy the machine is. The only time limit, against hanging, is far beyond what a test takes.
 """
 
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-HANGING = 30 * 60  # seconds after which a process is one that waits for ever
+HANGING = 30 * 60  # seconds after which a process counts as hanging
 TESTS = Path(__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def start_python(*words: object, **environment: str) -> subprocess.Popen:
-    """A fresh Python that finds the tests' helpers, in a session of its own, so that it can be killed with its own."""
+    """A fresh Python that finds the tests' helpers, in its own session, so that it can be killed with its children."""
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
@@ -32,7 +32,7 @@ def start_python(*words: object, **environment: str) -> subprocess.Popen:
 
 
 def run_python(*words: object, **environment: str) -> str:
-    """Run a fresh Python to its end; what it printed. The test fails where it does."""
+    """Run a fresh Python to its end and return its output. The test fails if the process does."""
     process = start_python(*words, **environment)
     try:
         out, err = process.communicate(timeout=HANGING)
@@ -46,17 +46,17 @@ def run_python(*words: object, **environment: str) -> str:
 
 
 def run_torchrun(*words: object) -> str:
-    """Run a script or `-m MODULE` in two processes that talk by gloo; what they printed."""
+    """Run a script or `-m MODULE` in a process group of two with gloo; return the output."""
     return run_python(*TORCHRUN, *words)
 
 
 def run_pytest(*words: object, **environment: str) -> str:
-    """Run tests in a fresh Python; its report."""
+    """Run tests in a fresh Python; return the report."""
     return run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *words, **environment)
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Wait for what a process is to bring about; fail where it ends before, or hangs."""
+    """Wait until `holds()` is true; fail if the process ends before, or hangs."""
     end = time.monotonic() + HANGING
     while not holds():
         assert process.poll() is None, f"ended with exit status {process.returncode}: {process.stderr.read()}"
@@ -65,7 +65,7 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """End a process of `start_python` and those that it started, as a crash does."""
+    """Kill a process of `start_python` and those that it started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL

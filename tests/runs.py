@@ -1,4 +1,4 @@
-"""Shared by the tests of training: a tiny network on the digits, and runs of it."""
+"""Helpers of the tests of training: a tiny network on the digits, and runs of it."""
 
 import io
 from pathlib import Path
@@ -31,7 +31,7 @@ TINY = [
 
 
 def tiny(*changes):
-    """The recipe for the digits with SGD, cut down to 8 steps of 32 images in an epoch, 2 epochs."""
+    """The recipe for the digits with SGD, but 2 epochs of 8 steps of 32 images."""
     return resolve("digits", [*TINY, *changes])
 
 
@@ -64,7 +64,7 @@ def state_of(path, name="checkpoint.pt"):
 
 
 def assert_equal(a, b, where=""):
-    """Bit for bit, through dictionaries and lists."""
+    """Assert equality bit for bit, through dictionaries and lists."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
         assert list(a) == list(b), where

@@ -12,7 +12,7 @@ from sasa.imports import after_import
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """The name of a module that can be imported and is not yet."""
+    """The name of a module that can be imported and has not been."""
     (tmp_path / "watched_module.py").write_text("VALUE = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
@@ -25,7 +25,7 @@ def test_before_the_import(module):
     after_import(module, lambda: seen.append(sys.modules[module].VALUE))
     finders = len(sys.meta_path)
     assert importlib.util.find_spec(module) is not None
-    assert not seen, "asking for the spec is no import"
+    assert not seen, "finding the spec does not import the module"
     imported = importlib.import_module(module)
     assert seen == [1]
     assert len(sys.meta_path) == finders - 1

@@ -1,4 +1,4 @@
-"""The order of imports between folders (CONTRIBUTING.md, "Layout"), and the modules that `import sasa` loads."""
+"""The order of imports (CONTRIBUTING.md, "Map of the code"), and the modules that `import sasa` loads."""
 
 import ast
 import re

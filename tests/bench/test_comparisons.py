@@ -85,7 +85,7 @@ def test_networks_are_the_papers():
 def test_comparisons_run(name):
     try:
         measured = COMPARISONS[name].measure(TINY)
-    except NotPossibleError as reason:  # bfloat16 is not for every CPU
+    except NotPossibleError as reason:  # not every CPU computes in bfloat16
         pytest.skip(str(reason))
     for row in choose([name]):
         assert judge(row, measured).value > 0

@@ -1,4 +1,4 @@
-"""What of `python -m benchmarks.gpu` a CPU can check: its rows, what it saves and resumes, and its table."""
+"""The parts of `python -m benchmarks.gpu` that need no GPU: its rows, saving and resuming, and its table."""
 
 import json
 from collections import Counter

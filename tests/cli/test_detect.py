@@ -162,7 +162,7 @@ def test_predict_files_directories_patterns(sasa, data, detector, tmp_path):
 
 
 def test_predict_in_batches_agrees_with_single_images(sasa, detector, tmp_path, monkeypatch):
-    """Also images of different sizes: each is padded as it is alone."""
+    """Also for images of different sizes: each is padded as it would be alone."""
     random = np.random.default_rng(0)
     for number, size in enumerate([(64, 48)] * 5 + [(48, 64), (40, 60), (64, 20)] + [(64, 48)] * 3):
         Image.fromarray(random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(tmp_path / f"{number:02}.png")
@@ -186,7 +186,7 @@ def test_predict_in_batches_agrees_with_single_images(sasa, detector, tmp_path, 
 
 
 def test_inputs_are_not_overwritten(sasa, own, detector, tmp_path):
-    """Neither by a drawing in their own directory, nor by JSON."""
+    """Drawings in the inputs' directory and JSON leave the inputs as they are."""
     before = {path: path.read_bytes() for path in (own / "val").iterdir()}
     words = ["detect", "predict", own / "val", "--model", detector]
     status, out, _ = sasa(*words, "--draw", own / "val")
@@ -329,13 +329,13 @@ def crowds_alone(root):
 )
 def test_wrong_data_of_train(sasa, own, tmp_path, damage, parts):
     damage(own)
-    read = ["--dry-run", "--set", "recipe.batch_size=16"]  # an image is looked at when it is its turn
+    read = ["--dry-run", "--set", "recipe.batch_size=16"]  # an image is decoded only when its batch is read
     assert_one_sentence(sasa("detect", "train", "--data", own, *settings(), *read), 3, *parts)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_batch_larger_than_the_data(sasa, data):
-    """As in classification: all images are the batch."""
+    """As in classification, all images then form one batch."""
     status, out, _ = sasa("detect", "train", "--data", data, "--dry-run", *settings(("recipe.batch_size", 999)))
     assert status == 0
     assert ["steps", "2"] in [line.split() for line in out.splitlines()]

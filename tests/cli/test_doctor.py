@@ -57,7 +57,7 @@ def test_the_library_in_use_has_its_instruction_set(sasa, monkeypatch):
 
 
 def test_a_library_that_is_not_in_use_has_a_reason():
-    """In a new process, where only the environment is changed."""
+    """Run in a new process in which only the environment differs."""
     code = "from sasa.cli.main import main; import sys; sys.argv = ['sasa', 'doctor']; main()"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "SASA_CPU": "off"}

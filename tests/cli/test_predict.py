@@ -66,7 +66,7 @@ def test_a_grid_has_a_limit(sasa, run_folder, images, tmp_path, monkeypatch):
 
 
 def test_a_directory_of_annotated_images(sasa, run_folder, tmp_path):
-    """Names that are taken get numbers, and no input is overwritten, not even in its own directory."""
+    """Numbers are appended to existing names, and no input is overwritten, not even in its own directory."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         Image.new("L", (3000, 30), 40).save(tmp_path / folder / "x.png")

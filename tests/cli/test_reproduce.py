@@ -1,4 +1,4 @@
-"""`sasa reproduce` as a person meets it."""
+"""`sasa reproduce` on the command line: its output, its errors, and the commands in its documentation."""
 
 import re
 import shlex
@@ -38,7 +38,7 @@ def test_some_rows_first_and_then_the_others(sasa, tmp_path):
     status, out, err = sasa("reproduce", 6, *words)
     assert status == 0
     assert "reproduce: qr, seed 0 (1 of 2)" in err
-    assert "qk_qr, seed 0 (" not in err  # it is done
+    assert "qk_qr, seed 0 (" not in err  # already finished
     assert "not run" not in out
 
 
@@ -103,7 +103,7 @@ def test_many_processes_are_refused(sasa, monkeypatch, tmp_path):
 
 
 def in_document(command):
-    """The words behind `sasa` in each such line of the document, once."""
+    """The arguments of each `sasa COMMAND` line in the document, without repetitions."""
     lines = re.findall(rf"^(?:timeout -s TERM 9m |torchrun .*-m |srun .*)?sasa ({command} .*)$", DOCUMENT, re.MULTILINE)
     return sorted({line.partition("#")[0].partition(">")[0].strip() for line in lines})
 

@@ -42,7 +42,7 @@ def test_one_attention_layer(position, content, stride):
     projections = 2 * pixels * into * out * (3 if content else 2)
     products = projections + 2 * pixels * k * k * out * (1 + content)  # a.v, q.k
     factorised = 2 * pixels * (k * out // 2 + k * out // 2) * relative
-    added = pixels * k * k * out if content else factorised  # k + r, for there is a k to add r to
+    added = pixels * k * k * out if content else factorised  # k + r, if there are keys
     pool = stride**2 * 4 * 5 * out * (stride == 2)
     assert count.flops == products + factorised
     assert count.flops_simple == products + 2 * pixels * k * k * out * relative

@@ -16,7 +16,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What every call takes, as the kernels want it: maps as they are, weights contiguous and in the compute type."""
+    """The inputs of every call: maps in their own layout, weights contiguous and in the compute dtype."""
 
     image: Tensor
     weights: tuple[Tensor | None, ...]  # w_query, w_key, w_value, rel_row, rel_col
@@ -108,7 +108,7 @@ def backward(grad_output: Tensor, image: Tensor, *weights: Tensor | None, **opti
 def pooled_backward(
     grad_extreme: Tensor, grad_sums: Tensor, position: Tensor, image: Tensor, *weights: Tensor | None, **options
 ) -> list[Tensor | None]:
-    """The same, of what pooling left of the map."""
+    """The same gradients, for block attention fused with pooling."""
     return _run_backward(
         {"grad_extreme": grad_extreme, "position": position}, grad_sums.double(), image, *weights, **options
     )

@@ -1,7 +1,7 @@
 """Builds CUDA kernels for the CPU and launches them: see csrc/cuda/device.h.
 
 A kernel, with the macros that choose its variant, is one shared object, kept in build/emulation under a hash of all
-sources; what is built once is not built again. Every access to memory is checked (emulation/memory.h).
+sources, and is built once. Every access to memory is checked (emulation/memory.h).
 """
 
 import ctypes
@@ -44,7 +44,7 @@ def hash_of_sources() -> str:
 
 
 def compile_shared(source: Path, flags: Sequence[str]) -> Path:
-    """The shared object of one C++ file, compiled unless it is there. Safe beside other processes that do the same."""
+    """Compile one C++ file to a shared object, unless it exists. Several processes may do so at the same time."""
     key = hashlib.sha256("\n".join([hash_of_sources(), str(COMPILER), str(source), *flags]).encode()).hexdigest()[:24]
     library = BUILD / f"{key}.so"
     if not library.exists():
@@ -83,7 +83,7 @@ def launch(
         counts: filled in with what the launch did, if given.
 
     Raises:
-        RuntimeError: the kernel did what it must not; the sentence says what, and where.
+        RuntimeError: the kernel made an invalid access or call; the message says which, and where.
     """
     library = load_kernel(source, kernel, tuple(defines))
     pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))

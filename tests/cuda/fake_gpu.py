@@ -1,6 +1,6 @@
-"""A GPU that is not there: stand-ins for the CUDA driver, NVRTC and the part of the runtime that torch needs (fake/).
+"""A fake GPU: stand-ins for the CUDA driver, NVRTC and the part of the runtime that torch needs (fake/).
 
-With them a process launches kernels, which are written into a file or run in emulation on the host's memory.
+Kernels that a process launches on it are logged to a file, or run in emulation on the host's memory.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"
 
 @cache
 def library(name: str, soname: str) -> Path:
-    """fake/NAME.cpp, built, under the name that it is looked for."""
+    """Build fake/NAME.cpp under the file name of the library that it replaces."""
     source = HERE / "fake" / f"{name}.cpp"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()  # so that a change makes another library
     built = emulator.compile_shared(source, [*FLAGS, "-ldl", f"-DSASA_DIGEST={digest}"])
@@ -38,7 +38,7 @@ def driver() -> Path:
 
 
 def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
-    """Of a process that finds the fake driver; its launches are written into tmp_path / "log"."""
+    """Environment variables of a process that loads the fake driver and logs launches to tmp_path / "log"."""
     ours = {
         "LD_LIBRARY_PATH": str(driver().parent),
         "FAKE_CUDA_LOG": str(tmp_path / "log"),
@@ -61,7 +61,7 @@ def run_python(script: Path, arguments: Sequence[str], tmp_path: Path, **variabl
 
 
 def log(tmp_path: Path) -> list[str]:
-    """What the driver was asked for."""
+    """The lines of the log: calls of the driver."""
     file = tmp_path / "log"
     return file.read_text().splitlines() if file.exists() else []
 

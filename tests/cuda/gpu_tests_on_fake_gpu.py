@@ -14,4 +14,4 @@ if __name__ == "__main__":
     install_builder()
     status = pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[1:]])
     sys.stdout.flush()
-    os._exit(status)  # torch's autograd threads may still let go of tensors, for which Python would end the process
+    os._exit(status)  # torch's autograd threads may still free tensors, which crashes a Python that is shutting down

@@ -33,7 +33,7 @@ from sasa.ops.block_pooled import block_attention_pooled
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 BUILDER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p)
-files: list[ctypes.Array] = []  # their memory is the fake driver's to read
+files: list[ctypes.Array] = []  # the fake driver reads their memory
 
 
 @BUILDER
@@ -176,7 +176,7 @@ def stem(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
 
 
 def not_taken(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
-    """A call that no kernel takes goes to plain torch, which runs on the CPU here: forward only."""
+    """A call that no kernel supports runs in plain torch, here on the CPU: forward only."""
     on_gpu, original = [], eager.forward
 
     def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, ...]:
@@ -224,7 +224,7 @@ def exported(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]
 
 
 def layers(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
-    """The fused operators are in one graph of torch.compile; it is not run, for it holds kernels of torch's."""
+    """The fused operators are in one graph of torch.compile; it is not run, since it contains torch's own kernels."""
     operators: list[str] = []
 
     def keep(graph: torch.fx.GraphModule, _inputs: object) -> None:
@@ -275,7 +275,7 @@ CASES = {
 def main(backend: str, case: str, dtype: str, device: str, **options: int) -> None:
     install_builder()
     print(json.dumps(CASES[case](getattr(torch, dtype), device, backend, **options)), flush=True)
-    os._exit(0)  # torch's autograd threads may still let go of tensors, for which Python would end the process
+    os._exit(0)  # torch's autograd threads may still free tensors, which crashes a Python that is shutting down
 
 
 if __name__ == "__main__":

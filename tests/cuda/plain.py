@@ -11,7 +11,7 @@ from sasa.ops.precision import compute_dtype, empty_map
 
 
 def nan_map(like: Tensor, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """As `empty_map`, full of NaN."""
+    """`empty_map`, filled with NaN."""
     return empty_map(like, channels, size=size).fill_(float("nan"))
 
 
@@ -54,7 +54,7 @@ def backward(
     rel_col: Tensor | None, logsumexp: Tensor, *,
     kernel_size: int, num_heads: int, padding: str = "zeros", scale: float = 1.0, content: bool = True,
 ) -> list[Tensor | None]:  # fmt: skip
-    """Gradients of query, key, value, rel_row, rel_col; None where the input is."""
+    """Gradients of query, key, value, rel_row, rel_col; None where the input is None."""
     assert content == (key is not None)
     dtype = compute_dtype(query)
     row, col = tables(rel_row, rel_col, dtype)

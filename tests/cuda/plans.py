@@ -40,7 +40,7 @@ def run(
     planned: Launch, *arguments: ctypes.Structure, reads: Sequence[Tensor | None], writes: Sequence[Tensor | None],
     counts: Counts | None = None,
 ) -> None:  # fmt: skip
-    """Launch in emulation; the kernel may touch no tensors but these."""
+    """Launch in emulation; the kernel may access only these tensors."""
     launch(
         planned.source.decode(), planned.kernel.decode(), planned.variant(), grid=list(planned.grid),
         threads=planned.threads, shared=planned.shared, arguments=arguments,

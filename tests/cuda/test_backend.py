@@ -1,4 +1,4 @@
-"""The back-end "cuda" as Python sees it where there is no GPU: it says why not, and never falls through."""
+"""The back-end "cuda" without a GPU: it gives the reason why it cannot run, and never runs another one."""
 
 import pytest
 import torch

@@ -82,7 +82,7 @@ def full_map(tensors, options):
 
 
 def at_positions(y, position, block_size):
-    """What lies at the positions of each block."""
+    """The values at the given positions of each block."""
     blocks = reference.to_blocks(y, block_size).permute(0, 4, 1, 2, 3)  # (B, C, I, J, P)
     return blocks.gather(-1, position.long()[..., None])[..., 0]
 
@@ -150,7 +150,7 @@ def test_inference_needs_no_sums():
 
 
 def test_the_first_of_equal_pixels_is_the_extreme():
-    """As max pooling has it, the first wins: of a black image and of values that do not depend on the place."""
+    """As in max pooling, the first of equal values is taken, as in a black image."""
     for shape, dtype in ((STEMS["resnet"], torch.bfloat16), (COMMON, torch.float32)):
         tensors = inputs(shape, dtype=dtype)
         tensors[0].zero_()
@@ -196,7 +196,7 @@ def spoil(tensors, grads, name):
 @pytest.mark.parametrize("terms", ["both", "relative"])
 @pytest.mark.parametrize("name", [*BLOCK_NAMES, "grad_output"])
 def test_nan_propagates_as_in_the_reference(name, terms, values):
-    shape = (1, 2, 2, 4, 2, 5, 10, 4)  # partial blocks too: queries beyond the image spoil nothing
+    shape = (1, 2, 2, 4, 2, 5, 10, 4)  # partial blocks too: queries beyond the image have no effect
     tensors, grad_output = inputs(shape, terms, values), block_grad_output(shape, torch.float64)
     if dict(zip(BLOCK_NAMES, tensors, strict=True)).get(name, grad_output) is None:
         return

@@ -1,4 +1,4 @@
-"""The emulator itself: it runs kernels right, finds what they must not do, and counts as a profiler would."""
+"""The emulator itself: it runs kernels correctly, finds their mistakes, and counts as a profiler would."""
 
 import ctypes
 import os
@@ -51,11 +51,11 @@ def test_a_kernel_without_mistakes():
 def test_mistakes_that_it_finds(case, sentence):
     with pytest.raises(RuntimeError, match=sentence):
         run(case)
-    run(0)  # and goes on after it
+    run(0)  # and continues after it
 
 
 def test_a_copy_arrives_when_it_is_waited_for():
-    """What is read before that is what lay there."""
+    """A read before the wait returns the old content."""
     with pytest.raises(RuntimeError, match="a race"):
         run(6)
 

@@ -112,14 +112,14 @@ def test_each_gpu_and_stream_gets_its_own_launches(tmp_path):
 
 
 def test_triton_takes_cuda_tensors_by_default(tmp_path):
-    """`auto` then takes Triton's kernels or plain torch, which a fake GPU cannot run: nothing of ours is launched."""
+    """`auto` then runs Triton's kernels or plain torch, which a fake GPU cannot: no CUDA kernel of ours is launched."""
     done = fake_gpu.run_python(SCRIPT, ["auto", "local", "float32", "cuda:0", "head_dim=16"], tmp_path)
     assert done.returncode != 0
     assert fake_gpu.launched(tmp_path) == []
 
 
 def test_gpu_tests_run_on_the_fake_gpu(tmp_path):
-    """Some of tests/gpu, so that a mistake in the tests themselves is found without a GPU."""
+    """Some tests of tests/gpu, to find mistakes in the tests themselves without a GPU."""
     tests = emulator.ROOT / "tests" / "gpu" / "test_kernels.py"
     chosen = "(map_sizes and 7-zeros and 2) or (around and bf16) or (inference and bf16-2) or (stem and fp32 and 5)"
     script = fake_gpu.HERE / "gpu_tests_on_fake_gpu.py"

@@ -173,7 +173,7 @@ def by_reference(tensors, grad_output, options):
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")], ids=["nan", "inf", "minus_inf"])
 @pytest.mark.parametrize("name", [*LOCAL_NAMES, "grad_output"])
 def test_nonfinite_values_propagate_as_in_the_reference(name, number, padding):
-    """But for an infinite query, of which keys that it gives no weight may get NaN, as of a query that is NaN."""
+    """Except that for an infinite query, keys without weight may also get NaN, as for a query that is NaN."""
     options = local_options(NOT_FINITE_SHAPE, padding, "both")
     for terms, place in itertools.product(("both", "relative"), PLACES):
         options["content"] = terms == "both"

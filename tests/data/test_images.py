@@ -1,4 +1,4 @@
-"""Reading images as a person would expect, whatever is in the file."""
+"""Reading images as viewers show them, for every format, mode and rotation."""
 
 import io
 import struct
@@ -145,10 +145,10 @@ def test_one_bit_is_black_and_white():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_all_eight_exif_orientations(orientation):
-    """Whatever the file's rotation, the red corner is at the top left."""
+    """For every rotation in the file, the red corner is at the top left."""
     upright = Image.new("RGB", (64, 32), "blue")
     upright.paste("red", (0, 0, 16, 16))
-    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what undoes the rotation that viewers are told to apply
+    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the operation that inverts the rotation in EXIF
     stored = upright.transpose(Image.Transpose(turn[orientation])) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -196,7 +196,7 @@ def test_an_image_that_would_fill_the_memory_is_refused():
     at = small.index(b"IHDR")
     bomb = small[: at + 4] + head + struct.pack(">I", zlib.crc32(b"IHDR" + head)) + small[at + 21 :]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an error on its own, whatever is done about warnings
+        warnings.simplefilter("ignore")  # it is an error even where warnings are ignored
         with pytest.raises(DataError, match=r"photo cannot be read: Image size \(2500000000 pixels\) exceeds limit"):
             read_image(bomb, "photo")
 

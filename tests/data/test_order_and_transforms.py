@@ -50,7 +50,7 @@ def test_lanes_share_the_batch_of_one_process(world_size, accumulate):
     st.integers(0, 9),
 )
 def test_lanes_of_shards_are_apart_and_whole(groups, part, lanes, seed):
-    """In an epoch no image comes twice, and a lane reads no more files than its share and two at its ends."""
+    """In an epoch no image is repeated, and a lane reads only its share of the files and two at its ends."""
     groups = sorted(groups)
     ranks = [
         list(EpochBatches(len(groups), part * lanes, 2, seed, rank=rank, world_size=lanes, groups=groups))
@@ -112,7 +112,7 @@ def test_augmentation_leaves_the_global_random_numbers_alone():
         return batch.images, torch.rand(3)
 
     torch.manual_seed(7)
-    torch.empty((), dtype=torch.int64).random_()  # which every DataLoader draws, for its workers
+    torch.empty((), dtype=torch.int64).random_()  # the one number that every DataLoader draws for its workers
     expected = torch.rand(3)
     (a, rest), (b, _), (other, _) = first(0), first(0), first(1)
     assert torch.equal(rest, expected)

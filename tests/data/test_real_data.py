@@ -1,4 +1,4 @@
-"""Data sets from outside the repository, in the folder that SASA_DATA names."""
+"""Data sets from outside the repository, in the directory that SASA_DATA names."""
 
 import os
 from collections import Counter

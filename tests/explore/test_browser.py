@@ -25,7 +25,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(networks, image_files, tmp_path_factory):
-    """For classifier and detector the file and what is in it."""
+    """The HTML file and its parsed content, for the classifier and the detector."""
     made = {}
     for kind, directory in networks.items():
         model = load(str(directory), "cpu", 0.0)
@@ -38,7 +38,7 @@ def pages(networks, image_files, tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, pages):
-    """Open a page, wait for its first overlay, and hand out what is in it; nothing may come to the console."""
+    """Open a page, wait for its first overlay, and return its parsed content; the console must stay empty."""
 
     def do(kind="classifier", width=1280, height=800, scheme="light"):
         path, read = pages[kind]
@@ -129,7 +129,7 @@ def test_keys_move_and_choose(browser, open_page):
     browser.press("2")
     assert_shows(browser, read, (7, 3), head=1)
     browser.press("h")
-    assert_shows(browser, read, (7, 3))  # round to the mean
+    assert_shows(browser, read, (7, 3))  # rounded to the mean
     browser.press("shift+h", "l")
     browser.wait("document.querySelector('#layers input:checked').value === '1'")
     assert_shows(browser, read, (7, 3), layer=1, head=1)

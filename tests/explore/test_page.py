@@ -20,7 +20,7 @@ from sasa.explore.page import make_page
 
 
 def page_of(directory, paths, budget=8e6, layers=(), score=0.0):
-    """(model, page, what a browser would read of it)."""
+    """(model, page, the page as a browser parses it)."""
     model = load(str(directory), "cpu", score)
     explored = [explore(model, named, layers) for named in images_of(model, str(directory), paths)]
     page = make_page(directory.name, model.kind, explored, budget)
@@ -55,7 +55,7 @@ def test_weights_are_those_of_the_network(classifier, image_files):
 
 
 def test_weights_of_a_detector(detector, image_files):
-    """Those of the backbone are compared; a head is called for each of five levels, and its weights sum to one."""
+    """The backbone's weights are compared; a head runs on each of five levels, and its weights sum to one."""
     model, _, read = detector
     names = [layer["name"] for layer in read.facts["layers"]]
     assert names.count("classify.layers.0") == names.count("locate.layers.0") == 5
@@ -143,7 +143,7 @@ def test_the_policy_allows_the_script_and_no_request(classifier):
 
 
 def test_names_stay_text(classifier, networks):
-    """No class, file or directory can add an element, or stand where the template is filled."""
+    """No class, file or directory can add an element, or be inserted where the template is filled."""
     _, page, read = classifier
     assert {answer["label"] for answer in read.facts["images"][0]["answers"]} == set(NASTY)
     assert read.facts["images"][1]["name"] == "<i>two & 'three'.png"
@@ -167,7 +167,7 @@ def test_a_budget_leaves_out_the_largest_layers(classifier, networks, image_file
     assert page_of(networks["classifier"], image_files, budget=len(whole.text.encode()))[1] == whole
     assert page.left_out == less.facts["leftOut"]
     assert page.layers + len(page.left_out) == whole.layers
-    assert page.left_out == ["layer2.0 (8 x 8)"]  # as large as the first: of equal layers the later ones go
+    assert page.left_out == ["layer2.0 (8 x 8)"]  # as large as the first: of equal layers the later ones are left out
     assert [layer["name"] for layer in less.facts["layers"]] == ["layer1.0", "layer3.0", "layer4.0"]
     assert torch.equal(less.weights(2, 1), read.weights(2, 2))
     with pytest.raises(

@@ -1,7 +1,7 @@
 """Calls of the operators on a GPU beside the float64 reference on the CPU.
 
 Between a tensor's copy to the GPU and the copy of the results back nothing but the operator runs there, so that these
-tests also run on the stand-in of tests/cuda/fake, whose GPU has no kernels of torch's.
+tests also run on the stand-in of tests/cuda/fake, whose GPU has none of torch's kernels.
 """
 
 from dataclasses import asdict, dataclass
@@ -51,7 +51,7 @@ class Call:
         )
 
     def inputs(self, device: str, dtype: torch.dtype | None = None) -> list[Tensor | None]:
-        """Leaves that ask for gradients: query, key, value and both tables."""
+        """Leaf tensors that require gradients: query, key, value and both tables."""
         query, *key, value = self.qkv.to(device, dtype or self.qkv.dtype).chunk(3 if self.options.content else 2, 1)
         tables = [None if t is None else t.to(device, dtype or t.dtype) for t in self.tables]
         every = [query, key[0] if key else None, value, *tables]

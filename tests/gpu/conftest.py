@@ -1,4 +1,4 @@
-"""What the tests of the CUDA kernels on a GPU share."""
+"""Fixtures of the tests of the CUDA kernels on a GPU."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def _cuda_kernels_run_here():
 
 @pytest.fixture
 def chosen():
-    """The dispatcher takes the CUDA kernels."""
+    """Let the dispatcher choose the CUDA kernels."""
     reason = native.cuda_not_chosen()
     if reason is not None:
         pytest.skip(f"{reason}: SASA_GPU=cuda does")
@@ -24,7 +24,7 @@ def chosen():
 
 @pytest.fixture
 def nan_memory():
-    """torch.empty gives NaN, so that what a kernel does not write is seen."""
+    """Let torch.empty return NaN, so that elements that a kernel does not write are detected."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -1,4 +1,4 @@
-"""The CUDA kernels in what torch does with a network: compilers, graphs, streams, autocast, processes."""
+"""The CUDA kernels under torch's compilers, CUDA graphs, streams, autocast and process groups."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from sasa.models import create_model
 
 pytestmark = pytest.mark.usefixtures("chosen")
 BF16 = torch.bfloat16
-COMPILERS_WARN = pytest.mark.filterwarnings("default")  # of themselves: their warnings are not ours
+COMPILERS_WARN = pytest.mark.filterwarnings("default")  # warnings from inside torch
 # opcheck reads .grad of tensors that have none.
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
@@ -107,7 +107,7 @@ def test_a_cuda_graph_replays_forward_and_backward():
     model, x = layers(), images()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # kernels are compiled, and memory is found
+    with torch.cuda.stream(side):  # kernels are compiled and memory is allocated
         for _ in range(3):
             gradients(model, x)
     torch.cuda.current_stream().wait_stream(side)

@@ -58,7 +58,7 @@ def test_every_element_is_written(dtype, window, size):
 
 @DTYPES
 def test_memory_around_a_map_is_not_read(dtype):
-    """q, k and v in the middle of a larger map of NaN: a read beyond them would be seen."""
+    """q, k and v in the middle of a larger map of NaN: reads beyond them are detected."""
     call = Call.make(2, 16, 11, 13, Options(7), dtype)
     wide = torch.full((3, 4 * 32, 15, 16), float("nan"), dtype=dtype).to(memory_format=torch.channels_last)
     wide[:2, :96, 2:13, 1:14] = call.qkv

@@ -1,4 +1,4 @@
-"""The cache of compiled kernels on a GPU: what other processes, a damaged file and a read-only directory do to it."""
+"""The cache of compiled kernels on a GPU, with other processes, a damaged file and a read-only directory."""
 
 import os
 import re

@@ -36,7 +36,7 @@ def results(*found) -> list[dict[str, Any]]:
 
 
 def random_documents(seed):
-    """Crowds, boxes without area, empty images, gaps between ids, classes never seen, missed or only guessed."""
+    """Crowds, boxes without area, empty images, gaps between ids, classes without truth or without detections."""
     draw = np.random.default_rng(seed)
     images = draw.choice(1000, draw.integers(1, 12), replace=False).tolist()
     classes = (1 + draw.choice(90, draw.integers(2, 7), replace=False)).tolist()
@@ -108,7 +108,7 @@ def test_the_same_as_pycocotools(seed):
 
 
 def test_more_than_a_hundred_in_an_image():
-    """The hundred best count, of each image and class."""
+    """Only the hundred best detections of each image and class count."""
     truth = document([(0, 0, [0, 0, 10, 10]), (0, 1, [0, 0, 10, 10], {"area": 90})], ("cat", "dog"))
     truth["annotations"] = [each | {"area": 90, "iscrowd": 0, "id": each["id"] + 1} for each in truth["annotations"]]
     wrong = [(0, category, [500, 500, 9, 9], 0.9) for category, count in ((0, 99), (1, 100)) for _ in range(count)]

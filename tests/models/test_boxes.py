@@ -45,7 +45,7 @@ def random_outputs(batch, height, width, spread=1.0):
 
 
 def silent_outputs(height, width, batch=1):
-    """No object anywhere; each anchor's box is itself."""
+    """Outputs that predict no object; each anchor's box is the anchor itself."""
     total = len(all_anchors(height, width))
     return Outputs(torch.full((batch, total, CLASSES), -20.0), torch.zeros(batch, total, 4), sizes_of(height, width))
 
@@ -172,7 +172,7 @@ def overlap_of(a, b):
 
 
 def naive_matches(every, own):
-    """The box of each anchor, -1 for none, -2 for not asked: one number after the other."""
+    """The index of each anchor's box, -1 for background, -2 for ignored, by loops."""
     overlaps = [[overlap_of(anchor, box) for box in own] for anchor in every]
     best_of_box = [max(row[n] for row in overlaps) for n in range(len(own))]
     matches = []
@@ -240,7 +240,7 @@ def test_losses_are_those_of_the_formulas(scene):
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_gradients_flow_and_are_finite(scene):
-    outputs = random_outputs(len(SCENES[scene]), 64, 64, spread=40.0)  # chances of 0 and 1
+    outputs = random_outputs(len(SCENES[scene]), 64, 64, spread=40.0)  # probabilities of 0 and 1
     outputs.logits.requires_grad_()
     outputs.deltas.requires_grad_()
     boxes = [torch.tensor(own).reshape(-1, 4) for own in SCENES[scene]]
@@ -274,7 +274,7 @@ def test_two_boxes_on_one_place_are_one_match():
 
 
 def say(outputs, anchor, label, box, logit=20.0, image=0, size=(128, 128)):
-    """Let an anchor say a class with certainty and a box exactly."""
+    """Let an anchor predict a class with certainty, and exactly this box."""
     outputs.logits[image, anchor, label] = logit
     own = all_anchors(*size)[anchor : anchor + 1]
     outputs.deltas[image, anchor] = CODER.encode_single(torch.tensor([box]), own)[0]
@@ -348,7 +348,7 @@ def test_boxes_are_those_of_torchvision(spread):
     sizes = [(160, 200), (150, 170)]
     levels = anchors(CONFIG, outputs.sizes, CPU)
     lengths = [len(level) for level in levels]
-    most = 10**6  # theirs keeps boxes that the cut left without area
+    most = 10**6  # torchvision keeps boxes that clipping left without area
     theirs = TorchvisionRetinaNet.postprocess_detections(
         SimpleNamespace(
             score_thresh=0.05, topk_candidates=300, nms_thresh=0.5, detections_per_img=most, box_coder=CODER
@@ -364,7 +364,7 @@ def test_boxes_are_those_of_torchvision(spread):
         with_area = [row for row in rows if row[2][0] < row[2][2] and row[2][1] < row[2][3]]
         assert len(with_area) > 100
         ours_too = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
-        assert sorted(ours_too) == sorted(with_area)  # equal scores come in any order
+        assert sorted(ours_too) == sorted(with_area)  # the order of equal scores is undefined
 
 
 @torch.no_grad()

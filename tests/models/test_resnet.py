@@ -1,4 +1,4 @@
-"""The networks of the paper: their sizes, shapes, options, and the sentences for what cannot be built."""
+"""The networks of the paper: sizes, shapes, options, and errors."""
 
 import math
 

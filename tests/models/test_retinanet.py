@@ -17,7 +17,7 @@ from sasa.models.retinanet import Head
 from sasa.models.retinanet_config import DETECTORS, LEVELS, RetinaNetConfig
 from sasa.models.variants import VARIANTS
 
-# Table 2, parameters in millions; the last has attention in the pyramid too and is no row of it.
+# Table 2, parameters in millions; the last, with attention in the pyramid too, is not in the table.
 PARAMETERS = {
     "retinanet_resnet50": 33.4,
     "retinanet_sasa_resnet50_convstem": 25.9,

@@ -66,7 +66,7 @@ def test_a_step_moves_every_parameter(name):
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
     still = [key for key, parameter in network.named_parameters() if not parameter.grad.any()]
-    # No box belongs to some of the levels; two values have a sign after batch norm, and no more.
+    # Some levels have no box; batch norm of two values leaves only their signs.
     assert not [key for key in still if not key.startswith(("locate.norms", "pyramid.norms.4", "classify.norms"))]
 
 
@@ -106,7 +106,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     for key, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-5, atol=1e-7)
     for key, value in network.state_dict().items():
-        torch.testing.assert_close(value, moved[key])  # statistics move once
+        torch.testing.assert_close(value, moved[key])  # statistics are updated once
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -75,7 +75,7 @@ def test_layers_in_place_of_frozen_convolutions_are_trainable():
 def test_a_shared_convolution_stays_shared():
     shared = conv()
     network = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared), "c": conv()})
-    network.also = [shared]  # not registered, used all the same
+    network.also = [shared]  # used without being registered
     for where, count in ((None, 2), ("b.0", 1)):
         converted = sasa.convert(network, where=where)
         assert isinstance(converted["a"], LocalAttention2d)

@@ -1,4 +1,4 @@
-"""Hooks see the same without gradients, where operators are fused, as with gradients."""
+"""Hooks see the same tensors without gradients, where operators may be fused, as with gradients."""
 
 import pytest
 import torch

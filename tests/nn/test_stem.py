@@ -219,7 +219,7 @@ def shapes(**options) -> dict[str, tuple[int, ...]]:
 
 
 def test_state_dict_keys_are_stable():
-    """Files on people's disks hold these names and shapes."""
+    """Saved files contain these names and shapes."""
     norm = {f"norm.{name}": (8,) for name in ("weight", "bias", "running_mean", "running_var")}
     norm["norm.num_batches_tracked"] = ()
     relative = {"rel_row": (2, 7, 2), "rel_col": (2, 7, 2)}

@@ -19,7 +19,7 @@ LAYERS = {
     ),
 }
 NETWORKS = ["sasa_resnet26", "sasa_resnet26_convstem", "resnet26", "retinanet_sasa_resnet26_attn"]
-SIZES = [(2, 33, 40), (1, 48, 32)]  # the first is traced with
+SIZES = [(2, 33, 40), (1, 48, 32)]  # the first is the example for tracing
 
 
 def images(channels, size):

@@ -1,4 +1,4 @@
-"""Layers and networks under torch.func, vmap, forward mode and second derivatives, with nothing to choose."""
+"""Layers and networks under torch.func, vmap, forward mode and second derivatives, with the default back-end."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_gradients_of_each_sample(name):
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["first", "last"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_gradient_penalty(name, memory_format, training):
-    """As of a critic: the squared gradient of the output for the image is part of the loss."""
+    """As for the critic of a GAN, the squared gradient of the output by the image is part of the loss."""
     results = []
     for model in pair(NETWORKS[name]):
         model.float().train(training).to(memory_format=memory_format)

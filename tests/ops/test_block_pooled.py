@@ -230,10 +230,10 @@ def test_the_kernels_check_what_they_read():
 
 @BOTH
 def test_a_nan_is_not_lost(run):
-    """As in max pooling: a network that has diverged must not look sound."""
+    """As in max pooling: divergence must stay visible."""
     shape = (1, 2, 1, 2, 2, 2, 4, 2)
     tensors, sign = make(shape, "relative", "map", torch.float32)
-    tensors[0][0, :, 0, 1] = float("nan")  # without content it is this query's logits alone
+    tensors[0][0, :, 0, 1] = float("nan")  # without content only this query's logits are affected
     extreme = run(tensors, sign, options_of(shape))[0][0]
     assert extreme[0, :, 0, 0].isnan().all()
     assert not extreme[0, :, 0, 1].isnan().any()

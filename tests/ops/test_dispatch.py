@@ -306,7 +306,7 @@ def test_gradients_of_each_sample(operator, make_inputs):
 @pytest.mark.parametrize("transform", ["grad", "vjp", "jvp", "jacrev"])
 @FORWARD_MODE
 def test_plain_torch_by_name_refuses_torch_func(operator, make_inputs, backend, transform):
-    """It must never be silently wrong."""
+    """It is refused rather than silently wrong."""
     first, *rest = make_inputs()
 
     def function(t):

@@ -1,8 +1,7 @@
 """Every test that reaches a CPU kernel, repeated with each instruction set below the one in use.
 
-The library reads SASA_CPU once, when it is loaded: so a Python of its own runs them for each set. They are those of
-tests/ops and of the layers; what is marked `without_kernels` is left out, and a new file is in by itself. To look into
-a failure, run the command that it quotes.
+The library reads SASA_CPU once, when it is loaded, so a separate Python process runs the tests for each set: all of
+tests/ops and of the layers, except those marked `without_kernels`. A failure quotes the command that repeats it.
 """
 
 import os

@@ -17,7 +17,7 @@ from helpers import WITHOUT_KERNELS
 from processes import HANGING
 
 ROOT = Path(__file__).parents[2]
-SETS = {"x86_64": "avx2,portable", "AMD64": "avx2,portable"}  # elsewhere all
+SETS = {"x86_64": "avx2,portable", "AMD64": "avx2,portable"}  # elsewhere all instruction sets
 
 pytestmark = [
     WITHOUT_KERNELS,  # of the library

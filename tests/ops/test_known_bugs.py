@@ -1,6 +1,6 @@
 """Known mistakes of open re-implementations, each made on purpose: the suite must detect them.
 
-One attention that is right is put together from parts; each mistake replaces one part and nothing else.
+A correct attention is composed of parts; each mistake replaces exactly one part.
 """
 
 import pytest
@@ -117,7 +117,7 @@ MISTAKES = {
     "inverted mask": attention(hidden=lambda inside: inside),
 }
 
-# Other mistakes that are as easily made.
+# Other mistakes that are easy to make.
 OTHER_MISTAKES = {
     "rows and columns exchanged": attention(r=lambda row, col: r_of_window(col, row)),
     "offsets backwards": attention(r=lambda row, col: r_of_window(row.flip(1), col.flip(1))),

@@ -1,6 +1,6 @@
 """NaN and infinity reach exactly the outputs and gradients that they reach in the reference.
 
-A network that has diverged must not look sound, and one bad image must not spoil the others of its batch. Every
+Divergence must stay visible, and one bad image must not affect the others of its batch. Every
 operator is tested in every form with one number of one input replaced: first, middle and last, forward and backward.
 """
 

@@ -89,5 +89,5 @@ print("child", os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_does_not_wait_for_its_parents_threads():
-    """As a data loader's worker may be: the parent has used torch's threads, which the child does not have."""
+    """As in a worker of a data loader: the parent has used torch's threads, which the child does not have."""
     assert run_python("-W", "ignore", "-c", FORKED, OMP_NUM_THREADS="2").split() == ["child", "0"]

@@ -1,4 +1,4 @@
-"""A table run whole, and one that was stopped and went on: the same table."""
+"""Running a table, at once or stopped and continued, and the errors of runs that do not fit."""
 
 import csv
 import json
@@ -91,11 +91,11 @@ def test_a_stopped_and_continued_table_is_the_same(whole, tmp_path, monkeypatch,
     assert text == whole[1]
     assert (tmp_path / "results.csv").read_bytes() == (whole[0] / "results.csv").read_bytes()
     reproduce(tmp_path)
-    assert len(taken) == 16  # and all that is done is skipped
+    assert len(taken) == 16  # and finished runs are skipped
 
 
 def test_a_signal_while_a_run_is_built_stops_it_after_a_step(whole, tmp_path, monkeypatch):
-    """Decoding the images of a large set takes a minute, in which `timeout` may end."""
+    """Decoding the images of a large set takes a minute, during which `timeout` may expire."""
     taken, train = stop_after(monkeypatch, 100, signal.SIGTERM), execute.train
 
     def train_met_by_a_signal(*arguments):

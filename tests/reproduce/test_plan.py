@@ -1,4 +1,4 @@
-"""Tables by name, plans that agree with what was recorded, budgets, and what pairs of seeds conclude."""
+"""Tables by name, plans that agree with recorded runs, budgets, and statistics over pairs of seeds."""
 
 import pytest
 
@@ -93,7 +93,7 @@ def test_a_plan_is_kept_and_not_contradicted(tmp_path):
     assert load_plan(tmp_path) == recorded
     assert agree(Plan("4", "digits", "small", changes=[["model.width", 0.1]]), recorded, tmp_path) == recorded
     faster = Plan("4", "digits", "small", changes=[["run.compile", True], ["model.width", 0.1]])
-    assert agree(faster, recorded, tmp_path).changes == faster.changes  # where it runs may change, and the order
+    assert agree(faster, recorded, tmp_path).changes == faster.changes  # the device may change, and the order
     with pytest.raises(SasaError, match=r"started with --set \{'model.width': 0.1\}, not \{\}"):
         agree(Plan("4", "digits", "small"), recorded, tmp_path)
     with pytest.raises(SasaError, match="started with table '4', not '5'"):

@@ -27,7 +27,7 @@ def test_sides_take_turns_in_a_rotating_order():
 
 
 class Clock:
-    """A clock that tests move on."""
+    """A clock that only the tests advance."""
 
     def __init__(self):
         self.now = 1000.0
@@ -47,7 +47,7 @@ class Clock:
     [
         (0.1, 2, 15),  # a fast machine: all of them
         (1.0, 2, 9),  # 4 seconds of warm-up, then rounds of 2 until more than 20 have passed
-        (3.0, 1, LEAST_ROUNDS),  # the second warm-up and the fourth round do not begin
+        (3.0, 1, LEAST_ROUNDS),  # the second warm-up and the fourth round are not started
         (60.0, 1, LEAST_ROUNDS),
     ],
 )

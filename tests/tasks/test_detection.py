@@ -99,7 +99,7 @@ CHANGES = [("recipe.epochs", 3), ("data.colour", 0.2), ("run.checkpoint_steps", 
 
 
 def stop_after(trainer, step, action):
-    """Have `action` called in that step of the run."""
+    """Call `action` in the given step of the run."""
     take = trainer.train_step
 
     def stopping(*words):
@@ -134,7 +134,7 @@ def assert_same_run(whole, other):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """A run with CHANGES that nothing interrupts, without workers."""
+    """An uninterrupted run with CHANGES, without workers."""
     path = tmp_path_factory.mktemp("whole") / "run"
     train(tiny(data, *CHANGES), path)
     return path
@@ -181,7 +181,7 @@ def test_sigterm_saves_and_says_how_to_resume(data, whole, tmp_path):
 
 
 def test_two_processes_agree_with_one_that_accumulates(data, finished, tmp_path):
-    """They start from weights that find something, so that the scores could differ."""
+    """They start from trained weights, so that the scores could differ."""
     changes = [("model.name", str(finished[0])), ("model.width", 0.1), ("recipe.learning_rate", 0.002)]
     path = tmp_path / "two"
     out = run_torchrun("-m", "sasa", "detect", "train", "--data", data, "--output", path, *settings(*changes))
@@ -284,7 +284,7 @@ def test_steps_on_empty_images_and_crowds_are_finite(own, tmp_path):
 
 
 def test_a_step_on_images_without_boxes_only(own):
-    """The classes' loss pushes down, and the boxes' is zero."""
+    """The classification loss has a gradient, and the box loss is zero."""
 
     def without(document):
         first = document["images"][-1]["id"]
@@ -305,7 +305,7 @@ def test_images_that_cannot_be_read(own, tmp_path):
     bad.write_bytes(bad.read_bytes()[:40])
     with pytest.raises(DataError, match=r"003\.png (cannot be read|is not an image)"):
         train(tiny(own), tmp_path / "error")
-    # a batch of one: some step has nothing to learn from
+    # batches of one: some step has no image to train on
     changes = [("data.on_bad_image", "skip"), ("recipe.batch_size", 1), ("recipe.epochs", 1), ONE]
     summary = train(tiny(own, *changes), tmp_path / "run")
     assert summary["skipped_pictures"] == 1

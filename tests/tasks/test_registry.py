@@ -1,4 +1,4 @@
-"""The registry: a third task is a package and a line in it, and nothing else knows the tasks by name."""
+"""The registry: a third task is a package and a line in it, and no other file names the tasks."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ ROOT = Path(sasa.__file__).parent
 
 
 class ParityConfig(TrainConfig):
-    """Settings of a task that tells even digits from odd ones."""
+    """Settings of a task that distinguishes even digits from odd ones."""
 
     TASK = "parity"
     COMMAND = "parity train"
@@ -86,7 +86,7 @@ def test_a_task_is_made_by_the_name_of_its_config(parity):
 
 @pytest.mark.parametrize("package", ["training", "tasks"])
 def test_only_the_registry_and_the_packages_know_the_tasks_by_name(package):
-    """No chains of isinstance, no names of tasks in what all tasks share."""
+    """Code that all tasks share has no chains of isinstance and no names of tasks."""
     known = re.compile(r"sasa\.tasks\.(classification|detection)|isinstance\([^)]*(Config|Classification|Detection)\b")
     files = [path for path in (ROOT / package).glob("*.py") if path.name != "registry.py"]
     assert files

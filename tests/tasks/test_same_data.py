@@ -1,4 +1,4 @@
-"""A run resumes where its data moved, and on no other data."""
+"""A run resumes when its data was moved, but not on different data."""
 
 import json
 import shutil
@@ -53,13 +53,13 @@ def test_moved_data_is_the_same_data_and_the_run_is_bit_equal(tmp_path, monkeypa
     moved = tmp_path / "b" / "other name"
     moved.parent.mkdir()
     shutil.move(source, moved)
-    with pytest.raises(DataError):  # it is not there
+    with pytest.raises(DataError):  # the old path no longer exists
         resume(tmp_path / "run")
     resume(tmp_path / "run", [("data.source", str(moved))])
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "run"))
     for name in ("config.yaml", "best/config.yaml"):
         assert read_config(tmp_path / "run" / name).data.source == str(moved)
-    resume(tmp_path / "run")  # the new place is recorded
+    resume(tmp_path / "run")  # the new path is recorded
 
 
 def test_a_corrected_config_is_enough(tmp_path, monkeypatch):

@@ -17,10 +17,10 @@ def test_the_papers_constant_is_itself_at_the_papers_length():
 
 def test_the_warm_up_rises_to_the_decay():
     values = [warmed_up(0.99, step) for step in range(2000)]
-    assert values[0] == 0.0  # nothing of the random initial weights stays
+    assert values[0] == 0.0  # the random initial weights have no influence left
     assert values == sorted(values)
     assert values[-1] == 0.99
-    for steps in (100, 1000, PAPER_STEPS):  # the warm-up ends a little after half of the run, whatever its length
+    for steps in (100, 1000, PAPER_STEPS):  # for every length of the run, the warm-up ends a little after half of it
         decay = decay_of("auto", steps)
         assert warmed_up(decay, round(0.52 * steps)) == decay
         assert warmed_up(decay, round(0.48 * steps)) < decay

@@ -1,4 +1,4 @@
-"""Checkpoints: there is always a complete one, no code in them is run, and those of earlier versions resume."""
+"""Checkpoints: a complete one always exists, they run no code, and those of earlier versions can be resumed."""
 
 import contextlib
 import errno
@@ -51,7 +51,7 @@ def test_a_damaged_last_one_falls_back_to_the_one_before(folder, kept):
     folder.set_damaged_aside()
     folder.save_checkpoint({**STATE, "step": 5})
     folder.checkpoint_path.unlink()
-    assert folder.load_checkpoint()[0]["step"] == 1  # the good one was not pushed out by the damaged one
+    assert folder.load_checkpoint()[0]["step"] == 1  # the damaged one did not replace the good one
 
 
 def test_a_missing_last_one_falls_back_too(folder):
@@ -158,5 +158,5 @@ def test_a_checkpoint_of_format_2_can_be_resumed(tmp_path):
 
 
 def test_killed_fifty_times_while_writing_there_is_always_one_that_loads(tmp_path):
-    """A process writes checkpoints without pause and is killed at a random moment; 50 times, in one folder."""
+    """A process writes checkpoints without pause and is killed at a random moment; 50 times, in one directory."""
     assert run_python(HERE / "write_until_killed.py", tmp_path, 50).split()[0] == "50"

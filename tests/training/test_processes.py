@@ -59,7 +59,7 @@ def test_two_processes_killed_and_resumed_are_bit_equal(two, tmp_path):
     path = tmp_path / "killed"
     process = start_python(*TORCHRUN, HELD, 10, "train", "--output", path, *settings(*TWENTY))
     wait_until((path / "checkpoint.pt").exists, process)
-    subprocess.run(["pkill", "-KILL", "-f", str(path)], check=False)  # torchrun's children have sessions of their own
+    subprocess.run(["pkill", "-KILL", "-f", str(path)], check=False)  # torchrun's children have their own sessions
     process.communicate()
     run_torchrun("-m", "sasa", "train", "--resume", path)
     assert_equal(state_of(two[0]), state_of(path))

@@ -114,7 +114,7 @@ def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
 
 
 def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):
-    """float16 scales the loss, and the scale is part of the state. Fabric does it on a CPU only if asked explicitly."""
+    """float16 scales the loss, and the scale is part of the state. Fabric does it on a CPU only on explicit request."""
     half = lambda run: Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])  # noqa: E731
     monkeypatch.setattr("sasa.tasks.train.make_fabric", half)
     config = tiny()

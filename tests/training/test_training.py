@@ -1,4 +1,4 @@
-"""The loop: it learns, resumes exactly, stops on signals after saving, and says when it diverges."""
+"""The loop: it learns, resumes exactly, stops on signals after saving, and reports divergence."""
 
 import csv
 import json

@@ -127,7 +127,7 @@ def test_a_whole_resized_crop_is_a_resize():
     images = kept(Made([(20, 20)] * 4), GRAY, Augmentation("resized", crop_scale=1.0))
     plain = torch.cat([GRAY.evaluation(images.source.read(i, 1)) for i in range(4)])
     seen = 0
-    for epoch in range(40):  # an aspect other than 1 does not fit, and few draws come that near to it
+    for epoch in range(40):  # an aspect ratio other than 1 does not fit, and few draws are that close to 1
         maps = images.training_batch([(epoch, i) for i in range(4)]).images[:, 0]
         for tensor, expected in zip(maps, plain, strict=True):
             seen += any((tensor - way).abs().max() < 1.5 / 255 / 0.35 for way in (expected, expected.flip(1)))

@@ -1,4 +1,4 @@
-"""Layouts that people have on disk: names of splits, wrapping directories, and what systems leave behind."""
+"""Layouts found on users' disks: names of splits, wrapping directories, files of the operating system."""
 
 from itertools import count
 

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: shares of images and labels agree, and chance comes from the seed alone."""
+"""Mixup and cutmix: shares of images and labels agree, and randomness comes only from the seed."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def test_parquet_without_names_numbers_its_classes(tmp_path):
 
 
 def noisy_png(number):
-    """Each another size of file, so that a wrong place shows; the first pixel tells the number."""
+    """A PNG with a size of file of its own, so that wrong offsets are detected; its first pixel is the number."""
     pixels = np.random.default_rng(number).integers(0, 255, (4 + number % 5, 6, 3), np.uint8)
     pixels[0, 0] = (number % 256, number // 256, 7)
     buffer = io.BytesIO()
@@ -98,7 +98,7 @@ def loads(monkeypatch):
 
 
 def open_kept(paths, groups):
-    """A large set, of which a process keeps as much as so many row groups of 20 rows take, and two more."""
+    """A large data set, and a limit of memory for a number of row groups of 20 rows, and two more."""
     source = ImageParquet(paths, held=0)
     largest = max(source._row_groups[group].nbytes for group in range(len(source._row_groups._parts)))
     source._row_groups = RowGroups(source._row_groups._parts, "image", hold=False, kept=groups * largest)
@@ -117,12 +117,12 @@ def test_an_epoch_reads_each_row_group_once(tmp_path, monkeypatch, loads):
         indices = [index for batch in epoch for _, index in batch]
         assert [number_of(source.read(index)) for index in indices] == [number_of(held.read(i)) for i in indices]
         assert sorted(indices) == list(range(600))
-        assert len(loads) == len(set(loads)) >= 27  # the second finds three that the first left behind
+        assert len(loads) == len(set(loads)) >= 27  # the second finds three in the cache of the first
         loads.clear()
 
 
 def test_large_row_groups_across_windows(tmp_path, monkeypatch, loads):
-    """A window smaller than a row group may lie in two of them; each is still read once for the window."""
+    """A window smaller than a row group may overlap two of them; each is still read once for the window."""
     monkeypatch.setattr(sampler, "WINDOW", 80)
     write_many(tmp_path / "x.parquet", 600)
     source = ImageParquet([tmp_path / "x.parquet"], held=0)
@@ -145,7 +145,7 @@ def test_cached_row_groups_are_bounded_and_the_oldest_is_dropped_first(tmp_path,
     pq.write_table(pa.table({"image": images, "label": [0] * 10}), tmp_path / "x.parquet", row_group_size=1)
     source = ImageParquet([tmp_path / "x.parquet"], held=0)
     kept = source._row_groups._kept = 2100
-    for index in (0, 1, 2, 0, 3, 0, 1, 4, 5):  # 0 is asked for again before 3 comes, so 1 goes
+    for index in (0, 1, 2, 0, 3, 0, 1, 4, 5):  # 0 is read again before 3, so 1 is dropped
         assert source.read(index).getpixel((0, 0)) == (index, 0, 0)
         assert source._row_groups._size <= kept + 2 * source._row_groups[index].nbytes
     assert loads == [0, 1, 2, 3, 1, 4, 5]
@@ -205,7 +205,7 @@ def test_workers_read_by_themselves(tmp_path, held, method):
     rows = [row for batch in loader for row in batch]
     assert [number for number, _, _ in rows] == order
     if not held:
-        assert rows[0][1] == 1  # a forked worker begins with nothing
+        assert rows[0][1] == 1  # a forked worker starts with an empty cache
         assert all(own for _, _, own in rows)
 
 
@@ -313,7 +313,7 @@ def test_no_rows_and_other_classes(tmp_path):
 
 
 def test_damage_anywhere_is_an_error(tmp_path):
-    """A byte turned over in the middle of the pages: either an image is refused, or nothing depended on it."""
+    """A flipped byte in the middle of the pages: either an image is refused, or no image depends on that byte."""
     path = tmp_path / "x.parquet"
     write_many(path, 60)
     content = path.read_bytes()

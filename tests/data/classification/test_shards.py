@@ -1,4 +1,4 @@
-"""WebDataset's tar shards: every way of writing them, and every way in which they can be wrong."""
+"""WebDataset's tar shards: every tar format, and damaged or invalid files."""
 
 import io
 import json
@@ -151,7 +151,7 @@ def test_other_members_directories_and_hidden_names_are_ignored(tmp_path):
         add(tar, "set/0001.json", b'{"label": 5}')
         add(tar, "set/0001.cls", b" 2\n")
         add(tar, "set/0001.pyd", pickle.dumps(3))
-        add(tar, "v1.0/0002.png", png_bytes((2, 0, 0)))  # the dot of a folder ends no key
+        add(tar, "v1.0/0002.png", png_bytes((2, 0, 0)))  # a dot in the name of a directory does not end the key
         add(tar, "v1.0/0002.json", b'{"cls": 1}')
     source = TarShards([tmp_path / "a.tar"])
     assert list(source.labels) == [2, 1]
@@ -283,7 +283,7 @@ def test_damaged_extra_headers(tmp_path, record):
 
 
 def header(kind, size, name="x"):
-    """A header whose sum is right, whatever its size says: in base 256, so that it may be below zero."""
+    """A header with a valid checksum and any size: in base 256, so that it may be negative."""
     content = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
     content[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else b"\x80" + size.to_bytes(11, "big")
     content[156:157] = kind
@@ -322,7 +322,7 @@ def test_a_bad_image_is_named_and_the_rest_is_read(tmp_path):
 def test_other_processes_open_their_own_files(tmp_path):
     from torch.utils.data import DataLoader, Dataset
 
-    for shard in range(70):  # more than are kept open
+    for shard in range(70):  # more files than are kept open
         write_tar(tmp_path / f"train-{shard}.tar", samples(range(3 * shard, 3 * shard + 3)))
     source = TarShards(sorted(tmp_path.glob("*.tar")))
     expected = reds(source)

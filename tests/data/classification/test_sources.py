@@ -1,4 +1,4 @@
-"""Opening data sets: one string, and what lies there says what it is."""
+"""Opening data sets by one string: the format is recognised from the files."""
 
 import tarfile
 

@@ -12,7 +12,7 @@ CAT, DOG = (200, 0, 0), (0, 200, 0)
 
 
 def save_images(root, names):
-    """Every other image is a dog's, which is green; all are different."""
+    """Every other image is labelled dog and is green; all images differ."""
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         red, green, _ = DOG if number % 2 else CAT

@@ -1,4 +1,4 @@
-"""CIFAR and MNIST as torchvision leaves them: right ones of every age of numpy, damaged ones, and malicious ones."""
+"""CIFAR and MNIST as torchvision stores them: valid files of every version of numpy, damaged and malicious ones."""
 
 import gzip
 import io
@@ -171,7 +171,7 @@ def test_every_other_name_is_refused(tmp_path, module, name, argument):
 
 
 def test_attributes_set_by_a_pickle_do_not_persist(tmp_path):
-    """BUILD on one of the allowed names: it may fail, and the next file is read as ever."""
+    """BUILD on one of the allowed names: it may fail, and the next file is still read normally."""
     for state in (b"}Vx\nI1\nsb.", b"N}V_function\ncbuiltins\nlist\ns\x86b."):
         (tmp_path / "x").write_bytes(b"\x80\x02cnumpy\ndtype\n" + state)
         with pytest.raises(DataError, match="is not a CIFAR file"):

@@ -1,4 +1,4 @@
-"""Augmentation by steps: what each does, that wrong values are sentences, and that chance comes from the key alone."""
+"""Steps of the augmentation: effects, errors for wrong values, and randomness from the key only."""
 
 import pickle
 import random

@@ -28,7 +28,7 @@ def coco(tmp_path):
 
 @pytest.fixture
 def voc(tmp_path):
-    """Writes a folder in Pascal VOC's layout: {split: {id: [(class, (x1, y1, x2, y2), difficult), ...]}}."""
+    """Writes a directory in Pascal VOC's layout: {split: {id: [(class, (x1, y1, x2, y2), difficult), ...]}}."""
 
     def write(splits, root=tmp_path, size="<size><width>40</width><height>30</height></size>", suffix=".jpg"):
         for split, listed in splits.items():

@@ -128,7 +128,7 @@ def test_a_batch_moves_with_its_targets(source):
 
 
 def test_targets_go_between_processes_as_bytes():
-    """As tensors they would be open files, three an image."""
+    """As tensors they would take three open files for each image."""
     from multiprocessing.reduction import ForkingPickler
 
     targets = Targets(torch.rand(3, 4), torch.arange(3), torch.tensor([True, False, True]))

@@ -1,4 +1,4 @@
-"""COCO's format: what is learned, what is reported, what is refused, and what scores are computed against."""
+"""COCO's format: training targets, reports, errors, and the ground truth of scores."""
 
 import io
 import json
@@ -107,7 +107,7 @@ def test_a_class_without_boxes_is_kept_and_reported(coco):
     source = CocoSource(path, folder)
     assert source.classes == ["cat", "dog"]
     assert [str(p) for p in source.problems] == [f"{path}: class 'cat' has no boxes"]
-    assert CocoSource(path, folder, ["dog", "cat"]).problems == []  # held-out images need not show everything
+    assert CocoSource(path, folder, ["dog", "cat"]).problems == []  # held-out images need not have every class
 
 
 def test_a_class_that_is_listed_twice(coco):
@@ -201,7 +201,7 @@ def test_a_missing_file(tmp_path):
 def test_missing_sizes_are_those_of_the_upright_images(coco):
     path, folder = coco([annotation(1, 10, [0, 0, 900, 900])], ["a.jpg"])
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.new("RGB", (40, 30)).save(folder / "a.jpg", exif=exif)
     change(path, images=[{"id": 10, "file_name": "./a.jpg", "width": None}])
     source = CocoSource(path, folder, ["cat", "dog"])
@@ -224,7 +224,7 @@ def test_an_image_of_another_size_than_was_annotated(coco):
 
 
 def test_scores_are_computed_against_the_file_as_it_is(coco):
-    """Also what is not learned: boxes without area, repeated ones and crowds."""
+    """Also boxes that are not trained on: those without area, repeated ones and crowds."""
     annotations = [
         GOOD | {"area": 77, "segmentation": [[1, 2, 3, 4]], "note": "x"},
         annotation(2, 10, [5, 6, 0, 0], area=0),

@@ -1,4 +1,4 @@
-"""One path opens any set: the layouts, the splits, and what is said of everything else."""
+"""Opening any data set by one path: layouts, splits, and errors for everything else."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def test_layouts_of_coco(coco, tmp_path, json_path, folder):
     for split, names in (("train", ["a.png", "b.png"]), ("val", ["c.png"]), ("test", ["d.png"])):
         word = "valid" if "_annotations" in json_path and split == "val" else split
         coco([BOX], names, json_path=tmp_path / json_path.format(word), folder=tmp_path / folder.format(word))
-    (tmp_path / "images").mkdir(exist_ok=True)  # what is empty is not taken for the folder of the images
+    (tmp_path / "images").mkdir(exist_ok=True)  # an empty directory is not taken for that of the images
     train, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
     assert [train.file_name(n) for n in range(len(train))] == ["a.png", "b.png"]
     assert [held_out.file_name(n) for n in range(len(held_out))] == ["c.png"]

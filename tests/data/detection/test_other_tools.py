@@ -1,4 +1,4 @@
-"""What annotation tools and people make of COCO's and Pascal VOC's formats."""
+"""Variants of COCO's and Pascal VOC's formats written by annotation tools and by hand."""
 
 import json
 

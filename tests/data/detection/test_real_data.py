@@ -1,4 +1,4 @@
-"""BCCD, the blood cells, in the folder that SASA_DATA names."""
+"""BCCD, the blood cells, in the directory that SASA_DATA names."""
 
 import os
 from pathlib import Path

@@ -28,7 +28,7 @@ def drawn(size, box):
 
 
 def extent(tensor):
-    """The box of what is at least half white."""
+    """The box of the pixels that are at least half white."""
     rows, columns = (np.flatnonzero((tensor[0] >= 0.5).any(side).numpy()) for side in (1, 0))
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else None
 
@@ -143,9 +143,9 @@ def test_crops_reach_every_edge():
 
 
 def cropped(monkeypatch, box, crowd=False):
-    """What is left of a box in an image of 20 x 40 (height x width) of which the left half is cut out."""
+    """The rest of a box in an image of 20 x 40 (height x width) of which the left half is cropped."""
     monkeypatch.setattr("sasa.data.detection.transforms._random_window", lambda *_: (0, 0, 20, 20))
-    double = DetectionAugmentation(2.0, 2.0, flip=False)  # which makes up for the size that the image is fitted to
+    double = DetectionAugmentation(2.0, 2.0, flip=False)  # to compensate the size that the image is fitted to
     image = Image.new("RGB", (40, 20))
     return double.seeded(DetectionPreprocessing(20), image, targets_of(box, crowd=[crowd]), 0, 0, 0)[1]
 

@@ -34,7 +34,7 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def _allocations_are_nan():
-    """torch.empty gives NaN while deterministic algorithms are asked for."""
+    """Deterministic algorithms make torch.empty return NaN."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
 
@@ -46,7 +46,7 @@ def few_programs(monkeypatch):
 
 
 def compare(shape, dtype, tensors, grad=None, terms="both", scale=1.0):
-    """Output and every gradient of the kernels, within the tolerance of their dtype; a gradient where an input was."""
+    """Compare output and gradients of all given inputs with the reference, within the tolerance of their dtype."""
     batch, _, heads, _, value_dim, height, width, block_size = shape
     if grad is None:
         grad = normal(batch, heads * value_dim, height, width, seed=99, dtype=dtype)
@@ -137,7 +137,7 @@ def test_maps_with_wide_offsets():
     def strided(*strides):
         return torch.empty_strided((2, 6, 7, 11), strides, device="meta")
 
-    assert not is_wide(strided(2**40, 77, 11, 1)), "images may lie far apart"
+    assert not is_wide(strided(2**40, 77, 11, 1)), "images may be far apart in memory"
     assert is_wide(strided(1, 2**25, 11, 1))
     assert is_wide(strided(1, 1, 2**28, 1))
     assert is_wide(strided(1, 1, 1, 2**25))
@@ -164,7 +164,7 @@ def test_large_logits():
 
 
 def test_the_gradient_of_one_weight_alone():
-    """The image asks for no gradient, as in training: its part is not computed."""
+    """The image requires no gradient, as in training, so its gradient is not computed."""
     tensors = block_inputs(*SHAPES[1], dtype=torch.float32)
     grad = normal(2, 6, 7, 11, seed=99, dtype=torch.float32)
     options = {"block_size": 4, "num_heads": 2}

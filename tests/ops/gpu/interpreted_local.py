@@ -180,7 +180,7 @@ def addresses_of_one_pixel(out, head, stride_c, CHANNELS: tl.constexpr, WIDE: tl
 
 
 def test_addresses_beyond_32_bits():
-    """No product of two 32-bit numbers may stand in for one of 64 bits: here already that of one head's channels."""
+    """Products of offsets must be computed in 64 bits, already for the channels of one head."""
     out = torch.zeros(16, dtype=torch.int64)
     addresses_of_one_pixel[(1,)](out, 3, 2**28, 16, True)
     assert out.tolist() == [(3 * 16 + channel) * 2**28 for channel in range(16)]
@@ -204,7 +204,7 @@ def test_any_tiling_gives_the_same_result(monkeypatch, keys, across):
     [(True, torch.contiguous_format), (True, torch.channels_last), (False, torch.channels_last)],
 )
 def test_one_map_of_queries_keys_and_values(memory_format, content):
-    """What the dispatcher calls for CUDA tensors: one projected map in, the one map of its gradients out."""
+    """The functions that the dispatcher calls for CUDA tensors: one projected map in, one map of its gradients out."""
     shape = (1, 2, 8, 8, 6, 5, 3)
     qkv = normal(1, 48 if content else 32, 6, 5, dtype=F32).contiguous(memory_format=memory_format)
     rel = local_inputs(*shape, dtype=F32)[3:]

@@ -1,4 +1,4 @@
-"""The layers in what torch does with a network: repeated sums, processes, CUDA graphs. On a GPU too where one is."""
+"""The layers under deterministic algorithms, process groups, autocast and CUDA graphs; also on a GPU, if present."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_a_cuda_graph_replays_forward_and_backward():
     model, x = network("cuda"), images("cuda")
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # kernels are compiled, and memory is found
+    with torch.cuda.stream(side):  # kernels are compiled and memory is allocated
         for _ in range(3):
             gradients(model, x)
     torch.cuda.current_stream().wait_stream(side)

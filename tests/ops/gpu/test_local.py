@@ -41,7 +41,7 @@ def test_kernels_in_the_interpreter(tests):
 @needs_triton
 @pytest.mark.parametrize(("architecture", "head_dims", "count"), [(80, "8", 12), (90, "(8|64)", 24)])
 def test_kernels_compile_without_a_gpu_and_hardly_spill(architecture, head_dims, count, tmp_path):
-    """Three kernels in bfloat16 and float32, channels last and first. What "hardly" is, gpu_compile.py says."""
+    """Three kernels in bfloat16 and float32, channels last and first. gpu_compile.py sets the limit of spills."""
     case = ("--only", f"local, {head_dims} channels a head", "--dtype", "bf16", "fp32", "--arch", architecture)
     program = ROOT / "benchmarks" / "gpu_compile.py"
     output = run_python(program, *case, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
