@@ -38,8 +38,8 @@ class Browser:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = [DRIVER, f"--port={port}", f"--log-path={directory / 'chromedriver.log'}"]
-        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        arguments = [DRIVER, f"--port={port}", f"--log-path={directory / 'chromedriver.log'}"]
+        self.process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.address = f"http://127.0.0.1:{port}"
         self._wait_for_driver()
         options = {"binary": CHROMIUM, "args": FLAGS}

@@ -24,11 +24,11 @@ def run_command(*arguments):
     assert not stop.value.code
 
 
-def assert_one_sentence(result, status, *words):
+def assert_one_sentence(result, status, *parts):
     got, _, error = result
     assert got == status
     assert error.startswith("sasa: ")
     assert error.count("\n") == 1, error
     assert "Traceback" not in error
-    for word in words:
-        assert str(word) in error
+    for part in parts:
+        assert str(part) in error

@@ -13,10 +13,10 @@ from sasa.training.loop import Trainer
 last, take_step = int(sys.argv.pop(1)), Trainer.train_step
 
 
-def held(trainer, *words):
+def held(trainer, *args):
     if trainer.step == last:
         time.sleep(HANGING)  # until it is killed
-    return take_step(trainer, *words)
+    return take_step(trainer, *args)
 
 
 Trainer.train_step = held

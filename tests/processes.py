@@ -18,11 +18,11 @@ TESTS = Path(__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def start_python(*words: object, **environment: str) -> subprocess.Popen:
+def start_python(*arguments: object, **environment: str) -> subprocess.Popen:
     """A fresh Python that finds the tests' helpers, in its own session, so that it can be killed with its children."""
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, *map(str, words)],
+        [sys.executable, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -31,28 +31,30 @@ def start_python(*words: object, **environment: str) -> subprocess.Popen:
     )
 
 
-def run_python(*words: object, **environment: str) -> str:
+def run_python(*arguments: object, **environment: str) -> str:
     """Run a fresh Python to its end and return its output. The test fails if the process does."""
-    process = start_python(*words, **environment)
+    process = start_python(*arguments, **environment)
     try:
         out, err = process.communicate(timeout=HANGING)
     finally:
         if process.poll() is None:
             kill(process)
     if process.returncode != 0:
-        asked = " ".join([*(f"{name}={value}" for name, value in environment.items()), "python", *map(str, words)])
-        pytest.fail(f"{asked}\nended with exit status {process.returncode}:\n{out}\n{err}", pytrace=False)
+        command = " ".join(
+            [*(f"{name}={value}" for name, value in environment.items()), "python", *map(str, arguments)]
+        )
+        pytest.fail(f"{command}\nended with exit status {process.returncode}:\n{out}\n{err}", pytrace=False)
     return out
 
 
-def run_torchrun(*words: object) -> str:
+def run_torchrun(*arguments: object) -> str:
     """Run a script or `-m MODULE` in a process group of two with gloo; return the output."""
-    return run_python(*TORCHRUN, *words)
+    return run_python(*TORCHRUN, *arguments)
 
 
-def run_pytest(*words: object, **environment: str) -> str:
+def run_pytest(*arguments: object, **environment: str) -> str:
     """Run tests in a fresh Python; return the report."""
-    return run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *words, **environment)
+    return run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, **environment)
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:

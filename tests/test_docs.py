@@ -96,12 +96,12 @@ def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, document):
     lines = [line for line in lines if "OWNER/NAME" not in line]  # needs a network and an account
     assert len(lines) >= 3
     for line in lines:
-        words = shlex.split(line, comments=True)
-        if words[1] == "train" and "--resume" not in words:
-            words += [word for setting in TINY for word in ("--set", setting)]
-        if words[1:3] == ["detect", "train"] and "--resume" not in words:
-            words += settings(("recipe.epochs", 1))
-        monkeypatch.setattr(sys, "argv", words)
+        arguments = shlex.split(line, comments=True)
+        if arguments[1] == "train" and "--resume" not in arguments:
+            arguments += [word for setting in TINY for word in ("--set", setting)]
+        if arguments[1:3] == ["detect", "train"] and "--resume" not in arguments:
+            arguments += settings(("recipe.epochs", 1))
+        monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code, f"{line}: {capsys.readouterr().err}"

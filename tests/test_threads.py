@@ -143,7 +143,7 @@ def test_a_thread_with_another_policy_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    ("environment", "text"),
     [
         ({}, "OpenMP's default"),
         ({"OMP_WAIT_POLICY": "passive"}, "passive (OMP_WAIT_POLICY)"),
@@ -154,8 +154,8 @@ def test_a_thread_with_another_policy_is_left_alone():
         ),
     ],
 )
-def test_doctor_describes_the_settings_in_effect(environment, words):
-    assert threads.waiting(environment) == words
+def test_doctor_describes_the_settings_in_effect(environment, text):
+    assert threads.waiting(environment) == text
 
 
 def test_the_doctor_of_a_new_process_reports_the_settings_of_the_commands():

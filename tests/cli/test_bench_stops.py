@@ -53,10 +53,10 @@ main()
 """
 
 
-def stopped(program, number, *words):
+def stopped(program, number, *arguments):
     """Send a signal to a program while it measures; return its status, stdout and stderr."""
     with subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, words)],
+        [sys.executable, "-c", program, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,8 +17,8 @@ def test_train_writes_a_run(run_folder):
 
 
 def test_shortcuts_of_train_are_settings(sasa):
-    words = ["--device", "cpu", "--workers", 3, "--in-memory", "--on-bad-image", "skip"]
-    status, out, _ = sasa("train", "--print-config", *words)
+    arguments = ["--device", "cpu", "--workers", 3, "--in-memory", "--on-bad-image", "skip"]
+    status, out, _ = sasa("train", "--print-config", *arguments)
     assert status == 0
     for line in ("accelerator: cpu", "workers: 3", "in_memory: true", "on_bad_image: skip"):
         assert f"  {line}\n" in out
@@ -60,9 +60,9 @@ def test_bench_of_a_network(sasa, tmp_path):
     assert (written["model"], written["environment"]["threads"]) == ("sasa_resnet26", "1")
 
 
-@pytest.mark.parametrize("words", [["--rows", "inference"], ["--profile"], ["--quick"], ["--picture", "a.png"]])
-def test_options_of_the_acceptance_table_name_its_place(sasa, words):
-    assert_one_sentence(sasa("bench", *words), 2, words[0], "`make bench`")
+@pytest.mark.parametrize("arguments", [["--rows", "inference"], ["--profile"], ["--quick"], ["--picture", "a.png"]])
+def test_options_of_the_acceptance_table_name_its_place(sasa, arguments):
+    assert_one_sentence(sasa("bench", *arguments), 2, arguments[0], "`make bench`")
 
 
 def test_wrong_arguments_of_bench(sasa, run_folder, tmp_path):
@@ -85,7 +85,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "parts"),
+    ("arguments", "status", "parts"),
     [
         (["--model", "sasa_resnet51"], 1, ["'sasa_resnet51' is neither", "try one of: sasa_resnet50"]),
         (["--model", "retinanet_resnet26"], 2, ["retinanet_resnet26 is a detector: train it with `sasa detect train`"]),
@@ -107,9 +107,9 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--resume", "x", "--epochs", "3"], 2, ["--resume continues the run as it was"]),
     ],
 )
-def test_wrong_arguments_of_train(sasa, tmp_path, monkeypatch, words, status, parts):
+def test_wrong_arguments_of_train(sasa, tmp_path, monkeypatch, arguments, status, parts):
     monkeypatch.chdir(tmp_path)
-    assert_one_sentence(sasa("train", *words), status, *parts)
+    assert_one_sentence(sasa("train", *arguments), status, *parts)
     assert not list(tmp_path.iterdir())
 
 
@@ -133,14 +133,14 @@ def test_wrong_data_of_train(sasa, tmp_path, monkeypatch):
             path = tmp_path / "bad" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("not an image")
-    words = ["--config", "digits", "--data", "bad", *tiny_settings("recipe.batch_size=2")]
-    assert_one_sentence(sasa("train", *words), 3, ".png is not an image that can be read")
+    arguments = ["--config", "digits", "--data", "bad", *tiny_settings("recipe.batch_size=2")]
+    assert_one_sentence(sasa("train", *arguments), 3, ".png is not an image that can be read")
 
 
 def test_an_output_that_cannot_be_written(sasa, tmp_path):
     (tmp_path / "file").write_text("")
-    words = ["train", "--epochs", 1, *tiny_settings(), "--output", tmp_path / "file" / "run"]
-    assert_one_sentence(sasa(*words), 1, "cannot write", "file/run: Not a directory")
+    arguments = ["train", "--epochs", 1, *tiny_settings(), "--output", tmp_path / "file" / "run"]
+    assert_one_sentence(sasa(*arguments), 1, "cannot write", "file/run: Not a directory")
 
 
 def test_directories_without_a_trained_network(sasa, tmp_path, images):
@@ -166,7 +166,7 @@ def test_a_network_on_the_hub(sasa, run_folder, images, monkeypatch):
     assert status == 0
     assert out.count(".png") == 3
     sent = []
-    monkeypatch.setattr("sasa.models.hub.upload", lambda *words, **_: sent.append(words) or "https://address")
+    monkeypatch.setattr("sasa.models.hub.upload", lambda *arguments, **_: sent.append(arguments) or "https://address")
     status, out, _ = sasa("push", run_folder, "owner/digits", "--private")
     assert (status, sent) == (0, [(run_folder, "owner/digits", True)])
     assert "published: https://address" in out

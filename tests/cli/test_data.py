@@ -37,8 +37,8 @@ def boxes(tmp_path):
     return tmp_path / "set"
 
 
-def run(*words):
-    result = CliRunner().invoke(app, ["data", *map(str, words)])
+def run(*arguments):
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result.output.splitlines()
 

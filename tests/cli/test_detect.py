@@ -51,8 +51,8 @@ def by_pycocotools(path, results):
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_results_score_the_same_with_pycocotools(sasa, data, detector, tmp_path, split):
     results, figures = tmp_path / "results.json", tmp_path / "figures.json"
-    words = ["--split", split, "--results", results, "--json", figures]
-    status, out, _ = sasa("detect", "eval", "--model", detector, *words)
+    arguments = ["--split", split, "--results", results, "--json", figures]
+    status, out, _ = sasa("detect", "eval", "--model", detector, *arguments)
     assert status == 0
     values = json.loads(figures.read_text())
     ours = [-1 if values[name] is None else values[name] for name in FIGURES]
@@ -77,21 +77,21 @@ def test_eval_repeats_the_summary(sasa, detector, tmp_path):
 
 
 def test_eval_of_other_data(sasa, detector, own, tmp_path):
-    words = ["detect", "eval", "--model", detector, "--data", own]
+    arguments = ["detect", "eval", "--model", detector, "--data", own]
     bad = own / "val" / "017.png"
     bad.write_text("no image")
-    assert_one_sentence(sasa(*words), 3, "017.png is not an image")
-    status, out, error = sasa(*words, "--on-bad-image", "skip")
+    assert_one_sentence(sasa(*arguments), 3, "017.png is not an image")
+    status, out, error = sasa(*arguments, "--on-bad-image", "skip")
     assert status == 0
     assert error == f"skipped: {bad} cannot be read\n"
     assert "skipped images" in out
     for path in (own / "val").iterdir():
         path.write_text("no image")
-    assert_one_sentence(sasa(*words, "--on-bad-image", "skip"), 3, "none of the 4 images can be read")
+    assert_one_sentence(sasa(*arguments, "--on-bad-image", "skip"), 3, "none of the 4 images can be read")
     change(own, "val", lambda document: document["categories"][0].update(name="green"))
     written = [tmp_path / "r.json", tmp_path / "e.json"]
     assert_one_sentence(
-        sasa(*words, "--results", written[0], "--json", written[1]), 3, "has a class 'green' that the training"
+        sasa(*arguments, "--results", written[0], "--json", written[1]), 3, "has a class 'green' that the training"
     )
     assert not any(path.exists() for path in written)
 
@@ -106,24 +106,26 @@ def test_bench_times_a_detector_beside_its_twin(sasa, detector):
 
 
 def test_wrong_arguments_of_eval(sasa, detector, tmp_path):
-    words = ["detect", "eval", "--model"]
-    assert_one_sentence(sasa(*words, detector, "--split", "all"), 2, "--split must be train or val or test")
-    assert_one_sentence(sasa(*words, detector, "--results", tmp_path / "no" / "r.json"), 1, "is not a directory")
+    arguments = ["detect", "eval", "--model"]
+    assert_one_sentence(sasa(*arguments, detector, "--split", "all"), 2, "--split must be train or val or test")
+    assert_one_sentence(sasa(*arguments, detector, "--results", tmp_path / "no" / "r.json"), 1, "is not a directory")
     both = ["--json", tmp_path / "x.json", "--results", tmp_path / "x.json"]
-    assert_one_sentence(sasa(*words, detector, *both), 2, "--json and --results are both", "name two files")
-    assert_one_sentence(sasa(*words, detector, "--data", tmp_path / "no"), 3, "is not there")
-    assert_one_sentence(sasa(*words, tmp_path / "no"), 1, "is not the directory of a run")
+    assert_one_sentence(sasa(*arguments, detector, *both), 2, "--json and --results are both", "name two files")
+    assert_one_sentence(sasa(*arguments, detector, "--data", tmp_path / "no"), 3, "is not there")
+    assert_one_sentence(sasa(*arguments, tmp_path / "no"), 1, "is not the directory of a run")
     shutil.copytree(detector, tmp_path / "alone")
     (tmp_path / "alone" / "config.yaml").unlink()
-    assert_one_sentence(sasa(*words, tmp_path / "alone"), 1, "is not a run with data of its own: name some with --data")
+    assert_one_sentence(
+        sasa(*arguments, tmp_path / "alone"), 1, "is not a run with data of its own: name some with --data"
+    )
 
 
 def test_a_network_of_the_other_task_is_an_error(sasa, data, detector, run_folder, tmp_path):
     image = data / "val" / "017.png"
-    for words in (["eval"], ["predict", image], ["attend", image, "--output", tmp_path / "a.png"]):
-        assert_one_sentence(sasa(*words, "--model", detector), 1, "holds a detector: use sasa detect eval")
-    for words in (["detect", "eval"], ["detect", "predict", image, "--draw", tmp_path / "drawn"]):
-        assert_one_sentence(sasa(*words, "--model", run_folder), 1, "holds a classifier: use sasa eval")
+    for arguments in (["eval"], ["predict", image], ["attend", image, "--output", tmp_path / "a.png"]):
+        assert_one_sentence(sasa(*arguments, "--model", detector), 1, "holds a detector: use sasa detect eval")
+    for arguments in (["detect", "eval"], ["detect", "predict", image, "--draw", tmp_path / "drawn"]):
+        assert_one_sentence(sasa(*arguments, "--model", run_folder), 1, "holds a classifier: use sasa eval")
     assert not list(tmp_path.iterdir())
     config = ["--config", detector / "config.yaml"]
     assert_one_sentence(sasa("train", *config), 2, "this is a config of 'detection', and sasa train is for")
@@ -132,8 +134,8 @@ def test_a_network_of_the_other_task_is_an_error(sasa, data, detector, run_folde
 
 
 def test_predict_files_directories_patterns(sasa, data, detector, tmp_path):
-    words = ["detect", "predict", "--model", detector, "--score", 0.2]
-    status, out, _ = sasa(*words, data / "val", "--json", tmp_path / "p.json", "--draw", tmp_path / "drawn")
+    arguments = ["detect", "predict", "--model", detector, "--score", 0.2]
+    status, out, _ = sasa(*arguments, data / "val", "--json", tmp_path / "p.json", "--draw", tmp_path / "drawn")
     assert status == 0
     *lines, drawn = out.splitlines()
     assert drawn == f"drawn: 4 images in {tmp_path / 'drawn'}"
@@ -154,9 +156,9 @@ def test_predict_files_directories_patterns(sasa, data, detector, tmp_path):
         with Image.open(path) as before, Image.open(tmp_path / "drawn" / path.name) as after:
             assert after.size == before.size
             assert (after.tobytes() != before.tobytes()) == bool(image["found"])
-    one = sasa(*words, data / "val" / "017.png")[1]
+    one = sasa(*arguments, data / "val" / "017.png")[1]
     assert one.splitlines() == lines[:1]
-    assert sasa(*words, data / "val" / "01*.png", data / "val" / "017.png")[1].splitlines() == lines[:3]
+    assert sasa(*arguments, data / "val" / "01*.png", data / "val" / "017.png")[1].splitlines() == lines[:3]
     nothing = sasa("detect", "predict", "--model", detector, data / "val", "--score", 1.0)[1]
     assert all(line.endswith("  nothing") for line in nothing.splitlines())
 
@@ -166,15 +168,15 @@ def test_predict_in_batches_agrees_with_single_images(sasa, detector, tmp_path, 
     random = np.random.default_rng(0)
     for number, size in enumerate([(64, 48)] * 5 + [(48, 64), (40, 60), (64, 20)] + [(64, 48)] * 3):
         Image.fromarray(random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(tmp_path / f"{number:02}.png")
-    words = ["detect", "predict", "--model", detector, tmp_path, "--score", 0.05]
+    arguments = ["detect", "predict", "--model", detector, tmp_path, "--score", 0.05]
     sizes, forward = [], RetinaNet.forward
     monkeypatch.setattr(RetinaNet, "forward", lambda network, x: sizes.append(len(x)) or forward(network, x))
-    status, out, _ = sasa(*words, "--json", tmp_path / "together.json")
+    status, out, _ = sasa(*arguments, "--json", tmp_path / "together.json")
     assert status == 0
     assert sum(sizes) == 11
     assert max(sizes) > 4
     monkeypatch.setattr(Detector, "BATCH", 1)
-    assert sasa(*words, "--json", tmp_path / "alone.json")[1] == out
+    assert sasa(*arguments, "--json", tmp_path / "alone.json")[1] == out
     together, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("together", "alone"))
     assert any(image["found"] for image in alone)
     for one, other in zip(together, alone, strict=True):
@@ -188,28 +190,28 @@ def test_predict_in_batches_agrees_with_single_images(sasa, detector, tmp_path, 
 def test_inputs_are_not_overwritten(sasa, own, detector, tmp_path):
     """Drawings in the inputs' directory and JSON leave the inputs as they are."""
     before = {path: path.read_bytes() for path in (own / "val").iterdir()}
-    words = ["detect", "predict", own / "val", "--model", detector]
-    status, out, _ = sasa(*words, "--draw", own / "val")
+    arguments = ["detect", "predict", own / "val", "--model", detector]
+    status, out, _ = sasa(*arguments, "--draw", own / "val")
     assert status == 0
     assert out.splitlines()[-1] == f"drawn: 4 images in {own / 'val'}"
     assert sum(path.name.endswith("-2.png") for path in (own / "val").iterdir()) == 4
     first = own / "val" / "017.png"
-    assert_one_sentence(sasa(*words, "--json", first), 2, f"--json {first} is one of the images")
+    assert_one_sentence(sasa(*arguments, "--json", first), 2, f"--json {first} is one of the images")
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_images_that_cannot_be_predicted(sasa, data, detector, tmp_path):
-    words = ["detect", "predict", "--model", detector]
+    arguments = ["detect", "predict", "--model", detector]
     (tmp_path / "bad.png").write_text("text")
     (tmp_path / "sub").mkdir()
     assert_one_sentence(
-        sasa(*words, tmp_path / "no.png"), 3, "no.png is neither a file nor a directory, and matches nothing"
+        sasa(*arguments, tmp_path / "no.png"), 3, "no.png is neither a file nor a directory, and matches nothing"
     )
-    assert_one_sentence(sasa(*words, tmp_path / "sub"), 3, "sub holds no images")
-    assert_one_sentence(sasa(*words, tmp_path / "bad.png"), 3, "bad.png is not an image")
-    assert_one_sentence(sasa(*words, data / "val", "--json", tmp_path / "no" / "p.json"), 1, "is not a directory")
-    assert_one_sentence(sasa(*words, data / "val", "--draw", tmp_path / "bad.png"), 1, "cannot write")
-    skip = [*words, "--on-bad-image", "skip", tmp_path / "bad.png"]
+    assert_one_sentence(sasa(*arguments, tmp_path / "sub"), 3, "sub holds no images")
+    assert_one_sentence(sasa(*arguments, tmp_path / "bad.png"), 3, "bad.png is not an image")
+    assert_one_sentence(sasa(*arguments, data / "val", "--json", tmp_path / "no" / "p.json"), 1, "is not a directory")
+    assert_one_sentence(sasa(*arguments, data / "val", "--draw", tmp_path / "bad.png"), 1, "cannot write")
+    skip = [*arguments, "--on-bad-image", "skip", tmp_path / "bad.png"]
     status, out, error = sasa(*skip, data / "val", "--json", tmp_path / "p.json")
     assert status == 0
     assert error == f"skipped: {tmp_path / 'bad.png'} is not an image that can be read\n"
@@ -221,8 +223,8 @@ def test_images_that_cannot_be_predicted(sasa, data, detector, tmp_path):
 
 
 def test_shortcuts_of_train_are_settings(sasa):
-    words = ["--device", "cpu", "--workers", 3, "--backbone", "runs/x", "--on-bad-image", "skip", "--epochs", 5]
-    status, out, _ = sasa("detect", "train", "--print-config", *words, "--model", "retinanet_resnet50")
+    arguments = ["--device", "cpu", "--workers", 3, "--backbone", "runs/x", "--on-bad-image", "skip", "--epochs", 5]
+    status, out, _ = sasa("detect", "train", "--print-config", *arguments, "--model", "retinanet_resnet50")
     assert status == 0
     assert out.startswith("task: detection\n")
     wanted = ("accelerator: cpu", "workers: 3", "backbone: runs/x", "on_bad_image: skip", "epochs: 5")
@@ -239,14 +241,14 @@ def test_dry_run_writes_nothing(sasa, data, tmp_path, monkeypatch):
 
 
 def test_divergence_is_status_4(sasa, data, tmp_path):
-    words = settings(("recipe.learning_rate", 1e30), ("recipe.warmup_epochs", 0), ("recipe.clip_grad_norm", 0))
-    result = sasa("detect", "train", "--data", data, "--output", tmp_path / "run", *words)
+    arguments = settings(("recipe.learning_rate", 1e30), ("recipe.warmup_epochs", 0), ("recipe.clip_grad_norm", 0))
+    result = sasa("detect", "train", "--data", data, "--output", tmp_path / "run", *arguments)
     assert result[0] == 4
     assert "lower recipe.learning_rate or set recipe.clip_grad_norm" in result[2].splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "parts"),
+    ("arguments", "status", "parts"),
     [
         (["--model", "sasa_resnet26"], 2, ["sasa_resnet26 is not a detector: detectors are called retinanet_"]),
         (["--model", "retinanet_resnet51"], 1, ["'retinanet_resnet51' is neither", "try one of: retinanet_resnet50"]),
@@ -272,10 +274,10 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--set", "data.held_out=.nan"], 2, ["data.held_out must be at least 0 and below 1, got nan"]),
     ],
 )
-def test_wrong_arguments_of_train(sasa, data, tmp_path, monkeypatch, words, status, parts):
+def test_wrong_arguments_of_train(sasa, data, tmp_path, monkeypatch, arguments, status, parts):
     monkeypatch.chdir(tmp_path)
-    own = [] if "--data" in words or "--resume" in words else ["--data", data]
-    assert_one_sentence(sasa("detect", "train", *own, *words), status, *parts)
+    own = [] if "--data" in arguments or "--resume" in arguments else ["--data", data]
+    assert_one_sentence(sasa("detect", "train", *own, *arguments), status, *parts)
     assert not list(tmp_path.iterdir())
 
 
@@ -342,8 +344,8 @@ def test_a_batch_larger_than_the_data(sasa, data):
 
 
 def test_a_run_is_not_overwritten(sasa, data, detector):
-    words = ["detect", "train", "--data", data, "--output", detector, *settings()]
-    assert_one_sentence(sasa(*words), 1, "already holds a run: continue it with --resume")
+    arguments = ["detect", "train", "--data", data, "--output", detector, *settings()]
+    assert_one_sentence(sasa(*arguments), 1, "already holds a run: continue it with --resume")
 
 
 def test_a_finished_run_resumed_writes_the_same_again(sasa, detector):

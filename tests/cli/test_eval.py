@@ -32,8 +32,8 @@ def test_eval_repeats_the_summary(sasa, run_folder):
 
 
 def test_json_and_the_matrix(sasa, run_folder, tmp_path):
-    words = ["--json", tmp_path / "e.json", "--confusion", tmp_path / "c.png"]
-    status, out, _ = sasa("eval", "--model", run_folder, *words)
+    arguments = ["--json", tmp_path / "e.json", "--confusion", tmp_path / "c.png"]
+    status, out, _ = sasa("eval", "--model", run_folder, *arguments)
     assert status == 0
     assert f"drawn: {tmp_path / 'c.png'}" in out
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
@@ -61,9 +61,9 @@ def test_many_classes_print_pairs_and_the_table_on_demand(sasa, run_folder, monk
 
 
 def test_images_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
-    words = ["eval", "--model", run_folder, "--data", class_folders]
-    assert_one_sentence(sasa(*words), 3, "7/", "is not an image that can be read")
-    status, out, error = sasa(*words, "--on-bad-image", "skip", "--json", tmp_path / "e.json")
+    arguments = ["eval", "--model", run_folder, "--data", class_folders]
+    assert_one_sentence(sasa(*arguments), 3, "7/", "is not an image that can be read")
+    status, out, error = sasa(*arguments, "--on-bad-image", "skip", "--json", tmp_path / "e.json")
     assert status == 0
     assert "skipped images" in out
     values = json.loads((tmp_path / "e.json").read_text())
@@ -75,10 +75,10 @@ def test_images_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
 
 
 def test_wrong_arguments_of_eval(sasa, run_folder, tmp_path):
-    words = ["eval", "--model", run_folder]
-    assert_one_sentence(sasa(*words, "--on-bad-image", "x"), 2, "--on-bad-image must be error or skip, got 'x'")
-    assert_one_sentence(sasa(*words, "--device", "x"), 2, "--device must be auto or cpu or cuda, got 'x'")
-    assert_one_sentence(sasa(*words, "--json", tmp_path / "no" / "e.json"), 1, "cannot write", "is not a directory")
+    arguments = ["eval", "--model", run_folder]
+    assert_one_sentence(sasa(*arguments, "--on-bad-image", "x"), 2, "--on-bad-image must be error or skip, got 'x'")
+    assert_one_sentence(sasa(*arguments, "--device", "x"), 2, "--device must be auto or cpu or cuda, got 'x'")
+    assert_one_sentence(sasa(*arguments, "--json", tmp_path / "no" / "e.json"), 1, "cannot write", "is not a directory")
 
 
 def test_a_missing_gpu(sasa, run_folder, monkeypatch):

@@ -28,10 +28,10 @@ def test_validation_images_of_the_run_are_the_default(sasa, run_folder, tmp_path
 
 def test_layers_left_out_are_listed(sasa, run_folder, images, tmp_path):
     page = tmp_path / "page.html"
-    words = ["explore", "--model", run_folder, images, "--output", page]
-    assert sasa(*words)[0] == 0
+    arguments = ["explore", "--model", run_folder, images, "--output", page]
+    assert sasa(*arguments)[0] == 0
     budget = page.stat().st_size / 1e6 - 1e-6
-    status, out, error = sasa(*words, "--budget", budget)
+    status, out, error = sasa(*arguments, "--budget", budget)
     assert status == 0
     assert out.startswith("3 images, 3 layers, ")
     assert error == f"left out to stay within {budget:g} MB: layer2.0 (4 x 4)\n"
@@ -46,12 +46,14 @@ def test_convolution_has_nothing_to_explore(sasa, tmp_path, images):
 
 
 def test_wrong_arguments(sasa, run_folder, images, tmp_path):
-    words = ["explore", "--model", run_folder]
+    arguments = ["explore", "--model", run_folder]
     image = images / "0.png"
-    assert_one_sentence(sasa(*words, image, "--output", image), 2, f"--output {image} is one of the images")
-    assert_one_sentence(sasa(*words, image, "--output", tmp_path / "no" / "page.html"), 1, "cannot write", "page.html")
-    assert_one_sentence(sasa(*words, image, "--layer", "x"), 1, "no attention layer 'x'")
+    assert_one_sentence(sasa(*arguments, image, "--output", image), 2, f"--output {image} is one of the images")
+    assert_one_sentence(
+        sasa(*arguments, image, "--output", tmp_path / "no" / "page.html"), 1, "cannot write", "page.html"
+    )
+    assert_one_sentence(sasa(*arguments, image, "--layer", "x"), 1, "no attention layer 'x'")
     (tmp_path / "bad.png").write_text("text")
-    assert_one_sentence(sasa(*words, tmp_path / "bad.png"), 3, "bad.png is not an image")
+    assert_one_sentence(sasa(*arguments, tmp_path / "bad.png"), 3, "bad.png is not an image")
     network = save_classifier(tmp_path / "network")
     assert_one_sentence(sasa("explore", "--model", network), 1, "is not a run with data of its own: name an image")

@@ -7,18 +7,18 @@ import sys
 import pytest
 
 
-def run(missing, *words):
+def run(missing, *arguments):
     """`sasa WORDS` in a Python that cannot import the packages in `missing`."""
     code = (
-        f"import sys; sys.modules.update(dict.fromkeys({missing!r})); sys.argv = {['sasa', *words]!r}\n"
+        f"import sys; sys.modules.update(dict.fromkeys({missing!r})); sys.argv = {['sasa', *arguments]!r}\n"
         "from sasa.cli.main import main; main()"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["train"], ["doctor", "--yaml"]])
-def test_missing_typer_is_one_sentence(words):
-    result = run(["typer"], *words)
+@pytest.mark.parametrize("arguments", [["--help"], [], ["train"], ["doctor", "--yaml"]])
+def test_missing_typer_is_one_sentence(arguments):
+    result = run(["typer"], *arguments)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         "sasa: the command line needs typer, which is not installed: pip install 'sasa[train]' "

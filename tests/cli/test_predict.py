@@ -18,8 +18,8 @@ PNG = b"\x89PNG"
 
 
 def test_predict_table_json_and_drawing(sasa, run_folder, images, tmp_path):
-    words = ["predict", "--model", run_folder, images, "--top", 2]
-    status, out, _ = sasa(*words, "--json", tmp_path / "p.json", "--draw", tmp_path / "p.png")
+    arguments = ["predict", "--model", run_folder, images, "--top", 2]
+    status, out, _ = sasa(*arguments, "--json", tmp_path / "p.json", "--draw", tmp_path / "p.png")
     assert status == 0
     written = json.loads((tmp_path / "p.json").read_text())
     assert [Path(p["name"]).name for p in written] == ["0.png", "1.png", "2.png"]
@@ -85,10 +85,10 @@ def test_a_directory_of_annotated_images(sasa, run_folder, tmp_path):
 def test_drawings_that_cannot_be_written(sasa, run_folder, images, tmp_path):
     image = tmp_path / "0.png"
     shutil.copy(images / "0.png", image)
-    words = ["predict", image, "--model", run_folder, "--draw"]
-    assert_one_sentence(sasa(*words, image), 2, f"--draw {image} is one of the images")
+    arguments = ["predict", image, "--model", run_folder, "--draw"]
+    assert_one_sentence(sasa(*arguments, image), 2, f"--draw {image} is one of the images")
     (tmp_path / "file").write_text("")
-    assert_one_sentence(sasa(*words, tmp_path / "file"), 1, "cannot write", tmp_path / "file")
+    assert_one_sentence(sasa(*arguments, tmp_path / "file"), 1, "cannot write", tmp_path / "file")
 
 
 def test_arguments_without_an_image(sasa, run_folder, tmp_path):
@@ -101,8 +101,8 @@ def test_arguments_without_an_image(sasa, run_folder, tmp_path):
 
 def test_unreadable_images_are_listed_at_the_end(sasa, run_folder, images, tmp_path):
     (tmp_path / "bad.png").write_text("text")
-    words = ["predict", tmp_path, images, "--model", run_folder, "--on-bad-image", "skip"]
-    status, out, error = sasa(*words, "--json", tmp_path / "p.json", "--draw", tmp_path / "p.png")
+    arguments = ["predict", tmp_path, images, "--model", run_folder, "--on-bad-image", "skip"]
+    status, out, error = sasa(*arguments, "--json", tmp_path / "p.json", "--draw", tmp_path / "p.png")
     assert status == 0
     assert error == f"skipped: {tmp_path / 'bad.png'} is not an image that can be read\n"
     assert len(json.loads((tmp_path / "p.json").read_text())) == out.count("%") / 5 == 3
@@ -113,8 +113,8 @@ def test_unreadable_images_are_listed_at_the_end(sasa, run_folder, images, tmp_p
 
 
 def test_json_that_cannot_be_written(sasa, run_folder, images, tmp_path):
-    words = ["predict", images, "--model", run_folder, "--json", tmp_path / "no" / "p.json"]
-    assert_one_sentence(sasa(*words), 1, "cannot write", "p.json")
+    arguments = ["predict", images, "--model", run_folder, "--json", tmp_path / "no" / "p.json"]
+    assert_one_sentence(sasa(*arguments), 1, "cannot write", "p.json")
 
 
 def test_patterns(tmp_path, monkeypatch):
@@ -124,8 +124,8 @@ def test_patterns(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
 
-    def found(*words):
-        return [str(path) for path in find_images(list(words))]
+    def found(*arguments):
+        return [str(path) for path in find_images(list(arguments))]
 
     assert found("a/**/*.png") == ["a/1.png", "a/b/c/3.png"]
     assert found(f"{tmp_path}/a/*/*") == [f"{tmp_path}/a/b/2.jpg"]
@@ -137,37 +137,37 @@ def test_patterns(tmp_path, monkeypatch):
 
 
 def test_attend_draws_chosen_pixels(sasa, run_folder, images, tmp_path):
-    words = ["attend", "--model", run_folder, images / "1.png", "--output", tmp_path / "a.png"]
-    status, out, _ = sasa(*words, "--pixel", "3,4", "--pixel", "10,12", "--layer", "layer2.0", "--head", 2)
+    arguments = ["attend", "--model", run_folder, images / "1.png", "--output", tmp_path / "a.png"]
+    status, out, _ = sasa(*arguments, "--pixel", "3,4", "--pixel", "10,12", "--layer", "layer2.0", "--head", 2)
     assert status == 0
     assert "layer layer2.0.spatial, drawn:" in out
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
-    assert_one_sentence(sasa(*words, "--layer", "layer9"), 1, "no attention layer 'layer9'", "layer1.0.spatial")
-    assert_one_sentence(sasa(*words, "--pixel", "3"), 1, "ROW,COLUMN", "'3'")
-    assert_one_sentence(sasa(*words, "--pixel", "300,1"), 1, "pixel 300,1 is outside the image of 16 x 21")
-    assert_one_sentence(sasa(*words, "--head", 3), 1, "layer1.0.spatial has 2 heads, 1 to 2; there is no head 3")
-    assert_one_sentence(sasa(*words, "--layer", "all", "--head", 0), 1, "there is no head 0")
-    assert_one_sentence(sasa(*words[:-1], images / "1.png"), 2, "is the image to look at")
+    assert_one_sentence(sasa(*arguments, "--layer", "layer9"), 1, "no attention layer 'layer9'", "layer1.0.spatial")
+    assert_one_sentence(sasa(*arguments, "--pixel", "3"), 1, "ROW,COLUMN", "'3'")
+    assert_one_sentence(sasa(*arguments, "--pixel", "300,1"), 1, "pixel 300,1 is outside the image of 16 x 21")
+    assert_one_sentence(sasa(*arguments, "--head", 3), 1, "layer1.0.spatial has 2 heads, 1 to 2; there is no head 3")
+    assert_one_sentence(sasa(*arguments, "--layer", "all", "--head", 0), 1, "there is no head 0")
+    assert_one_sentence(sasa(*arguments[:-1], images / "1.png"), 2, "is the image to look at")
 
 
 def test_attend_draws_many_layers(sasa, run_folder, images, tmp_path, monkeypatch):
-    words = ["attend", "--model", run_folder, images / "1.png", "--output", tmp_path / "a.png"]
+    arguments = ["attend", "--model", run_folder, images / "1.png", "--output", tmp_path / "a.png"]
     drawn = []
     real = module.draw_layers
     monkeypatch.setattr(
         module, "draw_layers", lambda image, views, *rest: drawn.append(views) or real(image, views, *rest)
     )
-    status, out, _ = sasa(*words, "--layer", "all")
+    status, out, _ = sasa(*arguments, "--layer", "all")
     assert (status, out) == (0, f"4 layers, drawn: {tmp_path / 'a.png'}\n")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
     assert [view.name for view in drawn[0]] == ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
     assert [title for title, _ in drawn[0][0].windows] == ["mean of heads"]
     heads = ["--head", 2, "--head", 1, "--pixel", "0,2"]
-    assert sasa(*words, "--layer", "layer1.0", "--layer", "layer3.0", *heads)[0] == 0
+    assert sasa(*arguments, "--layer", "layer1.0", "--layer", "layer3.0", *heads)[0] == 0
     assert [title for title, _ in drawn[1][1].windows] == ["head 2", "head 1"]
     assert drawn[1][0].pixel == (0, 0)
     two = ["--pixel", "1,2", "--pixel", "3,4"]
-    assert_one_sentence(sasa(*words, "--layer", "all", *two), 2, "many layers are drawn for one pixel, got 2")
+    assert_one_sentence(sasa(*arguments, "--layer", "all", *two), 2, "many layers are drawn for one pixel, got 2")
 
 
 def test_attend_lists_layers(sasa, run_folder):

@@ -25,17 +25,17 @@ SMALL = "model.width=0.05 model.layers=[1,1,1,1] data.limit=64 recipe.batch_size
 
 
 def on_digits(folder):
-    words = ["--dataset", "digits", "--seeds", 1, "--device", "cpu", "--output", folder]
-    return words + [word for setting in SMALL for word in ("--set", setting)]
+    arguments = ["--dataset", "digits", "--seeds", 1, "--device", "cpu", "--output", folder]
+    return arguments + [word for setting in SMALL for word in ("--set", setting)]
 
 
 def test_some_rows_first_and_then_the_others(sasa, tmp_path):
-    words = on_digits(tmp_path / "out")
-    status, out, err = sasa("reproduce", 6, *words, "--row", "qk_*")
+    arguments = on_digits(tmp_path / "out")
+    status, out, err = sasa("reproduce", 6, *arguments, "--row", "qk_*")
     assert status == 0
     assert "reproduce: qk_qr, seed 0 (1 of 1)" in err
     assert out.count("not run") == 1
-    status, out, err = sasa("reproduce", 6, *words)
+    status, out, err = sasa("reproduce", 6, *arguments)
     assert status == 0
     assert "reproduce: qr, seed 0 (1 of 2)" in err
     assert "qk_qr, seed 0 (" not in err  # already finished
@@ -43,30 +43,30 @@ def test_some_rows_first_and_then_the_others(sasa, tmp_path):
 
 
 def test_a_table_on_the_digits(sasa, tmp_path):
-    words = on_digits(tmp_path / "out")
-    status, out, err = sasa("reproduce", "table6", *words)
+    arguments = on_digits(tmp_path / "out")
+    status, out, err = sasa("reproduce", "table6", *arguments)
     assert status == 0
     assert "| q.r |" in out
     assert "Command: `sasa reproduce table6" in out
     assert "reproduce: qk_qr, seed 0 (2 of 2)" in err
     table = (tmp_path / "out" / "table.md").read_bytes()
-    status, _, err = sasa("reproduce", "table6", *words)
+    status, _, err = sasa("reproduce", "table6", *arguments)
     assert (status, err) == (0, "")
     assert (tmp_path / "out" / "table.md").read_bytes() == table
-    assert "1 of 1" in sasa("reproduce", 6, *words, "--list")[1]
-    assert sasa("reproduce", 6, *words, "--collect")[0] == 0
+    assert "1 of 1" in sasa("reproduce", 6, *arguments, "--list")[1]
+    assert sasa("reproduce", 6, *arguments, "--collect")[0] == 0
 
 
 def test_a_printed_config_is_trained_where_the_table_finds_it(sasa, tmp_path):
-    words = on_digits(tmp_path / "out")
-    status, config, _ = sasa("reproduce", 6, *words, "--row", "qr", "--print-config")
+    arguments = on_digits(tmp_path / "out")
+    status, config, _ = sasa("reproduce", 6, *arguments, "--row", "qr", "--print-config")
     assert status == 0
     assert not (tmp_path / "out").exists()
     (tmp_path / "qr.yaml").write_text(config)
     run = tmp_path / "out" / "runs" / "qr-seed0"
     status, _, _ = sasa("train", "--config", tmp_path / "qr.yaml", "--device", "cpu", "--output", run)
     assert status == 0
-    status, out, _ = sasa("reproduce", 6, *words, "--collect")
+    status, out, _ = sasa("reproduce", 6, *arguments, "--collect")
     assert status == 0
     assert "Runs: 1 of 2." in out
 
@@ -98,8 +98,8 @@ def test_errors_are_one_sentence(sasa, tmp_path, monkeypatch):
 def test_many_processes_are_refused(sasa, monkeypatch, tmp_path):
     for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    words = ["--dataset", "digits", "--data", "digits", "--output", tmp_path / "out"]
-    assert_one_sentence(sasa("reproduce", 4, *words), 2, "reproduce runs in one process", "--collect")
+    arguments = ["--dataset", "digits", "--data", "digits", "--output", tmp_path / "out"]
+    assert_one_sentence(sasa("reproduce", 4, *arguments), 2, "reproduce runs in one process", "--collect")
 
 
 def in_document(command):
@@ -111,11 +111,11 @@ def in_document(command):
 @pytest.mark.parametrize("line", in_document("reproduce"))
 def test_tables_of_the_document_can_be_listed(sasa, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line)
-    if {"--print-config", "--list"} & set(words):
-        status, out, _ = sasa(*words)
+    arguments = shlex.split(line)
+    if {"--print-config", "--list"} & set(arguments):
+        status, out, _ = sasa(*arguments)
     else:
-        status, out, _ = sasa(*words, "--list")
+        status, out, _ = sasa(*arguments, "--list")
     assert status == 0
     assert "runs done" in out or yaml.safe_load(out)["model"]["name"] == "sasa_resnet50"
 

@@ -42,11 +42,11 @@ def program(tmp_path_factory):
 def run(program, tmp_path):
     """Run the program; what it prints."""
 
-    def run_program(words: Sequence[str], *, fails: bool = False, **variables: str) -> str:
+    def run_program(arguments: Sequence[str], *, fails: bool = False, **variables: str) -> str:
         assert NVRTC is not None
         environment = fake_gpu.environment(tmp_path, **{"SASA_NVRTC": NVRTC.file, **variables})
         done = subprocess.run(
-            [program, *words], env=environment, capture_output=True, text=True, check=False, timeout=300
+            [program, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=300
         )
         assert done.returncode == int(fails), done.stderr
         return done.stderr if fails else done.stdout + done.stderr
@@ -64,9 +64,9 @@ def test_kernels_compile_for_every_architecture(run, architecture):
     names = [kernel.split(":")[1] for kernel in KERNELS]
     assert [line.split()[:2] for line in lines[: len(KERNELS)]] == [[name, "elf"] for name in names]
     assert f"cached {len(KERNELS)}" in lines
-    told = "\n".join(line for line in lines if line.startswith("sasa:"))
+    messages = "\n".join(line for line in lines if line.startswith("sasa:"))
     begin = rf"sasa: compiling 3 CUDA kernels for sm_{architecture}, once \(kept in .*\)"
-    assert re.fullmatch(begin + r"\nsasa: 3 CUDA kernels compiled in \d+\.\d s", told)
+    assert re.fullmatch(begin + r"\nsasa: 3 CUDA kernels compiled in \d+\.\d s", messages)
 
 
 def test_a_gpu_newer_than_nvrtc_gets_ptx(run):

@@ -119,7 +119,7 @@ print(*(backend.why_not for backend in backends() if backend.name == "cpu"))
     ],
 )
 def test_without_kernels_eager_serves(value, sentence):
-    asked, told = run_python("-c", SERVED, SASA_CPU=value).splitlines()
-    assert asked == f"backend 'cpu' cannot run here: {told}"
-    assert told.startswith(sentence)
-    assert value == "off" or "portable, off)" in told
+    error, reason = run_python("-c", SERVED, SASA_CPU=value).splitlines()
+    assert error == f"backend 'cpu' cannot run here: {reason}"
+    assert reason.startswith(sentence)
+    assert value == "off" or "portable, off)" in reason

@@ -88,7 +88,7 @@ def test_the_best_is_chosen_by_map_then_map50(data, tmp_path, monkeypatch):
     monkeypatch.setattr("sasa.tasks.detection.task.Detection.score", scored)
     saved = []
     monkeypatch.setattr("sasa.tasks.detection.task.Detection.save", lambda task, folder: saved.append(folder))
-    monkeypatch.setattr("sasa.tasks.detection.task.Detection.draw", lambda *words: None)
+    monkeypatch.setattr("sasa.tasks.detection.task.Detection.draw", lambda *args: None)
     (tmp_path / "run" / "best").mkdir(parents=True)
     summary = train(tiny(data, ("recipe.epochs", 4), ("recipe.batch_size", 16)), tmp_path / "run")
     assert [summary[name] for name in ("best_map", "best_map50", "best_epoch")] == [0.3, 0.6, 3]
@@ -102,8 +102,8 @@ def stop_after(trainer, step, action):
     """Call `action` in the given step of the run."""
     take = trainer.train_step
 
-    def stopping(*words):
-        loss = take(*words)
+    def stopping(*args):
+        loss = take(*args)
         if trainer.step == step:
             action()
         return loss

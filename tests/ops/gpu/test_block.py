@@ -31,6 +31,6 @@ def test_kernels_in_the_interpreter(tests):
 
 @needs_triton
 def test_the_stem_compiles_without_a_gpu_and_hardly_spills(tmp_path):
-    words = (ROOT / "benchmarks" / "gpu_compile.py", "--only", "stem", "--dtype", "bf16", "fp32")
-    output = run_python(*words, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
+    arguments = (ROOT / "benchmarks" / "gpu_compile.py", "--only", "stem", "--dtype", "bf16", "fp32")
+    output = run_python(*arguments, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
     assert "16 kernels" in output, output
