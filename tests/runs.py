@@ -40,17 +40,17 @@ def settings(*changes):
     return ["--config", "digits", *(w for key, value in (*TINY, *changes) for w in ("--set", f"{key}={value}"))]
 
 
-def quiet(trainer, folder):
+def quiet(trainer, directory):
     """Reports to the log files only."""
-    return Reports(folder, None, trainer.config.run, trainer.step)
+    return Reports(directory, None, trainer.config.run, trainer.step)
 
 
 def begin(config, path):
     """A trainer and its directory, made as `train` makes them."""
     trainer = start(config)
-    folder = RunDirectory(path)
-    folder.create(config)
-    return trainer, folder
+    directory = RunDirectory(path)
+    directory.create(config)
+    return trainer, directory
 
 
 def state_of(path, name="checkpoint.pt"):

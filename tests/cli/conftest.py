@@ -28,7 +28,7 @@ def sasa(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory):
+def run_directory(tmp_path_factory):
     """The run directory of a finished `sasa train`."""
     path = tmp_path_factory.mktemp("runs") / "run"
     run_command("train", "--epochs", 1, "--batch-size", 32, "--output", path, *tiny_settings())

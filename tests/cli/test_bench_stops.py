@@ -116,10 +116,10 @@ def test_a_killed_table_leaves_complete_files(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md", "report.png"]
 
 
-def test_sasa_bench_stopped_while_a_run_is_timed(tmp_path, run_folder):
+def test_sasa_bench_stopped_while_a_run_is_timed(tmp_path, run_directory):
     copy = tmp_path / "run"
     copy.mkdir()
-    for path in run_folder.iterdir():
+    for path in run_directory.iterdir():
         if path.is_file() and path.name != "speed.json":
             (copy / path.name).write_bytes(path.read_bytes())
     got, out, error = stopped(TWIN, signal.SIGTERM, "bench", "--model", copy, "--rounds", 3)

@@ -10,10 +10,10 @@ from pickles import MakesDirectory
 from sasa.models import create_model
 
 
-def test_train_writes_a_run(run_folder):
-    summary = json.loads((run_folder / "summary.json").read_text())
+def test_train_writes_a_run(run_directory):
+    summary = json.loads((run_directory / "summary.json").read_text())
     assert summary["spatial_convolutions"] == 0
-    assert (run_folder / "attention.png").exists()
+    assert (run_directory / "attention.png").exists()
 
 
 def test_shortcuts_of_train_are_settings(sasa):
@@ -39,12 +39,12 @@ def test_flops_paper_models(sasa):
     assert out.split() == ["resnet26", "resnet38", "resnet50"]
 
 
-def test_bench_of_a_run(sasa, run_folder):
-    status, out, err = sasa("bench", "--model", run_folder, "--rounds", 3, "--budget", "1h")
+def test_bench_of_a_run(sasa, run_directory):
+    status, out, err = sasa("bench", "--model", run_directory, "--rounds", 3, "--budget", "1h")
     assert status == 0
     assert "convolutional twin" in out
     assert "measuring: training step, at most about " in err
-    written = json.loads((run_folder / "speed.json").read_text())
+    written = json.loads((run_directory / "speed.json").read_text())
     assert list(written["passes"]) == ["training step", "inference"]
     assert written["passes"]["inference"]["rounds"] == 3
 
@@ -65,8 +65,8 @@ def test_options_of_the_acceptance_table_name_its_place(sasa, arguments):
     assert_one_sentence(sasa("bench", *arguments), 2, arguments[0], "`make bench`")
 
 
-def test_wrong_arguments_of_bench(sasa, run_folder, tmp_path):
-    assert_one_sentence(sasa("bench", "--model", run_folder, "--size", 64), 2, "--size is for random")
+def test_wrong_arguments_of_bench(sasa, run_directory, tmp_path):
+    assert_one_sentence(sasa("bench", "--model", run_directory, "--size", 64), 2, "--size is for random")
     assert_one_sentence(sasa("bench", "--json", tmp_path / "no" / "b.json"), 1, "cannot write", tmp_path / "no")
     assert_one_sentence(sasa("bench", "--budget", "soon"), 2, "--budget takes a time such as 90s", "'soon'")
     assert_one_sentence(sasa("bench", "--model", tmp_path), 1, str(tmp_path))
@@ -151,22 +151,22 @@ def test_directories_without_a_trained_network(sasa, tmp_path, images):
     assert_one_sentence(sasa("predict", image, "--model", tmp_path / "untrained"), 1, "without labels")
 
 
-def test_a_pickle_as_weights_is_refused_and_not_run(sasa, tmp_path, images, run_folder):
-    (tmp_path / "config.json").write_text((run_folder / "config.json").read_text())
+def test_a_pickle_as_weights_is_refused_and_not_run(sasa, tmp_path, images, run_directory):
+    (tmp_path / "config.json").write_text((run_directory / "config.json").read_text())
     marker = tmp_path / "marker"
     torch.save(MakesDirectory(marker), tmp_path / "model.safetensors")
     assert_one_sentence(sasa("predict", images, "--model", tmp_path), 1, "is a pickle", "not opened")
     assert not marker.exists()
 
 
-def test_a_network_on_the_hub(sasa, run_folder, images, monkeypatch):
+def test_a_network_on_the_hub(sasa, run_directory, images, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: str(run_folder))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: str(run_directory))
     status, out, _ = sasa("predict", images, "--model", "hf:owner/digits")
     assert status == 0
     assert out.count(".png") == 3
     sent = []
     monkeypatch.setattr("sasa.models.hub.upload", lambda *arguments, **_: sent.append(arguments) or "https://address")
-    status, out, _ = sasa("push", run_folder, "owner/digits", "--private")
-    assert (status, sent) == (0, [(run_folder, "owner/digits", True)])
+    status, out, _ = sasa("push", run_directory, "owner/digits", "--private")
+    assert (status, sent) == (0, [(run_directory, "owner/digits", True)])
     assert "published: https://address" in out

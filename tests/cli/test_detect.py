@@ -120,16 +120,16 @@ def test_wrong_arguments_of_eval(sasa, detector, tmp_path):
     )
 
 
-def test_a_network_of_the_other_task_is_an_error(sasa, data, detector, run_folder, tmp_path):
+def test_a_network_of_the_other_task_is_an_error(sasa, data, detector, run_directory, tmp_path):
     image = data / "val" / "017.png"
     for arguments in (["eval"], ["predict", image], ["attend", image, "--output", tmp_path / "a.png"]):
         assert_one_sentence(sasa(*arguments, "--model", detector), 1, "holds a detector: use sasa detect eval")
     for arguments in (["detect", "eval"], ["detect", "predict", image, "--draw", tmp_path / "drawn"]):
-        assert_one_sentence(sasa(*arguments, "--model", run_folder), 1, "holds a classifier: use sasa eval")
+        assert_one_sentence(sasa(*arguments, "--model", run_directory), 1, "holds a classifier: use sasa eval")
     assert not list(tmp_path.iterdir())
     config = ["--config", detector / "config.yaml"]
     assert_one_sentence(sasa("train", *config), 2, "this is a config of 'detection', and sasa train is for")
-    config = ["--config", run_folder / "config.yaml"]
+    config = ["--config", run_directory / "config.yaml"]
     assert_one_sentence(sasa("detect", "train", *config), 2, "is a config of 'classification', and sasa detect train")
 
 

@@ -21,9 +21,9 @@ def class_folders(tmp_path):
     return tmp_path / "data"
 
 
-def test_eval_repeats_the_summary(sasa, run_folder):
-    status, out, _ = sasa("eval", "--model", run_folder, "--batch-size", 50)
-    summary = json.loads((run_folder / "summary.json").read_text())
+def test_eval_repeats_the_summary(sasa, run_directory):
+    status, out, _ = sasa("eval", "--model", run_directory, "--batch-size", 50)
+    summary = json.loads((run_directory / "summary.json").read_text())
     assert status == 0
     assert out.split("\n")[0].split() == ["held", "out", "top1", str(summary["held_out_top1"])]
     table = out.split("\n\n")[1].splitlines()
@@ -31,9 +31,9 @@ def test_eval_repeats_the_summary(sasa, run_folder):
     assert [line.split()[0] for line in table[1:]] == [str(n) for n in range(10)]
 
 
-def test_json_and_the_matrix(sasa, run_folder, tmp_path):
+def test_json_and_the_matrix(sasa, run_directory, tmp_path):
     arguments = ["--json", tmp_path / "e.json", "--confusion", tmp_path / "c.png"]
-    status, out, _ = sasa("eval", "--model", run_folder, *arguments)
+    status, out, _ = sasa("eval", "--model", run_directory, *arguments)
     assert status == 0
     assert f"drawn: {tmp_path / 'c.png'}" in out
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
@@ -50,18 +50,18 @@ def test_json_and_the_matrix(sasa, run_folder, tmp_path):
     assert worst["pictures"] == max(v for r, row in enumerate(matrix) for c, v in enumerate(row) if r != c)
 
 
-def test_many_classes_print_pairs_and_the_table_on_demand(sasa, run_folder, monkeypatch):
+def test_many_classes_print_pairs_and_the_table_on_demand(sasa, run_directory, monkeypatch):
     monkeypatch.setattr("sasa.cli.evaluate.FEW", 9)
-    out = sasa("eval", "--model", run_folder)[1]
+    out = sasa("eval", "--model", run_directory)[1]
     assert "precision" not in out
     pairs = out.split("\n\n")[1].splitlines()
     assert pairs[0].split() == "true class taken for images of its images".split()
     assert 1 < len(pairs) <= 21
-    assert "precision" in sasa("eval", "--model", run_folder, "--per-class")[1]
+    assert "precision" in sasa("eval", "--model", run_directory, "--per-class")[1]
 
 
-def test_images_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
-    arguments = ["eval", "--model", run_folder, "--data", class_folders]
+def test_images_that_cannot_be_read(sasa, run_directory, class_folders, tmp_path):
+    arguments = ["eval", "--model", run_directory, "--data", class_folders]
     assert_one_sentence(sasa(*arguments), 3, "7/", "is not an image that can be read")
     status, out, error = sasa(*arguments, "--on-bad-image", "skip", "--json", tmp_path / "e.json")
     assert status == 0
@@ -74,23 +74,23 @@ def test_images_that_cannot_be_read(sasa, run_folder, class_folders, tmp_path):
     assert line.split()[:3] == ["7", "0", "-"]
 
 
-def test_wrong_arguments_of_eval(sasa, run_folder, tmp_path):
-    arguments = ["eval", "--model", run_folder]
+def test_wrong_arguments_of_eval(sasa, run_directory, tmp_path):
+    arguments = ["eval", "--model", run_directory]
     assert_one_sentence(sasa(*arguments, "--on-bad-image", "x"), 2, "--on-bad-image must be error or skip, got 'x'")
     assert_one_sentence(sasa(*arguments, "--device", "x"), 2, "--device must be auto or cpu or cuda, got 'x'")
     assert_one_sentence(sasa(*arguments, "--json", tmp_path / "no" / "e.json"), 1, "cannot write", "is not a directory")
 
 
-def test_a_missing_gpu(sasa, run_folder, monkeypatch):
+def test_a_missing_gpu(sasa, run_directory, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert_one_sentence(sasa("eval", "--model", run_folder, "--device", "cuda"), 1, "torch sees no GPU here")
+    assert_one_sentence(sasa("eval", "--model", run_directory, "--device", "cuda"), 1, "torch sees no GPU here")
 
 
-def test_another_number_of_classes(sasa, run_folder, tmp_path):
+def test_another_number_of_classes(sasa, run_directory, tmp_path):
     for name in ("one", "two"):
         for number in range(4):
             path = tmp_path / name / f"{number}.png"
             path.parent.mkdir(exist_ok=True)
             Image.new("L", (16, 16)).save(path)
-    result = sasa("eval", "--model", run_folder, "--data", tmp_path)
+    result = sasa("eval", "--model", run_directory, "--data", tmp_path)
     assert_one_sentence(result, 3, "the data has 2 classes (one, two", "the network knows 10 (0, 1, 2")

@@ -6,9 +6,9 @@ from command import assert_one_sentence
 from explore_pages import read_page, save_classifier
 
 
-def test_images_of_a_run(sasa, run_folder, images, tmp_path):
+def test_images_of_a_run(sasa, run_directory, images, tmp_path):
     page = tmp_path / "page.html"
-    status, out, error = sasa("explore", "--model", run_folder, images, "--output", page)
+    status, out, error = sasa("explore", "--model", run_directory, images, "--output", page)
     assert (status, error) == (0, "")
     size = page.stat().st_size
     assert out == f"3 images, 4 layers, {size / 1e6:.2f} MB: open {page} in a browser\n"
@@ -16,9 +16,9 @@ def test_images_of_a_run(sasa, run_folder, images, tmp_path):
     assert [image["name"] for image in read.facts["images"]] == ["0.png", "1.png", "2.png"]
 
 
-def test_validation_images_of_the_run_are_the_default(sasa, run_folder, tmp_path, monkeypatch):
+def test_validation_images_of_the_run_are_the_default(sasa, run_directory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, _ = sasa("explore", "--model", run_folder)
+    status, out, _ = sasa("explore", "--model", run_directory)
     assert status == 0
     assert out.startswith("10 images, 4 layers, ")
     read = read_page(Path("attention.html").read_text())
@@ -26,9 +26,9 @@ def test_validation_images_of_the_run_are_the_default(sasa, run_folder, tmp_path
     assert len({image["name"] for image in read.facts["images"]}) == 10
 
 
-def test_layers_left_out_are_listed(sasa, run_folder, images, tmp_path):
+def test_layers_left_out_are_listed(sasa, run_directory, images, tmp_path):
     page = tmp_path / "page.html"
-    arguments = ["explore", "--model", run_folder, images, "--output", page]
+    arguments = ["explore", "--model", run_directory, images, "--output", page]
     assert sasa(*arguments)[0] == 0
     budget = page.stat().st_size / 1e6 - 1e-6
     status, out, error = sasa(*arguments, "--budget", budget)
@@ -45,8 +45,8 @@ def test_convolution_has_nothing_to_explore(sasa, tmp_path, images):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_wrong_arguments(sasa, run_folder, images, tmp_path):
-    arguments = ["explore", "--model", run_folder]
+def test_wrong_arguments(sasa, run_directory, images, tmp_path):
+    arguments = ["explore", "--model", run_directory]
     image = images / "0.png"
     assert_one_sentence(sasa(*arguments, image, "--output", image), 2, f"--output {image} is one of the images")
     assert_one_sentence(

@@ -17,8 +17,8 @@ from sasa.tasks.classification.predictor import Predictor
 PNG = b"\x89PNG"
 
 
-def test_predict_table_json_and_drawing(sasa, run_folder, images, tmp_path):
-    arguments = ["predict", "--model", run_folder, images, "--top", 2]
+def test_predict_table_json_and_drawing(sasa, run_directory, images, tmp_path):
+    arguments = ["predict", "--model", run_directory, images, "--top", 2]
     status, out, _ = sasa(*arguments, "--json", tmp_path / "p.json", "--draw", tmp_path / "p.png")
     assert status == 0
     written = json.loads((tmp_path / "p.json").read_text())
@@ -30,13 +30,13 @@ def test_predict_table_json_and_drawing(sasa, run_folder, images, tmp_path):
     assert lines[0].split()[1:3] == [written[0]["labels"][0], f"{written[0]['shares'][0]:.1%}"]
     assert drawn == f"drawn: {tmp_path / 'p.png'}"
     assert (tmp_path / "p.png").read_bytes().startswith(PNG)
-    status, pattern, _ = sasa("predict", "--model", run_folder, images / "[01].png", "--top", 2)
+    status, pattern, _ = sasa("predict", "--model", run_directory, images / "[01].png", "--top", 2)
     assert status == 0
     assert pattern.splitlines() == out.splitlines()[:3]
 
 
-def test_batches_agree_with_single_images(run_folder, images, monkeypatch):
-    predictor = Predictor.load(run_folder)
+def test_batches_agree_with_single_images(run_directory, images, monkeypatch):
+    predictor = Predictor.load(run_directory)
     readable = [(path.name, predictor.read(path)) for path in sorted(images.glob("*.png"))]
     together = predictor.predict(readable, top=10)
     monkeypatch.setattr(Predictor, "BATCH", 1)
@@ -45,7 +45,7 @@ def test_batches_agree_with_single_images(run_folder, images, monkeypatch):
         assert one.shares == pytest.approx(other.shares, abs=1e-5)
 
 
-def test_at_most_a_batch_of_images_is_read_ahead(run_folder, monkeypatch):
+def test_at_most_a_batch_of_images_is_read_ahead(run_directory, monkeypatch):
     monkeypatch.setattr(Predictor, "BATCH", 4)
     read = []
 
@@ -54,24 +54,24 @@ def test_at_most_a_batch_of_images_is_read_ahead(run_folder, monkeypatch):
             read.append(number)
             yield str(number), Image.new("L", (16, 16))
 
-    stream = Predictor.load(run_folder).stream(images())
+    stream = Predictor.load(run_directory).stream(images())
     next(stream)
     assert len(read) == 4
 
 
-def test_a_grid_has_a_limit(sasa, run_folder, images, tmp_path, monkeypatch):
+def test_a_grid_has_a_limit(sasa, run_directory, images, tmp_path, monkeypatch):
     monkeypatch.setattr("sasa.cli.drawing.MOST_IN_GRID", 2)
-    out = sasa("predict", "--model", run_folder, images, "--draw", tmp_path / "p.png")[1]
+    out = sasa("predict", "--model", run_directory, images, "--draw", tmp_path / "p.png")[1]
     assert out.splitlines()[-1] == f"drawn: {tmp_path / 'p.png'} (the first 2 of 3 images)"
 
 
-def test_a_directory_of_annotated_images(sasa, run_folder, tmp_path):
+def test_a_directory_of_annotated_images(sasa, run_directory, tmp_path):
     """Numbers are appended to existing names, and no input is overwritten, not even in its own directory."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         Image.new("L", (3000, 30), 40).save(tmp_path / folder / "x.png")
     before = (tmp_path / "a" / "x.png").read_bytes()
-    status, out, _ = sasa("predict", tmp_path / "a", tmp_path / "b", "--model", run_folder, "--draw", tmp_path / "a")
+    status, out, _ = sasa("predict", tmp_path / "a", tmp_path / "b", "--model", run_directory, "--draw", tmp_path / "a")
     assert status == 0
     assert out.splitlines()[-1] == f"drawn: 2 images in {tmp_path / 'a'}"
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x-2.png", "x-3.png", "x.png"]
@@ -82,38 +82,38 @@ def test_a_directory_of_annotated_images(sasa, run_folder, tmp_path):
         assert drawn.height > 10 + 5 * 20  # the image, and a line for each of five classes
 
 
-def test_drawings_that_cannot_be_written(sasa, run_folder, images, tmp_path):
+def test_drawings_that_cannot_be_written(sasa, run_directory, images, tmp_path):
     image = tmp_path / "0.png"
     shutil.copy(images / "0.png", image)
-    arguments = ["predict", image, "--model", run_folder, "--draw"]
+    arguments = ["predict", image, "--model", run_directory, "--draw"]
     assert_one_sentence(sasa(*arguments, image), 2, f"--draw {image} is one of the images")
     (tmp_path / "file").write_text("")
     assert_one_sentence(sasa(*arguments, tmp_path / "file"), 1, "cannot write", tmp_path / "file")
 
 
-def test_arguments_without_an_image(sasa, run_folder, tmp_path):
+def test_arguments_without_an_image(sasa, run_directory, tmp_path):
     (tmp_path / "x.png").write_text("text")
-    assert_one_sentence(sasa("predict", tmp_path / "x.png", "--model", run_folder), 3, "x.png is not an image")
-    assert_one_sentence(sasa("predict", tmp_path / "y.png", "--model", run_folder), 3, "matches nothing")
+    assert_one_sentence(sasa("predict", tmp_path / "x.png", "--model", run_directory), 3, "x.png is not an image")
+    assert_one_sentence(sasa("predict", tmp_path / "y.png", "--model", run_directory), 3, "matches nothing")
     (tmp_path / "sub").mkdir()
-    assert_one_sentence(sasa("predict", tmp_path / "sub", "--model", run_folder), 3, "sub holds no images")
+    assert_one_sentence(sasa("predict", tmp_path / "sub", "--model", run_directory), 3, "sub holds no images")
 
 
-def test_unreadable_images_are_listed_at_the_end(sasa, run_folder, images, tmp_path):
+def test_unreadable_images_are_listed_at_the_end(sasa, run_directory, images, tmp_path):
     (tmp_path / "bad.png").write_text("text")
-    arguments = ["predict", tmp_path, images, "--model", run_folder, "--on-bad-image", "skip"]
+    arguments = ["predict", tmp_path, images, "--model", run_directory, "--on-bad-image", "skip"]
     status, out, error = sasa(*arguments, "--json", tmp_path / "p.json", "--draw", tmp_path / "p.png")
     assert status == 0
     assert error == f"skipped: {tmp_path / 'bad.png'} is not an image that can be read\n"
     assert len(json.loads((tmp_path / "p.json").read_text())) == out.count("%") / 5 == 3
     (tmp_path / "p.png").unlink()
-    status, _, error = sasa("predict", tmp_path, "--model", run_folder, "--on-bad-image", "skip")
+    status, _, error = sasa("predict", tmp_path, "--model", run_directory, "--on-bad-image", "skip")
     assert status == 3
     assert error.endswith("sasa: none of the 1 images can be read\n")
 
 
-def test_json_that_cannot_be_written(sasa, run_folder, images, tmp_path):
-    arguments = ["predict", images, "--model", run_folder, "--json", tmp_path / "no" / "p.json"]
+def test_json_that_cannot_be_written(sasa, run_directory, images, tmp_path):
+    arguments = ["predict", images, "--model", run_directory, "--json", tmp_path / "no" / "p.json"]
     assert_one_sentence(sasa(*arguments), 1, "cannot write", "p.json")
 
 
@@ -136,8 +136,8 @@ def test_patterns(tmp_path, monkeypatch):
             found(word)
 
 
-def test_attend_draws_chosen_pixels(sasa, run_folder, images, tmp_path):
-    arguments = ["attend", "--model", run_folder, images / "1.png", "--output", tmp_path / "a.png"]
+def test_attend_draws_chosen_pixels(sasa, run_directory, images, tmp_path):
+    arguments = ["attend", "--model", run_directory, images / "1.png", "--output", tmp_path / "a.png"]
     status, out, _ = sasa(*arguments, "--pixel", "3,4", "--pixel", "10,12", "--layer", "layer2.0", "--head", 2)
     assert status == 0
     assert "layer layer2.0.spatial, drawn:" in out
@@ -150,8 +150,8 @@ def test_attend_draws_chosen_pixels(sasa, run_folder, images, tmp_path):
     assert_one_sentence(sasa(*arguments[:-1], images / "1.png"), 2, "is the image to look at")
 
 
-def test_attend_draws_many_layers(sasa, run_folder, images, tmp_path, monkeypatch):
-    arguments = ["attend", "--model", run_folder, images / "1.png", "--output", tmp_path / "a.png"]
+def test_attend_draws_many_layers(sasa, run_directory, images, tmp_path, monkeypatch):
+    arguments = ["attend", "--model", run_directory, images / "1.png", "--output", tmp_path / "a.png"]
     drawn = []
     real = module.draw_layers
     monkeypatch.setattr(
@@ -170,11 +170,11 @@ def test_attend_draws_many_layers(sasa, run_folder, images, tmp_path, monkeypatc
     assert_one_sentence(sasa(*arguments, "--layer", "all", *two), 2, "many layers are drawn for one pixel, got 2")
 
 
-def test_attend_lists_layers(sasa, run_folder):
-    status, out, _ = sasa("attend", "--list", "--model", run_folder)
+def test_attend_lists_layers(sasa, run_directory):
+    status, out, _ = sasa("attend", "--list", "--model", run_directory)
     assert status == 0
     heading, first, *others = out.splitlines()
     assert heading.split() == ["layer", "map", "window", "heads"]
     assert first.split() == "layer1.0.spatial 4 x 4 3 x 3 2".split()
     assert len(others) == 3
-    assert_one_sentence(sasa("attend", "--model", run_folder), 2, "name an image to look at, or --list")
+    assert_one_sentence(sasa("attend", "--model", run_directory), 2, "name an image to look at, or --list")

@@ -43,13 +43,13 @@ def reproduce(output):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, reproduce(folder)
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, reproduce(directory)
 
 
 def test_a_whole_table(whole):
-    folder, text = whole
-    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    directory, text = whole
+    rows = list(csv.DictReader((directory / "results.csv").read_text().splitlines()))
     assert [(row["row"], row["seed"], row["state"], row["epochs"]) for row in rows] == [
         (name, "0", "done", "2") for name in ("qr", "qk_qr")
     ]
@@ -60,7 +60,7 @@ def test_a_whole_table(whole):
     assert f"{float(rows[0]['top1']):.2f}" in lines[2][5]
     assert "on 359 images: a part of the training images that was held out, drawn anew for each seed" in text
     assert "Paper: ImageNet, the test set" in text
-    assert (folder / "table.md").read_text() == text
+    assert (directory / "table.md").read_text() == text
 
 
 def stop_after(monkeypatch, steps, number):

@@ -87,7 +87,7 @@ def test_the_best_is_chosen_by_map_then_map50(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr("sasa.tasks.detection.task.Detection.score", scored)
     saved = []
-    monkeypatch.setattr("sasa.tasks.detection.task.Detection.save", lambda task, folder: saved.append(folder))
+    monkeypatch.setattr("sasa.tasks.detection.task.Detection.save", lambda task, directory: saved.append(directory))
     monkeypatch.setattr("sasa.tasks.detection.task.Detection.draw", lambda *args: None)
     (tmp_path / "run" / "best").mkdir(parents=True)
     summary = train(tiny(data, ("recipe.epochs", 4), ("recipe.batch_size", 16)), tmp_path / "run")
@@ -143,13 +143,13 @@ def whole(data, tmp_path_factory):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_and_resumed_is_bit_equal(data, whole, tmp_path, workers):
     """In the middle of the second epoch, two steps after a checkpoint."""
-    trainer, folder = begin(tiny(data, *CHANGES, ("data.workers", workers)), tmp_path / "killed")
+    trainer, directory = begin(tiny(data, *CHANGES, ("data.workers", workers)), tmp_path / "killed")
     stop_after(trainer, 7, killed)
-    reports = quiet(trainer, folder)
+    reports = quiet(trainer, directory)
     with pytest.raises(KilledError):
-        trainer.run(folder, reports)
+        trainer.run(directory, reports)
     reports.close()
-    assert folder.load_checkpoint()[0]["step"] == 5
+    assert directory.load_checkpoint()[0]["step"] == 5
     assert resume(tmp_path / "killed")["steps"] == 12
     assert_same_run(whole, tmp_path / "killed")
 
@@ -167,13 +167,13 @@ def test_really_killed_and_resumed_is_bit_equal(data, tmp_path):
 
 
 def test_sigterm_saves_and_says_how_to_resume(data, whole, tmp_path):
-    trainer, folder = begin(tiny(data, *CHANGES), tmp_path / "parts")
+    trainer, directory = begin(tiny(data, *CHANGES), tmp_path / "parts")
     stop_after(trainer, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    reports = quiet(trainer, folder)
+    reports = quiet(trainer, directory)
     with pytest.raises(
         StoppedError, match="stopped at step 6, saved; resume with: sasa detect train --resume"
     ) as stopped:
-        trainer.run(folder, reports)
+        trainer.run(directory, reports)
     reports.close()
     assert stopped.value.exit_status == 143
     resume(tmp_path / "parts")
@@ -234,11 +234,11 @@ def test_a_backbone_from_a_classifier(data, tmp_path):
 def test_a_run_resumes_without_the_weights_its_backbone_started_from(data, tmp_path):
     tiny_classifier(tmp_path / "classifier")
     config = tiny(data, ("recipe.backbone", str(tmp_path / "classifier")), ("run.checkpoint_steps", 2))
-    trainer, folder = begin(config, tmp_path / "run")
+    trainer, directory = begin(config, tmp_path / "run")
     stop_after(trainer, 3, killed)
-    reports = quiet(trainer, folder)
+    reports = quiet(trainer, directory)
     with pytest.raises(KilledError):
-        trainer.run(folder, reports)
+        trainer.run(directory, reports)
     reports.close()
     shutil.rmtree(tmp_path / "classifier")
     moved = shutil.move(str(data), str(tmp_path / "moved"))

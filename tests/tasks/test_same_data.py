@@ -22,10 +22,10 @@ def interrupted(config, path, monkeypatch):
     """Train until the second checkpoint cannot be written."""
     save, saved = RunDirectory.save_checkpoint, []
 
-    def once(folder, state):
+    def once(directory, state):
         if saved:
             raise KeyboardInterrupt
-        saved.append(save(folder, state))
+        saved.append(save(directory, state))
 
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "save_checkpoint", once)

@@ -23,15 +23,15 @@ STATE = {"step": 1, "model": {"w": torch.ones(100)}}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = RunDirectory(tmp_path)
+def directory(tmp_path):
+    directory = RunDirectory(tmp_path)
     for step in (1, 2):
-        folder.save_checkpoint({**STATE, "step": step})
-    return folder
+        directory.save_checkpoint({**STATE, "step": step})
+    return directory
 
 
-def test_the_last_of_two_is_read(folder):
-    state, note = folder.load_checkpoint()
+def test_the_last_of_two_is_read(directory):
+    state, note = directory.load_checkpoint()
     assert (state["step"], note) == (2, None)
 
 
@@ -41,46 +41,46 @@ def test_no_checkpoint_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
-def test_a_damaged_last_one_falls_back_to_the_one_before(folder, kept):
-    content = folder.checkpoint_path.read_bytes()
-    folder.checkpoint_path.write_bytes(content[: int(kept * len(content))])
-    state, note = folder.load_checkpoint()
+def test_a_damaged_last_one_falls_back_to_the_one_before(directory, kept):
+    content = directory.checkpoint_path.read_bytes()
+    directory.checkpoint_path.write_bytes(content[: int(kept * len(content))])
+    state, note = directory.load_checkpoint()
     assert state["step"] == 1
     assert "checkpoint.pt is damaged" in note
     assert note.endswith("resuming from checkpoint.previous.pt, step 1")
-    folder.set_damaged_aside()
-    folder.save_checkpoint({**STATE, "step": 5})
-    folder.checkpoint_path.unlink()
-    assert folder.load_checkpoint()[0]["step"] == 1  # the damaged one did not replace the good one
+    directory.set_damaged_aside()
+    directory.save_checkpoint({**STATE, "step": 5})
+    directory.checkpoint_path.unlink()
+    assert directory.load_checkpoint()[0]["step"] == 1  # the damaged one did not replace the good one
 
 
-def test_a_missing_last_one_falls_back_too(folder):
-    folder.checkpoint_path.unlink()
-    state, note = folder.load_checkpoint()
+def test_a_missing_last_one_falls_back_too(directory):
+    directory.checkpoint_path.unlink()
+    state, note = directory.load_checkpoint()
     assert state["step"] == 1
     assert "is missing; resuming from checkpoint.previous.pt" in note
 
 
-def test_two_damaged_ones_are_an_error(folder):
-    for path in (folder.checkpoint_path, folder.previous_path):
+def test_two_damaged_ones_are_an_error(directory):
+    for path in (directory.checkpoint_path, directory.previous_path):
         path.write_bytes(b"nonsense")
     with pytest.raises(SasaError, match=r"checkpoint\.pt is damaged.*; .*previous\.pt is damaged"):
-        folder.load_checkpoint()
+        directory.load_checkpoint()
 
 
 def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
-    folder, marker = RunDirectory(tmp_path), tmp_path / "marker"
-    torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": MakesDirectory(marker)}, folder.checkpoint_path)
+    directory, marker = RunDirectory(tmp_path), tmp_path / "marker"
+    torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": MakesDirectory(marker)}, directory.checkpoint_path)
     with pytest.raises(SasaError, match="is damaged or not a checkpoint"):
-        folder.load_checkpoint()
+        directory.load_checkpoint()
     assert not marker.exists()
 
 
 def test_another_format_is_an_error(tmp_path):
-    folder = RunDirectory(tmp_path)
-    torch.save({"format": 99}, folder.checkpoint_path)
+    directory = RunDirectory(tmp_path)
+    torch.save({"format": 99}, directory.checkpoint_path)
     with pytest.raises(SasaError, match="has format 99; this version reads checkpoints of format 2"):
-        folder.load_checkpoint()
+        directory.load_checkpoint()
 
 
 def test_a_disk_that_cannot_be_written_is_an_error(tmp_path):
@@ -96,20 +96,20 @@ def full_disk(path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_an_error_and_the_checkpoint_stays(folder, monkeypatch):
+def test_a_full_disk_is_an_error_and_the_checkpoint_stays(directory, monkeypatch):
     """torch.save raises a RuntimeError about an unexpected position, whose context is the system's error."""
-    before = folder.checkpoint_path.read_bytes()
+    before = directory.checkpoint_path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(run_directory, "atomic_file", full_disk)
         for _ in range(2):
             with pytest.raises(SasaError, match=r"cannot write .*checkpoint\.pt: No space left on device") as full:
-                folder.save_checkpoint({**STATE, "step": 3})
+                directory.save_checkpoint({**STATE, "step": 3})
             assert full.value.exit_status == 1
-            assert folder.checkpoint_path.read_bytes() == before
-    state, note = folder.load_checkpoint()
+            assert directory.checkpoint_path.read_bytes() == before
+    state, note = directory.load_checkpoint()
     assert (state["step"], note) == (2, None)
-    folder.save_checkpoint({**STATE, "step": 3})
-    assert folder.load_checkpoint()[0]["step"] == 3
+    directory.save_checkpoint({**STATE, "step": 3})
+    assert directory.load_checkpoint()[0]["step"] == 3
 
 
 def test_a_full_disk_during_a_run_is_an_error_and_the_run_resumes(tmp_path, monkeypatch):
@@ -131,21 +131,21 @@ def test_a_full_disk_during_a_run_is_an_error_and_the_run_resumes(tmp_path, monk
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "run"))
 
 
-def test_other_errors_are_not_taken_for_a_full_disk(folder):
-    with pytest.raises(RuntimeError, match="torch's own"), write_errors(folder.path):
+def test_other_errors_are_not_taken_for_a_full_disk(directory):
+    with pytest.raises(RuntimeError, match="torch's own"), write_errors(directory.path):
         raise RuntimeError("torch's own")
     for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), PermissionError(errno.EACCES, "Permission denied")):
-        with pytest.raises(SasaError, match=error.strerror), write_errors(folder.path):
+        with pytest.raises(SasaError, match=error.strerror), write_errors(directory.path):
             raise error
 
 
 def test_the_state_opens_with_weights_only_and_is_plain(tmp_path):
-    trainer, folder = begin(tiny(("recipe.optimizer", "adamw")), tmp_path / "run")
-    reports = quiet(trainer, folder)
-    trainer.take_step(trainer.task.batches(0), folder, reports)
-    trainer.save(folder)
+    trainer, directory = begin(tiny(("recipe.optimizer", "adamw")), tmp_path / "run")
+    reports = quiet(trainer, directory)
+    trainer.take_step(trainer.task.batches(0), directory, reports)
+    trainer.save(directory)
     reports.close()
-    state = torch.load(folder.checkpoint_path, weights_only=True)
+    state = torch.load(directory.checkpoint_path, weights_only=True)
     assert state["step"] == 1
     assert {"model", "average", "optimizer", "precision", "totals", "rows", "best", "config"} <= set(state)
 

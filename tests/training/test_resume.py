@@ -65,7 +65,7 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, worker
 
 def run_until(path, stop_at, config, number=signal.SIGTERM):
     """Train, and send this process a signal in step `stop_at`."""
-    trainer, folder = begin(config, path)
+    trainer, directory = begin(config, path)
     step = trainer.train_step
 
     def stopping(*args):
@@ -75,9 +75,9 @@ def run_until(path, stop_at, config, number=signal.SIGTERM):
         return loss
 
     trainer.train_step = stopping
-    reports = quiet(trainer, folder)
+    reports = quiet(trainer, directory)
     with pytest.raises(StoppedError, match=f"stopped at step {stop_at}, saved; resume with: sasa train") as stopped:
-        trainer.run(folder, reports)
+        trainer.run(directory, reports)
     reports.close()
     assert stopped.value.exit_status == 128 + number
 
