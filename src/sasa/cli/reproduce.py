@@ -27,11 +27,11 @@ def reproduce(
             metavar="imagenet|cifar10|digits|coco|bccd", help="Choose the recipe (default: cifar10, for table 2 coco)."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where the images are (default: the name of the data set).")] = None,
+    data: Annotated[str | None, typer.Option(help="Data, as for sasa train (default: the name of the data set).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the rows are compared seed by seed.")] = 3,
     budget: Annotated[
         str | None,
-        typer.Option(help="Time for all runs, or those of --row, such as 20m or 3h; reduces the epochs to fit."),
+        typer.Option(help="Time for all runs, or those of --row, e.g. 20m or 3h; reduces the epochs to fit."),
     ] = None,
     scale: Annotated[
         str | None, typer.Option(metavar="full|small", help="The paper's widths, or networks for two CPU cores.")
@@ -48,7 +48,7 @@ def reproduce(
     row: Annotated[
         list[str] | None, typer.Option(help="Only rows of this name or pattern, e.g. 'r26_*'; may be repeated.")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where to train.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Device to train on.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value for all rows, e.g. recipe.accumulate=2")
     ] = None,
