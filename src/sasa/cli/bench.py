@@ -31,8 +31,8 @@ def refuse_moved(given: bool) -> None:
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Option(help="A run's directory, or the name of a network (see sasa models).")] = "sasa_resnet50",
-    size: Annotated[int | None, typer.Option(min=32, help="Side of a named network's random images (default: 224).")] = None,
+    model: Annotated[str, typer.Option(help="A run's directory, or a network (see sasa models).")] = "sasa_resnet50",
+    size: Annotated[int | None, typer.Option(min=32, help="Side of the random images (default: 224).")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Maximum number of turns of each network.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of threads (default: torch's).")] = None,
     budget: Annotated[str | None, typer.Option(help="Stop measuring after this time, e.g. 90s or 10m.")] = None,

@@ -22,8 +22,8 @@ def data(
     held_out: Annotated[float, typer.Option(help="Fraction held out where the data has no split of its own.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     images: Annotated[int, typer.Option(min=1, help="Images of each split that are read for this report.")] = 1000,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report with all problems to this file.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="Draw training images with labels or boxes to this file (PNG).")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here, with all problems.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Draw training images with labels or boxes here (PNG).")] = None,
 ) -> None:
     """Report on a data set: splits, classes with counts, image sizes, problems, images in both splits."""
     from sasa.data.inspect import inspect
