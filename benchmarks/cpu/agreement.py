@@ -72,7 +72,7 @@ def random_case(choose: random.Random) -> Case:
     )  # fmt: skip
 
 
-def worst_error(case: Case, seed: int, backend: str = "auto") -> tuple[float, str]:
+def worst_error(case: Case, seed: int) -> tuple[float, str]:
     """Compute the largest relative L2 error of the output and of all gradients, and the name of that tensor.
 
     Inputs are 0.7 * normal in float32, converted to float64 for the reference. The error of a gradient that is zero
@@ -88,14 +88,14 @@ def worst_error(case: Case, seed: int, backend: str = "auto") -> tuple[float, st
     value = tensors[2]
     assert value is not None
     grad_output = 0.7 * torch.randn(value.shape, generator=generator)
-    got = _output_and_gradients(tensors, grad_output, {**case.options(), "backend": backend})
+    got = _output_and_gradients(tensors, grad_output, {**case.options(), "backend": "auto"})
     exact = [None if t is None else t.double() for t in tensors]
     want = _output_and_gradients(exact, grad_output.double(), {**case.options(), "backend": "reference"})
     size = grad_output.double().norm().item()
     errors = [
-        (_relative_error(one, judge, size), name)
-        for one, judge, name in zip(got, want, ("output", *NAMES), strict=True)
-        if one is not None and judge is not None
+        (_relative_error(one, expected, size), name)
+        for one, expected, name in zip(got, want, ("output", *NAMES), strict=True)
+        if one is not None and expected is not None
     ]
     return max(errors)
 
@@ -115,12 +115,12 @@ def _relative_error(got: Tensor, want: Tensor, otherwise: float) -> float:
     return error / (size if size > 1e-12 * otherwise else max(otherwise, 1e-300))
 
 
-def errors_of(cases: int, backend: str = "auto") -> tuple[list[float], str]:
+def errors_of(cases: int) -> tuple[list[float], str]:
     """Compute the worst error of each of a fixed sequence of random cases, and describe the worst of all."""
     choose = random.Random(0)
     found = []
     for seed in range(cases):
         case = random_case(choose)
-        found.append((*worst_error(case, seed, backend), case))
+        found.append((*worst_error(case, seed), case))
     error, name, case = max(found, key=lambda item: item[0])
     return [item[0] for item in found], f"worst {error:.1e}: {name} of {case}"

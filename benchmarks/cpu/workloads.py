@@ -159,26 +159,24 @@ def unfold_attention(query: Tensor, key: Tensor, value: Tensor, rel_row: Tensor,
     return output.reshape(batch, channels, height, width)
 
 
-def operator_inputs(batch: int, channels: int, side: int, window: int = WINDOW) -> tuple[list[Tensor], list[Tensor]]:
+def operator_inputs(batch: int, channels: int, side: int) -> tuple[list[Tensor], list[Tensor]]:
     """Draw q, k, v, rel_row, rel_col for our operator (views of one channels_last map) and for unfold (contiguous)."""
     torch.manual_seed(0)
     whole = random_map((batch, 3 * channels, side, side))
-    rels = [0.7 * torch.randn(HEADS, window, channels // HEADS // 2) for _ in range(2)]
+    rels = [0.7 * torch.randn(HEADS, WINDOW, channels // HEADS // 2) for _ in range(2)]
     views = whole.chunk(3, dim=1)
     ours, unfolds = ([*views, *rels], [*(m.contiguous() for m in views), *(r.clone() for r in rels)])
     return ours, unfolds
 
 
-def operator_steps(
-    batch: int, channels: int, side: int, *, backward: bool, window: int = WINDOW, backend: str = "auto"
-) -> dict[str, Step]:
+def operator_steps(batch: int, channels: int, side: int, *, backward: bool, backend: str = "auto") -> dict[str, Step]:
     """Make steps of our operator ("ours") and of attention over unfolded windows ("unfold") on the same numbers.
 
     Raises:
         SasaError: their outputs differ.
     """
-    options: dict[str, Any] = {"kernel_size": window, "num_heads": HEADS, "backend": backend}
-    ours, unfolds = operator_inputs(batch, channels, side, window)
+    options: dict[str, Any] = {"kernel_size": WINDOW, "num_heads": HEADS, "backend": backend}
+    ours, unfolds = operator_inputs(batch, channels, side)
     with torch.no_grad():
         got, want = local_attention(*ours, **options), unfold_attention(*unfolds)
     error = ((got - want).norm() / want.norm()).item()

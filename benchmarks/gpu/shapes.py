@@ -40,7 +40,7 @@ class Operands(NamedTuple):
     grad_output: Tensor
 
 
-def operands(layer: Layer, batch: int, device: str, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Operands:
+def operands(layer: Layer, batch: int, device: str, seed: int = 0) -> Operands:
     """Random operands, 0.7 * normal."""
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -49,7 +49,7 @@ def operands(layer: Layer, batch: int, device: str, seed: int = 0, dtype: torch.
 
     channels, side, _ = layer
     whole, grad = (
-        random(batch, parts * channels, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
+        random(batch, parts * channels, side, side).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
         for parts in (3, 1)
     )
     tables = [random(HEADS, WINDOW, channels // HEADS // 2) for _ in range(2)]
@@ -63,9 +63,9 @@ def operand_sets(layer: Layer, bench: Bench) -> list[Operands]:
     return [operands(layer, bench.batch, bench.device, seed) for seed in range(copies)]
 
 
-def stem_inputs(batch: int, height: int, width: int, dtype: torch.dtype, seed: int = 0) -> tuple[BlockInputs, Tensor]:
+def stem_inputs(batch: int, height: int, width: int, dtype: torch.dtype) -> tuple[BlockInputs, Tensor]:
     """The stem of ResNet-50 (64 channels, 4 heads, blocks of 4 x 4) on the CPU, and the signs of its batch norm."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return 0.7 * torch.randn(*shape, generator=generator)
