@@ -13,7 +13,7 @@ from processes import run_pytest, run_python
 
 pytestmark = WITHOUT_KERNELS  # of the CPU
 OPS, ROOT = Path(__file__).parents[1], Path(__file__).parents[3]
-# Those properties of any back-end that interpreted_block.py does not have.
+# The general tests of a back-end that interpreted_block.py does not repeat.
 OF_ANY_BACKEND = "triton-cpu and (any_shape or alone)"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 

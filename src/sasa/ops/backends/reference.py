@@ -8,7 +8,7 @@ from sasa.ops.backends.base import Backend, Inputs, Options
 
 
 class ReferenceBackend(Backend):
-    """The judge."""
+    """The equation in plain torch, with which all others are compared."""
 
     name = "reference"
     summary = "the equation in plain torch, any device and dtype; the judge, slow"
