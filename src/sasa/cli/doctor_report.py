@@ -56,7 +56,7 @@ def examine() -> dict[str, Any]:
             "load": threads.load(),
         },
         "cpu_library": {
-            "file": str(native.FOLDER / native.LIBRARY),
+            "file": str(native.DIRECTORY / native.LIBRARY),
             "instruction_set": native.instruction_set(),
             "why_not": native.missing(),
         },

@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 import torch
 
-FOLDER = Path(__file__).parents[1] / "_native"
+DIRECTORY = Path(__file__).parents[1] / "_native"
 LIBRARY = "libsasa.so"
 REASON = "why_not.txt"  # written by an installation that could not build the library
 
 
-def load(folder: Path = FOLDER) -> str | None:
+def load(directory: Path = DIRECTORY) -> str | None:
     """Load the library; return None, or a sentence that says why it is not in use."""
     if os.environ.get("SASA_CPU") == "off":
         return "the environment variable SASA_CPU is off"
-    library, reason = folder / LIBRARY, folder / REASON
+    library, reason = directory / LIBRARY, directory / REASON
     if not library.is_file():
         if reason.is_file():
             return reason.read_text().strip()

@@ -22,7 +22,7 @@ from sasa.ops.gpu.block_tile import (
     SIZES,
     feature_is,
     fold,
-    inside_picture,
+    inside_image,
     load_forms,
     load_tile,
     load_value_weights,
@@ -91,7 +91,7 @@ def block_backward(
         start = logsumexp + (((b * heads + head) * height + y) * width + x)
         lse = load_tile(start, 0, width, 1, rows, columns, 1, 1, G, P, S)
 
-        inside = inside_picture(rows, columns, G, P, S)
+        inside = inside_image(rows, columns, G, P, S)
         logits = logits_of(query, key_GKS.to(storage), HALF, PRECISION)
         weights = tl.where(inside[:, None, :] & inside[:, :, None], tl.exp2(logits - lse * LOG2E), 0.0)
         grad_weights = product(grad, transposed(mixed.to(storage)), None, PRECISION)

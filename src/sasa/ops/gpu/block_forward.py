@@ -18,7 +18,7 @@ from sasa.ops.gpu.block_tile import (
     LN2,
     SIZES,
     feature_is,
-    inside_picture,
+    inside_image,
     load_forms,
     load_tile,
     load_value_weights,
@@ -69,7 +69,7 @@ def block_forward(
         if VALUE_MAP:
             start = value + (b * value_b + head.to(tl.int64) * E * value_c + y * value_h + x * value_w)
             mixed = load_tile(start, value_c, value_h, value_w, rows, columns, E, EP, G, P, S)
-        inside = inside_picture(rows, columns, G, P, S)
+        inside = inside_image(rows, columns, G, P, S)
         logits = logits_of(query, key.to(storage), HALF, PRECISION)
         # Finite, so that a block beyond the image, which has no key, needs no care: it is never stored.
         logits = tl.where(inside[:, None, :], logits, -1e30)

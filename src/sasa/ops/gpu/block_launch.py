@@ -57,7 +57,7 @@ def power_of_two(number: int, least: int = 16) -> int:
 
 
 def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) -> Plan:
-    """How a image is cut into groups, and the groups into programs."""
+    """How an image is cut into groups, and the groups into programs."""
     batch, channels, height, width = image.shape
     pixels = power_of_two(block_size**2)
     half = image.dtype != torch.float32

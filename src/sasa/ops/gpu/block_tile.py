@@ -80,7 +80,7 @@ def store_tile(
 
 
 @triton.jit
-def inside_picture(rows, columns, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr):
+def inside_image(rows, columns, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr):
     """(G, P): which pixels of the group are pixels of the image."""
     p = tl.arange(0, P)[None, :]
     return (p < S * S) & (p // S < rows) & (tl.arange(0, G)[:, None] * S + p % S < columns)

@@ -142,8 +142,8 @@ def _grid(cut: Tiling, query: Tensor, num_heads: int) -> Grid:
     batch, _, height, width = query.shape
     heads = -(-num_heads // cut.heads)
     rows, columns = -(-height // cut.tile[0]), -(-width // (cut.tile[1] * cut.across))
-    pictures = 1 if cut.single else max(1, batch * heads * rows * columns // PROGRAMS)
-    return Grid(heads, rows, columns, -(-batch // pictures))
+    images = 1 if cut.single else max(1, batch * heads * rows * columns // PROGRAMS)
+    return Grid(heads, rows, columns, -(-batch // images))
 
 
 def _constants(query, key, value, rel_row, kernel_size: int, num_heads: int) -> dict[str, Any]:

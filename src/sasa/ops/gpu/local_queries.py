@@ -34,7 +34,7 @@ from sasa.ops.gpu.local_tile import (
 
 
 @triton.jit
-def among(sums_GMR, part, PARTS: tl.constexpr):
+def pad_to_parts(sums_GMR, part, PARTS: tl.constexpr):
     """(G, M, PARTS * R): zeros, but for the sums in their part.
 
     A step has few rows, and what gathers wants at least one number a thread: with fewer, Triton before 3.9 fails to
@@ -59,7 +59,7 @@ def offset_sums(grad_GMR, index_GMO, wanted_GMO):
 
 @triton.jit
 def weights_of_step(
-    step, q, dy, product, col_bias, key, value, picture, head_G, top_G, left_G, q_row,
+    step, q, dy, product, col_bias, key, value, image, head_G, top_G, left_G, q_row,
     k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, heads, height, width, log2_scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, E: tl.constexpr, EP: tl.constexpr,
     CONTENT: tl.constexpr, RELATIVE: tl.constexpr, MASKED: tl.constexpr, RS: tl.constexpr, CW: tl.constexpr,
@@ -70,12 +70,12 @@ def weights_of_step(
     first_G = top_G - HALF + step * RS
     k_row, k_col = pixels(first_G, left_G - HALF, RS * CW, CW)
     k_in = inside(k_row, k_col, head_G, heads, height, width)
-    v = load(value, k_row, k_col, k_in, picture, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
+    v = load(value, k_row, k_col, k_in, image, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
     row = first_G[:, None, None] + tl.arange(0, RS)[None, None, :]
     row_seen = (row >= 0) & (row < height) if MASKED else row == row
     row_bias = picked(product, row - q_row[:, :, None] + HALF, row_seen, 0, K, RELATIVE)
     if CONTENT:
-        k = load(key, k_row, k_col, k_in, picture, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
+        k = load(key, k_row, k_col, k_in, image, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
         logits = dot(q, tl.permute(k, (0, 2, 1)), None, PRECISION) * log2_scale
     else:
         k = v
@@ -102,7 +102,7 @@ def local_queries(
     grad_output, query, key, value, rel_row, rel_col, logsumexp, delta_out, grad_query, grad_rel,
     y_b, y_c, y_h, y_w, q_b, q_c, q_h, q_w, k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, g_b, g_c, g_h, g_w,
     row_n, row_k, row_d, col_n, col_k, col_d,
-    batch, pictures, heads, height, width, tiles_x, scale,
+    batch, images, heads, height, width, tiles_x, scale,
     K: tl.constexpr, KP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, E: tl.constexpr, EP: tl.constexpr,
     CONTENT: tl.constexpr, RELATIVE: tl.constexpr, MASKED: tl.constexpr,
     TH: tl.constexpr, TW: tl.constexpr, RS: tl.constexpr, CW: tl.constexpr, STEPS: tl.constexpr,
@@ -116,7 +116,7 @@ def local_queries(
     G: tl.constexpr = GN * GT
     M: tl.constexpr = TH * TW
     HALF: tl.constexpr = K // 2
-    # At least 16 rows and 16 columns to gather from: one number for each thread, see `among`.
+    # At least 16 rows and 16 columns to gather from: one number for each thread, see `pad_to_parts`.
     ROW_PARTS: tl.constexpr = max(triton.next_power_of_2(STEPS), 16 // RS)
     COL_PARTS: tl.constexpr = max(1, 16 // CW)
     chunk, head_G, top_G, left_G = place(tl.program_id(0), heads, height, width, tiles_x, GN, GT, TH, TW)
@@ -136,13 +136,13 @@ def local_queries(
         )  # fmt: skip
         dr = tl.zeros((G, 2 * KP, DP), tl.float32)
 
-    count = 1 if SINGLE else tl.minimum(pictures, batch - chunk * pictures)
+    count = 1 if SINGLE else tl.minimum(images, batch - chunk * images)
     # With all keys of a tile in one step or two no registers are left to keep what is the same for every image.
     for n in tl.range(count, disable_licm=STEPS <= 2):
-        picture = (chunk * pictures + n).to(tl.int64)
-        q = load(query, q_row, q_col, q_in, picture, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
-        dy = load(grad_output, q_row, q_col, q_in, picture, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
-        at = (((picture * heads + head_G.to(tl.int64)) * height)[:, None] + q_row) * width + q_col
+        image = (chunk * images + n).to(tl.int64)
+        q = load(query, q_row, q_col, q_in, image, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
+        dy = load(grad_output, q_row, q_col, q_in, image, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
+        at = (((image * heads + head_G.to(tl.int64)) * height)[:, None] + q_row) * width + q_col
         lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # no query: weight 0
         product = tl.zeros((G, M, 2 * KP), tl.float32)
         if RELATIVE:
@@ -153,7 +153,7 @@ def local_queries(
         if STEPS > 1:
             for step in range(STEPS):
                 weights, grad_weights, k = weights_of_step(
-                    step, q, dy, product, col_bias, key, value, picture, head_G, top_G, left_G, q_row,
+                    step, q, dy, product, col_bias, key, value, image, head_G, top_G, left_G, q_row,
                     k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, heads, height, width, log2_scale,
                     K, D, DP, E, EP, CONTENT, RELATIVE, MASKED, RS, CW, PRECISION, WIDE,
                 )  # fmt: skip
@@ -164,7 +164,7 @@ def local_queries(
         row_sums = tl.zeros((G, M, ROW_PARTS * RS), tl.float32)
         for step in range(STEPS):
             weights, grad_weights, k = weights_of_step(
-                step, q, dy, product, col_bias, key, value, picture, head_G, top_G, left_G, q_row,
+                step, q, dy, product, col_bias, key, value, image, head_G, top_G, left_G, q_row,
                 k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, heads, height, width, log2_scale,
                 K, D, DP, E, EP, CONTENT, RELATIVE, MASKED, RS, CW, PRECISION, WIDE,
             )  # fmt: skip
@@ -175,15 +175,15 @@ def local_queries(
                 dq = dot(ds.to(k.dtype), k, dq, PRECISION)
             if RELATIVE:
                 ds_rows = tl.reshape(ds, (G, M, RS, CW))
-                row_sums += among(tl.sum(ds_rows, 3), step, ROW_PARTS)
+                row_sums += pad_to_parts(tl.sum(ds_rows, 3), step, ROW_PARTS)
                 col_sums += tl.sum(ds_rows, 2)
         tl.store(delta_out + at, delta, mask=q_in)
         if RELATIVE:
             dproduct = offset_sums(row_sums, row_index, is_row)
-            dproduct += offset_sums(among(col_sums, 0, COL_PARTS), col_index, is_col)
+            dproduct += offset_sums(pad_to_parts(col_sums, 0, COL_PARTS), col_index, is_col)
             dproduct = dproduct.to(q.dtype)
             dq = dot(dproduct, r.to(q.dtype), dq, PRECISION)
             dr = dot(tl.permute(dproduct, (0, 2, 1)), q, dr, PRECISION)
-        store(grad_query, dq, q_row, q_col, q_in, picture, head_G, g_b, g_c, g_h, g_w, D, DP, WIDE)
+        store(grad_query, dq, q_row, q_col, q_in, image, head_G, g_b, g_c, g_h, g_w, D, DP, WIDE)
     if RELATIVE:
         store_part(grad_rel, dr, heads, GN, GT)

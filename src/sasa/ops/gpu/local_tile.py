@@ -23,7 +23,7 @@ from sasa.ops.gpu import available
 
 INTERPRETED = tl.constexpr(available.INTERPRETED)
 # Arguments whose values do not make Triton compile a kernel again.
-SIZES = ["batch", "pictures", "heads", "height", "width", "tiles_x"]
+SIZES = ["batch", "images", "heads", "height", "width", "tiles_x"]
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -59,12 +59,12 @@ def inside(row, col, head_G, heads, height, width):
 
 @triton.jit
 def addresses(
-    row, col, picture, head_G, stride_b, stride_c, stride_h, stride_w,
+    row, col, image, head_G, stride_b, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Offsets (G, X, PADDED) of the channels of a head at some pixels. WIDE: a image has 2**31 elements or more."""
+    """Offsets (G, X, PADDED) of the channels of a head at some pixels. WIDE: an image has 2**31 elements or more."""
     channel = tl.arange(0, PADDED)
-    base_G = picture * stride_b + head_G.to(tl.int64) * CHANNELS * stride_c
+    base_G = image * stride_b + head_G.to(tl.int64) * CHANNELS * stride_c
     if WIDE:
         row, col, channel = row.to(tl.int64), col.to(tl.int64), channel.to(tl.int64)
     within = (row * stride_h + col * stride_w)[:, :, None] + (channel * stride_c)[None, None, :]
@@ -73,22 +73,22 @@ def addresses(
 
 @triton.jit
 def load(
-    pointer, row, col, present, picture, head_G, stride_b, stride_c, stride_h, stride_w,
+    pointer, row, col, present, image, head_G, stride_b, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """(G, X, PADDED): the channels of a head at some pixels, zeros where not present."""
-    offsets = addresses(row, col, picture, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
+    offsets = addresses(row, col, image, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
     mask = present[:, :, None] & (tl.arange(0, PADDED) < CHANNELS)[None, None, :]
     return tl.load(pointer + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
 def store(
-    pointer, tile, row, col, present, picture, head_G, stride_b, stride_c, stride_h, stride_w,
+    pointer, tile, row, col, present, image, head_G, stride_b, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """The opposite of `load`."""
-    offsets = addresses(row, col, picture, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
+    offsets = addresses(row, col, image, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
     mask = present[:, :, None] & (tl.arange(0, PADDED) < CHANNELS)[None, None, :]
     tl.store(pointer + offsets, tile.to(pointer.dtype.element_ty), mask=mask)
 
