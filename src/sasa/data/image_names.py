@@ -13,13 +13,13 @@ from sasa.errors import DataError
 def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     """Find the images that annotations name: (their directory, paths below it, sentences about changed names).
 
-    A name that is not there as it is written may be one of Windows (`images\\1.jpg`), of another directory, or an
-    absolute path of another machine. Its last parts are then looked for, as many as possible, and in the end the name
-    of the file alone, anywhere below the directory, also without its suffix. Nothing outside the directory is read.
+    A name that does not exist as written may be a Windows path (`images\\1.jpg`), relative to another directory, or an
+    absolute path of another machine. Then the longest tail of the path that exists below the directory is taken, at
+    least the file name, with or without its suffix. Nothing outside the directory is read.
 
     Args:
         where: the annotation file, for errors.
-        directories: where images may lie; the one that holds the first image is taken.
+        directories: possible directories of the images; the one that holds the first image is used.
         names: of the images.
 
     Raises:

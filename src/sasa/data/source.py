@@ -1,4 +1,4 @@
-"""What the sources of both tasks have in common: images that are read one at a time, in any order."""
+"""Base class of the sources of both tasks: images that are read one at a time, in any order."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class ImageSource(ABC):
         """Name image `index` in messages: its path, or its file and its place there."""
 
     def fingerprint(self, index: int) -> bytes | None:
-        """Hash image `index` as it is stored, to find equal images; None where that would take long."""
+        """Hash image `index` as it is stored, to find equal images; None if that would take long."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Forward of local attention: output and log-sum-exp. One program: see local_tile.py.
+"""Forward of local attention: output and log-sum-exp. See local_tile.py for the work of one program.
 
 Shapes: G groups, M queries, S keys of a step, D and E channels of a head of q, k and of v (padded: DP, EP).
 """

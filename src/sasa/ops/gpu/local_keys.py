@@ -1,7 +1,7 @@
 """Backward of local attention by tiles of keys: the gradients of k and v.
 
-A window is symmetric: a key is seen by the queries of the window around it. So each program gathers, for a tile of
-keys, from the queries around them, and nothing is added by atomics: two runs agree to the last bit.
+Windows are symmetric: the queries that attend to a key lie in the window around the key. So each program sums, for a
+tile of keys, over the queries around it. Without atomics, two runs agree to the last bit.
 
 Shapes: G groups, M keys of a group, S queries of a step, T rows and U columns of the tile of keys.
 """
@@ -25,7 +25,7 @@ def local_keys(
     TH: tl.constexpr, TW: tl.constexpr, RS: tl.constexpr, CW: tl.constexpr, STEPS: tl.constexpr,
     GN: tl.constexpr, GT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """dv = sum of w dy and dk = sum of ds q over the queries that see a key."""
+    """dv = sum of w dy and dk = sum of ds q over the queries that attend to a key."""
     G: tl.constexpr = GN * GT
     M: tl.constexpr = TH * TW
     S: tl.constexpr = RS * CW
@@ -56,7 +56,7 @@ def local_keys(
             dy = load(grad_output, q_row, q_col, q_in, image, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
             q = load(query, q_row, q_col, q_in, image, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
             at = (lse_base[:, None] + q_row) * width + q_col
-            lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # no query: weight 0
+            lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # outside the map: weight 0
             delta = tl.load(delta_in + at, mask=q_in, other=0.0) * scale
             product = tl.zeros((G, S, 2 * KP), tl.float32)
             if RELATIVE:

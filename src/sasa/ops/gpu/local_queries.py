@@ -1,12 +1,12 @@
 """Backward of local attention by tiles of queries: delta, and the gradients of q and of the embeddings.
 
-With w the weights, found again from the log-sum-exp:
+With w the weights, recomputed from the log-sum-exp:
 
     dw = dy . v,  delta = sum over ab of w dw,  ds = scale * w (dw - delta),  dq = ds (k + r),  dr = sum of ds q
 
-delta is dy . y, but the output is not asked for: what follows may have changed it in place, as after a convolution.
-Where one step holds all keys of a tile, one walk does; else delta takes a walk of its own. (Folding delta into sums,
-dq = sum w dw k - delta sum w k, saves the walk and loses digits where dw hardly varies.)
+delta is dy . y, but y is not read: the next layer may have overwritten it in place, as after a convolution. If one step
+holds all keys of a tile, one pass over the keys is enough; otherwise delta takes a pass of its own. (Folding delta into
+sums, dq = sum w dw k - delta sum w k, saves that pass and loses digits where dw hardly varies.)
 
 Shapes: G groups, M queries, S keys of a step, R rows and C columns of it, O offsets (first rows, then columns).
 """
@@ -35,10 +35,10 @@ from sasa.ops.gpu.local_tile import (
 
 @triton.jit
 def pad_to_parts(sums_GMR, part, PARTS: tl.constexpr):
-    """(G, M, PARTS * R): zeros, but for the sums in their part.
+    """(G, M, PARTS * R): zeros except for the sums, which are in part number `part`.
 
-    A step has few rows, and what gathers wants at least one number a thread: with fewer, Triton before 3.9 fails to
-    compile it. So the rows of all steps are gathered at once; that is also one gather in place of STEPS.
+    A step has few rows, and tl.gather needs at least one number for each thread: with fewer, Triton before 3.9 fails to
+    compile it. So the rows of all steps are gathered together, which also takes one gather instead of STEPS.
     """
     G: tl.constexpr = sums_GMR.shape[0]
     M: tl.constexpr = sums_GMR.shape[1]
@@ -52,7 +52,7 @@ def pad_to_parts(sums_GMR, part, PARTS: tl.constexpr):
 
 @triton.jit
 def offset_sums(grad_GMR, index_GMO, wanted_GMO):
-    """The adjoint of `picked`: grad[..., index], (G, M, O); zero where not wanted, and where the index is none of R."""
+    """The adjoint of `picked`: grad[..., index], (G, M, O); zero where not wanted, and where the index is outside of R."""
     there = wanted_GMO & (index_GMO >= 0) & (index_GMO < grad_GMR.shape[2])
     return tl.where(there, tl.gather(grad_GMR, tl.where(there, index_GMO, 0), axis=2), 0.0)
 
@@ -111,7 +111,7 @@ def local_queries(
 ):  # fmt: skip
     """delta (B, N, H, W), grad_query, and grad_rel (programs of a head, N, O, DP).
 
-    SINGLE: each program has one image, and nothing is kept in registers from one to the next.
+    SINGLE: each program has one image, and nothing is kept in registers across images.
     """
     G: tl.constexpr = GN * GT
     M: tl.constexpr = TH * TW
@@ -126,7 +126,7 @@ def local_queries(
     column = left_G[:, None, None] - HALF + tl.arange(0, CW)[None, None, :]
     col_seen = (column >= 0) & (column < width) if MASKED else column == column
     offset = tl.arange(0, 2 * KP)[None, None, :] + 0 * q_row[:, :, None]
-    # Where the row a = i + offset lies among the rows of all steps; the same for columns.
+    # Index of the row a = i + offset within the rows of all steps; likewise for columns.
     row_index = offset + (q_row - top_G[:, None])[:, :, None]
     col_index = offset - KP + (q_col - left_G[:, None])[:, :, None]
     is_row, is_col = offset < K, (offset >= KP) & (offset < KP + K)
@@ -137,13 +137,13 @@ def local_queries(
         dr = tl.zeros((G, 2 * KP, DP), tl.float32)
 
     count = 1 if SINGLE else tl.minimum(images, batch - chunk * images)
-    # With all keys of a tile in one step or two no registers are left to keep what is the same for every image.
+    # With one or two steps no registers are left for values that are the same for every image: do not hoist them.
     for n in tl.range(count, disable_licm=STEPS <= 2):
         image = (chunk * images + n).to(tl.int64)
         q = load(query, q_row, q_col, q_in, image, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
         dy = load(grad_output, q_row, q_col, q_in, image, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
         at = (((image * heads + head_G.to(tl.int64)) * height)[:, None] + q_row) * width + q_col
-        lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # no query: weight 0
+        lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # outside the map: weight 0
         product = tl.zeros((G, M, 2 * KP), tl.float32)
         if RELATIVE:
             product = times(q, r, PRECISION) * log2_scale
