@@ -85,19 +85,19 @@ def split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _unglued(word: str) -> str:
-    """ "train" of "trainset", "trainimages", "trains": other words stay as they are."""
+    """Remove a filler from the end of a split: "trainset" and "trainimages" give "train"; other words are unchanged."""
     match = re.fullmatch(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})({'|'.join(_FILLERS)})", word)
     return match[1] if match else word
 
 
-def is_split(name: str) -> str | None:
+def exact_split(name: str) -> str | None:
     """Return the split that a name stands for, or None if the name has other words too."""
     split, rest = split_of(name)
     return None if rest else split
 
 
 def by_split(directories: Iterable[Path]) -> dict[str, Path]:
-    """The directories that are named for splits, by split.
+    """Map splits to the directories that are named for them.
 
     Raises:
         DataError: two are named for the same split.
@@ -141,7 +141,7 @@ def has_image_directories(directory: Path) -> bool:
 
 def _says_nothing(name: str) -> bool:
     words = re.findall(r"[^\W\d_]+", name.lower())
-    return is_split(name) is not None or (bool(words) and _FILLERS.issuperset(words))
+    return exact_split(name) is not None or (bool(words) and _FILLERS.issuperset(words))
 
 
 @dataclass
@@ -185,8 +185,8 @@ def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directorie
 def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directories) -> tuple[Path, list[str]]:
     """Return (directory, sentences): `root`, or its one subdirectory with all of the data, as in unpacked archives.
 
-    That is its only directory, or its only one with images if the name says no more than "images" or "data" or
-    repeats the name of `root`. A directory with images of its own is a class.
+    It is the only subdirectory, or the only one with images if it is named "images", "data" or the like, or as
+    `root` is. A directory with images directly in it is a class.
     """
     directories, notes = sub_directories(root), clutter(root)
     full = [d for d in directories if has_images_below(d) or holds(d)]
@@ -203,9 +203,9 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
 
 
 def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
-    """The splits of a directory, None if its directories are not splits."""
+    """Return the splits of a directory, None if its subdirectories are not splits."""
     directories = sub_directories(root)
-    named = [d for d in directories if is_split(d.name)]
+    named = [d for d in directories if exact_split(d.name)]
     full = [d for d in named if holds(d)] or _sharing_a_word(directories, holds)
     if not full:
         _refuse_flat_splits(root, directories)
@@ -265,9 +265,9 @@ def _has_training_and_other(splits: Iterable[str | None]) -> bool:
 
 def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
     """Refuse directories named for splits that hold images without classes; a single one beside others is a class."""
-    flat = [d for d in directories if is_split(d.name) and has_images_below(d)]
-    others = [d for d in directories if not is_split(d.name) and has_images_below(d)]
-    if len({is_split(d.name) for d in flat}) > 1 or (flat and not others):
+    flat = [d for d in directories if exact_split(d.name) and has_images_below(d)]
+    others = [d for d in directories if not exact_split(d.name) and has_images_below(d)]
+    if len({exact_split(d.name) for d in flat}) > 1 or (flat and not others):
         raise DataError(
             f"{printable(root)} holds {_named(flat)} with images that are in no directory of a class: "
             f"expected a directory for each class, as in {printable(flat[0].name)}/CLASS/"
@@ -293,7 +293,7 @@ def _refuse_splits_in_classes(directories: list[Path]) -> None:
     if len(directories) < 2:
         return
     for place in filter(None, map(_holder_of_splits, directories)):
-        inner = [d for d in sub_directories(place) if is_split(d.name)]
+        inner = [d for d in sub_directories(place) if exact_split(d.name)]
         raise DataError(
             f"{printable(place)} holds {_named(inner)} inside of what would be a class: expected "
             f"train/CLASS/ and val/CLASS/; or give the path of {printable(place)} itself"
@@ -305,7 +305,7 @@ def _holder_of_splits(directory: Path, depth: int = 4) -> Path | None:
     if has_images(directory):
         return None
     inner = sub_directories(directory)
-    if _has_training_and_other(is_split(d.name) for d in inner):
+    if _has_training_and_other(exact_split(d.name) for d in inner):
         return directory
     return next(filter(None, (_holder_of_splits(d, depth - 1) for d in inner)), None) if depth else None
 

@@ -32,7 +32,7 @@ LAYOUTS = {
 
 
 def look(root: Path) -> dict[str, Callable[[], Found]]:
-    """Openers by name of the CIFAR sets in torchvision's root directory, or of the one that `root` itself is."""
+    """Return openers, by name, of the CIFAR sets in torchvision's root directory, or of the set that `root` itself is."""
     found: dict[str, Callable[[], Found]] = {}
     for directory in (root, *(root / name for name in LAYOUTS)):
         if directory.is_dir() and (layout := layout_of(directory)):
@@ -41,7 +41,7 @@ def look(root: Path) -> dict[str, Callable[[], Found]]:
 
 
 def layout_of(directory: Path) -> Layout | None:
-    """The set that a directory holds, by its name, or by its files if it has another name."""
+    """Recognise the set in a directory by the directory's name, else by its files; None if it is neither."""
     if directory.absolute().name in LAYOUTS:
         return LAYOUTS[directory.absolute().name]
     # CIFAR-100's names (train, test) are those of directories in other data sets.
@@ -83,7 +83,7 @@ def _class_names(path: Path, meta: dict[str, Any], layout: Layout) -> list[str]:
 
 
 def _batch(path: Path, layout: Layout, count: object) -> Batch:
-    """(pixels N x 32 x 32 x 3, labels) of one file."""
+    """Read (pixels (N, 32, 32, 3), labels) of one file."""
     if not path.is_file():
         raise DataError(f"{path} is missing: the download is incomplete")
     found = load(path)

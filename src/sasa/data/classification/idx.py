@@ -19,7 +19,7 @@ LARGEST = 1 << 32  # bytes of pixels: a few kilobytes of gzip can ask for more t
 
 
 def look(root: Path) -> dict[str, Callable[[], Found]]:
-    """Openers by name of the sets in torchvision's root directory, or of the one that `root` itself is."""
+    """Return openers, by name, of the sets in torchvision's root directory, or of the set that `root` itself is."""
     found: dict[str, Callable[[], Found]] = {}
     for directory in (root, root / "raw", root / "MNIST" / "raw", root / "FashionMNIST" / "raw"):
         if _path(directory, "train-images-idx3-ubyte"):
@@ -57,7 +57,7 @@ def _path(directory: Path, name: str) -> list[Path]:
 
 
 def _read(directory: Path, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
-    """An array of bytes: two zeros, type 8, the number of dimensions, each as 4 bytes, then the values."""
+    """Read an array of bytes and its path: two zeros, type 8, number of dimensions, each dimension (4 bytes), values."""
     paths = _path(directory, name)
     if not paths:
         raise DataError(f"{directory / name} is missing, and so is {name}.gz")

@@ -15,7 +15,7 @@ from sasa.errors import DataError
 
 
 class _Call:
-    """A function that a pickle may call, without attributes that it could set."""
+    """A function that a pickle may call; it has no attributes that the pickle could set."""
 
     __slots__ = ("_function",)
 
@@ -113,7 +113,7 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # damaged pickles fail in every way there is
+    except Exception as error:  # a damaged pickle may raise any error
         raise DataError(f"{path} is not a CIFAR file, or was cut off") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is not a CIFAR file: it holds no dictionary")

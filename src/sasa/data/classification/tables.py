@@ -19,7 +19,7 @@ from sasa.data.directories import (
     files_in,
     find_layout,
     has_images,
-    is_split,
+    exact_split,
     split_of,
     sub_directories,
 )
@@ -31,7 +31,7 @@ from sasa.errors import DataError
 
 KIND = "a table of images"
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-# Names of columns, in the order in which they are looked for.
+# Names of columns, in order of preference.
 NAMES = (
     "file_name",
     "filename",
@@ -57,11 +57,11 @@ class ImageTable(Source):
     Args:
         table: the file, for errors.
         rows: of the table: (line, name, label).
-        directories: where the images may be.
+        directories: possible directories of the images.
         classes: the classes to number by; by default those of the table, sorted, numbers by their value.
 
     Raises:
-        DataError: an image is missing or is there twice, or its label is missing or not in `classes`.
+        DataError: an image is missing or listed twice, or its label is missing or not in `classes`.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class ImageTable(Source):
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:
-    """An opener of the tables with names and labels of images in a directory, or of one table.
+    """Return an opener of the tables with names and labels of images in a directory, or of one table.
 
-    A table beside class directories is not looked at: it often repeats their names.
+    A table beside class directories is ignored: it often repeats their names.
     """
     if path.is_file():
         return {KIND: partial(_open, path, [path])} if path.suffix.lower() in SUFFIXES else {}
-    inner = [directory for directory in sub_directories(path) if is_split(directory.name)]
+    inner = [directory for directory in sub_directories(path) if exact_split(directory.name)]
     tables = files_in(path, *SUFFIXES) or [table for directory in inner for table in files_in(directory, *SUFFIXES)]
     if not tables or _has_classes(path):
         return {}
@@ -149,7 +149,7 @@ def _source(split: str, table: Path, rows: list[Row], classes: list[str] | None 
 
 
 def _directories(table: Path, split: str) -> list[Path]:
-    """Directories for the images of a table: beside it, the only one there, or the one of its split."""
+    """List possible directories of a table's images: its own, the only one beside it, or the one of its split."""
     home = table.parent
     inner = sub_directories(home)
     own = [d for d in inner if split_of(d.name)[0] == split]
@@ -157,10 +157,10 @@ def _directories(table: Path, split: str) -> list[Path]:
 
 
 def _split(root: Path, table: Path) -> str | None:
-    """The split that a table's name or directory says; None for one that was given by its path."""
+    """Return the split that a table's name or directory states; None for a table given by its path."""
     if table == root:
         return None
-    directory = is_split(table.parent.name) if table.parent != root else None
+    directory = exact_split(table.parent.name) if table.parent != root else None
     return directory or split_of(table.stem)[0]
 
 
@@ -176,7 +176,7 @@ def _columns(table: Path) -> tuple[str, str] | None:
 
 
 def _rows(table: Path, split: str) -> dict[str, list[Row]]:
-    """Rows by split: that of the table, or of its column "split"."""
+    """Group the rows by split: that of the table, or of its column "split"."""
     columns = _columns(table)
     if columns is None:
         raise DataError(
@@ -185,14 +185,14 @@ def _rows(table: Path, split: str) -> dict[str, list[Row]]:
         )
     found: dict[str, list[Row]] = {}
     for line, record in _records(table)[1]:
-        own = is_split(record.get("split", "")) or split
+        own = exact_split(record.get("split", "")) or split
         label = re.sub(r"^(-?\d+)\.0$", r"\1", record.get(columns[1], ""))  # pandas makes floats of integers
         found.setdefault(own, []).append((line, record.get(columns[0], ""), label))
     return {split: found[split] for split in SPLITS if split in found}
 
 
 def _records(table: Path, most: int | None = None) -> tuple[list[str], list[Record]]:
-    """(names of the columns, rows) of a table; of the rows all, or the first ones.
+    """Return (names of the columns, rows) of a table: all rows, or the first ones.
 
     Raises:
         DataError: a line is damaged.
@@ -231,5 +231,5 @@ def _json_values(table: Path, line: int, text: str) -> dict[str, str]:
 
 
 def _word(value: object) -> str:
-    """A label or name as text; null is missing."""
+    """Return a label or name as text; null counts as missing."""
     return "" if value is None else str(value)
