@@ -32,7 +32,7 @@ def attend(
     list_layers: Annotated[bool, typer.Option("--list", help="Print the network's attention layers and stop.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw what a layer's heads attend to from chosen pixels of an image, or what many layers do from one pixel."""
+    """Draw the attention of a layer's heads for chosen pixels of an image, or of several layers for one pixel."""
     from sasa.tasks.classification.predictor import Predictor
 
     one_of("--device", device, ("auto", "cpu", "cuda"))

@@ -19,10 +19,10 @@ MOVED = ("--rows", "--profile", "--quick", "--markdown", "--picture")
 
 
 def refuse_moved(given: bool) -> None:
-    """Name the place of the options of the acceptance table, which was part of this command once.
+    """Refuse the options of the acceptance table, which used to be part of this command, and name its new command.
 
     Raises:
-        UsageError: one of them was given.
+        UsageError: one of these options was given.
     """
     if given:
         names = f"{', '.join(MOVED[:-1])} and {MOVED[-1]}"

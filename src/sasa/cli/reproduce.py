@@ -86,7 +86,7 @@ def reproduce(
 
 
 def run_table(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
-    """Train what is not done yet, and make the table of what is done, also after Ctrl-C."""
+    """Train the runs that are not done, and make the table of the finished ones, also after Ctrl-C."""
     reproduction.check_place()
     reproduction = reproduction.settle(rows)
     reproduction.check_done()
@@ -98,7 +98,7 @@ def run_table(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
 
 
 def collect_table(reproduction: "Reproduction") -> None:
-    """Make the table of what is done."""
+    """Make the table of the runs that are done."""
     reproduction = reproduction.recorded()
     reproduction.check_done()
     print_report(reproduction, report(reproduction))

@@ -1,4 +1,4 @@
-"""`sasa train`, and the body of every task's train command."""
+"""`sasa train`, and the function that adds every task's train command."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ def add_train(group: typer.Typer, task: str, summary: str, data: str, own: tuple
         task: its name in the registry.
         summary: the command's help.
         data: help of --data.
-        own: the task's own options; those of other tasks are hidden, and refused as settings that it does not have.
+        own: names of the task's own options; options of other tasks are hidden and refused.
     """
 
     @group.command("train", help=summary)

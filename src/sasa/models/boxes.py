@@ -24,7 +24,7 @@ IGNORED = -2  # torchvision's Matcher.BETWEEN_THRESHOLDS: an anchor that is neit
 
 
 class Losses(NamedTuple):
-    """Focal loss of all anchors and smooth L1 loss of the boxes, both divided by the number of object anchors; scalars."""
+    """Scalars: focal loss of all anchors, smooth L1 loss of the boxes; both divided by the number of object anchors."""
 
     classification: Tensor
     box: Tensor
@@ -128,7 +128,7 @@ def match(all_anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
 
     matches = torch.full((len(all_anchors),), -1, dtype=torch.int64, device=all_anchors.device)
     overlaps = box_iou(boxes, all_anchors)
-    # For every box the matcher takes the anchors of highest IoU, even if that is 0: leave out boxes without any overlap.
+    # For every box the matcher takes the anchors of highest IoU, even if that is 0: leave out boxes without overlap.
     touched = (overlaps > 0).any(1).nonzero()[:, 0]
     if len(touched):
         matches = Matcher(OBJECT_IOU, BACKGROUND_IOU, allow_low_quality_matches=True)(overlaps[touched])

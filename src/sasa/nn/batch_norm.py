@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def uses_batch_statistics(norm: nn.Module) -> bool:
-    """Return whether the norm uses batch statistics: in training, or if it tracks no running ones (as nn.BatchNorm2d)."""
+    """Return whether the norm uses batch statistics: in training, or if it has no running ones (as nn.BatchNorm2d)."""
     return norm.training or norm.running_mean is None
 
 

@@ -1,8 +1,8 @@
 """`FittedAttention2d`: attention with the output size of any convolution.
 
 A convolution of kernel k and stride s that pads p pixels (both sides together) turns a side of H pixels into
-ceil((H - m) / s), where m = k - 1 - p is the number of pixels it *trims*: 0 with "same" padding, positive where the border is lost,
-negative where more is padded than the kernel needs. The layer is defined by (m, s).
+ceil((H - m) / s), where m = k - 1 - p is the number of pixels it *trims*: 0 with "same" padding, positive where the
+border is lost, negative where more is padded than the kernel needs. The layer is defined by (m, s).
 """
 
 import torch.nn.functional as F

@@ -1,8 +1,8 @@
 """Position encodings of attention layers: relative embeddings, the sinusoid of absolute positions, or none.
 
 An encoding is a stateless object. It may add embedding tables to a layer (as parameters of the layer), returns the
-embeddings that the operator gets, and may add positions to the layer's input. Once listed in `POSITIONS`, it can be used
-in `LocalAttention2d`, `AttentionStem`, `convert` and the configs of networks.
+embeddings that the operator gets, and may add positions to the layer's input. Once in `POSITIONS`, it can be used in
+`LocalAttention2d`, `AttentionStem`, `convert` and the configs of networks.
 
 Shapes: N heads, K offsets a side, D channels of a head, C channels, H x W the map.
 """

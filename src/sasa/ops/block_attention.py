@@ -140,7 +140,7 @@ def _cuda_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
 
 
 def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, ...]:
-    """Return uninitialised gradients of block attention's inputs: of maps in the maps' layout, of weights contiguous."""
+    """Return uninitialised gradients for block attention's inputs: in the maps' layout, or contiguous for weights."""
     image, *weights, value = call.inputs
     grad_image = empty_map(image, image.shape[1]) if call.image_gradient else None
     grad_value = None if value is None else empty_map(value, value.shape[1])

@@ -19,7 +19,7 @@ from sasa.ops.reference import split_heads, window_view
 
 
 def are_needed(*tensors: Tensor | None) -> bool:
-    """Return whether one of the tensors holds NaN or infinity; always False on a GPU, where the check would synchronise.
+    """Return whether one of the tensors holds NaN or infinity; always False on a GPU, where a check would synchronise.
 
     On a GPU `eager` therefore lets non-finite numbers spread to all queries of their tile.
     """

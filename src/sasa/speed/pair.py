@@ -39,7 +39,7 @@ StepMaker = Callable[[nn.Module], Step]
 
 @dataclass(frozen=True)
 class Pair:
-    """A network and its convolutional twin with what both are timed on.
+    """A network and its convolutional twin, with the batches that both are timed on.
 
     Args:
         name: of the network.
@@ -80,7 +80,7 @@ class PairTimes:
         return [passed for passed in PASSES if passed not in self.times]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to what speed.json holds."""
+        """Convert to plain values for speed.json."""
         passes: dict[str, Any] = {
             passed: {
                 "ours_ms_a_picture": spread(times[OURS]).median,
@@ -123,7 +123,7 @@ def time_pair(
 
     Args:
         pair: from `pair_of_run` or `pair_of_network`.
-        rounds: maximum number of turns of each side.
+        rounds: maximum number of timed calls of each side.
         stop: ends the measurement early; the result then has the passes that were measured.
         say: called with a sentence before each pass.
         save: called with the result so far after each pass.
@@ -151,7 +151,7 @@ def pair_of_run(path: Path) -> Pair:
 
 
 def pair_of_config(config: Config, network: ResNet | RetinaNet | None = None) -> Pair:
-    """Pair a network with its twin on the data and the recipe of a config; by default the config's own new network."""
+    """Pair a network with its twin on the data and the recipe of a config; by default a new network of the config."""
     keep_freed_memory()  # as in training
     task = make_task(config, make_fabric(config.run))
     ours = network or task.network
@@ -203,7 +203,7 @@ def _config_on_cpu(path: Path) -> Config:
 
 
 def first_batches(task: Task, config: Config) -> list[Any]:
-    """Read the first few training batches, without those that are smaller than the largest."""
+    """Read the first few training batches, skipping those smaller than the largest."""
     parts = itertools.islice(task.batches(0), BATCHES)
     batches = [batch.to(torch.device("cpu"), config.run.channels_last) for batch in parts]
     size = max(map(len, batches))

@@ -1,4 +1,4 @@
-"""timm's augmentation policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name, with a strict check of the name."""
+"""timm's augmentation policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name, which is checked."""
 
 import re
 from typing import Any

@@ -83,7 +83,7 @@ def taps(start: np.ndarray, length: np.ndarray, out: int, count: int) -> tuple[n
     Args:
         start, length: (B,): first pixel and pixels of each crop.
         out: number of output pixels, S.
-        count: K, at least 2 * max(1, length / out) rounded up; the same in every batch, so that sums have the same terms.
+        count: K, at least 2 * max(1, length / out) rounded up; the same in every batch, for sums of the same terms.
 
     Returns:
         Pixels (B, S, K), int64, and their weights (B, S, K), float64, which sum to 1 over K.

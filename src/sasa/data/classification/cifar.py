@@ -32,7 +32,7 @@ LAYOUTS = {
 
 
 def look(root: Path) -> dict[str, Callable[[], Found]]:
-    """Return openers, by name, of the CIFAR sets in torchvision's root directory, or of the set that `root` itself is."""
+    """Return openers, by name, of the CIFAR sets in torchvision's root directory, or of the one set that `root` is."""
     found: dict[str, Callable[[], Found]] = {}
     for directory in (root, *(root / name for name in LAYOUTS)):
         if directory.is_dir() and (layout := layout_of(directory)):

@@ -25,7 +25,7 @@ class ClassFolders(Source):
 
     Args:
         root: the directory.
-        classes: classes in the order of their labels; by default the sorted names of the directories, none of them empty.
+        classes: in the order of their labels; by default the sorted names of the directories, none of them empty.
 
     Raises:
         DataError: no images, a class without any, one that is not in `classes`, a broken symbolic link.
@@ -92,7 +92,7 @@ def open_class_folders(root: Path) -> Found:
 
 
 def _passed_over(root: Path, images: dict[str, list[str]]) -> list[str]:
-    """Return sentences about ignored files in the directories of classes."""
+    """Return sentences about images outside of classes, empty classes and nested directories."""
     sentences = []
     if loose := sum(is_image(path) and path.is_file() for path in root.iterdir()):
         sentences.append(f"not used: {loose} images directly in {printable(root)}, which are in no class")

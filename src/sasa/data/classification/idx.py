@@ -57,7 +57,7 @@ def _path(directory: Path, name: str) -> list[Path]:
 
 
 def _read(directory: Path, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
-    """Read an array of bytes and its path: two zeros, type 8, number of dimensions, each dimension (4 bytes), values."""
+    """Read an array of bytes, and its path: two zeros, type 8, number of dimensions, each of them (4 bytes), values."""
     paths = _path(directory, name)
     if not paths:
         raise DataError(f"{directory / name} is missing, and so is {name}.gz")

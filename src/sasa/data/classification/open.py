@@ -10,7 +10,7 @@ from sasa.data.classification.class_folders import NoImagesError
 from sasa.data.classification.digits import Digits
 from sasa.data.classification.shards import TarShards, expand
 from sasa.data.classification.source import Found, Look, Source, Subset
-from sasa.data.directories import files_in, exact_split, sub_directories
+from sasa.data.directories import exact_split, files_in, sub_directories
 from sasa.data.findings import describe_duplicates, describe_split
 from sasa.data.images import is_image
 from sasa.data.text import printable

@@ -246,7 +246,7 @@ def _image_column(path: Path, file: pq.ParquetFile) -> str:
 
 
 def _decoded(kind: Any) -> Any:
-    """Return the type of a column's values, also of a dictionary-encoded column."""
+    """Return the type of a column's values, which for a dictionary-encoded column is that of the dictionary."""
     import pyarrow as pa
 
     return kind.value_type if pa.types.is_dictionary(kind) else kind

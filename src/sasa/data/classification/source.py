@@ -83,7 +83,7 @@ class Pixels(Source):
 
 
 def check_labels(where: object, labels: Sequence[int], classes: list[str] | None) -> list[str]:
-    """Check that all labels are indices into `classes`; without classes, the names are the numbers up to the largest label.
+    """Check that all labels are indices into `classes`; without them, the names are numbers up to the largest label.
 
     Raises:
         DataError: a label outside, or -1, which stands for unknown labels in published test sets.

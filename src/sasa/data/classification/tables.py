@@ -16,10 +16,10 @@ from sasa.data.classification.source import Found, Source, number_words
 from sasa.data.directories import (
     HELD_OUT,
     SPLITS,
+    exact_split,
     files_in,
     find_layout,
     has_images,
-    exact_split,
     split_of,
     sub_directories,
 )

@@ -12,7 +12,7 @@ import numpy as np
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, files_in, exact_split, split_of, sub_directories
+from sasa.data.directories import by_split, child, exact_split, files_in, split_of, sub_directories
 from sasa.data.image_names import find_images
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
@@ -30,7 +30,7 @@ class CocoSource(ImageFiles):
 
     Args:
         json_path: the file.
-        image_directory: the directory that the images' `file_name` are relative to; of several the one that holds the
+        directory: the directory that the images' `file_name` are relative to; of several the one that holds the
             first image. See `find_images` for names that do not exist as written.
         classes: the classes to number by; the file may have fewer, not others. By default its own, sorted by id;
             then a class without boxes is a problem.
@@ -40,11 +40,11 @@ class CocoSource(ImageFiles):
             images that are missing, or has no box that can be used.
     """
 
-    def __init__(self, json_path: Path, image_directory: Path | Sequence[Path], classes: list[str] | None = None) -> None:
+    def __init__(self, json_path: Path, directory: Path | Sequence[Path], classes: list[str] | None = None) -> None:
         self._json, where = str(json_path), printable(json_path)
         document = load(json_path)
         written, image_ids = _images(where, document["images"])
-        directories = [image_directory] if isinstance(image_directory, Path) else image_directory
+        directories = [directory] if isinstance(directory, Path) else directory
         directory, names, self.description = find_images(where, directories, written)
         sizes = np.array([_size(i, directory / n) for i, n in zip(document["images"], names, strict=True)])
         by_id, problems = _categories(where, document)

@@ -15,7 +15,7 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, files_in, has_images, exact_split, sub_directories
+from sasa.data.directories import by_split, child, exact_split, files_in, has_images, sub_directories
 from sasa.data.images import SUFFIXES
 from sasa.data.text import printable, read_lines
 from sasa.errors import DataError
@@ -29,7 +29,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Drawn:
-    """An annotated object: its class, and its box (left, top, right, bottom in pixels from 0) or the problem with it."""
+    """An annotated object: its class, its box (left, top, right, bottom in pixels from 0) or the problem with it."""
 
     name: str
     box: Box | str
@@ -190,7 +190,7 @@ def _openers(root: Path) -> Openers:
 
 
 def _directories_by_split(root: Path) -> Openers:
-    """Return openers of splits that are directories: train/ with XML files and images, or annotations/train/ with images/train/."""
+    """Return openers of the splits: train/ with XML files and images, or annotations/train/ with images/train/."""
     annotations, images = child(root, *_ANNOTATIONS), child(root, *_IMAGES)
     found: dict[Path, Places] = {}
     for directory in sub_directories(annotations or root):

@@ -13,7 +13,16 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import SPLITS, by_split, child, files_in, has_images, is_clutter, exact_split, sub_directories
+from sasa.data.directories import (
+    SPLITS,
+    by_split,
+    child,
+    exact_split,
+    files_in,
+    has_images,
+    is_clutter,
+    sub_directories,
+)
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.text import listed, printable, read_lines, read_text
@@ -189,7 +198,8 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
     They are in images/ beside labels/, beside their text files, or in lists beside obj.names, as Darknet has them.
     """
     images, labels = child(root, "images"), child(root, "labels")
-    lists = {exact_split(path.stem): [path] for path in files_in(root, ".txt")} if (root / "obj.names").is_file() else {}
+    texts = files_in(root, ".txt") if (root / "obj.names").is_file() else []
+    lists = {exact_split(path.stem): [path] for path in texts}
     if lists:
         return {split: lists[split] for split in SPLITS if split in lists}
     if images and labels:

@@ -1,4 +1,4 @@
-"""The back-end "triton": kernels in Triton for CUDA tensors. Triton, whose import takes a second, is imported on use."""
+"""The back-end "triton": kernels in Triton for CUDA tensors. Triton is imported on use, because that takes a second."""
 
 from torch import Tensor
 
@@ -86,7 +86,7 @@ BACKEND = TritonBackend()
 
 
 def for_call(inputs: Inputs, options: Options) -> FunctionBackend:
-    """Return the back-end that the dispatcher ops use for CUDA tensors: Triton if it can run the call, else plain torch."""
+    """Return the back-end of the dispatcher ops for CUDA tensors: Triton if it can run the call, else plain torch."""
     return BACKEND if BACKEND.why_not(inputs, options) is None else eager.BACKEND
 
 

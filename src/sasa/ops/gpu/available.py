@@ -36,7 +36,7 @@ def _no_device(index: int | None) -> str | None:
 
 
 def why_not(query: Tensor | None) -> str | None:
-    """Return None if the kernels can run on `query` (None: on this machine at all), else a sentence that says why not."""
+    """Return None if the kernels can run on `query` (None: on this machine at all), else a sentence on the reason."""
     reason = _no_triton()
     if reason is not None:
         return reason

@@ -1,8 +1,8 @@
 """The backward kernel of block attention: gradients of the weights' tables, and of maps where they are needed.
 
 The weights of the softmax are recomputed from the saved log-sum-exp; sum(dy y) of a query is computed as the sum of
-each weight times its gradient, so the output is not read. A program adds up the tables' gradients of its groups in registers and
-writes them once; `block_launch` sums the programs in a fixed order: no atomics, the same bits every time.
+each weight times its gradient, so the output is not read. A program adds up the tables' gradients of its groups in
+registers and writes them once; `block_launch` sums the programs in a fixed order: no atomics, the same bits every time.
 
 Shapes: those of `block_tile`; S also counts the keys where it stands beside P; T programs of each head.
 """

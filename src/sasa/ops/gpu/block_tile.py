@@ -88,7 +88,7 @@ def inside_image(rows, columns, G: tl.constexpr, P: tl.constexpr, S: tl.constexp
 
 @triton.jit
 def load_forms(forms, head, C: tl.constexpr, S: tl.constexpr, P: tl.constexpr, K: tl.constexpr):
-    """For each channel (P, K): the matrix that maps a pixel to its query features, from forms (N, C, C + 2 * (2 S - 1)).
+    """For each channel (P, K): the matrix from a pixel to its query features, from forms (N, C, C + 2 * (2 S - 1)).
 
     The second axis of `forms` holds the C columns of Wq^T Wk, then the 2 S - 1 row offsets, then the column offsets.
     """

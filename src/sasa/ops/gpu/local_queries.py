@@ -52,7 +52,7 @@ def pad_to_parts(sums_GMR, part, PARTS: tl.constexpr):
 
 @triton.jit
 def offset_sums(grad_GMR, index_GMO, wanted_GMO):
-    """The adjoint of `picked`: grad[..., index], (G, M, O); zero where not wanted, and where the index is outside of R."""
+    """The adjoint of `picked`: grad[..., index], (G, M, O); zero where not wanted, or the index is outside of R."""
     there = wanted_GMO & (index_GMO >= 0) & (index_GMO < grad_GMR.shape[2])
     return tl.where(there, tl.gather(grad_GMR, tl.where(there, index_GMO, 0), axis=2), 0.0)
 

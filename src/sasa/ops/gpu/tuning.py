@@ -77,7 +77,7 @@ def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architect
     heads = 2 if head_dim <= 8 else 1  # two heads fill the 32 bytes that memory is read by
     # Otherwise there are no registers for it, and single elements are not prefetched.
     ahead = 2 if kernel == "forward" and head_dim <= 16 and itemsize == 2 and not apart else 1
-    single = kernel == "queries" and head_dim > 32  # such layers have small maps, so there is little to share between images
+    single = kernel == "queries" and head_dim > 32  # their maps are small: images have little to share
     return Tiling((QUERIES // width, width), columns, rows, steps, heads, groups // heads, warps, ahead, single)
 
 
