@@ -60,7 +60,7 @@ def clutter(root: Path) -> list[str]:
     """Return sentences about the directories in `root` that are ignored as clutter."""
     names = sorted(path.name for path in root.iterdir() if is_clutter(path.name) and path.is_dir())
     return (
-        [f"passed over in {printable(root)}: {listed(printable(n) + '/' for n in names)} (hidden, or left by a system)"]
+        [f"ignored in {printable(root)}: {listed(printable(n) + '/' for n in names)} (hidden, or left by a system)"]
         if names
         else []
     )
@@ -197,9 +197,9 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
     if others and not _says_nothing(inner.name) and inner.name != root.absolute().name:
         return root, notes
     if others:
-        notes.append(f"passed over in {printable(root)}: {_named(others)} (no images)")
+        notes.append(f"ignored in {printable(root)}: {_named(others)} (no images)")
     deeper, more = look_through(inner, holds) if not _splits(inner, holds) else (inner, [])
-    return deeper, [*notes, f"looked through {printable(inner)}/, which holds all images", *more]
+    return deeper, [*notes, f"entered {printable(inner)}/, which holds all images", *more]
 
 
 def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
@@ -227,7 +227,7 @@ def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
 
 def _unused(directory: Path, held_out: Path | None, holds: bool) -> str:
     if holds and held_out and split_of(directory.name)[0] in HELD_OUT:
-        why = f"{printable(held_out.name)}/ is what is held out"
+        why = f"{printable(held_out.name)}/ is the held-out split"
     elif split_of(directory.name)[0] and not holds:
         why = "its images are in no directories of classes" if has_images_below(directory) else "it holds no data"
     else:

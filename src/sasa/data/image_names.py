@@ -27,7 +27,7 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     """
     for name in names:
         if not _can_be_a_name(name):
-            raise DataError(f"{where} names an image {name!a}, which no file can be called")
+            raise DataError(f"{where} names an image {name!a}, which is not a valid file name")
     there = [directory for directory in directories if directory.is_dir()]
     holding = (directory for directory in there if _as_written(directory, names[:1]))
     trees: dict[Path, _Tree] = {}

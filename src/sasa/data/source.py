@@ -17,7 +17,7 @@ class ImageSource(ABC):
         groups: for each image the number of the file (or part of a file) that holds it, where images of one group
             are read fastest one after the other; else None.
         description: sentences that say what was found when the data was opened: images and classes with counts,
-            and what was passed over, with the reason.
+            and ignored files, with the reason.
     """
 
     classes: list[str]

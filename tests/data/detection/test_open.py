@@ -167,7 +167,7 @@ def test_places_that_say_two_things(coco, tmp_path):
 
 
 def test_paths_that_are_no_set(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere is not there"):
+    with pytest.raises(DataError, match=r"nowhere does not exist"):
         open_detection_splits(str(tmp_path / "nowhere"), 0.2, 0)
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"data\.zip is not a directory, a COCO file in JSON or a data.yaml"):

@@ -65,7 +65,7 @@ class ImageParquet(Source):
 
     Args:
         paths: the files; images are ordered as they are in them. Empty files and row groups are skipped.
-        classes: names to number by, where the file has none of its own.
+        classes: class names in the order of their labels, for files that do not name the classes.
         held: bytes.
 
     Raises:

@@ -1,7 +1,7 @@
 """Reads the pickles of the CIFAR sets without running code that they name.
 
 A pickle is a program: it names functions and calls them. Every name is refused except the few that arrays and plain
-containers need, and those stand for functions of this file, so numpy itself is never called by the pickle.
+containers need, and those are replaced by functions of this module, so a pickle never calls numpy itself.
 """
 
 import pickle
@@ -71,7 +71,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _allowed() -> dict[tuple[str, str], Callable]:
-    """The function that each accepted name stands for, in the modules of numpy 1 and of numpy 2."""
+    """Map the accepted names, in the modules of numpy 1 and of numpy 2, to the functions that replace them."""
     allowed: dict[tuple[str, str], Callable] = {("_codecs", "encode"): _encode, ("numpy", "dtype"): _Kind}
     allowed["numpy", "ndarray"] = lambda *_: None
     for core in ("numpy.core", "numpy._core"):

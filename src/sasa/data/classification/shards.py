@@ -50,7 +50,7 @@ class TarShards(Source):
 
     Args:
         paths: the tar files; images are ordered as they are in them.
-        classes: names to number by; by default the lines of classes.txt beside the files, or numbers.
+        classes: class names in label order; by default the lines of classes.txt beside the files, or numbers.
 
     Raises:
         DataError: a file is damaged or cut off, all are empty, or a sample lacks its image or label; names both.

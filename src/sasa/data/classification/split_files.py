@@ -92,6 +92,6 @@ def _by_name(root: Path, files: list[Path]) -> tuple[list[Path], list[Path], lis
     for split, group in splits.items():
         if group not in (splits["train"], other):
             names = listed((printable(file.name) for file in group), 5)
-            why = f"{held_out} is what is held out" if split else "no split in their names"
+            why = f"{held_out} is the held-out split" if split else "no split in their names"
             notes.append(f"not used in {printable(root)}: {names} ({why})")
     return splits["train"], other, notes

@@ -58,7 +58,7 @@ class ImageTable(Source):
         table: the file, for errors.
         rows: of the table: (line, name, label).
         directories: possible directories of the images.
-        classes: the classes to number by; by default those of the table, sorted, numbers by their value.
+        classes: class names in the order of their labels; by default those of the table, sorted (numbers by value).
 
     Raises:
         DataError: an image is missing or listed twice, or its label is missing or not in `classes`.
@@ -136,7 +136,7 @@ def _open(root: Path, tables: list[Path]) -> Found:
         raise DataError(f"{printable(root)} has {what}")
     held_out = next((split for split in HELD_OUT if split in by_split), None)
     unused = [split for split in by_split if split not in ("train", held_out)]
-    notes += [f"not used: the {split} rows ({held_out} is what is held out)" for split in unused]
+    notes += [f"not used: the {split} rows ({held_out} is the held-out split)" for split in unused]
     train = _source("train", *by_split["train"])
     other = _source(held_out, *by_split[held_out], classes=train.classes) if held_out else None
     notes += [*train.description, *(other.description if other else [])]

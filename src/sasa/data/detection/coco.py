@@ -30,9 +30,9 @@ class CocoSource(ImageFiles):
 
     Args:
         json_path: the file.
-        directory: the directory that the images' `file_name` are relative to; of several the one that holds the
+        directories: the directory that the images' `file_name` are relative to; of several the one that holds the
             first image. See `find_images` for names that do not exist as written.
-        classes: the classes to number by; the file may have fewer, not others. By default its own, sorted by id;
+        classes: class names in the order of their labels, all of the file's and perhaps more. By default its own by id;
             then a class without boxes is a problem.
 
     Raises:
@@ -40,11 +40,11 @@ class CocoSource(ImageFiles):
             images that are missing, or has no box that can be used.
     """
 
-    def __init__(self, json_path: Path, directory: Path | Sequence[Path], classes: list[str] | None = None) -> None:
+    def __init__(self, json_path: Path, directories: Path | Sequence[Path], classes: list[str] | None = None) -> None:
         self._json, where = str(json_path), printable(json_path)
         document = load(json_path)
         written, image_ids = _images(where, document["images"])
-        directories = [directory] if isinstance(directory, Path) else directory
+        directories = [directories] if isinstance(directories, Path) else directories
         directory, names, self.description = find_images(where, directories, written)
         sizes = np.array([_size(i, directory / n) for i, n in zip(document["images"], names, strict=True)])
         by_id, problems = _categories(where, document)
@@ -126,7 +126,7 @@ def _categories(where: str, document: dict[str, Any]) -> tuple[dict[Id, str], li
             )
         for category in set(same) - set(kept):
             del by_id[category]
-            what = f"class {name!r} is there twice: the one with the id {category} has no boxes and is left out"
+            what = f"class {name!r} is listed twice: the one with the id {category} has no boxes and is left out"
             problems.append(Problem(where, "", None, what))
     return by_id, problems
 

@@ -73,7 +73,7 @@ def open_detection_split(
     Args:
         data, held_out, seed: as there. Of a single COCO file "test" is the whole.
         split: "train", "val" or "test".
-        classes: those to number by (of the network to be scored); by default those of the split's own file.
+        classes: class names in the order of the labels of the network to be scored; by default those of the split.
 
     Raises:
         DataError: as there, or the set has no such split, or a class that is not in `classes`.
@@ -92,7 +92,7 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
     """(openers of the splits, sentences about the layout)."""
     root = Path(data).expanduser()
     if not root.exists():
-        raise DataError(f"{printable(root)} is not there")
+        raise DataError(f"{printable(root)} does not exist")
     with _sentences(data):
         found = _look(root)
         if not found and root.is_file():

@@ -118,7 +118,7 @@ class VocSource(ImageFiles):
     Args:
         directory: the directory that holds the three, or the `Places` of each.
         split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the images.
-        classes: the classes to number by; by default those of the training images (those of the images
+        classes: class names in the order of their labels; by default those of the training images (those of the images
             themselves for any other list than "val" and "test"), sorted by name.
 
     Raises:

@@ -60,7 +60,7 @@ class YoloSource(ImageFiles):
     Args:
         settings: of the data set.
         split: of `settings.places`.
-        classes: the classes to number by; by default those of the settings.
+        classes: class names in the order of their labels; by default those of the settings.
 
     Raises:
         DataError: an image is missing, a class is not in `classes`, or there is no box that can be used.
