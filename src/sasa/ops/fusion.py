@@ -22,7 +22,7 @@ DIFFERENTIATING = {_functorch.TransformType.Grad, _functorch.TransformType.Jvp}
 
 
 def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
-    """Whether `sasa::operator` may replace calls of `modules` and the operations between them.
+    """Return whether `sasa::operator` may replace calls of `modules` and the operations between them.
 
     Args:
         operator: name without the namespace.
@@ -68,5 +68,5 @@ def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
 
 
 def _is_transforming() -> bool:
-    """Whether a transform of torch.func is active, vmap included."""
+    """Return whether a transform of torch.func is active, vmap included."""
     return not torch.compiler.is_compiling() and _are_functorch_transforms_active()

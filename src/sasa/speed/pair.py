@@ -31,7 +31,7 @@ from sasa.training.settings import Config
 from sasa.training.task import Task
 
 ROUNDS, SECONDS = 20, 30.0  # limits of each pass
-BATCHES = 4  # of a run's data, used in turn
+BATCHES = 4  # of a run's data, used cyclically
 OURS, TWIN = "this network", "convolutional twin"
 TRAINING, INFERENCE = PASSES = ("training step", "inference")
 StepMaker = Callable[[nn.Module], Step]
@@ -211,7 +211,7 @@ def first_batches(task: Task, config: Config) -> list[Any]:
 
 
 def _recipe_step(network: nn.Module, batches: list[Any], task: Task, config: Config) -> Step:
-    """Make a whole training step of the recipe, optimizer included, on the batches in turn."""
+    """Make a whole training step of the recipe, optimizer included, cycling over the batches."""
     network = copy.deepcopy(network).train()
     recipe, following = config.recipe, itertools.cycle(batches)
     # A small learning rate, because the same batches are used again and again.
@@ -253,7 +253,7 @@ def _loss_of_made_up_targets(network: nn.Module, batch_size: int, size: int) -> 
 
 
 def inference_step(network: nn.Module, batches: list[Tensor]) -> Step:
-    """Make a forward pass in evaluation mode over the batches in turn, without gradients."""
+    """Make a forward pass in evaluation mode cycling over the batches, without gradients."""
     network, following = copy.deepcopy(network).eval(), itertools.cycle(batches)
 
     def step() -> None:
