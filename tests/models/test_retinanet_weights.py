@@ -182,11 +182,11 @@ def test_a_backbone_starts_from_a_classifier(name):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kernel_size": 5}, "the backbone has kernel_size=3, and the network that its weights come from 5"),
-        ({"width": 0.2}, "the backbone has width=0.1, and the network that its weights come from 0.2"),
-        ({"position": "none"}, "the backbone has position='relative', and .* 'none'"),
-        ({"groups": "ccaa"}, "the backbone has groups='aaaa', and .* 'ccaa'"),
-        ({"in_chans": 1}, "the backbone has in_chans=3, and .* 1"),
+        ({"kernel_size": 5}, "the backbone has kernel_size=3, but its weights come from a network with 5"),
+        ({"width": 0.2}, "the backbone has width=0.1, but its weights come from a network with 0.2"),
+        ({"position": "none"}, "the backbone has position='relative', but .* 'none'"),
+        ({"groups": "ccaa"}, "the backbone has groups='aaaa', but .* 'ccaa'"),
+        ({"in_chans": 1}, "the backbone has in_chans=3, but .* 1"),
     ],
     ids=str,
 )

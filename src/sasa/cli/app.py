@@ -26,7 +26,7 @@ BadImageOption = Annotated[
         "--on-bad-image", metavar="error|skip", help="An image that cannot be read: stop, or leave it out and list it."
     ),
 ]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images that go through the network together.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a batch.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that read images (default: as the run had).")
 ]

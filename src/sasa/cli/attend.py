@@ -32,7 +32,7 @@ def attend(
     list_layers: Annotated[bool, typer.Option("--list", help="Print the network's attention layers and stop.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw the attention of a layer's heads for chosen pixels of an image, or of several layers for one pixel."""
+    """Draw what the heads of a layer attend to from chosen pixels of an image, or many layers from one pixel."""
     from sasa.tasks.classification.predictor import Predictor
 
     one_of("--device", device, ("auto", "cpu", "cuda"))

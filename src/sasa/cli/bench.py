@@ -19,7 +19,7 @@ MOVED = ("--rows", "--profile", "--quick", "--markdown", "--picture")
 
 
 def refuse_moved(given: bool) -> None:
-    """Refuse the options of the acceptance table, which used to be part of this command, and name its new command.
+    """Refuse the options of the acceptance table, which used to be part of this command, with its new place.
 
     Raises:
         UsageError: one of these options was given.
@@ -31,12 +31,12 @@ def refuse_moved(given: bool) -> None:
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Option(help="A run's directory, or a network: see sasa models.")] = "sasa_resnet50",
-    size: Annotated[int | None, typer.Option(min=32, help="Side of the random images of a network [224].")] = None,
+    model: Annotated[str, typer.Option(help="A run's directory, or a network (see sasa models).")] = "sasa_resnet50",
+    size: Annotated[int | None, typer.Option(min=32, help="Side of the random images (default: 224).")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Maximum number of turns of each network.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of threads (default: torch's).")] = None,
     budget: Annotated[str | None, typer.Option(help="Stop measuring after this time, e.g. 90s or 10m.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here as well.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     moved: Annotated[bool, typer.Option(*MOVED, hidden=True, callback=refuse_moved, is_eager=True)] = False,
 ) -> None:
     """Time a network beside its convolutional twin: training step and inference, in turns, on the CPU.

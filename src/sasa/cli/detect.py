@@ -32,7 +32,7 @@ add_train(
     detect,
     "detection",
     "Train a detector on images with boxes.",
-    "Directory of COCO's JSON or Pascal VOC's XML, or a JSON file: docs/detection.md.",
+    "Directory in COCO, Pascal VOC or YOLO format, or a COCO file: docs/data.md.",
     ("backbone",),
 )
 
@@ -67,13 +67,13 @@ def evaluate(
 def predict(
     images: ImagesArgument,
     model: ModelOption,
-    score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest score of a box.")] = 0.3,
+    score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of a box.")] = 0.3,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the boxes to this file.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Directory for a copy of each image with its boxes.")] = None,
 ) -> None:
-    """Detect objects in images: a line for each image, and JSON and drawings if asked for."""
+    """Detect objects in images: print a line for each image; write JSON and drawings on request."""
     from sasa.models.boxes import Selection
 
     call = PredictCall(images, model, on_bad_image, device, json_file, draw)

@@ -31,7 +31,7 @@ class PredictCall:
 
 
 def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> None:
-    """Predict images in batches, print a line for each, and write JSON and drawings if asked for.
+    """Predict images in batches, print a line for each, and write JSON and drawings on request.
 
     Args:
         task: its name in the registry.
@@ -113,10 +113,10 @@ def predict(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the predictions to this file.")] = None,
     draw: Annotated[
         Path | None,
-        typer.Option(help="A name that ends in .png gets a grid of the first 64; a directory one drawing an image."),
+        typer.Option(help="FILE.png: a grid of the first 64 images. A directory: a drawing of each image."),
     ] = None,
 ) -> None:
-    """Predict the classes of images: the most likely ones of each, with their softmax."""
+    """Predict the classes of images: the most likely classes of each, with their softmax."""
     run_predict("classification", PredictCall(images, model, on_bad_image, device, json_file, draw), top, TopTable(top))
 
 

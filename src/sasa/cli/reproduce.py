@@ -27,11 +27,11 @@ def reproduce(
             metavar="imagenet|cifar10|digits|coco|bccd", help="Choose the recipe (default: cifar10, for table 2 coco)."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where the images are (default: the name of the data set).")] = None,
+    data: Annotated[str | None, typer.Option(help="Data, as for sasa train (default: the data set's name).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row; the rows are compared seed by seed.")] = 3,
     budget: Annotated[
         str | None,
-        typer.Option(help="Time for all runs, or those of --row, such as 20m or 3h; reduces the epochs to fit."),
+        typer.Option(help="Time for all runs, or those of --row, e.g. 20m or 3h; reduces the epochs to fit."),
     ] = None,
     scale: Annotated[
         str | None, typer.Option(metavar="full|small", help="The paper's widths, or networks for two CPU cores.")
@@ -48,13 +48,13 @@ def reproduce(
     row: Annotated[
         list[str] | None, typer.Option(help="Only rows of this name or pattern, e.g. 'r26_*'; may be repeated.")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Where to train.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Device to train on.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value for all rows, e.g. recipe.accumulate=2")
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the rows and their state, and stop.")] = False,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Make the table of the runs that are done, and stop.")
+        bool, typer.Option("--collect", help="Write the table of the runs that are done, and stop.")
     ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the config of the one row of --row, and stop.")
@@ -86,7 +86,7 @@ def reproduce(
 
 
 def run_table(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
-    """Train the runs that are not done, and make the table of the finished ones, also after Ctrl-C."""
+    """Train the runs that are not done, then write the table of those that are, also after Ctrl-C."""
     reproduction.check_place()
     reproduction = reproduction.settle(rows)
     reproduction.check_done()
@@ -98,7 +98,7 @@ def run_table(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
 
 
 def collect_table(reproduction: "Reproduction") -> None:
-    """Make the table of the runs that are done."""
+    """Write and print the table of the runs that are done."""
     reproduction = reproduction.recorded()
     reproduction.check_done()
     print_report(reproduction, report(reproduction))
@@ -110,7 +110,7 @@ def report(reproduction: "Reproduction") -> str:
 
 
 def print_report(reproduction: "Reproduction", text: str) -> None:
-    """Print the table and where it was written."""
+    """Print the table and the paths of its files."""
     directory = reproduction.output
     typer.echo(f"\n{text}\nwritten: {directory / 'table.md'}, {directory / 'results.csv'}")
 

@@ -18,16 +18,16 @@ def add_train(group: typer.Typer, task: str, summary: str, data: str, own: tuple
         task: its name in the registry.
         summary: the command's help.
         data: help of --data.
-        own: names of the task's own options; options of other tasks are hidden and refused.
+        own: the options of this task only; those of other tasks are hidden, and refused as unknown settings.
     """
 
     @group.command("train", help=summary)
     def train(
-        config: Annotated[str | None, typer.Option(help="YAML file, or a recipe of the package.")] = None,
+        config: Annotated[str | None, typer.Option(help="YAML file, or the name of a recipe.")] = None,
         model: Annotated[str | None, typer.Option(help="Name of a network (see sasa models).")] = None,
         data: Annotated[str | None, typer.Option(help=data)] = None,
         epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-        batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+        batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a batch.")] = None,
         backbone: Annotated[
             str | None,
             typer.Option(
@@ -103,7 +103,7 @@ def print_summary(summary: dict[str, Any] | None, path: Path) -> None:
 add_train(
     app,
     "classification",
-    "Train a network on classes of images. Without any option: the built-in digits, in half a minute on two CPU cores.",
-    "'digits', or a directory or file of any format in docs/training.md.",
+    "Train an image classifier. Without options: on the built-in digits, in half a minute on two CPU cores.",
+    "'digits', or a directory or file in any format of docs/data.md.",
     ("in_memory",),
 )
