@@ -11,7 +11,7 @@ from sasa.ops import native
 ORDERS = {
     "sasa first": "import sasa\nimport torch\n",
     "torch first": "import torch\nimport sasa\n",
-    "the library alone": f"import torch\ntorch.ops.load_library({str(native.FOLDER / native.LIBRARY)!r})\n",
+    "the library alone": f"import torch\ntorch.ops.load_library({str(native.DIRECTORY / native.LIBRARY)!r})\n",
 }
 LOADERS = {
     "torch.export": "torch.export.load(file).module()",

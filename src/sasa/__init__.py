@@ -1,7 +1,7 @@
 """sasa: stand-alone self-attention in vision models (Ramachandran et al., NeurIPS 2019) for PyTorch.
 
-Names are imported when they are first used, since `sasa --help` must not wait for torch. The operators are registered
-as soon as torch is imported, before or after sasa: loading a saved graph or package needs no import but these two.
+Names are imported on first use, so that `sasa --help` does not wait for torch. The operators are registered as soon as
+both torch and sasa are imported, in any order, so loading a saved graph needs no other import.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`python -m sasa`: the command `sasa`, as torchrun's `-m` wants it."""
+"""`python -m sasa` runs the command `sasa`; `torchrun -m sasa` needs this."""
 
 from sasa.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Errors that a user can act on, each with one sentence and the exit status of the command line."""
+"""Errors that a user can act on, each with a message of one sentence and an exit status for the command line."""
 
 
 class SasaError(Exception):

@@ -1,4 +1,4 @@
-"""Actions that follow the import of a module, without importing it."""
+"""Run an action after another module is imported, without importing it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def after_import(name: str, action: Callable[[], object]) -> None:
 
 
 class _Watcher:
-    """A finder that leaves finding and loading to the others, and calls the action when the module has been executed.
+    """An import finder that delegates to the other finders, and calls the action once the module has been executed.
 
     The module keeps its own loader, which serves its source and data files. Asking for the spec alone, as
     `importlib.util.find_spec` does, changes nothing.

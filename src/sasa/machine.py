@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """The model name of the CPU; its architecture where the system reports no name."""
+    """The model name of the CPU; its architecture if the system reports no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -111,7 +111,7 @@ def test_wrong_arguments_of_eval(sasa, detector, tmp_path):
     assert_one_sentence(sasa(*arguments, detector, "--results", tmp_path / "no" / "r.json"), 1, "is not a directory")
     both = ["--json", tmp_path / "x.json", "--results", tmp_path / "x.json"]
     assert_one_sentence(sasa(*arguments, detector, *both), 2, "--json and --results are both", "name two files")
-    assert_one_sentence(sasa(*arguments, detector, "--data", tmp_path / "no"), 3, "is not there")
+    assert_one_sentence(sasa(*arguments, detector, "--data", tmp_path / "no"), 3, "does not exist")
     assert_one_sentence(sasa(*arguments, tmp_path / "no"), 1, "is not the directory of a run")
     shutil.copytree(detector, tmp_path / "alone")
     (tmp_path / "alone" / "config.yaml").unlink()
@@ -260,7 +260,7 @@ def test_divergence_is_status_4(sasa, data, tmp_path):
         (["--batch-size", "5", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (5) must be divisible"]),
         (["--backbone", "nowhere"], 1, ["nowhere"]),
         (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe", "small"]),
-        (["--data", "nowhere"], 3, ["nowhere is not there"]),
+        (["--data", "nowhere"], 3, ["nowhere does not exist"]),
         (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
         (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip"]),
         (["--set", "data.on_bad_image=ignore"], 1, ["on_bad_image must be error or skip"]),

@@ -52,7 +52,7 @@ def test_json_holds_the_same(sasa):
 def test_the_library_in_use_has_its_instruction_set(sasa, monkeypatch):
     monkeypatch.setattr(native, "missing", lambda: None)
     monkeypatch.setattr(native, "instruction_set", lambda: "avx7")
-    file = str(native.FOLDER / native.LIBRARY)
+    file = str(native.DIRECTORY / native.LIBRARY)
     assert fields(sasa("doctor")[1])["CPU kernels"]["library"] == f"in use, with avx7 instructions ({file})"
 
 

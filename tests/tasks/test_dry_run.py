@@ -39,7 +39,7 @@ def test_a_config_of_coco_runs_dry_without_coco(tmp_path, monkeypatch):
     assert (report["classes"], report["training_pictures"], report["held_out_pictures"]) == (80, 118_287, 5_000)
     assert report["steps"] == 150 * (118_287 // 64)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(DataError, match="imagenet is not there"):
+    with pytest.raises(DataError, match="imagenet does not exist"):
         dry_run(resolve_detection("coco", [("data.source", "imagenet"), *changes]))
 
 

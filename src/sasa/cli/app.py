@@ -41,7 +41,7 @@ def one_of(option: str, value: str | None, choices: tuple[str, ...]) -> str | No
     """Return `value` if it is one of the choices, or None.
 
     Raises:
-        UsageError: it is not.
+        UsageError: another value; the message lists the choices.
     """
     if value is not None and value not in choices:
         raise UsageError(f"{option} must be {' or '.join(choices)}, got {value!r}")

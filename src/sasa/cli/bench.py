@@ -22,7 +22,7 @@ def refuse_moved(given: bool) -> None:
     """Refuse the options of the acceptance table, which used to be part of this command, with its new place.
 
     Raises:
-        UsageError: one of them was given.
+        UsageError: one of these options was given.
     """
     if given:
         names = f"{', '.join(MOVED[:-1])} and {MOVED[-1]}"

@@ -61,7 +61,7 @@ def draw_grid(report: "Report", path: Path) -> None:
     for index in spread(source, SHOWN_IMAGES):
         try:
             image: Any = source.read(index)
-        except DataError:  # it is one of the problems
+        except DataError:  # the report lists it among the problems
             continue
         title = Path(source.name(index)).name
         if isinstance(source, DetectionSource):
@@ -70,7 +70,7 @@ def draw_grid(report: "Report", path: Path) -> None:
             image = draw_boxes(image, LabelledBoxes(targets.boxes, names), source.classes)
         else:
             title = source.classes[source.labels[index]]
-        shown.append((image, title.replace("$", r"\$")))  # no formulas
+        shown.append((image, title.replace("$", r"\$")))  # matplotlib reads $ as the start of a formula
     if not shown:
         raise DataError("none of the images to draw can be read")
     side = 3 if report.task == "detection" else 1.5

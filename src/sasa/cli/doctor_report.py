@@ -1,4 +1,4 @@
-"""Report what this installation is and can use, for `sasa doctor`. It needs torch only: what is missing is a line."""
+"""Report on this installation, for `sasa doctor`. It needs torch only; missing packages are lines of the report."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Requirement:
 
 
 def report(as_json: bool = False) -> str:
-    """Return what `sasa doctor` prints."""
+    """Return the report that `sasa doctor` prints."""
     found = examine()
     return json.dumps(found, indent=2) if as_json else to_text(found)
 
@@ -56,7 +56,7 @@ def examine() -> dict[str, Any]:
             "load": threads.load(),
         },
         "cpu_library": {
-            "file": str(native.FOLDER / native.LIBRARY),
+            "file": str(native.DIRECTORY / native.LIBRARY),
             "instruction_set": native.instruction_set(),
             "why_not": native.missing(),
         },
@@ -156,6 +156,6 @@ def requirement(name: str, wanted: str) -> Requirement:
         return Requirement(name, wanted, None, False)
     try:
         from packaging.specifiers import SpecifierSet
-    except ModuleNotFoundError:  # a plain installation; the extra that requires packaging is incomplete
+    except ModuleNotFoundError:  # without extras; the extra that requires packaging is incomplete
         return Requirement(name, wanted, version, True)
     return Requirement(name, wanted, version, SpecifierSet(wanted).contains(version, prereleases=True))

@@ -18,10 +18,10 @@ MOST_IN_GRID = 64
 
 
 class Drawing:
-    """Draws answers as they come; this one draws nothing."""
+    """Draws predictions one by one. This base class draws nothing."""
 
     def keep(self, image: Image.Image) -> Any:
-        """Return what `add` needs of an image; it is in memory until the answer is there."""
+        """Return the part of an image that `add` needs; it is kept in memory until the image is predicted."""
 
     def add(self, answer: Any, kept: Any) -> None:
         """Draw an answer."""
@@ -83,7 +83,7 @@ class ImageDirectory(Drawing):
         return image
 
     def write(self, name: str, drawing: Image.Image) -> None:
-        """Write the drawing of an image of that name."""
+        """Write the drawing of the image with this name."""
         path = self.free(Path(name).stem)
         with write_errors(path):
             drawing.save(path)

@@ -1,4 +1,4 @@
-"""`sasa eval`, and the body of every task's eval command."""
+"""`sasa eval`, and the function that every task's eval command calls."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sasa.tasks.classification.evaluation import ClassificationEvaluation
     from sasa.tasks.trained import Evaluation
 
-LONGEST_LABEL = 40  # letters of a class name in a table; JSON has all of it
+LONGEST_LABEL = 40  # characters of a class name in a table; JSON has the whole name
 
 
 def run_eval(task: str, model: str, device: str, json_file: Path | None, per_class: bool, **options: Any) -> Any:
@@ -51,7 +51,7 @@ def run_eval(task: str, model: str, device: str, json_file: Path | None, per_cla
 
 
 def print_classes(evaluation: "Evaluation") -> None:
-    """Print a line for each class; a dash where a figure is unknown."""
+    """Print a line for each class; a dash for an unknown figure."""
     heading, rows = evaluation.class_table()
     typer.echo()
     print_columns(heading, [[shorten(str(row[0]), LONGEST_LABEL), *map(_cell, row[1:])] for row in rows])

@@ -1,4 +1,4 @@
-"""The image files that arguments of the command line name."""
+"""Find the image files that command-line arguments name."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +35,11 @@ def _named_by(argument: str) -> list[Path]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """Return the matches of a pattern with wildcards in any of its parts, below the directory of its plain parts."""
+    """Return the paths that match a shell pattern; wildcards may be in any part, also in directories.
+
+    Raises:
+        DataError: an invalid pattern.
+    """
     plain = next((n for n, part in enumerate(pattern.parts) if any(sign in part for sign in "*?[")), None)
     if plain is None:
         return []

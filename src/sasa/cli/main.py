@@ -1,7 +1,7 @@
 """The entry point of the command `sasa`: an error is one sentence on stderr and an exit status.
 
-The commands are in the files beside this one. They need the extra `train`; `sasa doctor` needs torch alone, so that it
-can say what is missing.
+The commands are in the files beside this one. They need the extra `train`; `sasa doctor` needs torch only, so that it
+can report missing packages.
 """
 
 import sys

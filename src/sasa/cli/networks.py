@@ -51,7 +51,7 @@ def paper(
     tables: Annotated[list[str] | None, typer.Argument(help="Numbers of tables (default: all).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the paper's tables and claims beside what is counted from the built networks."""
+    """Print the paper's tables and claims beside counts of the networks that sasa builds for them."""
     from sasa.counting import paper_tables
 
     chosen, claims = paper_tables.tables(tables), paper_tables.claims(tables)

@@ -1,4 +1,4 @@
-"""`sasa predict`, and the body of every task's predict command."""
+"""`sasa predict`, and the function that every task's predict command calls."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from sasa.tasks.classification.predictor import Prediction
     from sasa.tasks.trained import TrainedNetwork
 
-LONGEST_LABEL = 24  # letters in the table; JSON has the whole names
+LONGEST_LABEL = 24  # characters in the table; JSON has the whole name
 
 
 @dataclass(frozen=True)
 class PredictCall:
-    """The options that the predict commands have in common."""
+    """The options that all predict commands share."""
 
     images: list[str]
     model: str
@@ -36,8 +36,13 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> N
     Args:
         task: its name in the registry.
         call: the common options.
-        options: of the task's predictor.
-        table: prints the answers.
+        options: options of the task's predictor.
+        table: prints the predictions.
+
+    Raises:
+        UsageError: an output file is one of the images.
+        DataError: an image cannot be read (with --on-bad-image error), or none can.
+        SasaError: not a trained network, or a file that cannot be written.
     """
     check_choices(call.device, call.on_bad_image)
     check_directory_of(call.json_file)
@@ -46,7 +51,7 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> N
     from sasa.tasks.registry import TASKS
 
     predictor = TASKS[task].predictor.load(call.model, call.device)
-    paths, skipped, written = find_images(call.images), [], []
+    paths, skipped, predictions = find_images(call.images), [], []
     if call.json_file and call.json_file.resolve() in {path.resolve() for path in paths}:
         raise UsageError(f"--json {call.json_file} is one of the images to look at: name another file")
     drawing = open_drawing(task, call.draw, paths, predictor)
@@ -56,30 +61,39 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> N
         table.add(answer)
         drawing.add(answer, kept)
         if call.json_file:
-            written.append(answer.to_dict())
+            predictions.append(answer.to_dict())
     for sentence in skipped:
         typer.echo(f"skipped: {sentence}", err=True)
     if len(skipped) == len(paths):
         raise DataError(f"none of the {len(paths)} images can be read")
     if call.json_file:
-        write_json(call.json_file, written)
+        write_json(call.json_file, predictions)
     if call.draw:
         typer.echo(drawing.close())
 
 
 class Table:
-    """Prints a line for each answer; the base of the tasks' tables."""
+    """Print a line for each image; base class of the tasks' tables."""
 
     def heading(self, paths: list[Path], labels: list[str]) -> None:
-        """Print the heading, for images and class names that are known before the first answer."""
+        """Print the heading; it is called once, before the first prediction, with all paths and class names."""
 
     def add(self, answer: Any) -> None:
-        """Print an answer."""
+        """Print the prediction of one image."""
         raise NotImplementedError
 
 
 def read_all(predictor: "TrainedNetwork", paths: list[Path], skipped: list[str] | None) -> Iterator[tuple[str, Any]]:
-    """Yield (name, image) one by one; if `skipped` is a list, it gets the message about an unreadable image."""
+    """Yield (path, image) one by one.
+
+    Args:
+        predictor: reads the images.
+        paths: of the images.
+        skipped: a list to which the message about each unreadable image is added; None raises it.
+
+    Raises:
+        DataError: an image cannot be read, and `skipped` is None.
+    """
     for path in paths:
         try:
             yield str(path), predictor.read(path)
@@ -107,7 +121,7 @@ def predict(
 
 
 class TopTable(Table):
-    """The most likely classes and their softmax; columns are as wide as the longest path and class name."""
+    """Table of the most likely classes of each image and their softmax, with columns as wide as the longest name."""
 
     def __init__(self, top: int) -> None:
         self.top = top

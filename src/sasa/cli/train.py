@@ -1,4 +1,4 @@
-"""`sasa train`, and the body of every task's train command."""
+"""`sasa train`, and the function that adds every task's train command."""
 
 from pathlib import Path
 from typing import Annotated, Any

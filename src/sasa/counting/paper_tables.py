@@ -1,4 +1,4 @@
-"""The paper's tables and claims beside what is counted from the built networks."""
+"""The paper's tables and claims beside counts of the networks that sasa builds for them."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Layouts of data sets: names of splits, directories that only wrap others, and files that systems leave behind."""
+"""Layouts of data sets: names of splits, directories that only wrap others, and system files to ignore."""
 
 import os
 import re
@@ -19,7 +19,7 @@ _SPLIT_WORDS = {
     "test": "test testing tst prueba teste",
 }
 _SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words.split()}
-# Words of a name that say nothing: "train_images" is the training split, "bullet_train" may be a class.
+# Words without a meaning in a name: "train_images" is the training split, but "bullet_train" may be a class.
 _FILLERS = frozenset(
     "set sets data dataset datasets split subset image images img imgs photo photos picture pictures pic pics frame "
     "frames file files folder dir directory jpg jpeg jpegs png jpegimages daten the of for all raw".split()
@@ -33,13 +33,13 @@ _SYSTEM = frozenset(
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or directory is hidden, or is one that systems leave behind (`__MACOSX`, `Thumbs.db`)."""
+    """Return whether a file or directory is hidden, or was left by the operating system (`__MACOSX`, `Thumbs.db`)."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def sub_directories(root: Path) -> list[Path]:
     """The directories in a directory, sorted, without clutter."""
-    with os.scandir(root) as entries:  # unlike pathlib, it need not ask the system about each of a million files
+    with os.scandir(root) as entries:  # pathlib would make a system call for each of a million files
         return sorted(root / entry.name for entry in entries if not is_clutter(entry.name) and entry.is_dir())
 
 
@@ -57,17 +57,17 @@ def child(root: Path, *names: str) -> Path | None:
 
 
 def clutter(root: Path) -> list[str]:
-    """Sentences about the directories in `root` that are passed over as clutter."""
+    """Return sentences about the directories in `root` that are ignored as clutter."""
     names = sorted(path.name for path in root.iterdir() if is_clutter(path.name) and path.is_dir())
     return (
-        [f"passed over in {printable(root)}: {listed(printable(n) + '/' for n in names)} (hidden, or left by a system)"]
+        [f"ignored in {printable(root)}: {listed(printable(n) + '/' for n in names)} (hidden, or left by a system)"]
         if names
         else []
     )
 
 
 def split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """The split that a name stands for, and the words of the name that say something else.
+    """Return the split that a name stands for, and the other words of the name.
 
     "Train2017", "training_set", "TRAIN-images" and "trainset" are ("train", ()), "seg_train" is ("train", ("seg",)),
     "cat" is (None, ("cat",)). A name that holds words of several splits stands for none, but for "train_val", which
@@ -85,19 +85,19 @@ def split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _unglued(word: str) -> str:
-    """ "train" of "trainset", "trainimages", "trains": other words stay as they are."""
+    """Remove a filler from the end of a split: "trainset" and "trainimages" give "train"; other words are unchanged."""
     match = re.fullmatch(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})({'|'.join(_FILLERS)})", word)
     return match[1] if match else word
 
 
-def is_split(name: str) -> str | None:
-    """The split that a name stands for, where it says nothing else."""
+def exact_split(name: str) -> str | None:
+    """Return the split that a name stands for, or None if the name has other words too."""
     split, rest = split_of(name)
     return None if rest else split
 
 
 def by_split(directories: Iterable[Path]) -> dict[str, Path]:
-    """The directories that are named for splits, by split.
+    """Map splits to the directories that are named for them.
 
     Raises:
         DataError: two are named for the same split.
@@ -116,20 +116,20 @@ def by_split(directories: Iterable[Path]) -> dict[str, Path]:
 
 
 def has_images(directory: Path) -> bool:
-    """Whether there are images directly in a directory."""
+    """Return whether there are images directly in a directory."""
     with os.scandir(directory) as entries:
         return any(e.name.lower().endswith(SUFFIXES) and not is_clutter(e.name) and not e.is_dir() for e in entries)
 
 
 def has_images_below(directory: Path) -> bool:
-    """Whether there are images in a directory or anywhere below it."""
+    """Return whether there are images in a directory or anywhere below it."""
     return has_images(directory) or any(
         has_images_below(sub) for sub in sub_directories(directory) if not sub.is_symlink()
     )
 
 
 def has_image_directories(directory: Path) -> bool:
-    """Whether directories in a directory hold images, directly or further below, and may be classes.
+    """Return whether a directory has subdirectories with images, at any depth, that may be classes.
 
     A single one that repeats the name, or is named for a split or no more than "images", is not a class:
     test/test/1.jpg, test/images/1.jpg.
@@ -141,17 +141,17 @@ def has_image_directories(directory: Path) -> bool:
 
 def _says_nothing(name: str) -> bool:
     words = re.findall(r"[^\W\d_]+", name.lower())
-    return is_split(name) is not None or (bool(words) and _FILLERS.issuperset(words))
+    return exact_split(name) is not None or (bool(words) and _FILLERS.issuperset(words))
 
 
 @dataclass
 class Layout:
-    """Where the splits of a data set are.
+    """The directories of a data set's splits.
 
     Args:
         train: directory of the training images, or of all images.
         held_out: directory of the images to hold out, if there is one.
-        notes: sentences about what was looked through and what is passed over.
+        notes: sentences about the directories that were entered and those that are ignored.
     """
 
     train: Path
@@ -163,7 +163,7 @@ def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directorie
     """Find the splits below a directory.
 
     Args:
-        root: the directory. One that holds nothing but another (`photos/photos/`) is looked through.
+        root: the directory. If its only content is another directory (`photos/photos/`), that one is searched.
         holds: whether a directory holds data, which makes a directory named for a split one. By default: directories
             of images, one for each class.
 
@@ -183,10 +183,10 @@ def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directorie
 
 
 def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directories) -> tuple[Path, list[str]]:
-    """(directory, sentences): `root`, or the directory in it that has all of its data, as archives unpack to.
+    """Return (directory, sentences): `root`, or its one subdirectory with all of the data, as in unpacked archives.
 
-    That is its only directory, or its only one with images if the name says no more than "images" or "data" or
-    repeats the name of `root`. A directory with images of its own is a class.
+    It is the only subdirectory, or the only one with images if it is named "images", "data" or the like, or as
+    `root` is. A directory with images directly in it is a class.
     """
     directories, notes = sub_directories(root), clutter(root)
     full = [d for d in directories if has_images_below(d) or holds(d)]
@@ -197,15 +197,15 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
     if others and not _says_nothing(inner.name) and inner.name != root.absolute().name:
         return root, notes
     if others:
-        notes.append(f"passed over in {printable(root)}: {_named(others)} (no images)")
+        notes.append(f"ignored in {printable(root)}: {_named(others)} (no images)")
     deeper, more = look_through(inner, holds) if not _splits(inner, holds) else (inner, [])
-    return deeper, [*notes, f"looked through {printable(inner)}/, which holds all images", *more]
+    return deeper, [*notes, f"entered {printable(inner)}/, which holds all images", *more]
 
 
 def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
-    """The splits of a directory, None if its directories are not splits."""
+    """Return the splits of a directory, None if its subdirectories are not splits."""
     directories = sub_directories(root)
-    named = [d for d in directories if is_split(d.name)]
+    named = [d for d in directories if exact_split(d.name)]
     full = [d for d in named if holds(d)] or _sharing_a_word(directories, holds)
     if not full:
         _refuse_flat_splits(root, directories)
@@ -227,7 +227,7 @@ def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
 
 def _unused(directory: Path, held_out: Path | None, holds: bool) -> str:
     if holds and held_out and split_of(directory.name)[0] in HELD_OUT:
-        why = f"{printable(held_out.name)}/ is what is held out"
+        why = f"{printable(held_out.name)}/ is the held-out split"
     elif split_of(directory.name)[0] and not holds:
         why = "its images are in no directories of classes" if has_images_below(directory) else "it holds no data"
     else:
@@ -265,9 +265,9 @@ def _has_training_and_other(splits: Iterable[str | None]) -> bool:
 
 def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
     """Refuse directories named for splits that hold images without classes; a single one beside others is a class."""
-    flat = [d for d in directories if is_split(d.name) and has_images_below(d)]
-    others = [d for d in directories if not is_split(d.name) and has_images_below(d)]
-    if len({is_split(d.name) for d in flat}) > 1 or (flat and not others):
+    flat = [d for d in directories if exact_split(d.name) and has_images_below(d)]
+    others = [d for d in directories if not exact_split(d.name) and has_images_below(d)]
+    if len({exact_split(d.name) for d in flat}) > 1 or (flat and not others):
         raise DataError(
             f"{printable(root)} holds {_named(flat)} with images that are in no directory of a class: "
             f"expected a directory for each class, as in {printable(flat[0].name)}/CLASS/"
@@ -275,7 +275,7 @@ def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
 
 
 def are_parts(directories: Sequence[Path]) -> bool:
-    """Whether directories are parts of one: images_part_1/, images_part_2/, but not class_1/, class_2/."""
+    """Return whether directories are parts of one: images_part_1/, images_part_2/, but not class_1/, class_2/."""
     words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in directories}
     return len(directories) > 1 and len(words) == 1 and bool(_PARTS.intersection(words.pop()))
 
@@ -293,7 +293,7 @@ def _refuse_splits_in_classes(directories: list[Path]) -> None:
     if len(directories) < 2:
         return
     for place in filter(None, map(_holder_of_splits, directories)):
-        inner = [d for d in sub_directories(place) if is_split(d.name)]
+        inner = [d for d in sub_directories(place) if exact_split(d.name)]
         raise DataError(
             f"{printable(place)} holds {_named(inner)} inside of what would be a class: expected "
             f"train/CLASS/ and val/CLASS/; or give the path of {printable(place)} itself"
@@ -305,7 +305,7 @@ def _holder_of_splits(directory: Path, depth: int = 4) -> Path | None:
     if has_images(directory):
         return None
     inner = sub_directories(directory)
-    if _has_training_and_other(is_split(d.name) for d in inner):
+    if _has_training_and_other(exact_split(d.name) for d in inner):
         return directory
     return next(filter(None, (_holder_of_splits(d, depth - 1) for d in inner)), None) if depth else None
 

@@ -17,10 +17,10 @@ def describe_split(
 
     Args:
         title: "training" or "held-out".
-        where: what the split was read from.
+        where: the path that the split was read from.
         source: the images.
         counts: of each class.
-        things: what is counted, in singular and plural; None for the images themselves.
+        things: singular and plural of the objects that `counts` counts; None for images.
     """
     named = list(zip(source.classes, counts, strict=True))
     shown = sorted(named, key=lambda pair: -pair[1]) if len(named) > MOST_SHOWN else named
@@ -38,7 +38,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def describe_duplicates(train: ImageSource, held_out: ImageSource) -> list[str]:
-    """A sentence about images that are in both splits, if there are any, or if there are too many to compare."""
+    """Describe images that are in both splits, in a sentence if there are any or too many images to compare."""
     if len(train) + len(held_out) > MOST_COMPARED:
         return [f"not compared: whether images are in both splits (more than {MOST_COMPARED} images)"]
     pairs = duplicates(train, held_out)

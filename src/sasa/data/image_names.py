@@ -13,13 +13,13 @@ from sasa.errors import DataError
 def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     """Find the images that annotations name: (their directory, paths below it, sentences about changed names).
 
-    A name that is not there as it is written may be one of Windows (`images\\1.jpg`), of another directory, or an
-    absolute path of another machine. Its last parts are then looked for, as many as possible, and in the end the name
-    of the file alone, anywhere below the directory, also without its suffix. Nothing outside the directory is read.
+    A name that does not exist as written may be a Windows path (`images\\1.jpg`), relative to another directory, or an
+    absolute path of another machine. Then the longest tail of the path that exists in the directory is taken, or else
+    the only image of that name anywhere below it, also without the suffix. Nothing outside the directory is read.
 
     Args:
         where: the annotation file, for errors.
-        directories: where images may lie; the one that holds the first image is taken.
+        directories: possible directories of the images; the one that holds the first image is used.
         names: of the images.
 
     Raises:
@@ -27,7 +27,7 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     """
     for name in names:
         if not _can_be_a_name(name):
-            raise DataError(f"{where} names an image {name!a}, which no file can be called")
+            raise DataError(f"{where} names an image {name!a}, which is not a valid file name")
     there = [directory for directory in directories if directory.is_dir()]
     holding = (directory for directory in there if _as_written(directory, names[:1]))
     trees: dict[Path, _Tree] = {}
@@ -62,7 +62,7 @@ def _can_be_a_name(name: str) -> bool:
 
 
 def _as_written(directory: Path, names: Sequence[str]) -> dict[str, str]:
-    """Names of images that are below the directory as they are written, with one look into each of its directories."""
+    """Return the names that exist unchanged below the directory; each of its directories is listed once."""
     paths = {name: os.path.normpath(name) for name in names}
     paths = {name: path for name, path in paths.items() if not path.startswith(("/", ".."))}
     parents = {os.path.dirname(path) for path in paths.values()}  # noqa: PTH120 - a hundred thousand names
@@ -75,10 +75,10 @@ def _listing(directory: Path) -> list[str]:
 
 
 class _Tree:
-    """All files below a directory, found by the last parts of their paths."""
+    """Index of all files below a directory, searched by the tails of paths."""
 
     def __init__(self, root: Path) -> None:
-        self._paths: dict[str, str] = {}  # in lower case -> as it is; "" where that is two files
+        self._paths: dict[str, str] = {}  # lower case -> path; "" for two files that differ by case only
         self._by_name: dict[str, list[str]] = {}
         for directory, inner, files in os.walk(root):
             inner[:] = sorted(name for name in inner if not is_clutter(name))
@@ -91,7 +91,7 @@ class _Tree:
                         self._by_name.setdefault(name, []).append(path)
 
     def find(self, name: str) -> str | None:
-        """The path below the root; None if there is none, or there are several."""
+        """Return the path below the root; None if nothing or more than one file matches."""
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         if ".." in parts:
             parts = parts[len(parts) - parts[::-1].index("..") :]

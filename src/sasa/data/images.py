@@ -19,7 +19,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file name has the suffix of an image; hidden files are not images."""
+    """Return whether a file name has the suffix of an image; hidden files are not images."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -49,7 +49,7 @@ def read_image(source: Path | bytes, name: str | None = None, channels: int = 3)
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read") from error
-    except Exception as error:  # damaged files make decoders fail in every way there is
+    except Exception as error:  # decoders raise all kinds of errors for damaged files
         raise DataError(f"{name} cannot be read: {_first_line(error)}") from error
 
 

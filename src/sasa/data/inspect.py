@@ -1,4 +1,4 @@
-"""A report on a data set: format, splits, classes with counts, sizes of images, problems, images in both splits."""
+"""Report on a data set: format, splits, classes with counts, sizes of images, problems, images in both splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Report:
 
     Args:
         task: "classification" or "detection".
-        findings: sentences about splits and classes, and what is not used.
+        findings: sentences about splits and classes, and about unused files.
         sizes: a sentence for each split.
         problems: sentences about annotations and images that cannot be used, with file and number.
         sources: training images and held-out images.
@@ -31,7 +31,7 @@ class Report:
     sources: Splits
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the images, as JSON holds it; counts of each class by split."""
+        """Return everything but the images as plain values for JSON, with counts of each class by split."""
         counts = {
             split: dict(zip(source.classes, source.counts(), strict=True))
             for split, source in zip(("train", "held_out"), self.sources, strict=True)

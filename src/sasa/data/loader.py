@@ -66,7 +66,7 @@ def check_on_bad_image(value: str) -> str:
 
 
 class _Batches(Dataset):
-    """Maps [(epoch, index), ...] to a batch, or to the text of a `DataError`: workers cannot raise one as it is."""
+    """Maps [(epoch, index), ...] to a batch, or to the text of a `DataError`: workers cannot raise one unchanged."""
 
     def __init__(self, sample: Callable[[int, int], Any], collate: Collate, skip: bool) -> None:
         self.sample, self.collate, self.skip = sample, collate, skip
@@ -115,7 +115,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C, which goes to the whole process group, to the training process: it saves a checkpoint first."""
+    """Ignore Ctrl-C in a worker: the whole process group gets it, and the training process saves a checkpoint first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Random numbers that depend only on what they are for, not on what was drawn before."""
+"""Random numbers that depend only on their keys (seed, epoch, index), not on earlier draws."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ def uniform(seed: int, keys: list[tuple[int, int]], draws: int) -> np.ndarray:
 
 
 def _scramble(state: Any) -> Any:
-    """One round of splitmix64, for an int below 2^64 or an array of uint64 (whose arithmetic wraps around)."""
+    """Apply one round of splitmix64 to an int below 2^64 or an array of uint64 (whose arithmetic wraps around)."""
     state = (state + 0x9E3779B97F4A7C15) & _MASK
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK

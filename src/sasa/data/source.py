@@ -38,7 +38,7 @@ class ImageSource(ABC):
         groups: for each image the number of the file (or part of a file) that holds it, where images of one group
             are read fastest one after the other; else None.
         description: sentences that say what was found when the data was opened: images and classes with counts,
-            and what was passed over, with the reason.
+            and ignored files, with the reason.
     """
 
     classes: list[str]
@@ -62,7 +62,7 @@ class ImageSource(ABC):
         """Name image `index` in messages: its path, or its file and its place there."""
 
     def fingerprint(self, index: int) -> bytes | None:
-        """Hash image `index` as it is stored, to find equal images; None where that would take long."""
+        """Hash image `index` as it is stored, to find equal images; None if that would take long."""
         return None
 
 

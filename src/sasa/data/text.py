@@ -1,4 +1,4 @@
-"""Text from outside: file names that need not be UTF-8, and lists with a byte order mark."""
+"""Text of foreign files: names that may not be valid UTF-8, and lists with a byte order mark."""
 
 import codecs
 import os
@@ -32,7 +32,7 @@ class NameTable:
 
 
 def printable(name: object) -> str:
-    """A path or name as valid UTF-8 text; other bytes are written as \\xNN."""
+    """Return a path or name as valid UTF-8 text; other bytes are written as \\xNN."""
     return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
 
 

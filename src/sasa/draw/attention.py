@@ -33,7 +33,7 @@ def choose_layer(model: nn.Module, name: str | None) -> str:
         name: with or without ".spatial" at its end.
 
     Raises:
-        ArgumentError: no such layer (all names are listed), or no attention in the network.
+        ArgumentError: an unknown layer (the message lists all names), or a network without attention.
     """
     layers = list(attention_layers(model))
     if not layers:
@@ -70,7 +70,7 @@ def check_heads(heads: Sequence[int], layer: str, count: int) -> None:
     """Check that a layer with `count` heads has the given ones, counted from 1.
 
     Raises:
-        ArgumentError: it has not.
+        ArgumentError: a number below 1 or above `count`.
     """
     for head in heads:
         if not 1 <= head <= count:
@@ -145,7 +145,7 @@ def busiest_pixels(image: Tensor, height: int, width: int, count: int, apart: in
         image: (C, image height, image width).
         height, width: of the map.
         count: of pixels.
-        apart: least distance between them.
+        apart: minimum distance between them.
 
     Returns:
         (row, column) of each.

@@ -40,7 +40,7 @@ class Panel:
     Args:
         title: with the unit.
         curves: (epoch, value) points by label; a curve without points is left out.
-        logarithmic: whether the vertical axis is.
+        logarithmic: whether the vertical axis is logarithmic.
     """
 
     title: str
@@ -92,7 +92,7 @@ def draw_predictions(
         truth = truths[index] if truths else guess
         title = f"{guess} {share:.0%}" if guess == truth else f"{guess} {share:.0%}, is {truth}"
         colour = "black" if truths is None else RIGHT if guess == truth else WRONG
-        axes.set_title(title.replace("$", r"\$"), color=colour, fontsize=9)  # a dollar would begin a formula
+        axes.set_title(title.replace("$", r"\$"), color=colour, fontsize=9)  # matplotlib reads $ as a formula
     save_figure(figure, path)
 
 

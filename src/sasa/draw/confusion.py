@@ -54,7 +54,7 @@ def _norm():
 
 def _names(labels: list[str]) -> list[str]:
     short = [label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…" for label in labels]
-    return [label.replace("$", r"\$") for label in short]  # a dollar would begin a formula
+    return [label.replace("$", r"\$") for label in short]  # matplotlib reads $ as a formula
 
 
 def _ticks(axes, labels: list[str], cell: float) -> None:

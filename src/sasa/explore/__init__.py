@@ -1,1 +1,1 @@
-"""The attention explorer: one HTML file that shows where a trained network looks, for the pixel under the pointer."""
+"""The attention explorer: one HTML file that shows a trained network's attention for the pixel under the pointer."""

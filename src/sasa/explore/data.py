@@ -1,4 +1,4 @@
-"""An image as the page shows it: the answers of the network, and the weights of its attention layers in bytes.
+"""Data of one image for the page: predictions of the network, and weights of its attention layers in bytes.
 
 Shapes: N heads, K the kernel size, H x W the layer's map.
 """
@@ -49,9 +49,9 @@ class Explored:
     """An image with its answers and its attention weights.
 
     Args:
-        name: of the file, without its directory: a page is made to be sent to others.
-        image: what is shown.
-        truth: the true class, where it is known.
+        name: of the file, without its directory, since pages are shared with others.
+        image: the image shown on the page.
+        truth: the true class, if known.
         answers: best first.
         layers: in the order of their calls.
         cover: (down, across): the fractions of a map that the image covers; the rest is padding.
@@ -66,10 +66,11 @@ class Explored:
 
 
 def pack(weights_NKKHW: Tensor) -> bytes:
-    """Attention weights in bytes: each window has its own scale, which is its largest weight.
+    """Quantise attention weights to bytes: each window has its own scale, its largest weight.
 
-    Deflated (zlib): the scales as little-endian uint16 (N, H, W), in 1 / 65535, rounded up; then the windows as uint8
-    (N, H, W, K, K), in 1 / 255 of the scale. So a weight is wrong by at most 1 / 510 of the largest of its window.
+    The result is compressed (zlib): the scales as little-endian uint16 (N, H, W), in 1 / 65535, rounded up; then the
+    windows as uint8 (N, H, W, K, K), in 1 / 255 of the scale. So a weight is wrong by at most 1 / 510 of the largest
+    weight of its window.
     """
     windows = weights_NKKHW.permute(0, 3, 4, 1, 2).double().cpu().numpy()
     scales = np.ceil(windows.max((3, 4)).clip(0, 1) * 65535)
@@ -86,7 +87,7 @@ def explore(model: Explorable, named: NamedImage, layers: Sequence[str] = ()) ->
         layers: names, as `sasa attend --list` prints them; by default all.
 
     Raises:
-        SasaError: a layer that the network lacks, or no attention in it at all; weights that are not finite numbers.
+        SasaError: an unknown layer, a network without attention, or weights that are not finite.
     """
     chosen = [choose_layer(model.network, layer) for layer in layers or [None]]  # None: at least one, or an error
     names = list(dict.fromkeys(chosen)) if layers else list(attention_layers(model.network))

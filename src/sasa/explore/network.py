@@ -1,6 +1,6 @@
-"""Classifiers and detectors as the explorer sees them: images in, answers out.
+"""The explorer's interface to classifiers and detectors: images in, predictions out.
 
-The only file of this package that knows `sasa.tasks`.
+The only module of this package that imports `sasa.tasks`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image to explore, with its true class where it is known."""
+    """An image to explore, with its true class if known."""
 
     name: str
     image: Image.Image
@@ -56,24 +56,24 @@ class Classifier:
         self.channels = predictor.preprocessing.channels
 
     def answers(self, image: Image.Image) -> list[Answer]:
-        """The five best classes, best first."""
+        """Return the five most likely classes, best first."""
         (prediction,) = self.predictor.predict([("", image)], top=5)
         return [Answer(*pair) for pair in zip(prediction.labels, prediction.shares, strict=True)]
 
     def shown(self, image: Image.Image) -> Image.Image:
-        """The square that the network sees, in more pixels where the image has them."""
+        """Return the square that the network sees, at a higher resolution if the image has it."""
         preprocessing = self.predictor.preprocessing
         finest = min(min(image.size) / preprocessing.resized_side, LARGEST / preprocessing.image_size)
         size = round(preprocessing.image_size * max(1.0, finest))
         return replace(preprocessing, image_size=size).square(image)
 
     def seen_size(self, image: Image.Image) -> tuple[int, int]:
-        """(height, width) in pixels of what the network sees of an image."""
+        """Return (height, width) in pixels of the network's input for an image."""
         side = self.predictor.preprocessing.image_size
         return side, side
 
     def validation_images(self, directory: Path) -> Iterator[NamedImage]:
-        """The first validation image of each class, of ten classes at most."""
+        """Return the first validation image of each class, for at most ten classes."""
         config = TrainConfig.read(str(directory / "config.yaml"))
         source = open_splits(config.data.source, config.data.held_out, config.run.seed)[1]
         labels = list(source.labels)
@@ -98,7 +98,7 @@ class ObjectDetector:
         self.channels = detector.preprocessing.channels
 
     def answers(self, image: Image.Image) -> list[Answer]:
-        """The boxes found, best first."""
+        """Return the boxes found, best first."""
         (found,) = self.detector.detect([("", image)], Selection(score=self.score))
         return [
             Answer(label, score, (x1 / image.width, y1 / image.height, x2 / image.width, y2 / image.height))
@@ -106,17 +106,17 @@ class ObjectDetector:
         ]
 
     def shown(self, image: Image.Image) -> Image.Image:
-        """The image, smaller where it is large."""
+        """Return the image, reduced if it is large."""
         copy = image.copy()
         copy.thumbnail((LARGEST, LARGEST))
         return copy
 
     def seen_size(self, image: Image.Image) -> tuple[int, int]:
-        """(height, width) in pixels of what the network sees of an image, without the padding."""
+        """Return (height, width) in pixels of the network's input for an image, without the padding."""
         return self.detector.preprocessing.fit(image.height, image.width)
 
     def validation_images(self, directory: Path) -> Iterator[NamedImage]:
-        """The first four images of the validation set."""
+        """Return the first four images of the validation set."""
         config = DetectionConfig.read(str(directory / "config.yaml"))
         data = config.data
         source = open_detection_split(data.source, "val", data.held_out, config.run.seed, self.detector.labels)
@@ -145,7 +145,7 @@ def load(name: str, device: str, score: float) -> Explorable:
 
 
 def images_of(model: Explorable, name: str, paths: Sequence[Path]) -> Iterator[NamedImage]:
-    """The image files; without any, validation images of the run.
+    """Read the image files, or without any the validation images of the run.
 
     Raises:
         SasaError: no paths, and the directory is not a run with data of its own.

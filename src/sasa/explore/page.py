@@ -16,7 +16,7 @@ from PIL import Image
 from sasa.errors import SasaError
 from sasa.explore.data import Explored, Layer
 
-SMALL = 64  # pixels: an image with sides of at most so many is kept without loss, and shown with sharp pixels
+SMALL = 64  # pixels: an image with no side longer than this is stored losslessly, and shown with sharp pixels
 MEGABYTE = 1_000_000
 
 
@@ -35,7 +35,7 @@ def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) 
     Layers are the same for all images. They are taken by their number of weights, fewest first, while they fit.
 
     Args:
-        title: what the network is called.
+        title: name of the network.
         kind: "classifier" or "detector".
         images: at least one, all of one network.
         budget: bytes.
@@ -59,7 +59,7 @@ def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) 
 
 
 def _affordable(layers: Sequence[Layer], sizes: Sequence[int], budget: float) -> list[int]:
-    """The places of the layers with the fewest weights whose sizes together are within the budget, in order."""
+    """Return the indices, in order, of as many layers as fit the budget together, smallest first."""
     kept: list[int] = []
     for place in sorted(range(len(layers)), key=lambda place: layers[place].weights):
         budget -= sizes[place]
@@ -83,7 +83,7 @@ def _fill(
     kept: Sequence[int],
     left_out: Sequence[str],
 ) -> str:
-    """The file's text."""
+    """Return the text of the HTML file."""
     template, style, script = (
         files("sasa.explore").joinpath(f"page.{end}").read_text() for end in ("html", "css", "js")
     )
@@ -105,7 +105,7 @@ def _fill(
         "title": html.escape(title),
         "style": style,
         "script": script,
-        "facts": json.dumps(facts).replace("<", "\\u003c"),  # no text can end the element that holds it
+        "facts": json.dumps(facts).replace("<", "\\u003c"),  # so that no text can close the element
         "weights": weights,
     }
     return re.sub(r"@(\w+)@", lambda match: parts[match[1]], template)
@@ -137,6 +137,6 @@ def _data_url(image: Image.Image) -> str:
 
 
 def _policy(script: str) -> str:
-    """The Content-Security-Policy: this script, the style, and images inside the file; no requests at all."""
+    """Return the Content-Security-Policy: only the script, the style and the images of this file; no requests."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

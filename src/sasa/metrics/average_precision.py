@@ -15,7 +15,7 @@ from sasa.errors import DataError, SasaError
 
 AT_75 = 5  # index of 0.75 in the ten IoU thresholds 0.5, 0.55, .. 0.95
 
-Places = dict[Hashable, int]  # id of an image or class -> its number in the library, from 1
+Places = dict[Hashable, int]  # id of an image or class -> its number for the library, from 1
 
 
 @dataclass(frozen=True)

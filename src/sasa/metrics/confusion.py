@@ -18,8 +18,8 @@ class ClassScore:
         label: name of the class.
         images: number of images of the class.
         answers: number of images predicted to be of the class.
-        recall: share of the images that were predicted right; None without images.
-        precision: share of the predictions that were right; None without predictions.
+        recall: fraction of the images of the class that were predicted correctly; None without images.
+        precision: fraction of the predictions that were correct; None without predictions.
     """
 
     label: str
@@ -68,7 +68,7 @@ def check_labels(confusion: Tensor, labels: list[str]) -> None:
     """Check that a matrix is (C, C) for C labels.
 
     Raises:
-        ArgumentError: it is not.
+        ArgumentError: another size; quotes both values.
     """
     if tuple(confusion.shape) != (len(labels), len(labels)):
         raise ArgumentError(f"confusion is {tuple(confusion.shape)}, but there are {len(labels)} labels")

@@ -14,14 +14,17 @@ from torch import Tensor
 from sasa.models.retinanet import Outputs
 from sasa.models.retinanet_config import ANCHORS, RetinaNetConfig
 
-SHAPES = (0.5, 1.0, 2.0)  # height / width of the anchors
-OBJECT, BACKGROUND = 0.5, 0.4  # an anchor with at least this IoU is an object; with less than that, background
+ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width of the anchors
+OBJECT_IOU, BACKGROUND_IOU = 0.5, 0.4  # an anchor with at least the first is an object; below the second, background
 BETA = 1 / 9  # where the box loss changes from quadratic to linear
-IN_CROWD = 0.5  # an anchor with more than this part inside a crowd region is ignored
+CROWD_FRACTION = 0.5  # a background anchor with more than this fraction inside a crowd region is ignored
+
+
+IGNORED = -2  # torchvision's Matcher.BETWEEN_THRESHOLDS: an anchor that is neither object nor background
 
 
 class Losses(NamedTuple):
-    """Focal loss of all anchors and smooth L1 loss of the boxes, both divided by the number of object anchors."""
+    """Scalars: focal loss of all anchors, smooth L1 loss of the boxes; both divided by the number of object anchors."""
 
     classification: Tensor
     box: Tensor
@@ -38,7 +41,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rules by which boxes are kept.
+    """Thresholds that decide which boxes are kept.
 
     Args:
         score: minimum score.
@@ -57,14 +60,20 @@ SCORED = Selection()  # COCO's metrics need many boxes, including weak ones
 
 
 def anchors(config: RetinaNetConfig, sizes: Sequence[tuple[int, int]], device: torch.device) -> list[Tensor]:
-    """The anchors of each level, (h * w * anchors, 4), centred in the pixels of each position."""
+    """Return the anchors of each level, (h * w * anchors of a position, 4), centred on the positions of its map.
+
+    Args:
+        config: of the detector.
+        sizes: (h, w) of each level's map.
+        device: of the anchors.
+    """
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
     octaves = ANCHORS[config.anchors]
     sides = tuple(
         tuple(config.anchor_scale * stride * 2 ** (n / octaves) for n in range(octaves)) for stride in config.strides
     )
-    generator = AnchorGenerator(sides, (SHAPES,) * len(sides))  # pyright: ignore[reportArgumentType]
+    generator = AnchorGenerator(sides, (ASPECT_RATIOS,) * len(sides))  # pyright: ignore[reportArgumentType]
     generator.set_cell_anchors(torch.float32, device)
     steps = [[torch.tensor(stride, device=device)] * 2 for stride in config.strides]
     grids = generator.grid_anchors([list(size) for size in sizes], steps)
@@ -96,7 +105,7 @@ def losses(
     objects = torch.zeros_like(counted)
     for n, (own, own_labels, crowd) in enumerate(zip(boxes, labels, crowds, strict=True)):
         matches = match(all_anchors, own, crowd)
-        objects[n], counted[n] = matches >= 0, matches != BETWEEN
+        objects[n], counted[n] = matches >= 0, matches != IGNORED
         taken = matches[objects[n]]
         targets[n, objects[n], own_labels[taken]] = 1
         wanted[n, objects[n]] = _coder().encode_single(own[taken], all_anchors[objects[n]])
@@ -106,23 +115,26 @@ def losses(
     return Losses((focal * counted).sum() / count, box / count)
 
 
-BETWEEN = -2  # torchvision's number for an anchor that is neither object nor background
-
-
 def match(all_anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
-    """(A,): the index of each anchor's box, -1 for background, -2 for anchors to ignore."""
+    """Match anchors to boxes: (A,), the index of each anchor's box, -1 for background, `IGNORED` for neither.
+
+    Args:
+        all_anchors: (A, 4).
+        boxes: (N, 4).
+        crowd: (M, 4), regions in which background anchors are ignored.
+    """
     from torchvision.models.detection._utils import Matcher
     from torchvision.ops import box_iou
 
     matches = torch.full((len(all_anchors),), -1, dtype=torch.int64, device=all_anchors.device)
     overlaps = box_iou(boxes, all_anchors)
-    # The matcher assigns to a box all anchors of its best overlap, even if that is 0: such boxes are left out.
+    # For every box the matcher takes the anchors of highest IoU, even if that is 0: leave out boxes without overlap.
     touched = (overlaps > 0).any(1).nonzero()[:, 0]
     if len(touched):
-        matches = Matcher(OBJECT, BACKGROUND, allow_low_quality_matches=True)(overlaps[touched])
+        matches = Matcher(OBJECT_IOU, BACKGROUND_IOU, allow_low_quality_matches=True)(overlaps[touched])
         matches = torch.where(matches >= 0, touched[matches.clamp_min(0)], matches)
     if len(crowd):
-        matches[(matches == -1) & (_covered(all_anchors, crowd) > IN_CROWD)] = BETWEEN
+        matches[(matches == -1) & (_covered(all_anchors, crowd) > CROWD_FRACTION)] = IGNORED
     return matches
 
 

@@ -6,8 +6,8 @@ from sasa.models.resnet import ResNet
 from sasa.models.retinanet import RetinaNet
 
 CARD_NAME = "README.md"
-MOST_LABELS = 100  # the others are in config.json
-FRONT = """---
+MOST_LABELS = 100  # on the card; config.json has all
+FRONT_MATTER = """---
 library_name: sasa
 pipeline_tag: {task}
 tags:
@@ -18,16 +18,22 @@ tags:
 
 
 class Figures(NamedTuple):
-    """Measured figures of a network: a sentence that says how they were measured, and rows (name, value)."""
+    """Measured figures of a network: a sentence on how they were measured, and (name, value) rows."""
 
     heading: str
     rows: list[tuple[str, object]]
 
 
 def model_card(network: ResNet | RetinaNet, repo_id: str, figures: Figures | None = None) -> str:
-    """Write the card in Markdown from the network, its metadata and its figures."""
+    """Return the model card in Markdown.
+
+    Args:
+        network: with class names in `metadata["labels"]`, if it has any.
+        repo_id: OWNER/NAME on the Hub.
+        figures: the section of measured figures; None for no such section.
+    """
     parts = [
-        FRONT.format(task="object-detection" if isinstance(network, RetinaNet) else "image-classification")
+        FRONT_MATTER.format(task="object-detection" if isinstance(network, RetinaNet) else "image-classification")
         + f"# {repo_id.partition('/')[2]}",
         _description(network),
         _labels(network.metadata.get("labels")),

@@ -138,5 +138,5 @@ class ResNetConfig:
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Whether `value` is an integer, not a bool, of at least `least`."""
+    """Return whether `value` is an integer (not a bool) of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -22,7 +22,7 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def on_hub(name: str | Path) -> bool:
-    """Whether the name is that of a network on the Hub: hf:OWNER/NAME, or hf:OWNER/NAME@REVISION."""
+    """Return whether the name is hf:OWNER/NAME or hf:OWNER/NAME@REVISION, a network on the Hub."""
     return str(name).startswith(PREFIX)
 
 

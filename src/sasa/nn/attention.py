@@ -36,7 +36,7 @@ class LocalAttention2d(nn.Module):
         kernel_size: K, the side of the window, odd; an int or a pair of equal ints.
         stride: side of the average pool after the attention; a partial window at the border averages the pixels in it.
         padding: "zeros": positions outside the map have zero keys and values and take part in the softmax.
-            "mask": they take no part.
+            "mask": they are excluded.
         num_heads: N; heads are contiguous groups of channels.
         bias: biases on W_Q, W_K and W_V. The paper has none.
         position: "relative" (the paper's choice), "absolute" (a 2-D sinusoid added to the input) or "none".
@@ -51,7 +51,7 @@ class LocalAttention2d(nn.Module):
         without B.
 
     Raises:
-        ArgumentError: (a ValueError) at construction, for arguments that do not fit, with both values.
+        ArgumentError: (a ValueError) at construction, for inconsistent arguments; the message quotes both values.
 
     >>> layer = sasa.LocalAttention2d(64, 128, kernel_size=7, stride=2)
     >>> layer(torch.randn(2, 64, 15, 20)).shape
@@ -108,7 +108,7 @@ class LocalAttention2d(nn.Module):
 
     @property
     def encoding(self) -> NoPosition:
-        """The position encoding that `position` names."""
+        """The layer's position encoding."""
         return POSITIONS[self.position]
 
     @property
@@ -139,7 +139,7 @@ class LocalAttention2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""
-        if isinstance(x, Tensor) and x.dim() == 3:  # the proxy of a trace has no shape and stands for a batch
+        if isinstance(x, Tensor) and x.dim() == 3:  # a tracing proxy has no shape and counts as a batch
             return self(x[None])[0]
         if self.may_infer(x):
             return self.infer(x, Epilogue(None, None, False, self.stride))
@@ -159,7 +159,7 @@ class LocalAttention2d(nn.Module):
         return QkvOptions(self.kernel_size, self.num_heads, self.content, self.padding, float(self.scale))
 
     def may_infer(self, x: Tensor) -> bool:
-        """Whether `infer` computes the same as attention and pooling one after the other."""
+        """Return whether `infer` may replace attention, then pooling, as separate operations."""
         return (
             self.backend == "auto"
             and self.stride <= 2
@@ -186,7 +186,7 @@ class LocalAttention2d(nn.Module):
         """softmax_ab of Eq. 3 before pooling, (B, N, K, K, H, W): the weight of each offset for pixel (i, j).
 
         Entry [b, n, u, v, i, j] is the weight of position (i + u - K // 2, j + v - K // 2); the sum over u and v is 1.
-        Meant for drawing: it needs K * K * N floats a pixel.
+        For drawing: it takes K * K * N floats for each pixel.
         """
         qkv, rel_row, rel_col = self.inputs(x)
         query, key, _ = split(qkv, self.content)

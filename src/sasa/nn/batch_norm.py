@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def uses_batch_statistics(norm: nn.Module) -> bool:
-    """Whether the norm uses the batch's statistics, as `nn.BatchNorm2d` decides: in training, or without its own."""
+    """Return whether the norm uses batch statistics: in training, or if it has no running ones (as nn.BatchNorm2d)."""
     return norm.training or norm.running_mean is None
 
 

@@ -43,7 +43,7 @@ def conv_norm_act(
     if _is_normalised_by_kernel(norm, y, residual):
         return _normalise(y, norm, residual, relu)
     y = norm(y)
-    if is_watched(conv, norm):  # what a hook has kept must not be overwritten
+    if is_watched(conv, norm):  # a hook may have stored the output: do not overwrite it
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
     if residual is not None:
@@ -64,7 +64,7 @@ def _fuses_into_attention(conv: nn.Module, norm: nn.Module, x: Tensor) -> bool:
 
 
 def _is_constant(norm: nn.Module) -> bool:
-    """Whether the norm is y * gain + shift with constants, or was folded away."""
+    """Return whether the norm is y * gain + shift with constants, or was folded away."""
     if isinstance(norm, nn.Identity):
         return True
     return type(norm) is nn.BatchNorm2d and not uses_batch_statistics(norm)
@@ -88,7 +88,7 @@ def _scale_in_place(y: Tensor, norm: nn.Module, residual: Tensor | None, relu: b
 
 
 def _is_normalised_by_kernel(norm: nn.Module, y: Tensor, residual: Tensor | None) -> bool:
-    """Whether `sasa::norm_relu` computes the output of the norm in training."""
+    """Return whether `sasa::norm_relu` can compute the output of the norm in training."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.training

@@ -41,7 +41,7 @@ def convert(
 
     Args:
         model: any network, or a convolution.
-        kernel_size: side of the attention's window, odd, whatever the convolution's was.
+        kernel_size: side of the attention's window, odd; independent of the convolution's kernel size.
         num_heads: number of heads. A layer whose channels do not divide into that many heads (of an even width, with
             relative positions) gets the nearest number that fits, the smaller of two; a layer with an odd number of
             channels gets `position="none"` in place of "relative". A warning names them.
@@ -56,7 +56,7 @@ def convert(
         The copy. Its attribute `conversion`, a `Conversion`, lists what was replaced and what was kept.
 
     Raises:
-        ArgumentError: (a ValueError) options that do not fit; nothing to replace; a `where` that matches nothing;
+        ArgumentError: (a ValueError) invalid options; nothing to replace; a `where` that matches nothing;
             a chosen convolution that is grouped (with "refuse"), dilated, not yet initialised, or of a subclass
             whose forward is not that of a convolution with some padding.
 
@@ -79,7 +79,7 @@ def convert(
         conv: _attention(conv, display_name(names[0]), kernel_size, *heads[conv], padding=padding)
         for conv, names in replaced.items()
     }
-    # For deepcopy these convolutions are copied already, wherever they are used: shared layers stay shared.
+    # deepcopy's memo maps each convolution to its replacement, so layers used in several places stay shared.
     converted = copy.deepcopy(model, {id(conv): layer for conv, layer in layers.items()})
     converted.conversion = Conversion(  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         tuple(Replacement.of(replaced[conv], conv, layer) for conv, layer in layers.items()),
@@ -131,7 +131,7 @@ def _chosen(found: Named, where: Where) -> Collection[nn.Conv2d]:
     chosen: set[nn.Conv2d] = set()
     for pattern in patterns:
         matched = {c for c, names in found.items() if any(fnmatch.fnmatchcase(name, pattern) for name in names)}
-        if not matched:  # also where other patterns match: it is probably misspelt
+        if not matched:  # even if other patterns match: it is probably misspelt
             raise ArgumentError(f"where={pattern!r} matches none of the {len(found)} convolutions: {_listed(found)}")
         chosen |= matched
     return chosen

@@ -1,8 +1,8 @@
 """`FittedAttention2d`: attention with the output size of any convolution.
 
 A convolution of kernel k and stride s that pads p pixels (both sides together) turns a side of H pixels into
-ceil((H - m) / s), where m = k - 1 - p is what it *trims*: 0 with "same" padding, positive where the border is lost,
-negative where more is padded than the kernel needs. The layer is defined by (m, s).
+ceil((H - m) / s), where m = k - 1 - p is the number of pixels it *trims*: 0 with "same" padding, positive where the
+border is lost, negative where more is padded than the kernel needs. The layer is defined by (m, s).
 """
 
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class FittedAttention2d(nn.Module):
         attention: a layer of stride 1.
         kernel_size: the convolution's. Some networks (DaViT) read it, and `stride`, to pad their input.
         stride: s of rows and of columns.
-        trim: m of rows and of columns: pixels of a side that the convolution loses at stride 1.
+        trim: m of rows and of columns: pixels by which the convolution shortens a side at stride 1.
 
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, ceil((H - m) / s), ceil((W - m) / s)), H and W > m; also

@@ -59,8 +59,8 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         model: any network, in training or evaluation mode; not changed.
 
     Returns:
-        The copy, with a `FoldedNorm` in place of each folded norm, which raises when the copy is set to train. Weights
-        saved from the copy fit no network of that name: save the original.
+        The copy, with a `FoldedNorm` in place of each folded norm, which raises when the copy is set to train. Save
+        the original: weights of the copy do not load into a network of that name.
 
     >>> network = sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)
     >>> fast = sasa.optimize_for_inference(network)
@@ -74,7 +74,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
 
 
 def is_folded(model: nn.Module) -> bool:
-    """Whether `optimize_for_inference` folded batch norms of this network."""
+    """Return whether `optimize_for_inference` folded batch norms of this network."""
     return any(isinstance(module, FoldedNorm) for module in model.modules())
 
 
@@ -96,7 +96,7 @@ def foldable(model: nn.Module) -> list[Pair]:
 
 
 def _plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether it is a plain layer: subclasses may compute something else, and hooks must run."""
+    """Return whether it is a plain layer: a subclass may compute something else, and hooks must run."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return type(module) in kinds and not hooked and not is_parametrized(module)
 

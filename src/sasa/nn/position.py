@@ -1,8 +1,8 @@
 """Position encodings of attention layers: relative embeddings, the sinusoid of absolute positions, or none.
 
-An encoding is one stateless object. It may add tables to a layer (parameters, which stay under the layer's own name in
-a state_dict), it says which embeddings the operator gets, and it may add something to the layer's input. Added to
-`POSITIONS`, an encoding works in `LocalAttention2d`, `AttentionStem`, `convert` and the configs of networks.
+An encoding is a stateless object. It may add embedding tables to a layer (as parameters of the layer), returns the
+embeddings that the operator gets, and may add positions to the layer's input. Once in `POSITIONS`, it can be used in
+`LocalAttention2d`, `AttentionStem`, `convert` and the configs of networks.
 
 Shapes: N heads, K offsets a side, D channels of a head, C channels, H x W the map.
 """
@@ -18,7 +18,7 @@ fx.wrap("add_sinusoid")
 
 
 class Layer(Protocol):
-    """What an encoding needs to know of a layer."""
+    """The attributes of an attention layer that an encoding reads or sets."""
 
     num_heads: int
     out_channels: int
@@ -27,18 +27,18 @@ class Layer(Protocol):
 
 
 class NoPosition:
-    """No encoding: attention sees a window as a set of pixels. The base of the others."""
+    """No encoding: attention sees a window as an unordered set of pixels. Base class of the other encodings."""
 
     tables: tuple[str, ...] = ()  # names of the parameters that it adds to a layer
-    halves_heads = False  # whether the channels of a head must divide into a half for rows and one for columns
-    makes_logits = False  # whether it gives logits of its own, so that a layer can do without q.k
+    halves_heads = False  # whether it uses half of a head's channels for rows and half for columns
+    makes_logits = False  # whether it adds a term to the logits, so that a layer also works with content=False
 
     def add_tables(self, layer: Layer, offsets: int, **factory) -> None:
-        """Give the layer its uninitialised tables.
+        """Add uninitialised embedding tables to the layer.
 
         Args:
             layer: the attention layer.
-            offsets: number of offsets in a row or column that its attention reaches.
+            offsets: K, the number of row (or column) offsets between a query and its keys.
             **factory: device and dtype.
         """
         layer.rel_row = layer.rel_col = None
@@ -47,11 +47,11 @@ class NoPosition:
         """Initialise the layer's tables."""
 
     def embeddings(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
-        """Row and column embedding, (N, K, D / 2) each, for the operator; or None and None."""
+        """Return row and column embedding for the operator, (N, K, D / 2) each, or (None, None)."""
         return None, None
 
     def encode(self, x: Tensor) -> Tensor:
-        """The layer's input (B, C, H, W) with positions added to it."""
+        """Add positions to the layer's input, (B, C, H, W) -> (B, C, H, W)."""
         return x
 
 
@@ -63,19 +63,19 @@ class RelativePosition(NoPosition):
     makes_logits = True
 
     def add_tables(self, layer: Layer, offsets: int, **factory) -> None:
-        """Two embeddings of the layer's own, `rel_row` and `rel_col`."""
+        """Add the parameters `rel_row` and `rel_col` to the layer."""
         size = (layer.num_heads, offsets, layer.out_channels // layer.num_heads // 2)
         layer.rel_row = nn.Parameter(torch.empty(size, **factory))
         layer.rel_col = nn.Parameter(torch.empty(size, **factory))
 
     def reset_tables(self, layer: Layer) -> None:
-        """q.r starts with a variance of order one."""
+        """Initialise the tables such that q.r has a variance of order one."""
         for table in self.embeddings(layer):
             assert table is not None
             nn.init.normal_(table, std=(layer.out_channels // layer.num_heads) ** -0.25)
 
     def embeddings(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
-        """The tables themselves."""
+        """Return the tables."""
         return layer.rel_row, layer.rel_col
 
 
@@ -83,7 +83,7 @@ class AbsolutePosition(NoPosition):
     """A fixed 2-D sinusoid added to the layer's input (Table 5)."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """x plus the sinusoid of its size."""
+        """Add the sinusoid for the size of x."""
         return add_sinusoid(x)
 
 
@@ -95,26 +95,26 @@ POSITIONS: dict[str, NoPosition] = {
 
 
 def find_position(position: str, content: bool = True) -> NoPosition:
-    """The encoding of that name.
+    """Return the encoding with this name.
 
     Raises:
-        ArgumentError: there is none, or without content it leaves no logits.
+        ArgumentError: an unknown name, or content=False with an encoding that adds no term to the logits.
     """
     if position not in POSITIONS:
         raise ArgumentError(f"position must be one of {', '.join(POSITIONS)}; got {position!r}")
     if not content and not POSITIONS[position].makes_logits:
-        able = " or ".join(f'"{name}"' for name, encoding in POSITIONS.items() if encoding.makes_logits)
-        raise ArgumentError(f"content=False needs position={able}: with position={position!r} there are no logits")
+        suitable = " or ".join(f'"{name}"' for name, encoding in POSITIONS.items() if encoding.makes_logits)
+        raise ArgumentError(f"content=False needs position={suitable}: with position={position!r} there are no logits")
     return POSITIONS[position]
 
 
 def add_sinusoid(x: Tensor) -> Tensor:
-    """Absolute positions added to a map (B, C, H, W), in its dtype."""
+    """Add absolute positions to a map (B, C, H, W), in its dtype."""
     return x + sinusoid(*x.shape[1:], device=x.device).to(x.dtype)
 
 
 def sinusoid(channels: int, height: int, width: int, *, device: torch.device | None = None) -> Tensor:
-    """Absolute positions as a 2-D sinusoid, (C, H, W) in float32 (Table 5 of the paper, "absolute").
+    """Compute absolute positions as a 2-D sinusoid, (C, H, W) in float32 (Table 5 of the paper, "absolute").
 
     The first half of the channels encodes the row, the second half the column (an odd channel goes to the row).
     In each half, channel 2 m is sin(p / 10000**(2 m / half)) and channel 2 m + 1 the cosine of the same angle.

@@ -23,13 +23,13 @@ VALUES = ("mixture", "pointwise", "convolution")
 
 
 class AttentionStem(nn.Module):
-    """Attention inside each block of pixels with values that know their place, batch norm, then max pool::
+    """Attention inside each block of pixels with position-dependent values, batch norm, then max pool::
 
         y_p   = sum over s of softmax_s(q_p . k_s + q_p . r_{s-p}) v~_s                      Eq. 7, with Eq. 3's r
         v~_s  = (sum over m of p(s, m) W_V^m) x_s                                            Eq. 8
         p(s, m) = softmax_m((emb_row(a) + emb_col(b)) . nu^m),  s = (a, b)                   Eq. 9
 
-    p depends only on the position in the block, so the M matrices are mixed once and not per pixel.
+    p depends only on the position in the block, so the M matrices are mixed once rather than for every pixel.
 
     Args:
         in_channels: channels of the image.
@@ -126,7 +126,7 @@ class AttentionStem(nn.Module):
 
     @property
     def encoding(self) -> NoPosition:
-        """The position encoding that `position` names."""
+        """The stem's position encoding."""
         return POSITIONS[self.position]
 
     @property
@@ -190,7 +190,7 @@ class AttentionStem(nn.Module):
         return F.relu(y) if self.activation else y
 
     def _may_pool_first(self, image: Tensor) -> bool:
-        """Whether the fused operator, which does not write the map at full resolution, computes the same."""
+        """Return whether the fused operator, which does not write the map at full resolution, may be used."""
         return (
             self.backend == "auto"
             and self.pool

@@ -1,4 +1,4 @@
-"""Functions of tensors: the operators, their implementations, and the choice between them."""
+"""Functions of tensors: the operators, their implementations, and the choice of implementation."""
 
 from sasa.imports import after_import
 from sasa.ops import affine, block_pooled, norm_relu, qkv_attention  # noqa: F401 - they register ops as well

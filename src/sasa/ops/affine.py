@@ -1,7 +1,7 @@
 """`sasa::affine_`: batch norm in evaluation, shortcut and ReLU in one pass and in place, for inference on the CPU.
 
-In eager mode each of these steps reads and writes the whole map, and most of the time goes into memory that is newly
-allocated: together they take about as long as some of the convolutions.
+In eager mode each of these steps reads and writes the whole map and allocates memory for the result, which takes most
+of the time: together they take about as long as some of the convolutions.
 """
 
 from typing import NamedTuple

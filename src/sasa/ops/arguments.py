@@ -1,4 +1,4 @@
-"""Arguments of the operators as named tuples: inputs, which may need gradients, and options, numbers and strings.
+"""Arguments of the operators as named tuples: inputs (tensors that may need gradients) and options (numbers, strings).
 
 Every implementation takes these tuples. A dispatcher op has one flat list of arguments, which `register` packs.
 
@@ -136,7 +136,7 @@ class QkvForward(NamedTuple):
 
     @property
     def local(self) -> LocalForward:
-        """The same as arguments of `sasa::local_attention`: views, without a copy."""
+        """Return the arguments of the equivalent `sasa::local_attention` call: views, without a copy."""
         qkv, rel_row, rel_col = self.inputs
         return LocalForward(
             LocalInputs(*split(qkv, self.options.content), rel_row, rel_col), local_options(self.options)
@@ -153,7 +153,7 @@ class QkvBackward(NamedTuple):
 
     @property
     def local(self) -> LocalBackward:
-        """The same as arguments of `sasa::local_attention_backward`: views, without a copy."""
+        """Return the arguments of the equivalent `sasa::local_attention_backward` call: views, without a copy."""
         inputs, options = QkvForward(self.inputs, self.options).local
         return LocalBackward(self.grad_output, inputs, self.logsumexp, options)
 

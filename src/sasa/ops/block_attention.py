@@ -1,6 +1,6 @@
 """`sasa.ops.block_attention`: checks its arguments, chooses a back-end and calls it.
 
-It takes pixels and weights, so that a kernel need not write queries, keys and values at full resolution.
+It takes pixels and weights, so that a kernel does not have to write queries, keys and values at full resolution.
 
 Shapes: B batch, C image channels, H x W the image, N heads, D query channels and E value channels of a head,
 S the block size, P = S * S the pixels of a block.
@@ -43,7 +43,7 @@ def block_attention(
         y_p      = sum over s of softmax_s(logit) w_value[s] x_s
 
     Args:
-        image: (B, C, H, W). Sides need not be multiples of the block: pixels beyond the image are no keys.
+        image: (B, C, H, W). Its sides may be any length: in a partial block the pixels beyond the image are masked.
         w_query: (N * D, C).
         w_key: (N * D, C), or None with `content=False`.
         w_value: (P, N * E, C), the value matrix of each position of the block, row by row, already mixed
@@ -61,7 +61,7 @@ def block_attention(
         (B, N * E, H, W) in image's dtype and layout.
 
     Raises:
-        ArgumentError: (a ValueError) shapes, dtypes or options that do not fit, with both values.
+        ArgumentError: (a ValueError) inconsistent shapes, dtypes or options; the message quotes both values.
 
     >>> image, w = torch.randn(1, 3, 8, 6), torch.randn(8, 3)
     >>> sasa.ops.block_attention(image, w, w, w.expand(16, 8, 3), block_size=4, num_heads=2).shape
@@ -140,7 +140,7 @@ def _cuda_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
 
 
 def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, ...]:
-    """Empty gradients of block attention's inputs: those of maps in the maps' layout, those of weights contiguous."""
+    """Return uninitialised gradients for block attention's inputs: in the maps' layout, or contiguous for weights."""
     image, *weights, value = call.inputs
     grad_image = empty_map(image, image.shape[1]) if call.image_gradient else None
     grad_value = None if value is None else empty_map(value, value.shape[1])

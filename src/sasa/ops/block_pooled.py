@@ -76,7 +76,7 @@ def _backward(call: PooledBackward) -> tuple[Tensor | None, ...]:
 
 
 def _composed_backward(call: PooledBackward) -> tuple[Tensor | None, ...]:
-    """The same gradients through the reference, with each extreme taken at the position recorded."""
+    """Compute the gradients through the reference, with each extreme taken at its recorded position."""
     index_BIJ1C = call.position.long().permute(0, 2, 3, 1)[:, :, :, None]
 
     def pooled(inputs: BlockInputs) -> tuple[Tensor, Tensor]:

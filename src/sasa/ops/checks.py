@@ -23,7 +23,7 @@ def check_kernel_size(kernel_size: int) -> None:
 
 
 def check_padding(padding: object) -> None:
-    """Raise unless padding is "zeros" or "mask"; an integer, as nn.Conv2d takes, gets its own sentence."""
+    """Raise unless padding is "zeros" or "mask"; an integer, as nn.Conv2d takes, gets its own message."""
     if isinstance(padding, int | tuple | list) and not isinstance(padding, bool):
         raise ArgumentError(
             f"padding ({padding}) is not a number of pixels here: attention always keeps the size of its map; "
@@ -34,7 +34,7 @@ def check_padding(padding: object) -> None:
 
 
 def check_heads(channels: int, num_heads: int, name: str, *, relative: bool) -> None:
-    """Raise unless the heads divide the channels, and with relative positions into even parts."""
+    """Raise unless num_heads divides the channels, with relative positions into an even number for each head."""
     if not isinstance(num_heads, int) or num_heads < 1:
         raise ArgumentError(f"num_heads must be a positive integer, got {num_heads!r}")
     if channels % num_heads:

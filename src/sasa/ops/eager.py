@@ -276,5 +276,5 @@ def relative_backward(
 
 
 def dense(gradient: Tensor, like: Tensor) -> Tensor:
-    """The gradient in the dtype and layout of its input."""
+    """Return the gradient in the dtype and layout of its input."""
     return empty_map(like, like.shape[1]).copy_(gradient)

@@ -1,6 +1,6 @@
-"""Local attention in plain torch, window by window: what `eager` runs on maps that hold NaN or infinity.
+"""Local attention in plain torch, window by window: used by `eager` for maps that hold NaN or infinity.
 
-`eager` multiplies whole tiles of queries and keys and then masks what lies outside each window, which does not remove a
+`eager` multiplies whole tiles of queries and keys and then masks the keys outside each window, which does not remove a
 NaN (or an infinity: 0 * inf is NaN). Here each key is multiplied only with the queries whose window holds it. This
 copies each window, one image at a time.
 
@@ -19,9 +19,9 @@ from sasa.ops.reference import split_heads, window_view
 
 
 def are_needed(*tensors: Tensor | None) -> bool:
-    """Whether one of the tensors holds NaN or infinity; always False off the CPU, where asking would synchronise.
+    """Return whether one of the tensors holds NaN or infinity; always False on a GPU, where a check would synchronise.
 
-    There `eager` lets numbers that are not finite spread to the queries of their tile.
+    On a GPU `eager` therefore lets non-finite numbers spread to all queries of their tile.
     """
     return any(t is not None and t.device.type == "cpu" and not bool(t.isfinite().all()) for t in tensors)
 

@@ -1,7 +1,7 @@
-"""When an operator of this package may be called at all, and when a fused one may stand for the modules it replaces.
+"""Rules for when an operator of this package may be called, and when a fused one may replace several modules.
 
-A fused operator skips modules: their hooks do not run, and the maps between them are never made, or are overwritten. It
-is used only where that changes nothing but the time.
+A fused operator skips modules: their hooks do not run, and the maps between them are never written, or are overwritten.
+It is used only where the result is the same.
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ from sasa.ops import native
 # Device types with fused kernels, and for each a function that says why this process has none.
 FUSING = {"cpu": native.missing, "cuda": native.cuda_not_chosen}
 WITHOUT_GRADIENT = {"affine_", "qkv_attention_inference"}
-POINTWISE = {"affine_", "norm_relu"}  # a compiler fuses these by itself, and there is no CUDA kernel for them
+POINTWISE = {"affine_", "norm_relu"}  # torch.compile fuses these itself; they have no CUDA kernel
 DIFFERENTIATING = {_functorch.TransformType.Grad, _functorch.TransformType.Jvp}
 
 
 def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
-    """Whether `sasa::operator` may replace calls of `modules` and the operations between them.
+    """Return whether `sasa::operator` may replace calls of `modules` and the operations between them.
 
     Args:
         operator: name without the namespace.
@@ -30,7 +30,7 @@ def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
         modules: those that would not be called, or would be called with a part of the batch.
     """
     if not isinstance(x, Tensor) or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        return False  # a trace must hold the general form, which serves every later input
+        return False  # a trace must record the general form, which is valid for every later input
     if operator in WITHOUT_GRADIENT and torch.is_grad_enabled():
         return False
     if operator in POINTWISE and (torch.compiler.is_compiling() or x.device.type != "cpu"):
@@ -40,7 +40,7 @@ def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether something observes the input or output of one of the modules: a hook, or a replaced `forward`."""
+    """Return whether a hook or a replaced `forward` observes the input or output of one of the modules."""
     return bool(_has_any_global_hook()) or any(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -52,11 +52,11 @@ def is_watched(*modules: nn.Module) -> bool:
 
 
 def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
-    """Whether only the reference can take these inputs, because torch must see inside the operator.
+    """Return whether only the reference can take these inputs, because torch must differentiate inside the operator.
 
-    That is so under torch.func's grad, vjp, jvp and what is built on them, and for inputs with a forward-mode tangent:
-    the dispatcher ops have a gradient in reverse mode, and no rule for those transforms. A second derivative
-    (`create_graph=True`) does not need it here: it is a matter of the backward pass (`sasa.ops.register`).
+    This is the case under torch.func's grad, vjp, jvp and functions built on them, and for inputs with a forward-mode
+    tangent: the dispatcher ops have a reverse-mode gradient only. Second derivatives (`create_graph=True`) do not need
+    the reference in the forward pass: the backward op handles them (`sasa.ops.gradients.SecondGradient`).
     """
     if torch.compiler.is_compiling():
         return False
@@ -68,5 +68,5 @@ def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
 
 
 def _is_transforming() -> bool:
-    """Whether a transform of torch.func is active, vmap included."""
+    """Return whether a transform of torch.func is active, vmap included."""
     return not torch.compiler.is_compiling() and _are_functorch_transforms_active()

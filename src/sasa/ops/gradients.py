@@ -1,6 +1,6 @@
-"""Gradients of dispatcher ops: by another op, by functions of one's own, and a second time by autograd.
+"""Gradients of dispatcher ops: by another op, by a pair of functions, and second derivatives by autograd.
 
-They become what torch.library.register_autograd takes in `sasa.ops.register`.
+`sasa.ops.register` passes them to torch.library.register_autograd.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Gradient(NamedTuple):
-    """Gradient of an op by another op.
+    """Gradient of an op that is computed by another op.
 
     Args:
         inputs: number of leading arguments that are saved for the backward pass and get gradients.
@@ -34,7 +34,7 @@ class Gradient(NamedTuple):
         ctx.set_materialize_grads(False)  # else torch allocates zeros for the result without a gradient
 
     def differentiate(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        """A gradient for each argument: None for options, and for inputs that are None or do not need one."""
+        """Return a gradient for each argument: None for options, and for inputs that are None or need no gradient."""
         *inputs, kept = ctx.saved_tensors  # read once: activation checkpointing refuses a second time
         needed = ctx.needs_input_grad
         if all(grad is None for grad in grads):
@@ -97,7 +97,7 @@ class SecondGradient(NamedTuple):
 
 
 def _fresh(tensor: Tensor | None) -> Tensor | None:
-    """An alias that needs a gradient; one tensor may be several inputs."""
+    """Return an alias that requires a gradient, because one tensor may be passed as several inputs."""
     if tensor is None:
         return None
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()

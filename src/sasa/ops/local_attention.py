@@ -1,7 +1,7 @@
 """`sasa.ops.local_attention`: checks its arguments, chooses a back-end and calls it.
 
-With backend="auto" it calls the dispatcher op `sasa::local_attention`, which has a kernel for each device that has one
-and `eager` elsewhere, so exported and compiled graphs hold the op and not the choice.
+With backend="auto" it calls the dispatcher op `sasa::local_attention`, which runs the device's kernel, or `eager` on
+devices without one. So exported and compiled graphs contain the op and not the choice.
 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
@@ -51,7 +51,7 @@ def local_attention(
         kernel_size: K, odd.
         num_heads: N; heads are contiguous groups of channels.
         padding: "zeros": positions outside the map have zero keys and values and take part in the softmax.
-            "mask": they take no part.
+            "mask": they are excluded.
         scale: factor of the logits; the paper has none.
         content: False leaves q.k out (Table 6 of the paper).
         backend: "auto", or "reference", "eager", "cpu", "cuda" or "triton" for tests and comparison. "auto" takes
@@ -61,7 +61,7 @@ def local_attention(
         (B, C_value, H, W) in query's dtype and layout. Arithmetic is in float32 or better.
 
     Raises:
-        ArgumentError: (a ValueError) shapes, dtypes or options that do not fit, with both values.
+        ArgumentError: (a ValueError) inconsistent shapes, dtypes or options; the message quotes both values.
 
     >>> query = key = value = torch.randn(1, 16, 5, 7)
     >>> sasa.ops.local_attention(query, key, value, kernel_size=3, num_heads=4).shape

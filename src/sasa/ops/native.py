@@ -1,8 +1,8 @@
 """The library of kernels (csrc/): loaded once, when `sasa.ops` is imported.
 
 Loading it defines the operators' schemas and registers its kernels with torch's dispatcher, for CPU tensors, and for
-CUDA tensors if they are chosen. Without it `eager` runs in their place, with the same results, and Triton's kernels for
-CUDA tensors. The functions here say whether the library is in use, and if not, why.
+CUDA tensors if they are chosen. Without it `eager` runs instead, with the same results, and for CUDA
+tensors Triton's kernels. The functions here say whether the library is in use, and if not, why.
 
 Environment variables, read once: SASA_CPU names an instruction set (avx512, avx2, neon, portable) in place of the best
 one of this machine; with SASA_CPU=off the library is not loaded. SASA_GPU, "cuda" or "triton", chooses between the CUDA
@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 import torch
 
-FOLDER = Path(__file__).parents[1] / "_native"
+DIRECTORY = Path(__file__).parents[1] / "_native"
 LIBRARY = "libsasa.so"
 REASON = "why_not.txt"  # written by an installation that could not build the library
 
 
-def load(folder: Path = FOLDER) -> str | None:
+def load(directory: Path = DIRECTORY) -> str | None:
     """Load the library; return None, or a sentence that says why it is not in use."""
     if os.environ.get("SASA_CPU") == "off":
         return "the environment variable SASA_CPU is off"
-    library, reason = folder / LIBRARY, folder / REASON
+    library, reason = directory / LIBRARY, directory / REASON
     if not library.is_file():
         if reason.is_file():
             return reason.read_text().strip()
@@ -58,7 +58,7 @@ def instruction_set() -> str | None:
 
 
 def cuda_missing() -> str | None:
-    """None if CUDA kernels can be compiled and launched in this process, else a sentence that says why not.
+    """Return None if CUDA kernels can be compiled and launched in this process, else a sentence that says why not.
 
     It searches for libraries and does not initialise CUDA.
     """
@@ -68,12 +68,12 @@ def cuda_missing() -> str | None:
 
 
 def cuda_missing_on(device: int) -> str | None:
-    """None if the CUDA kernels can run on that GPU, else a sentence that says why not. It initialises the driver."""
+    """Return None if the CUDA kernels can run on that GPU, else the reason. It initialises the driver."""
     return torch.ops.sasa.cuda_error_on(device) or None
 
 
 def cuda_not_chosen() -> str | None:
-    """None if the dispatcher uses the CUDA C++ kernels for CUDA tensors, else a sentence that says why not."""
+    """Return None if the dispatcher uses the CUDA C++ kernels for CUDA tensors, else a sentence that says why not."""
     return _CUDA_NOT_CHOSEN
 
 
@@ -107,5 +107,5 @@ def cuda_compiler() -> CudaCompiler | None:
 
 
 def missing() -> str | None:
-    """None if the library's CPU kernels are in use, else a sentence that says why they are not."""
+    """Return None if the library's CPU kernels are in use, else a sentence that says why they are not."""
     return _MISSING

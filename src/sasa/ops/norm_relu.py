@@ -87,7 +87,7 @@ def _backward(call: NormBackward) -> tuple[Tensor | None, ...]:
 
 
 def _composed_backward(call: NormBackward) -> tuple[Tensor | None, ...]:
-    """The same gradients with the statistics as functions of x, which a second derivative goes through."""
+    """Compute the gradients with the statistics as functions of x, so that they can be differentiated again."""
     variance, mean = torch.var_mean(call.x, (0, 2, 3), correction=0)
     return _backward(call._replace(mean=mean, variance=variance))
 

@@ -30,7 +30,7 @@ def autocast_to(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor |
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether the channels of a pixel are adjacent in memory, as in a channels_last map or a slice of its channels."""
+    """Return whether a pixel's channels are adjacent in memory, as in a channels_last map or a slice of channels."""
     return tensor.shape[1] > 1 and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 

@@ -1,7 +1,7 @@
 """`sasa::qkv_attention`: local attention on the output of one projection, as `LocalAttention2d` computes it.
 
 q, k and v lie one after the other along the channels of one map, and so do their gradients: nothing is split, copied
-or concatenated around the kernels. A second operator, for inference, also applies what follows attention.
+or concatenated around the kernels. A second operator, for inference, also applies pooling, norm and ReLU.
 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
@@ -46,7 +46,7 @@ def qkv_attention(inputs: QkvInputs, options: QkvOptions, backend: str = "auto")
 
 
 def qkv_attention_inference(inputs: QkvInputs, epilogue: Epilogue, options: QkvOptions) -> Tensor:
-    """Compute `qkv_attention`, then what follows it in a network for inference. Not differentiable.
+    """Compute `qkv_attention`, then pooling, norm and ReLU (`Epilogue`), for inference. Not differentiable.
 
     Returns:
         (B, C, ceil(H / pool), ceil(W / pool)).

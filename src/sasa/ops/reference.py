@@ -135,7 +135,7 @@ def block_attention(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor,
             rows, cols = block_offsets(block_size, image.device)
             r_NPSD = torch.cat([rel_row.to(dtype)[:, rows], rel_col.to(dtype)[:, cols]], dim=-1)
             logits_BIJNPS = logits_BIJNPS + torch.einsum("bijpnd,npsd->bijnps", query, r_NPSD)
-        # Pixels beyond the image are no keys. As queries and values they are masked too, so that no NaN spreads.
+        # Pixels beyond the image are masked as keys; also as queries and values, so that no NaN spreads.
         inside_BIJP = to_blocks(torch.ones_like(image[:1, :1]), block_size)[..., 0] > 0
         logits_BIJNPS = (logits_BIJNPS * scale).masked_fill(~inside_BIJP[:, :, :, None, :, None], 0.0)
         logits_BIJNPS = logits_BIJNPS.masked_fill(~inside_BIJP[:, :, :, None, None, :], float("-inf"))

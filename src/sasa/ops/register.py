@@ -88,12 +88,12 @@ def register_twin(namespace: str, name: str) -> None:
 
 
 def has_kernel(name: str, key: str) -> bool:
-    """Whether a kernel of the op `sasa::NAME` is registered for a device's dispatch key, such as "CPU"."""
+    """Return whether a kernel of the op `sasa::NAME` is registered for a device's dispatch key, such as "CPU"."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"sasa::{name}", key)
 
 
 def flop_formula(arguments: Arguments, count: Callable[[Any], int]) -> Callable[..., int]:
-    """`count`, which takes an op's named tuple, in the form that torch's FlopCounterMode calls."""
+    """Wrap `count`, which takes an op's named tuple, in the signature that torch's FlopCounterMode calls."""
     pack = packer(arguments)
 
     def formula(*values: Any, **_: Any) -> int:
@@ -104,7 +104,7 @@ def flop_formula(arguments: Arguments, count: Callable[[Any], int]) -> Callable[
 
 
 def packer(arguments: Arguments) -> Callable[[Iterator[Any]], Any]:
-    """A function that takes a named tuple's fields, flattened, from an iterator and builds the tuple."""
+    """Return a function that builds the named tuple from an iterator over its flattened fields."""
     hints = get_type_hints(arguments)
     parts = [packer(hints[field]) if _is_named_tuple(hints[field]) else next for field in arguments._fields]
 
@@ -128,7 +128,7 @@ def _is_named_tuple(kind: Any) -> bool:
 
 
 def _flat(function: Implementation, pack: Callable[[Iterator[Any]], Any]) -> Callable[..., Any]:
-    """The function as torch calls it: flat arguments, and an empty tensor for a result that is None."""
+    """Wrap a function for torch: flat arguments, and an empty tensor for a result that is None."""
 
     def call(*values: Any) -> Any:
         results = function(pack(iter(values)))

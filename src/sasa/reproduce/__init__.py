@@ -1,1 +1,1 @@
-"""The tables of the paper as commands: rows, plans, runs, and our results beside the paper's."""
+"""Reproduce the tables of the paper: rows, plans, runs, and our results beside the paper's."""

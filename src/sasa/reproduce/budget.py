@@ -1,4 +1,4 @@
-"""How many epochs fit into a time budget: measured on a few steps of every row, before the first run."""
+"""Number of epochs that fit into a time budget, measured on a few steps of every row before the first run."""
 
 import statistics
 import time
@@ -15,15 +15,15 @@ from sasa.tasks.train import start
 from sasa.training.loop import Trainer
 from sasa.training.settings import Config
 
-STEPS = 6  # measured; the first one is left out
+STEPS = 6  # measured; the first one does not count
 SCORING = 0.4  # cost of scoring an image, relative to training on it: a forward pass is a third, the rest is reading
 DRAWING = 3.0  # seconds for curves and images at the end of a run
-USED = 0.9  # of the time that is left, because the speed of a machine varies
+USED = 0.9  # fraction of the remaining time to plan for, because the speed of a machine varies
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a run: once, and for every epoch with its scoring."""
+    """Time of a run in seconds: the fixed part, and each epoch with its scoring."""
 
     once: float
     epoch: float
@@ -55,22 +55,22 @@ def _measure_in_memory(short: TrainConfig, began: float) -> Cost:
 
 
 def _first_and_later(trainer: Trainer) -> tuple[float, float]:
-    """Seconds of the first step and of a later one."""
+    """Return the seconds of the first step and of a later one."""
     first, *others = time_steps(trainer, STEPS)
     return first, statistics.median(others or [first])
 
 
 def _epoch(step: float, images: int, held_out: int, batch: int) -> float:
-    """Seconds of an epoch with its scoring, from those of a step."""
+    """Return the seconds of an epoch with its scoring, from those of a step."""
     batch = min(batch, images)
     return images // batch * step + SCORING * held_out / batch * step
 
 
 def epochs_that_fit(costs: Sequence[Cost], seeds: int, seconds: float, most: int) -> int:
-    """The largest number of epochs with which all rows and seeds take at most `seconds`, and at most `most`.
+    """Return the largest number of epochs, at most `most`, such that all rows and seeds take at most `seconds`.
 
     Raises:
-        UsageError: not even one epoch fits; says how long that would take.
+        UsageError: not even one epoch fits; the message states the time of one.
 
     >>> from sasa.reproduce.budget import Cost, epochs_that_fit
     >>> epochs_that_fit([Cost(once=1, epoch=10), Cost(once=1, epoch=20)], seeds=3, seconds=1000, most=90)

@@ -10,7 +10,7 @@ from sasa.reproduce.results import VALIDATION_TABLES
 from sasa.reproduce.rows import DETECTION, TABLES, Row, title
 from sasa.tasks.registry import KNOWN_SETS
 
-WIDTH = 105  # characters of a line of the header, without the word that starts it
+WIDTH = 105  # characters of a header line, without its keyword
 
 MEASURED = {  # by us; docs/results.md and docs/detection.md have the conditions
     "cifar10-small": {
@@ -28,12 +28,12 @@ MEASURED = {  # by us; docs/results.md and docs/detection.md have the conditions
 
 
 def document(plan: Plan, row: Row, data: str) -> str:
-    """The resolved config of one run, with its header; `sasa train --config` reads it."""
+    """Return the resolved config of one run as YAML with a header, for `sasa train --config`."""
     return f"{header(plan, row)}{plan.config(row, 0, data).to_yaml()}"
 
 
 def header(plan: Plan, row: Row) -> str:
-    """Comments before the settings: an entry for each question that a reader has."""
+    """Return the comments before the settings: paper's numbers, cost, commands, expected and measured score."""
     cost = plan.count(row)
     lines = [f"# {title(row.table)}.", f"# Row {row.name}: {row.label}. {plan.dataset}, {plan.scale}.", "#"]
     entries = {
@@ -52,14 +52,14 @@ def header(plan: Plan, row: Row) -> str:
         "Measured": measured(plan, row),
     }
     for name, text in entries.items():
-        command_line = name in ("Printed by", "Dry run", "Command", "Table")  # on one line, to be copied
+        command_line = name in ("Printed by", "Dry run", "Command", "Table")  # on one line, for copying
         parts = [text] if command_line else textwrap.wrap(text, WIDTH)
         lines += [f"# {f'{name}:' if not number else '':<11} {part}" for number, part in enumerate(parts)]
     return "\n".join(lines) + "\n"
 
 
 def paper(row: Row) -> str:
-    """The paper's numbers."""
+    """Return the paper's numbers."""
     cells = row.cells
     if not cells:
         return "a point of Figure 5, which prints no numbers; the widths are ours"
@@ -75,7 +75,7 @@ def paper(row: Row) -> str:
 
 
 def counted(plan: Plan, cost: Count) -> str:
-    """Our FLOPS and parameters in the paper's units."""
+    """Return our FLOPS and parameters in the paper's units."""
     return (
         f"{cost.flops_calibrated / 1e9:.2f} B FLOPS (calibrated; {cost.flops_simple / 1e9:.2f} simple), "
         f"{cost.parameters / 1e6:.2f} M parameters, for {plan.setup.classes} classes"
@@ -83,7 +83,7 @@ def counted(plan: Plan, cost: Count) -> str:
 
 
 def training(plan: Plan, row: Row, cost: Count) -> str:
-    """The FLOPS of training on a data set of known size, a backward pass counted as two forward passes."""
+    """Return the FLOPS of training on a data set of known size; a backward pass counts as two forward passes."""
     config = plan.config(row, 0, plan.dataset)
     epochs, known = config.recipe.epochs, KNOWN_SETS.get(plan.dataset)
     if not known:
@@ -98,14 +98,14 @@ def training(plan: Plan, row: Row, cost: Count) -> str:
 
 
 def dry_run(plan: Plan, row: Row) -> str:
-    """The command that measures a step on one device, in parts as large as those of each of 8 GPUs."""
+    """Return the command that measures a step on one device, with the batch that each of 8 GPUs would have."""
     words = f"{_train(plan)} --config {row.name}.yaml --dry-run"
     accumulate = plan.config(row, 0, plan.dataset).recipe.accumulate
     return f"{words} --set recipe.accumulate={8 * accumulate}" if _many_gpus(plan) else words
 
 
 def command(plan: Plan, row: Row) -> str:
-    """The command that trains the row where `sasa reproduce --collect` looks for it."""
+    """Return the command that trains the row in the directory that `sasa reproduce --collect` reads."""
     data = "DIR/train" if _holds_out(plan, row) else "DIR"  # without the validation images of DIR
     output = f"runs/reproduce/{plan.dataset}-{plan.scale}-{row.table}/runs/{row.name}-seed0"
     words = f"--config {row.name}.yaml --data {data} --output {output}"
@@ -113,14 +113,14 @@ def command(plan: Plan, row: Row) -> str:
 
 
 def expected(plan: Plan, row: Row) -> str:
-    """The score that a run should reach, as far as the paper says."""
+    """Return the score that a run should reach, if the paper states it."""
     if plan.setup.differs == "the paper's.":
         return "the paper's score" if row.cells else "the paper prints no number"
     return "not the paper's score, because networks and data differ; compare the rows with each other"
 
 
 def measured(plan: Plan, row: Row) -> str:
-    """Our result, or that there is none."""
+    """Return our result, or a sentence that there is none."""
     score = MEASURED.get(f"{plan.dataset}-{plan.scale}", {}).get((row.table, row.name))
     if score is None or plan.deciding or plan.epochs or plan.validation:
         return "not measured by us"
@@ -134,7 +134,7 @@ def _on_validation(row: Row) -> bool:
 
 
 def _holds_out(plan: Plan, row: Row) -> bool:
-    """Whether a part of the training images is scored, as in the paper's row."""
+    """Return whether a part of the training images is scored, as in the paper's row."""
     return plan.validation or (plan.dataset == "imagenet" and _on_validation(row))
 
 

@@ -1,4 +1,4 @@
-"""Run the rows of a table one after the other, so that it can be stopped anywhere and continued by the same command."""
+"""Run the rows of a table one after the other; a stopped reproduction is continued by the same command."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ class Reproduction:
     Args:
         plan: the table.
         seeds: runs of each row.
-        data: where the images are.
+        data: path or name of the data set.
         output: directory of plan.json and of the runs.
         device: "cpu", "cuda", ..., None for the recipe's.
         say: called with a sentence whenever something starts or ends.
@@ -54,7 +54,7 @@ class Reproduction:
         return self.plan.config(run.row, run.seed, self.data, self.device)
 
     def recorded(self) -> "Reproduction":
-        """The same with the plan that `output` was started with; unchanged where nothing was run yet.
+        """Return a copy with the plan that `output` was started with, or self if nothing was run yet.
 
         Raises:
             UsageError, SasaError: a plan that cannot be run, or that contradicts the recorded one.
@@ -67,11 +67,11 @@ class Reproduction:
         """Decide the epochs and write plan.json, unless `output` was already started.
 
         Args:
-            rows: that the budget is for.
+            rows: the rows that the budget is for.
 
         Raises:
             UsageError, SasaError: settings that cannot be run, or that contradict an earlier run in `output`.
-            DataError: what is wrong with the data.
+            DataError: invalid data.
         """
         settled = self.recorded()
         if settled is not self:
@@ -97,10 +97,10 @@ class Reproduction:
         return dataclasses.replace(self.plan, epochs=epochs)
 
     def run_all(self, rows: Sequence[Row]) -> None:
-        """Run what is not done yet of some rows, and continue what was stopped.
+        """Start or continue the runs of some rows that are not done yet.
 
         Raises:
-            StoppedError: after SIGINT or SIGTERM, having saved.
+            StoppedError: after SIGINT or SIGTERM, once a checkpoint is saved.
         """
         runs = [run for run in self.runs if run.row in rows]
         began, count = time.perf_counter(), 0
@@ -123,10 +123,10 @@ class Reproduction:
             self.say(f"{count} runs took {format_duration(time.perf_counter() - began)}")
 
     def check_done(self) -> None:
-        """Refuse runs in `output` that are not those of the table.
+        """Check that the runs in `output` belong to this table.
 
         Raises:
-            SasaError: names the run and the setting, or runs on different data.
+            SasaError: a run with another setting (names both), or runs on different data.
         """
         for run in self.runs:
             if run.state == DONE:
@@ -148,10 +148,10 @@ class Reproduction:
         return text
 
     def check_place(self) -> None:
-        """Refuse what would fail later, after some of the work.
+        """Check, before any work, conditions that would fail later.
 
         Raises:
-            UsageError: several processes, which train() ends after a run.
+            UsageError: several processes: train() ends the process group after a run.
             DataError: no data.
         """
         if started() != (1, 1):
@@ -166,7 +166,7 @@ class Reproduction:
 def run_one(run: Run, config: Config) -> None:
     """Start a run, or continue it at its last checkpoint."""
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # of the run before
+        torch.cuda.reset_peak_memory_stats()  # of the previous run
     if run.state == NEW:
         # A run that ended before its first checkpoint leaves nothing to continue from.
         (run.path / "config.yaml").unlink(missing_ok=True)
@@ -179,8 +179,8 @@ def run_one(run: Run, config: Config) -> None:
 class SignalRecorder(StopRequest):
     """A `StopRequest` over many runs, which also records signals handled by the `StopRequest` of a run.
 
-    A run that receives a signal in its last step just ends, and its signal would be lost. Python writes the number of
-    every signal to one file descriptor, whichever handler takes it; this class reads that file descriptor.
+    A run that receives a signal in its last step ends normally, so its signal would be lost. Python writes the number
+    of every signal to one file descriptor, regardless of the handler; this class reads that file descriptor.
     """
 
     def __enter__(self) -> "SignalRecorder":

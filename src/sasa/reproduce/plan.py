@@ -1,4 +1,4 @@
-"""What a reproduction runs: table, data set, scale, epochs; recorded in plan.json for the command that continues it."""
+"""The plan of a reproduction: table, data set, scale, epochs; recorded in plan.json to continue it."""
 
 import dataclasses
 import fnmatch
@@ -20,7 +20,7 @@ from sasa.reproduce.setups import SETUPS, Setup
 from sasa.training.settings import Config
 
 PLAN = "plan.json"
-# Settings that may differ between a run and its plan: they decide where it runs, not what it computes.
+# Settings that may differ between a run and its plan, because they do not change the result.
 FREE = (
     "data.source data.workers data.in_memory data.on_bad_image recipe.accumulate run.accelerator run.compile "
     "run.channels_last run.gradient_checkpointing run.checkpoint_steps run.log_steps run.tensorboard"
@@ -36,7 +36,7 @@ class Plan:
         table, dataset, scale: as `sasa.reproduce.rows.rows` takes them.
         validation: score on a part of the training images instead of the held-out images of the data set.
         epochs: of every run, None for the recipe's.
-        budget: the text of --budget, for the record.
+        budget: the text of --budget, recorded in plan.json.
         changes: (key, value) settings that differ from the recipe.
     """
 
@@ -60,14 +60,14 @@ class Plan:
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The changes that decide what is computed."""
+        """The changes that affect the result."""
         return {key: value for key, value in self.changes if key not in FREE}
 
     def matching(self, patterns: Sequence[str] | None) -> tuple[Row, ...]:
-        """The rows whose names match one of the patterns, such as "r26_*"; all rows without patterns.
+        """Return the rows whose names match one of the patterns, such as "r26_*"; all rows without patterns.
 
         Raises:
-            UsageError: a pattern that matches none; lists the names.
+            UsageError: a pattern without a match; the message lists the names.
         """
         for pattern in patterns or ():
             if not any(fnmatch.fnmatchcase(row.name, pattern) for row in self.rows):
@@ -91,7 +91,7 @@ class Plan:
         return config
 
     def check(self) -> None:
-        """Refuse settings that would change what the table compares.
+        """Check that no setting changes the comparison of the table.
 
         Raises:
             UsageError: names the setting; a table of detection on images without boxes, or the other way round.
@@ -110,7 +110,7 @@ class Plan:
             self.network_options()
 
     def network_options(self) -> list[dict[str, Any]]:
-        """All options of each row's network, also those that its name implies.
+        """Return all options of each row's network, including those that its name implies.
 
         Raises:
             ArgumentError: options that do not fit.
@@ -118,7 +118,7 @@ class Plan:
         return [_build(self.config(row, 0, "digits").model).config.to_dict() for row in self.rows]  # pyright: ignore
 
     def count(self, row: Row) -> Count:
-        """Parameters and FLOPS of a row's network for one image, with the settings of the plan."""
+        """Count parameters and FLOPS of a row's network for one image, with the settings of the plan."""
         config = self.config(row, 0, self.dataset)
         side, channels = config.data.image_size, getattr(config.data, "channels", 3)
         options = {"num_classes": self.setup.classes, **config.model}
@@ -132,14 +132,14 @@ class Plan:
 
 
 def _build(model: dict[str, Any]) -> nn.Module:
-    """The network of a model section, without memory for its weights."""
+    """Build the network of a model section on the meta device, without memory for its weights."""
     options = dict(model)
     with torch.device("meta"):
         return create_model(options.pop("name"), **options)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file as one step.
+    """Replace a file atomically.
 
     Raises:
         SasaError: it cannot be written.
@@ -152,7 +152,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def load_plan(directory: Path) -> Plan | None:
-    """The plan recorded in a directory, None without one.
+    """Return the plan recorded in a directory, None without one.
 
     Raises:
         SasaError: a plan.json that cannot be read.
@@ -167,12 +167,12 @@ def load_plan(directory: Path) -> Plan | None:
 
 
 def agree(asked: Plan, recorded: Plan, directory: Path) -> Plan:
-    """The recorded plan, if what is asked for now does not contradict it.
+    """Return the recorded plan if the requested one does not contradict it.
 
-    Settings of where it runs are those asked for now, and their order does not matter.
+    Settings that do not affect the result are taken from the requested plan. The order of settings does not matter.
 
     Raises:
-        SasaError: names what differs, with both values.
+        SasaError: they differ; the message quotes both values.
     """
     for name in ("table", "dataset", "scale", "validation", "deciding"):
         now, before = getattr(asked, name), getattr(recorded, name)
@@ -188,10 +188,10 @@ def agree(asked: Plan, recorded: Plan, directory: Path) -> Plan:
 
 
 def training_part(data: str) -> str:
-    """The path of a data set's training images alone, so that the test images cannot be read.
+    """Return the path of a data set's training images only, so that the test images cannot be read.
 
     Raises:
-        DataError: training and test images cannot be told apart by their names.
+        DataError: the names do not distinguish training from test images.
     """
     root = Path(data).expanduser()
     if data == "digits" or not root.is_dir():

@@ -42,7 +42,7 @@ class Result:
 
 
 def results(plan: Plan, runs: Sequence[Run]) -> list[Result]:
-    """The result of each row, in their order."""
+    """Compute the result of each row, in the order of the rows."""
     made, measure = [], measure_of(plan.table)
     for row in plan.rows:
         own = [run for run in runs if run.row.name == row.name]
@@ -55,7 +55,7 @@ def results(plan: Plan, runs: Sequence[Run]) -> list[Result]:
 
 
 def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
-    """A line for each run, done or not."""
+    """Write results.csv, with a line for each run, done or not."""
     rows, measure = [], measure_of(plan.table)
     for run in runs:
         paper = measure.paper(run.row.cells)
@@ -79,14 +79,14 @@ def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
 
 
 def _in_csv(key: str, value: float | None) -> float | str:
-    """A fraction in %; a loss unchanged."""
+    """Convert a fraction to %; a loss is unchanged."""
     if value is None:
         return ""
     return value if key.endswith("loss") else round(100 * value, 4)
 
 
 def to_markdown(plan: Plan, runs: Sequence[Run], command: str) -> str:
-    """The table with its conditions: the scored images, the machine, the command."""
+    """Return the table in Markdown with its conditions: the scored images, the machine, the command."""
     by_name = {result.row.name: result for result in results(plan, runs)}
     headings = [heading.format(measure=measure_of(plan.table).name) for heading in HEADINGS]
     lines = [headings, *(_cells(result, by_name) for result in by_name.values())]
@@ -113,7 +113,7 @@ def _cells(result: Result, by_name: dict[str, Result]) -> tuple[str, ...]:
 
 
 def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
-    """The sentences that belong to every number of the table."""
+    """Return sentences on the conditions that all numbers of the table share."""
     done = [run for run in runs if run.state == DONE]
     epochs = sorted({run.summary()["epochs"] for run in done})
     images = sorted({run.summary()["held_out_pictures"] for run in done})

@@ -13,13 +13,13 @@ BASELINE = "baseline"  # of the same depth or width
 
 @dataclass(frozen=True)
 class Table:
-    """What a table of the paper compares.
+    """A table of the paper: its question and its rows.
 
     Args:
-        question: that it answers.
-        names: of its rows, in the order of `CELLS`; for --row and for directories.
-        beside: the row that the others are compared with.
-        not_small: rows left out at the scale "small".
+        question: the question that the table answers.
+        names: short names of its rows, in the order of `CELLS`; for --row and for directories.
+        beside: name of the row that the others are compared with.
+        not_small: names of rows that are left out at the scale "small".
     """
 
     question: str
@@ -33,7 +33,7 @@ TABLES = {
         "what does attention do in place of every spatial convolution, and of the stem, at each depth?",
         SIZES_AND_KINDS,
         BASELINE,
-        # The stem is the same in all small networks, which leaves one of both attention networks.
+        # All small networks have the same stem, so two of the attention networks are equal: one is left out.
         not_small=tuple(name for name in SIZES_AND_KINDS if name not in ("r26_baseline", "r26_full")),
     ),
     DETECTION: Table(
@@ -70,7 +70,7 @@ class Row:
     Args:
         table: of the paper, "1" to "7" or "figure5".
         name: short, for --row and for directories.
-        label: what it is called in the paper.
+        label: its name in the paper.
         model: the section of a config: `name`, and options of `sasa.create_model`.
         cells: the paper's numbers; None where it prints none.
         beside: the name of the row that it is compared with, None for that row itself.
@@ -85,10 +85,10 @@ class Row:
 
 
 def table_name(text: str) -> str:
-    """The name of a table as people write it: "4" of "4", "table4" or "Table 4"; "figure5" of "figure 5".
+    """Normalise the name of a table: "4", "table4" and "Table 4" give "4"; "figure 5" gives "figure5".
 
     Raises:
-        UsageError: no such table; lists those that there are.
+        UsageError: no such table; the message lists all tables.
     """
     name = text.lower().replace(" ", "").removeprefix("table")
     if name not in TABLES:
@@ -97,19 +97,19 @@ def table_name(text: str) -> str:
 
 
 def tables_of(dataset: str) -> tuple[str, ...]:
-    """The tables that can be run on a data set: Table 2 on one with boxes, the others on one with classes."""
+    """Return the tables that can be run on a data set: Table 2 on one with boxes, the others on one with classes."""
     return tuple(table for table in TABLES if (table == DETECTION) == (dataset in DETECTION_DATASETS))
 
 
 def title(table: str) -> str:
-    """A table's number and subject, in a line."""
+    """Return a table's number and subject, in a line."""
     if table == FIGURE:
         return "Figure 5. Accuracy over parameters and FLOPS at several widths"
     return f"Table {table}. {TITLES[table]}"
 
 
 def rows(table: str, dataset: str, scale: str) -> tuple[Row, ...]:
-    """The rows of a table for a data set, in the paper's order.
+    """Return the rows of a table for a data set, in the paper's order.
 
     Raises:
         UsageError: a table of detection on images without boxes, or the other way round.
@@ -133,7 +133,7 @@ def _table(table: str, dataset: str, scale: str) -> tuple[Row, ...]:
 
 
 def _widths(dataset: str, scale: str) -> tuple[Row, ...]:
-    """The three kinds of networks of Table 1, or two where they share their stem, at several widths."""
+    """Return the three kinds of networks of Table 1 (two if they share their stem) at several widths."""
     setup, made = SETUPS[dataset, scale], []
     kinds = {name.partition("_")[2]: cells for name, cells in zip(SIZES_AND_KINDS, CELLS["1"], strict=True)}
     for width in setup.widths:

@@ -1,4 +1,4 @@
-"""The run directories of a reproduction: their state, and whether they belong into one table."""
+"""The run directories of a reproduction: their state, and whether they belong in one table."""
 
 import json
 from collections.abc import Sequence
@@ -56,10 +56,10 @@ class Run:
             return {"day": day}
 
     def check(self, wanted: Config) -> None:
-        """Refuse to count a run that was configured in another way.
+        """Check that the run has the configuration that the table needs.
 
         Raises:
-            SasaError: names the first setting that differs, with both values.
+            SasaError: a setting differs; the message quotes both values.
         """
         found, other = (dict(flatten(c.to_dict())) for c in (type(wanted).read(str(self.path / "config.yaml")), wanted))
         for key in sorted(found.keys() | other.keys()):
@@ -71,15 +71,15 @@ class Run:
 
 
 def runs_of(plan: Plan, seeds: int, output: Path) -> list[Run]:
-    """All runs, seed by seed: when time runs out, the seeds that are done are done for every row."""
+    """Return all runs, seed by seed, so that if time runs out the finished seeds cover every row."""
     return [Run(row, seed, output / "runs" / f"{row.name}-seed{seed}") for seed in range(seeds) for row in plan.rows]
 
 
 def check_images(plan: Plan, runs: Sequence[Run]) -> None:
-    """Refuse to put runs on different images into one table, by what their summaries say, wherever --data was.
+    """Check that all runs used the same images, from their summaries; the location of the data does not matter.
 
     Raises:
-        SasaError: names two runs with their numbers, or one that was scored on the data's own part under --validation.
+        SasaError: two runs differ (names both), or one was scored on the data's own held-out images under --validation.
     """
     done = [(run, run.summary()) for run in runs if run.state == DONE]
     for key, word in COMPARED.items():
@@ -103,6 +103,6 @@ def check_images(plan: Plan, runs: Sequence[Run]) -> None:
 
 
 def scored_on_drawn(runs: Sequence[Run]) -> set[bool]:
-    """Whether the runs that are done were scored on images drawn from the training images: each answer once."""
+    """Return the set of answers to: was a finished run scored on images drawn from the training images?"""
     summaries = [run.summary() for run in runs if run.state == DONE]
     return {summary[DRAWN] for summary in summaries if DRAWN in summary}

@@ -1,4 +1,4 @@
-"""What the rows of a table are compared by, and whether seeds run in pairs tell two of them apart."""
+"""The scores by which rows are compared, and the test of their difference over paired seeds."""
 
 import math
 import statistics
@@ -20,9 +20,9 @@ class Measure:
     """A score between 0 and 1, in summary.json and in the paper.
 
     Args:
-        name: as a heading, without its unit, %.
+        name: heading, without the unit (%).
         key: of summary.json.
-        others: keys of summary.json that are reported beside it in results.csv.
+        others: further keys of summary.json for results.csv.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Measure:
 
 
 def column(key: str) -> str:
-    """The heading in results.csv of a key of summary.json: "top5" of "held_out_top5"."""
+    """Return the heading in results.csv for a key of summary.json: "top5" for "held_out_top5"."""
     return key.removeprefix("held_out_")
 
 
@@ -55,7 +55,7 @@ MAP = Measure("mAP", "held_out_map", ("held_out_map50", "held_out_map75"))
 
 
 def measure_of(table: str) -> Measure:
-    """Mean average precision for Table 2, accuracy for all others."""
+    """Return mean average precision for Table 2, accuracy for all other tables."""
     return MAP if table == DETECTION else TOP1
 
 
@@ -76,7 +76,7 @@ class Mean:
 
 
 def mean(values: Sequence[float]) -> Mean | None:
-    """The mean of some values with its standard error, None without values."""
+    """Compute the mean of values with its standard error; None without values."""
     if not values:
         return None
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -84,14 +84,14 @@ def mean(values: Sequence[float]) -> Mean | None:
 
 
 def paired(ours: Mapping[int, float], other: Mapping[int, float]) -> Mean | None:
-    """The mean of ours - other over the seeds that both have."""
+    """Compute the mean of ours - other over the seeds that both have."""
     return mean([ours[seed] - other[seed] for seed in sorted(ours.keys() & other.keys())])
 
 
 def conclusion(difference: Mean | None) -> str:
     """ "higher", "lower" or "no conclusion", by a t-test of the paired differences at 5 %.
 
-    Two seeds allow no conclusion: accuracies are fractions of a few images, so that two differences can be equal by
+    With two seeds there is no conclusion: accuracies are fractions of a few images, so two differences can be equal by
     chance.
 
     >>> from sasa.reproduce.scores import Mean, conclusion

@@ -1,4 +1,4 @@
-"""How the paper's tables are run on each data set: the recipe, and the networks that stand in for the paper's.
+"""Setups for running the paper's tables on each data set: the recipe, and the networks used for the paper's.
 
 A setup is one entry of `SETUPS` and one YAML file in the recipes of its task. To add a data set, add both.
 """
@@ -20,7 +20,7 @@ FIGURE = "figure5"
 
 
 def papers_network(cells: Cells, table: str) -> Options:
-    """The network of the paper itself."""
+    """Return the paper's own network."""
     return {"name": cells.model, **cells.options}
 
 
@@ -48,7 +48,7 @@ def _small_network(cells: Cells, table: str, **options: Any) -> Options:
     """ResNet-26 of a quarter of the width behind the attention stem with 2 x 2 blocks.
 
     All rows have the same stem, so that an attention network and its convolutional twin see the same feature maps, of
-    a quarter of the pixels. An option that a table varies, such as `position`, therefore holds for the stem as well.
+    a quarter of the pixels. An option that a table varies, such as `position`, therefore applies to the stem as well.
     The narrowest networks of Figure 5 have room for two heads only.
     """
     if table == FIGURE:
@@ -84,10 +84,10 @@ class Setup:
             of one row, and the others replace it.
         network: from a row of the paper and the name of its table to the model section of a config.
         differs: how the networks differ from the paper's; printed with every table.
-        hardware: what the recipe is meant for.
+        hardware: machine that the recipe is meant for.
         classes: that FLOPS and parameters are counted for.
         widths: of Figure 5; ours, because the figure prints no numbers.
-        config: the class of its configs, which says what task it is.
+        config: the class of its configs, which determines the task.
     """
 
     recipe: str
@@ -156,7 +156,7 @@ DETECTION_DATASETS = tuple(
 
 
 def choose_scale(dataset: str, scale: str | None) -> str:
-    """The scale asked for, or the first that the data set has.
+    """Return the requested scale, or by default the first of the data set.
 
     Raises:
         UsageError: an unknown data set, or a scale that it does not have.

@@ -1,4 +1,4 @@
-"""Time a network beside its convolutional twin: what `sasa bench` runs.
+"""Time a network beside its convolutional twin, for `sasa bench`.
 
 `sasa.speed.pair` needs the extra `train`; the rest needs torch only.
 """

@@ -31,7 +31,7 @@ from sasa.training.settings import Config
 from sasa.training.task import Task
 
 ROUNDS, SECONDS = 20, 30.0  # limits of each pass
-BATCHES = 4  # of a run's data, used in turn
+BATCHES = 4  # of a run's data, used cyclically
 OURS, TWIN = "this network", "convolutional twin"
 TRAINING, INFERENCE = PASSES = ("training step", "inference")
 StepMaker = Callable[[nn.Module], Step]
@@ -39,7 +39,7 @@ StepMaker = Callable[[nn.Module], Step]
 
 @dataclass(frozen=True)
 class Pair:
-    """A network and its convolutional twin with what both are timed on.
+    """A network and its convolutional twin, with the batches that both are timed on.
 
     Args:
         name: of the network.
@@ -80,7 +80,7 @@ class PairTimes:
         return [passed for passed in PASSES if passed not in self.times]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to what speed.json holds."""
+        """Convert to plain values for speed.json."""
         passes: dict[str, Any] = {
             passed: {
                 "ours_ms_a_picture": spread(times[OURS]).median,
@@ -123,7 +123,7 @@ def time_pair(
 
     Args:
         pair: from `pair_of_run` or `pair_of_network`.
-        rounds: maximum number of turns of each side.
+        rounds: maximum number of timed calls of each side.
         stop: ends the measurement early; the result then has the passes that were measured.
         say: called with a sentence before each pass.
         save: called with the result so far after each pass.
@@ -151,7 +151,7 @@ def pair_of_run(path: Path) -> Pair:
 
 
 def pair_of_config(config: Config, network: ResNet | RetinaNet | None = None) -> Pair:
-    """Pair a network with its twin on the data and the recipe of a config; by default the config's own new network."""
+    """Pair a network with its twin on the data and the recipe of a config; by default a new network of the config."""
     keep_freed_memory()  # as in training
     task = make_task(config, make_fabric(config.run))
     ours = network or task.network
@@ -203,7 +203,7 @@ def _config_on_cpu(path: Path) -> Config:
 
 
 def first_batches(task: Task, config: Config) -> list[Any]:
-    """Read the first few training batches, without those that are smaller than the largest."""
+    """Read the first few training batches, skipping those smaller than the largest."""
     parts = itertools.islice(task.batches(0), BATCHES)
     batches = [batch.to(torch.device("cpu"), config.run.channels_last) for batch in parts]
     size = max(map(len, batches))
@@ -211,7 +211,7 @@ def first_batches(task: Task, config: Config) -> list[Any]:
 
 
 def _recipe_step(network: nn.Module, batches: list[Any], task: Task, config: Config) -> Step:
-    """Make a whole training step of the recipe, optimizer included, on the batches in turn."""
+    """Make a whole training step of the recipe, optimizer included, cycling over the batches."""
     network = copy.deepcopy(network).train()
     recipe, following = config.recipe, itertools.cycle(batches)
     # A small learning rate, because the same batches are used again and again.
@@ -253,7 +253,7 @@ def _loss_of_made_up_targets(network: nn.Module, batch_size: int, size: int) -> 
 
 
 def inference_step(network: nn.Module, batches: list[Tensor]) -> Step:
-    """Make a forward pass in evaluation mode over the batches in turn, without gradients."""
+    """Make a forward pass in evaluation mode cycling over the batches, without gradients."""
     network, following = copy.deepcopy(network).eval(), itertools.cycle(batches)
 
     def step() -> None:

@@ -1,4 +1,4 @@
-"""Interleaved timing: the sides of a comparison take turns, so that a disturbance of the machine affects them alike.
+"""Interleaved timing: the sides of a comparison take turns, so that a disturbance of the machine affects all of them.
 
 Compare sides by the median of their ratios round by round, never times from different runs.
 """
@@ -49,7 +49,7 @@ def take_turns(
     """Time every step once a round, in an order that rotates by one each round.
 
     Args:
-        steps: what to call, by name of the side.
+        steps: functions to time, by name of the side.
         rounds: maximum number of timed calls of each side.
         seconds: time limit for all calls. After it no round begins, but at least `LEAST_ROUNDS` are measured.
         warmups: untimed calls of each side before the first round, for kernel selection and memory allocation. Only one
@@ -80,7 +80,7 @@ def take_turns(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect garbage now rather than in the middle of one side's turn, which would be charged to that side."""
+    """Collect garbage now, and disable collection in the block, where it would count as time of one side."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What a task's package has, and what the tasks do alike between the loop and their data."""
+"""The interface of a task's package, and the base class of tasks: the part between the loop and the data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from sasa.training.task import Task
 
 @dataclass(frozen=True)
 class TaskPackage:
-    """What training and the commands use of a task: the names of its modules.
+    """The parts of a task that training and the commands use.
 
     Args:
         config: class of the settings of a run.
         resolve: (YAML file or recipe or None, changes) -> config.
-        make: (config, fabric, splits or None for those of the config) -> what the loop trains.
+        make: (config, fabric, splits or None for those of the config) -> the task that the loop trains.
         predictor: class of its trained networks.
         evaluate: (predictor, its directory, options) -> score on held-out images.
         generate: (known set, config) -> generated splits, for a dry run without the data.

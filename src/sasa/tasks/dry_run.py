@@ -1,4 +1,4 @@
-"""A few steps of a run that write nothing: what a step costs, even where the images of a known set are missing."""
+"""Dry runs: measure the cost of a few steps without writing anything, on generated images if the data is missing."""
 
 import dataclasses
 import time
@@ -17,7 +17,7 @@ from sasa.training.task import Task
 
 
 def time_steps(trainer: Trainer, steps: int) -> list[float]:
-    """Take the first steps of a run in memory; return the seconds of each, with waiting for images."""
+    """Take the first steps of a run in memory; return the seconds of each, including the wait for images."""
     task, accumulate = trainer.task, trainer.config.recipe.accumulate
     batches, seconds = task.batches(0), []
     trainer.model.train()
@@ -30,7 +30,7 @@ def time_steps(trainer: Trainer, steps: int) -> list[float]:
 
 
 def report(task: Task, seconds: float, steps: int) -> dict[str, Any]:
-    """Return what a dry run prints: sizes, the cost of a step, and of `steps` of them."""
+    """Return the report of a dry run: sizes, the cost of a step, and of `steps` steps."""
     return {
         "parameters": sum(p.numel() for p in task.network.parameters()),
         "training_pictures": len(task.train),
@@ -44,7 +44,7 @@ def report(task: Task, seconds: float, steps: int) -> dict[str, Any]:
 
 
 def stand_in(config: Config) -> KnownSet | None:
-    """Return the known set to generate images for: the config has its bare name, and no such directory exists."""
+    """Return the known set whose bare name is the config's data if no such directory exists, else None."""
     source = config.data.source
     return None if Path(source).exists() else TASKS[config.TASK].known_sets.get(source)
 
@@ -72,7 +72,7 @@ def on_generated(config: Config, known: KnownSet, steps: int) -> dict[str, Any]:
     scale = whole.batch_size / (part * fabric.world_size)
     each = f" in each of {fabric.world_size} processes" if fabric.world_size > 1 else ""
     sentence = (
-        f"GENERATED: {config.data.source!r} is not here; {steps} steps of one part of {part} images{each}, which is "
-        f"also what the memory is of; the time is scaled to a step of {whole.batch_size}, without reading files"
+        f"GENERATED: {config.data.source!r} is not here; {steps} steps of one part of {part} images{each}; "
+        f"the memory is that of one part; the time is scaled to a step of {whole.batch_size}, without reading files"
     )
     return {"pictures": sentence, **report(task, seconds * scale, whole.steps)}

@@ -18,7 +18,7 @@ NAMES = {
 
 
 def run_figures(directory: Path) -> Figures | None:
-    """The figures in summary.json; None where it is missing or unreadable, since a card can do without."""
+    """Return the figures in summary.json; None if it is missing or unreadable, since a card does not require them."""
     try:
         summary = json.loads((directory / "summary.json").read_text())
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 """Stand-ins for known data sets that are not on this machine: generated images, to measure the cost of a step.
 
-Each task generates its own (`generated.py`). A config whose data is the bare name of a known set, where no such
-directory is, gets as many images as that set has. Any other path that does not exist stays an error: it is more likely
-a typing mistake.
+Each task generates its own (`generated.py`). If a config's data is the bare name of a known set and no such directory
+exists, as many images as that set has are generated. Any other missing path is an error: it is more likely a typing
+mistake.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""A training run: from a config to a directory with weights, metrics and figures. For every task alike."""
+"""A training run of any task: from a config to a directory with weights, metrics and figures."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def start(config: Config) -> Trainer:
     """Make all parts of a run, at step 0.
 
     Raises:
-        UsageError, ArgumentError, DataError: what is wrong with the config, the network's options or the data.
+        UsageError, ArgumentError, DataError: an invalid config, option of the network or data set.
     """
     config.check()
     fabric = make_fabric(config.run)
@@ -51,8 +51,8 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
 
     Args:
         path: of the run.
-        changes: settings of where it runs now, such as run.accelerator, or where its data is now. Without data.source
-            among them that of the run's config.yaml counts.
+        changes: settings of the machine, such as run.accelerator, and of the data's location; data.source is by default
+            that of the run's config.yaml.
 
     Raises:
         DataError: the data is not what the run was trained on.
@@ -61,7 +61,7 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
     state, note = directory.load_checkpoint()
     config = config_of(state["config"]).without_initial_weights()
     if recorded := _recorded_config(path):
-        config.data.source = recorded.data.source  # which a person may have corrected
+        config.data.source = recorded.data.source  # which the user may have edited
     for key, value in changes:
         config.set(key, value)
     trainer = start(config.with_absolute_paths())
@@ -69,7 +69,7 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
     check_same_data(config.data.source, recorded_in(path, state), trainer.data)
     trainer.load_state(state)
     notes = [note, restore_thread_count(state.get("threads"))]
-    trainer.fabric.barrier()  # all processes have read before the first one renames a file
+    trainer.fabric.barrier()  # all processes must have read the checkpoint before the first one renames files
     if trainer.fabric.is_global_zero:
         for sentence in filter(None, notes):
             sys.stderr.write(f"sasa: {sentence}\n")
@@ -93,9 +93,9 @@ def _recorded_config(directory: Path) -> Config | None:
 
 
 def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
-    """Build everything, take a few steps, write nothing; return what a step costs.
+    """Build everything, take a few steps, write nothing; return the report of the cost.
 
-    If the data is a known set that is not here, the steps are on generated images, and the report says so.
+    If the data is a known set that is not on this machine, generated images are used, and the report says so.
     """
     if known := stand_in(config):
         return on_generated(config, known, steps)

@@ -21,7 +21,7 @@ from sasa.training.settings import Config
 class TrainedNetwork(ABC):
     """A network of a run, or of any directory that `save_pretrained` wrote with labels and preprocessing.
 
-    Subclasses say what the network's class is, what it makes of an image (`prepare`) and what of a batch (`answers`).
+    Subclasses define the network's class, the input for an image (`prepare`) and the answers for a batch (`answers`).
     """
 
     NETWORK: ClassVar[type]
@@ -41,8 +41,7 @@ class TrainedNetwork(ABC):
             device: "auto" (the first GPU that torch can use, else the CPU), "cpu" or "cuda".
 
         Raises:
-            SasaError: not such a directory, a network of another task, or one without class names or preprocessing;
-                no such device.
+            SasaError: no such directory or device; a network of another task, or without class names or preprocessing.
         """
         chosen = choose_device(device)
         directory = locate(name)
@@ -68,7 +67,7 @@ class TrainedNetwork(ABC):
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> Any:
-        """Return what `answers` takes of an image."""
+        """Return the input of `answers` for an image."""
 
     @abstractmethod
     def answers(self, names: Sequence[str], prepared: Sequence[Any], options: Any) -> list[Any]:
@@ -84,12 +83,12 @@ class TrainedNetwork(ABC):
         options: Any = None,
         keep: Callable[[Image.Image], Any] = lambda image: None,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield the answer for each (name, image) in order, with what was kept of the image.
+        """Yield (answer, kept) for each (name, image) in order; `kept` is the result of `keep` for the image.
 
         Args:
             images: read one by one; at most a batch of them is in memory.
             options: of the task, see `answers`.
-            keep: what to keep of an image until its answer is there, such as a small copy.
+            keep: returns the part of an image to keep until its answer is computed, such as a small copy.
         """
         ready = ((name, self.prepare(image), keep(image)) for name, image in images)
         while batch := list(islice(ready, self.BATCH)):
@@ -98,7 +97,7 @@ class TrainedNetwork(ABC):
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first GPU that torch can use, else the CPU.
+    """Return the device with this name; "auto" is the first GPU that torch can use, else the CPU.
 
     Raises:
         SasaError: torch sees no such device.
@@ -116,7 +115,7 @@ def preprocessing_to(preprocessing: Any) -> dict[str, Any]:
 
 
 class Evaluation(Protocol):
-    """A trained network's score, as the commands print and write it."""
+    """Interface of a trained network's score, which the commands print and write."""
 
     @property
     def labels(self) -> list[str]:

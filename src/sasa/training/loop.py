@@ -56,7 +56,7 @@ class Trainer:
     totals: Totals = field(default_factory=Totals)
     rows: list[dict[str, Any]] = field(default_factory=list)
     best: list[float] | None = None
-    scored: Scored | None = None  # at this very step
+    scored: Scored | None = None  # at the current step
     seen: list[str] = field(default_factory=list)  # names of the last step's images
 
     @classmethod
@@ -74,7 +74,7 @@ class Trainer:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What identifies the data set: computed for the first checkpoint, or to resume."""
+        """The record that identifies the data set; computed for the first checkpoint, or to resume."""
         return same_data.record(self.task)
 
     def run(self, directory: RunDirectory, reports: Reports) -> Scored:
@@ -132,7 +132,7 @@ class Trainer:
         losses, last, self.seen = [], recipe.accumulate - 1, []
         for number, batch in enumerate(itertools.islice(batches, recipe.accumulate)):
             batch_seed = mix(seed, 1, self.step, self.fabric.global_rank * recipe.accumulate + number)
-            torch.manual_seed(batch_seed)  # of dropout and mixup, so that they depend on step and micro-batch alone
+            torch.manual_seed(batch_seed)  # dropout and mixup then depend only on step and micro-batch
             with self.fabric.no_backward_sync(self.model, enabled=number < last):
                 loss, sums = self.task.loss(self.model, batch, batch_seed)
                 self.fabric.backward(loss / recipe.accumulate)
@@ -246,7 +246,7 @@ class Trainer:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         totals = state["totals"]
         self.totals = Totals(seconds=totals["seconds"])
-        if self.fabric.is_global_zero:  # they are summed over the processes again
+        if self.fabric.is_global_zero:  # on one process only: they are summed over processes later
             self.totals.sums, self.totals.count = Counter(totals["sums"]), totals["count"]
         self.rows, self.best = state["rows"], state["best"]
         self.task.skipped.update(state["skipped"])

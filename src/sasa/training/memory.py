@@ -1,4 +1,4 @@
-"""Memory of a run: how much it took, and a sentence with a way out when it is too little."""
+"""Memory of a run: the peak, and advice in the message when it runs out."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next step; return whether the C library could.
+    """Tell glibc to keep freed memory for the next step; return whether the C library supports it.
 
     A step allocates and frees feature maps of many megabytes. By default each goes back to the system, which zeroes it
     page by page when it is allocated again: a fifth to a third of a training step on a CPU (benchmarks/README.md).
@@ -39,7 +39,7 @@ def peak_memory_gb() -> float:
 
 @contextlib.contextmanager
 def batch_size_errors(recipe: RecipeConfig) -> Iterator[None]:
-    """Turn torch's errors about a batch that is too large or too small into a `SasaError` with a way out."""
+    """Turn torch's errors about a batch that is too large or too small into a `SasaError` with advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -49,7 +49,7 @@ def make_fabric(run: RunConfig) -> Any:
     strategy: Any = DDPStrategy(**options) if devices * machines > 1 else "auto"
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "You passed `Fabric")  # it would continue with another precision
+            warnings.filterwarnings("error", "You passed `Fabric")  # otherwise Fabric continues with another precision
             fabric = Fabric(
                 accelerator=run.accelerator,
                 strategy=strategy,
@@ -67,7 +67,7 @@ def make_fabric(run: RunConfig) -> Any:
 
 
 def max_over_processes(fabric: Any, value: int) -> int:
-    """Return the largest value over all processes: not 0 if it is not 0 in one of them."""
+    """Return the largest value over all processes: nonzero if it is nonzero in one of them."""
     if fabric.world_size == 1:
         return int(value)
     tensor = torch.tensor(float(value), device=fabric.device)
@@ -96,13 +96,13 @@ def end_process_group(fabric: Any) -> None:
 
 
 def restore_thread_count(recorded: int | None) -> str | None:
-    """Use as many threads as the run had; return a sentence where that is not possible.
+    """Use as many threads as the run had; return a sentence if that is not possible.
 
     torch splits its sums by the number of threads, so the last bits of a result depend on it. OMP_NUM_THREADS and the
     number of cores take precedence.
 
     Args:
-        recorded: the number in the checkpoint; None in those of earlier versions.
+        recorded: the number in the checkpoint; None in checkpoints of earlier versions.
     """
     now = torch.get_num_threads()
     if recorded is None or recorded == now:

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: a progress bar for a person, steps.csv and metrics.csv, TensorBoard's events."""
+"""Reports of a run during training: a progress bar, steps.csv and metrics.csv, TensorBoard's events."""
 
 import csv
 import os
@@ -26,10 +26,10 @@ class Reports:
 
     Args:
         directory: of the run.
-        progress: for a person; None for the log files alone.
+        progress: the bar; None for log files only.
         run: how often to log, and whether for TensorBoard.
         step: where the run starts or resumes.
-        silent: whether this is another process.
+        silent: whether this is not the first process.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class Progress:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[memory]:.1f} GB"),
             console=self.console,
-            auto_refresh=False,  # no thread beside processes that fork
+            auto_refresh=False,  # no background thread: worker processes are forked
             transient=True,
             expand=True,
         )
-        self.drawn = self.console.is_interactive or self.console.is_jupyter  # else a pipe, a file, a dumb terminal
+        self.drawn = self.console.is_interactive or self.console.is_jupyter  # else a pipe, a file or a dumb terminal
         self.task = self.bar.add_task("", total=total_steps, completed=first_step, loss=0.0, speed=0.0, memory=0.0)
         self._last = time.monotonic()
 
@@ -130,8 +130,7 @@ def _figures(row: dict[str, Any], prefix: str) -> str:
 class StepLog:
     """Appends to steps.csv and TensorBoard's event files.
 
-    A run that resumes at an earlier step than it had logged removes the later rows, and tells TensorBoard to hide its
-    later events.
+    A run that resumes before the last logged step removes the later rows, and TensorBoard hides the later events.
 
     Args:
         directory: of the run.
@@ -189,7 +188,7 @@ class StepLog:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the complete rows of steps.csv; a last one that a crash cut short is left out."""
+    """Read the complete rows of steps.csv; an incomplete last row, after a crash, is left out."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:

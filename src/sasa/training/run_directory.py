@@ -54,7 +54,7 @@ class RunDirectory:
             atomic_write(self.path / name, text.encode())
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Replace metrics.csv: one row an epoch. A resumed run thereby drops the epochs that it will repeat."""
+        """Replace metrics.csv: one row an epoch. This drops the epochs that a resumed run will repeat."""
         if rows:
             self.write_text("metrics.csv", to_csv(list(rows[0]), rows))
 
@@ -66,7 +66,7 @@ class RunDirectory:
         """
         kept = self.checkpoint_path.exists()
         with write_errors(self.checkpoint_path):
-            if kept:  # before the new one is written: the disk then needs room for two checkpoints, not three
+            if kept:  # before writing the new one, so that the disk holds two checkpoints, not three
                 self.checkpoint_path.replace(self.previous_path)
             try:
                 with atomic_file(self.checkpoint_path) as file:
@@ -77,7 +77,7 @@ class RunDirectory:
                 raise
 
     def load_checkpoint(self) -> tuple[dict[str, Any], str | None]:
-        """Read the last complete checkpoint, with a sentence where it is not the last one. No code in it is run.
+        """Read the last complete checkpoint, with a sentence if the last one is damaged. No code in it is run.
 
         Raises:
             SasaError: no checkpoint, or none that can be read.
@@ -100,7 +100,7 @@ class RunDirectory:
         return state, None
 
     def set_damaged_aside(self) -> None:
-        """Rename a damaged last checkpoint, so that the next save does not replace the good one before with it."""
+        """Rename a damaged last checkpoint, so that the next save does not replace the intact one with it."""
         if self.checkpoint_path.exists():
             self.checkpoint_path.replace(self.path / "checkpoint.damaged.pt")
 
@@ -114,7 +114,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        # torch's own text advises weights_only=False, which would run the code in it.
+        # torch's own message advises weights_only=False, which would run code from the file.
         raise SasaError(f"{path} is damaged or not a checkpoint (no code in it was run)") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         found = state.get("format") if isinstance(state, dict) else None

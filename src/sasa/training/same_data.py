@@ -1,4 +1,4 @@
-"""The identity of a run's data set: a run may resume where its data moved, but not on other data.
+"""The identity of a run's data set: a run may resume if its data moved, but not on other data.
 
 A checkpoint records the classes, the numbers of images, and a fingerprint of names, labels and boxes. File names count
 below the directory of the data set, so the fingerprint stays the same wherever that directory is.
@@ -40,7 +40,7 @@ def fingerprint(splits: list[tuple[Images, Callable[[Any, int], str]]]) -> str:
 
 
 def recorded_in(run: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the record in a checkpoint; for a run of an earlier version, what its other files say of the data."""
+    """Return the record in a checkpoint; for a run of an earlier version, the information in its other files."""
     if "data" in state:
         return state["data"]
     known: dict[str, Any] = {}
@@ -54,10 +54,10 @@ def recorded_in(run: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same_data(source: str, recorded: dict[str, Any], found: dict[str, Any]) -> None:
-    """Compare the data that a resumed run finds with what it was trained on.
+    """Compare the data that a resumed run finds with the data that it was trained on.
 
     Raises:
-        DataError: they differ; says in what, with both values.
+        DataError: they differ; the message quotes both values.
     """
     for key, words in (
         ("classes", "the classes"),

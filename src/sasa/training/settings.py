@@ -35,7 +35,7 @@ class RecipeConfig:
         weight_decay: on weights of convolutions and linear layers; norms, biases and position embeddings are exempt.
         warmup_epochs: epochs in which the learning rate rises from zero.
         clip_grad_norm: largest norm of the gradient, 0 for no limit.
-        ema_decay: of the moving average of the weights, which is what is scored and saved: a number, 0 for none, or
+        ema_decay: decay of the moving average of the weights, which is scored and saved: a number, 0 for none, or
             "auto": the paper's 0.9999 scaled to the length of the run (see `sasa.training.averages`).
         batch_norm_momentum: share of a step in batch norm's running statistics (torch's default is 0.1), or
             "auto": the paper's 1 - 0.9999, scaled likewise.
@@ -90,8 +90,8 @@ class Config:
     beside the module of the subclass.
     """
 
-    TASK: ClassVar[str]  # its name in the registry and in config.yaml
-    COMMAND: ClassVar[str]  # that trains it: "train" for `sasa train`
+    TASK: ClassVar[str]  # name of the task in the registry and in config.yaml
+    COMMAND: ClassVar[str]  # its training command: "train" for `sasa train`
     PATHS: ClassVar[tuple[str, ...]] = ("data.source",)  # settings that may be paths
 
     model: dict[str, Any]
@@ -104,7 +104,7 @@ class Config:
         return {"task": self.TASK, **dataclasses.asdict(self)}
 
     def check(self) -> None:
-        """Refuse values that no run can have.
+        """Check the values of all settings.
 
         Raises:
             UsageError: names the setting and its value.
@@ -154,7 +154,7 @@ class Config:
         return config
 
     def apply(self, changes: list[tuple[str, Any]]) -> Self:
-        """Set values in order; a saved network as model.name drops the other model options, meant for another network.
+        """Set values in order; a saved network as model.name drops the other model options.
 
         Raises:
             UsageError: as `set`.
@@ -186,7 +186,7 @@ class Config:
         setattr(section, name, same_type(key, value, getattr(section, name)))
 
     def with_absolute_paths(self) -> Self:
-        """Return a copy that means the same in any working directory; names such as "digits" stay."""
+        """Return a copy with absolute paths, valid in any working directory; names such as "digits" stay."""
         from sasa.models import list_models
 
         changed = copy.deepcopy(self)
@@ -198,11 +198,11 @@ class Config:
         return changed
 
     def without_initial_weights(self) -> Self:
-        """Return a copy for a network that already has its weights: what it started from may be gone."""
+        """Return a copy without initial weights, for a network that has its own: those files may be gone."""
         return copy.deepcopy(self)
 
     def without_images_in_memory(self) -> Self:
-        """Return a copy that reads images when their turn comes, where only a few of them are needed."""
+        """Return a copy that reads images on demand, for uses that need only a few of them."""
         return copy.deepcopy(self)
 
     @classmethod
@@ -230,7 +230,7 @@ class Config:
 
     @classmethod
     def read_recipe(cls, name: str) -> Self:
-        """Read a recipe of the package, whatever files the working directory has.
+        """Read a recipe of the package, ignoring files of that name in the working directory.
 
         Raises:
             UsageError: no such recipe.
@@ -270,7 +270,7 @@ def absolute(path: str) -> str:
 
 
 def _replacement(path: str) -> str:
-    """The command that prints what used to be a file in configs/; "" for any other path."""
+    """Return the command that prints a config that used to be a file in configs/; "" for any other path."""
     path = re.sub(r"bccd/attention\.yaml$", "bccd/table2_attention_full.yaml", path)
     path = re.sub(r"bccd/convolution\.yaml$", "bccd/table2_conv_baseline.yaml", path)
     found = re.search(r"(imagenet|cifar10|coco|bccd)(/small)?/(?:table(\d)|(figure5))_(\w+)\.yaml$", path)
@@ -285,7 +285,7 @@ def _replacement(path: str) -> str:
 
 
 def same_type(key: str, value: Any, like: Any) -> Any:
-    """Return the value as the type of `like`, where that loses nothing; "auto" is allowed where it is a default."""
+    """Convert the value to the type of `like` if that loses nothing; "auto" is allowed where it is the default."""
     if key in AUTOMATIC and value == "auto":
         return value
     wanted = float if key in AUTOMATIC else type(like)

@@ -18,8 +18,8 @@ class StoppedError(SasaError):
 class StopRequest:
     """Context manager that records SIGINT and SIGTERM: `signal_number` is None until one of them arrives.
 
-    A nested one starts with what the outer one has received: a run that got a signal while it was set up stops after
-    its first step.
+    A nested request starts with the signal that the outer one has received, if any: a run that gets a signal during
+    setup stops after its first step.
     """
 
     _entered: ClassVar[list["StopRequest"]] = []

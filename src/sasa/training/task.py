@@ -1,4 +1,4 @@
-"""The interface between the loop and a task: what differs between classification and detection."""
+"""The interface between the loop and a task: everything that differs between classification and detection."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ class Scored(Protocol):
 
 
 class Images(Protocol):
-    """A split of a data set; `classes` are their names, `description` says what was found."""
+    """A split of a data set; `classes` are their names, `description` has sentences about it."""
 
     @property
     def classes(self) -> list[str]: ...  # noqa: D102
@@ -71,7 +71,7 @@ class Task(Protocol):
         ...
 
     def describe(self, images: Any, index: int) -> str:
-        """Return the name and the labels of an image of a split, the same wherever the data set is."""
+        """Return the name and the labels of an image of a split, the same for any location of the data set."""
         ...
 
     def score(self, model: nn.Module) -> Scored:

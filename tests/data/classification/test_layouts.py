@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.classification import open_splits
-from sasa.data.directories import is_split, split_of
+from sasa.data.directories import exact_split, split_of
 from sasa.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -96,7 +96,7 @@ def test_names_of_held_out_splits(tmp_path, name):
     "name", ["cat", "trainer", "train station", "bullet_train", "test_tube", "devil", "evaluator", "value", "contest"]
 )
 def test_names_of_classes_are_not_splits(name):
-    assert is_split(name) is None
+    assert exact_split(name) is None
 
 
 def test_words_beside_the_split():
@@ -134,7 +134,7 @@ def test_wrappers_without_splits(tmp_path, wrapper):
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert sources[0].classes == ["cat", "dog"]
     assert [len(source) for source in sources] == [4, 2]
-    assert f"looked through {tmp_path / wrapper}/, which holds all images" in description(sources)
+    assert f"entered {tmp_path / wrapper}/, which holds all images" in description(sources)
     assert "from 0.34 of each class, drawn with seed 0" in description(sources)
 
 
@@ -144,7 +144,7 @@ def test_directories_without_images_beside_the_wrapper(tmp_path):
     (tmp_path / "docs" / "notes.txt").write_text("x")
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert sources[0].classes == ["cat", "dog"]
-    assert f"passed over in {tmp_path}: docs/ (no images)" in description(sources)
+    assert f"ignored in {tmp_path}: docs/ (no images)" in description(sources)
 
 
 CLUTTER = ["__MACOSX", "@eaDir", ".ipynb_checkpoints", ".git", "#recycle", "$RECYCLE.BIN", "System Volume Information"]
@@ -222,7 +222,7 @@ def test_an_empty_class_directory(tmp_path):
 @pytest.mark.parametrize(
     ("directories", "sentence"),
     [
-        (["val/cat", "test/cat"], "not used: {root}/test/ (val/ is what is held out)"),
+        (["val/cat", "test/cat"], "not used: {root}/test/ (val/ is the held-out split)"),
         (["test"], "not used: {root}/test/ (its images are in no directories of classes)"),
         (["test/test"], "not used: {root}/test/ (its images are in no directories of classes)"),
         (["test/images"], "not used: {root}/test/ (its images are in no directories of classes)"),

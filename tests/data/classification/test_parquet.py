@@ -490,11 +490,11 @@ def test_images_from_a_dictionary(tmp_path):
     ("names", "sentence"),
     [
         (["val-0", "test-0"], r"holds test-0\.parquet, val-0\.parquet but no file for training, such as train-0"),
-        (["train-0", "val-0", "test-0"], r"not used in .*: test-0\.parquet \(val is what is held out\)"),
+        (["train-0", "val-0", "test-0"], r"not used in .*: test-0\.parquet \(val is the held-out split\)"),
         (["train-0", "more"], r"not used in .*: more\.parquet \(no split in their names\)"),
         (["Train", "Validation"], "held-out: 4 images"),
         (["default/train/0", "default/test/0"], "held-out: 4 images"),
-        (["training/0", "testing/0", "dev/0"], r"not used: .*testing/ \(dev/ is what is held out\)"),
+        (["training/0", "testing/0", "dev/0"], r"not used: .*testing/ \(dev/ is the held-out split\)"),
     ],
 )
 def test_files_of_splits(tmp_path, names, sentence):

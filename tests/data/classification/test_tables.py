@@ -90,7 +90,7 @@ def test_a_column_of_splits(tmp_path):
     )
     sources = open_splits(str(tmp_path), 0.25, 0)
     assert [len(source) for source in sources] == [4, 2]
-    assert "not used: the test rows (val is what is held out)" in sources[0].description
+    assert "not used: the test rows (val is the held-out split)" in sources[0].description
 
 
 def test_kaggles_files_beside_the_table(tmp_path):

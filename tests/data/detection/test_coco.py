@@ -115,7 +115,7 @@ def test_a_class_that_is_listed_twice(coco):
     path, folder = coco([GOOD, annotation(2, 10, [1, 1, 5, 5])], categories=twice)
     source = CocoSource(path, folder)
     assert (source.classes, source.category_ids, source.targets(0).labels.tolist()) == (["cat", "dog"], [3, 7], [1, 0])
-    assert "class 'dog' is there twice: the one with the id 0 has no boxes and is left out" in str(source.problems[0])
+    assert "class 'dog' is listed twice: the one with the id 0 has no boxes and is left out" in str(source.problems[0])
     change(path, annotations=[GOOD, annotation(2, 10, [1, 1, 5, 5], 0)])
     with pytest.raises(DataError, match="two classes of the same name 'dog', with the ids 0 and 7"):
         CocoSource(path, folder)
@@ -176,9 +176,9 @@ def test_files_in_another_format(tmp_path, content, sentence):
         ({"images": [{"id": 1, "file_name": "../set.json"}]}, r"1 are not in .*images: \.\./set\.json"),
         ({"images": [{"id": 1, "file_name": "/etc/passwd"}]}, r"1 are not in .*images: /etc/passwd"),
         ({"images": [{"id": 1, "file_name": "x/../../set.json"}]}, r"1 are not in .*images: x/\.\./\.\./set\.json"),
-        ({"images": [{"id": 1, "file_name": ".."}]}, r"names an image '\.\.', which no file can be called"),
-        ({"images": [{"id": 1, "file_name": "zero\0"}]}, r"which no file can be called"),
-        ({"images": [{"id": 1, "file_name": "\ud800.png"}]}, r"'\\ud800\.png', which no file can be called"),
+        ({"images": [{"id": 1, "file_name": ".."}]}, r"names an image '\.\.', which is not a valid file name"),
+        ({"images": [{"id": 1, "file_name": "zero\0"}]}, r"which is not a valid file name"),
+        ({"images": [{"id": 1, "file_name": "\ud800.png"}]}, r"'\\ud800\.png', which is not a valid file name"),
         (
             {"images": [{"id": n, "file_name": f"{n}.png"} for n in (1, 2)] + [{"id": 3, "file_name": "a.png"}]},
             r"names 3 images, of which 2 are not in .*images: 1\.png and others",

@@ -162,7 +162,7 @@ def test_ambiguous_paths(coco, tmp_path):
 
 
 def test_paths_without_a_data_set(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere is not there"):
+    with pytest.raises(DataError, match=r"nowhere does not exist"):
         open_detection_splits(str(tmp_path / "nowhere"), 0.2, 0)
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"data\.zip is not a directory, a COCO file in JSON or a data.yaml"):

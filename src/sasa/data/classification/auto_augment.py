@@ -1,4 +1,4 @@
-"""timm's policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name, checked strictly, also for gray images."""
+"""timm's augmentation policies (RandAugment, AutoAugment, 3-Augment, AugMix) by name, which is checked."""
 
 import re
 from typing import Any
@@ -9,12 +9,12 @@ from sasa.errors import ArgumentError
 
 _WHOLE, _NUMBER = r"\d+", r"\d+(\.\d+)?"
 
-# The parts that may follow the first word, as timm 1.0 reads them. timm itself ignores some parts it does not know
-# ("rand-foo" or "rand-tfoo"), so that a typing mistake would be a run with another policy.
+# The options that may follow the first word of a name, as timm 1.0 parses them. timm silently ignores some unknown
+# options ("rand-foo", "rand-tfoo"), so a typing mistake would train with another policy.
 _SECTIONS = {
     "rand": {
         "m": _WHOLE,
-        "n": "[1-9]|1[0-4]",  # no more than there are operations in the weighted sets
+        "n": "[1-9]|1[0-4]",  # at most the number of operations in the weighted sets
         "p": r"0(\.\d+)?|1(\.0+)?",
         "mstd": _NUMBER,
         "mmax": _WHOLE,
@@ -45,11 +45,11 @@ def check_policy(name: str) -> None:
 
 
 class Policy:
-    """A policy of timm, for 8-bit RGB and gray images. It draws from `random` and `numpy.random`.
+    """A policy of timm, for 8-bit RGB and gray images. Its random numbers come from `random` and `numpy.random`.
 
     Args:
         name: such as "rand-m9-mstd0.5-inc1".
-        image_size: in pixels; the longest absolute translation is 0.45 of it.
+        image_size: side in pixels; absolute translations reach up to 0.45 of it.
         mean: of each channel, 0 to 1: the colour of areas that a rotation or translation uncovers.
 
     Raises:
@@ -86,11 +86,11 @@ class Policy:
 
 
 def _operations(transform: Any) -> list[Any]:
-    """timm's operations of a policy: AutoAugment keeps pairs of them, the others one list."""
+    """List timm's operations of a policy: AutoAugment stores them in pairs, the others in one list."""
     pairs = getattr(transform, "policy", None)
     return [operation for pair in pairs for operation in pair] if pairs else transform.ops
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the highest bits of each pixel, at least one: timm may ask for none, which newer Pillows refuse."""
+    """Keep the highest bits of each pixel, at least one: timm may ask for 0, which newer versions of Pillow refuse."""
     return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

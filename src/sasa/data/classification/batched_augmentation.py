@@ -2,7 +2,7 @@
 
 Random numbers, and the source of each pixel of a crop, are computed on the CPU with numpy, from a few numbers for
 each image; pixels are gathered on the device. Every operation on pixels is elementwise and every sum has a fixed number
-of terms in a fixed order, so an image comes out the same, bit for bit, in whatever batch it is.
+of terms in a fixed order, so the augmentation of an image is the same, bit for bit, in any batch.
 
 Letters in shapes: B images, H x W as stored, C channels, S = image_size, K taps of the interpolation.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.data.random_numbers import uniform
 
-# Distributions of torchvision's RandomResizedCrop and RandomErasing, which try ten times as well.
+# Distributions of torchvision's RandomResizedCrop and RandomErasing, which also try ten times.
 _TRIES = 10
 _CROP_RATIO = (3 / 4, 4 / 3)
 _ERASING_SCALE, _ERASING_RATIO = (0.02, 0.33), (0.3, 3.3)
@@ -26,7 +26,7 @@ _ERASING_SCALE, _ERASING_RATIO = (0.02, 0.33), (0.3, 3.3)
 
 @dataclass(frozen=True)
 class Boxes:
-    """A rectangle in each of B images, in pixels; all fields (B,), int64. Height 0: none."""
+    """A rectangle in each of B images, in pixels; all fields (B,), int64. Height 0 means no rectangle."""
 
     top: np.ndarray
     left: np.ndarray
@@ -45,8 +45,8 @@ def draw_boxes(
         scale: smallest and largest part of the area.
         ratio: smallest and largest aspect ratio: width over height if `whole`, else height over width, which differs
             only by the rounding of the limits (as in torchvision).
-        whole: True: a rectangle may span the image, and after ten tries that do not fit it is the largest centred
-            one within `ratio`. False: it must be smaller on both sides, and after ten tries there is none.
+        whole: True: a rectangle may span the image; after ten tries that do not fit, the largest centred one within
+            `ratio` is taken. False: it must be smaller on both sides; after ten tries that do not fit there is none.
     """
     height, width = size
     area = height * width * _between(chance_BD[:, 0 : 2 * _TRIES : 2], *scale)
@@ -82,8 +82,8 @@ def taps(start: np.ndarray, length: np.ndarray, out: int, count: int) -> tuple[n
 
     Args:
         start, length: (B,): first pixel and pixels of each crop.
-        out: pixels wanted, S.
-        count: K, at least 2 * max(1, length / out) rounded up; the same in every batch, see the top of this file.
+        out: number of output pixels, S.
+        count: K, at least 2 * max(1, length / out) rounded up; the same in every batch, for sums of the same terms.
 
     Returns:
         Pixels (B, S, K), int64, and their weights (B, S, K), float64, which sum to 1 over K.

@@ -32,35 +32,35 @@ LAYOUTS = {
 
 
 def look(root: Path) -> dict[str, Callable[[], Found]]:
-    """Openers by name of the CIFAR sets in torchvision's root directory, or of the one that `root` itself is."""
+    """Return openers, by name, of the CIFAR sets in torchvision's root directory, or of the one set that `root` is."""
     found: dict[str, Callable[[], Found]] = {}
-    for folder in (root, *(root / name for name in LAYOUTS)):
-        if folder.is_dir() and (layout := layout_of(folder)):
-            found[folder.absolute().name] = partial(open_cifar, folder, layout)
+    for directory in (root, *(root / name for name in LAYOUTS)):
+        if directory.is_dir() and (layout := layout_of(directory)):
+            found[directory.absolute().name] = partial(open_cifar, directory, layout)
     return found
 
 
-def layout_of(folder: Path) -> Layout | None:
-    """The set that a directory holds, by its name, or by its files if it has another name."""
-    if folder.absolute().name in LAYOUTS:
-        return LAYOUTS[folder.absolute().name]
+def layout_of(directory: Path) -> Layout | None:
+    """Recognise the set in a directory by the directory's name, else by its files; None if it is neither."""
+    if directory.absolute().name in LAYOUTS:
+        return LAYOUTS[directory.absolute().name]
     # CIFAR-100's names (train, test) are those of directories in other data sets.
-    return next((found for found in LAYOUTS.values() if all((folder / n).is_file() for n in found.train)), None)
+    return next((found for found in LAYOUTS.values() if all((directory / n).is_file() for n in found.train)), None)
 
 
-def open_cifar(folder: Path, layout: Layout) -> Found:
+def open_cifar(directory: Path, layout: Layout) -> Found:
     """Open the set: 32 x 32 RGB, the pixels held in memory (184 MB for either set).
 
     Raises:
         DataError: a file is missing, cut off, damaged, or asks to run code.
     """
-    meta = load(folder / layout.meta) if (folder / layout.meta).is_file() else {}
-    classes = _class_names(folder / layout.meta, meta, layout)
+    meta = load(directory / layout.meta) if (directory / layout.meta).is_file() else {}
+    classes = _class_names(directory / layout.meta, meta, layout)
     count = meta.get("num_cases_per_batch") if layout.classes == 10 else None
-    train = [_batch(folder / name, layout, count) for name in layout.train]
-    test = [_batch(folder / name, layout, count) for name in layout.test]
+    train = [_batch(directory / name, layout, count) for name in layout.train]
+    test = [_batch(directory / name, layout, count) for name in layout.test]
     sources = (
-        _source(batches, classes, f"{folder} {title} image") for batches, title in ((train, "train"), (test, "test"))
+        _source(batches, classes, f"{directory} {title} image") for batches, title in ((train, "train"), (test, "test"))
     )
     return Found(*sources, notes=[])
 
@@ -83,7 +83,7 @@ def _class_names(path: Path, meta: dict[str, Any], layout: Layout) -> list[str]:
 
 
 def _batch(path: Path, layout: Layout, count: object) -> Batch:
-    """(pixels N x 32 x 32 x 3, labels) of one file."""
+    """Read (pixels (N, 32, 32, 3), labels) of one file."""
     if not path.is_file():
         raise DataError(f"{path} is missing: the download is incomplete")
     found = load(path)

@@ -18,12 +18,12 @@ class NoImagesError(DataError):
 class ClassFolders(FileSource, Source):
     """A directory with one directory of images for each class, which may have directories of its own.
 
-    Class directories may be symbolic links. Hidden names and what systems leave behind are passed over. Images are
+    Class directories may be symbolic links. Hidden files and files left by the operating system are ignored. Images are
     ordered by class, then by name.
 
     Args:
         root: the directory.
-        classes: the classes to number by; by default the names of the directories, sorted. Then none may be empty.
+        classes: in the order of their labels; by default the sorted names of the directories, none of them empty.
 
     Raises:
         DataError: no images, a class without any, one that is not in `classes`, a broken symbolic link.
@@ -74,7 +74,7 @@ def open_class_folders(root: Path) -> Found:
 
 
 def _passed_over(root: Path, images: dict[str, list[str]]) -> list[str]:
-    """Sentences about what is unusual in the directories of classes."""
+    """Return sentences about images outside of classes, empty classes and nested directories."""
     sentences = []
     if loose := sum(is_image(path) and path.is_file() for path in root.iterdir()):
         sentences.append(f"not used: {loose} images directly in {printable(root)}, which are in no class")
@@ -103,12 +103,12 @@ def _images_below(directory: str, relative: str) -> list[str]:
                 continue
             name = f"{relative}/{entry.name}"
             if entry.name.lower().endswith(SUFFIXES):
-                # A broken link is an image that got lost, and must not be passed over.
+                # A broken link is a missing image and must not be ignored silently.
                 if entry.is_file():
                     found.append(name)
                 elif entry.is_symlink() and not entry.is_dir():
                     raise DataError(f"{printable(entry.path)} is a link that leads to no file")
-            # Links to directories are followed for classes only: further down they may form a circle.
+            # Links to directories are followed for classes only: further down they may form a cycle.
             if entry.is_dir(follow_symlinks=False):
                 found += _images_below(entry.path, name)
     return found

@@ -19,48 +19,48 @@ LARGEST = 1 << 32  # bytes of pixels: a few kilobytes of gzip can ask for more t
 
 
 def look(root: Path) -> dict[str, Callable[[], Found]]:
-    """Openers by name of the sets in torchvision's root directory, or of the one that `root` itself is."""
+    """Return openers, by name, of the sets in torchvision's root directory, or of the set that `root` itself is."""
     found: dict[str, Callable[[], Found]] = {}
-    for folder in (root, root / "raw", root / "MNIST" / "raw", root / "FashionMNIST" / "raw"):
-        if _path(folder, "train-images-idx3-ubyte"):
-            place = folder.absolute()  # the directory may have been given as "."
+    for directory in (root, root / "raw", root / "MNIST" / "raw", root / "FashionMNIST" / "raw"):
+        if _path(directory, "train-images-idx3-ubyte"):
+            place = directory.absolute()  # the directory may have been given as "."
             name = place.parent.name if place.name == "raw" else place.name
-            found[name] = partial(open_idx, folder, name)
+            found[name] = partial(open_idx, directory, name)
     return found
 
 
-def open_idx(folder: Path, name: str) -> Found:
+def open_idx(directory: Path, name: str) -> Found:
     """Open the set in a directory of idx files: gray, the pixels held in memory.
 
     Raises:
         DataError: a file is missing, cut off or damaged.
     """
     classes = CLASSES.get(name, DIGITS)
-    train, test = (_pixels(folder, part, classes) for part in ("train", "t10k"))
+    train, test = (_pixels(directory, part, classes) for part in ("train", "t10k"))
     return Found(train, test, [])
 
 
-def _pixels(folder: Path, part: str, classes: list[str]) -> Pixels:
-    images, images_path = _read(folder, f"{part}-images-idx3-ubyte", 3)
-    labels, labels_path = _read(folder, f"{part}-labels-idx1-ubyte", 1)
+def _pixels(directory: Path, part: str, classes: list[str]) -> Pixels:
+    images, images_path = _read(directory, f"{part}-images-idx3-ubyte", 3)
+    labels, labels_path = _read(directory, f"{part}-labels-idx1-ubyte", 1)
     if not len(images) == len(labels) > 0:
         raise DataError(f"{images_path} has {len(images)} images, and {labels_path.name} {len(labels)} labels")
     if labels.max() >= len(classes):
         raise DataError(f"{labels_path} has the label {labels.max()}; expected 0 to {len(classes) - 1}")
-    return Pixels(images, labels.tolist(), classes, f"{folder} {part} image")
+    return Pixels(images, labels.tolist(), classes, f"{directory} {part} image")
 
 
-def _path(folder: Path, name: str) -> list[Path]:
+def _path(directory: Path, name: str) -> list[Path]:
     # Some copies of the set write a dot for the last hyphen.
     names = (name, f"{name}.gz", name.replace("-idx", ".idx"))
-    return [folder / name for name in names if (folder / name).is_file()]
+    return [directory / name for name in names if (directory / name).is_file()]
 
 
-def _read(folder: Path, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
-    """An array of bytes: two zeros, type 8, the number of dimensions, each as 4 bytes, then the values."""
-    paths = _path(folder, name)
+def _read(directory: Path, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
+    """Read an array of bytes, and its path: two zeros, type 8, number of dimensions, each of them (4 bytes), values."""
+    paths = _path(directory, name)
     if not paths:
-        raise DataError(f"{folder / name} is missing, and so is {name}.gz")
+        raise DataError(f"{directory / name} is missing, and so is {name}.gz")
     path = paths[0]
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

@@ -7,7 +7,7 @@ Training on small images is then limited by the network, without worker processe
 - With crop "pad" or "none" the stored image is `Preprocessing.square`, which the loader crops too.
 - With crop "resized" images are stored as they are if all have one size, of at most four times the pixels that
   evaluation resizes to. Otherwise the central square of each is stored, of the side that evaluation resizes to:
-  the rest is never seen, and a small crop is enlarged from fewer pixels than in the loader.
+  the rest is not used, and a small crop is enlarged from fewer pixels than in the loader.
 """
 
 import os
@@ -30,10 +30,10 @@ _SHARE = 0.8  # of the memory; the rest is for the network and its feature maps
 
 
 class InMemoryImages:
-    """All images of a source, decoded in order when this is made.
+    """All images of a source, decoded in order at construction.
 
     Args:
-        source: the images, either those to train on or the held-out ones.
+        source: the training images or the held-out images.
         preprocessing: of every image.
         augmentation: of training; None if `training_batch` is not used.
         seed: of the augmentation.
@@ -86,7 +86,7 @@ class InMemoryImages:
         return len(self.source)
 
     def training_batch(self, keys: list[tuple[int, int]]) -> Batch:
-        """Make a batch of augmented images. Each is a function of the seed and its key, whatever else is in the batch.
+        """Make a batch of augmented images. Each depends on the seed and its key only, not on the rest of the batch.
 
         Args:
             keys: (epoch, index in the source) of each image, as `EpochBatches` yields them.

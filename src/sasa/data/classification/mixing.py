@@ -1,4 +1,4 @@
-"""Mixup and cutmix: images of a batch, and their labels, are mixed in the training step."""
+"""Mixup and cutmix: mix the images of a training batch, and their labels."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sasa.errors import ArgumentError
 
 
 class Mixing:
-    """Mixes each image with the one before it in the batch, which is in random order.
+    """Mix each image with the previous one of the batch (whose order is random).
 
     Mixup (Zhang et al. 2018) adds images with weights lambda and 1 - lambda; cutmix (Yun et al. 2019) pastes a
     rectangle of the other image, about 1 - lambda of the area. Lambda is drawn once a batch from Beta(alpha, alpha),
@@ -20,7 +20,7 @@ class Mixing:
         mixup: alpha of mixup, 0 for none.
         cutmix: alpha of cutmix, 0 for none. With both, one of them is chosen for each batch with equal probability.
         num_classes: K, length of a target.
-        label_smoothing: part of each target, 0 to 1, that is spread over all classes.
+        label_smoothing: fraction of each target, 0 to 1, that is spread over all classes.
 
     Raises:
         ArgumentError: a negative alpha, or a label_smoothing outside 0 to 1.
@@ -39,10 +39,10 @@ class Mixing:
         self.transforms: list[Any] = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Mix images and targets: a pure function of the arguments; global random numbers are not used up.
+        """Mix images and targets: a pure function of the arguments; the global random state is restored.
 
         Args:
-            images: (B, C, H, W), floating; not changed in place.
+            images: (B, C, H, W), floating point; not changed in place.
             labels: (B,), int64, on the same device.
             seed: 0 to 2^63 - 1.
 
@@ -57,7 +57,7 @@ class Mixing:
             return transform(images, targets)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Targets (B, K), float32, as `F.cross_entropy` makes them of labels (B,) and its label_smoothing."""
+        """Return targets (B, K), float32: labels (B,) with label smoothing, as `F.cross_entropy` applies it."""
         spread = self.label_smoothing / self.num_classes
         targets = torch.full((len(labels), self.num_classes), spread, device=labels.device)
         return targets.scatter_(1, labels[:, None], 1 - self.label_smoothing + spread)

@@ -1,4 +1,4 @@
-"""Opens any data set for classification: what it is, its contents say."""
+"""Open any data set for classification; its format is recognised by its contents."""
 
 from itertools import islice
 from pathlib import Path
@@ -10,13 +10,13 @@ from sasa.data.classification.class_folders import NoImagesError
 from sasa.data.classification.digits import Digits
 from sasa.data.classification.shards import TarShards, expand
 from sasa.data.classification.source import Found, Look, Source, Subset
-from sasa.data.directories import files_in, is_split, sub_directories
+from sasa.data.directories import exact_split, files_in, sub_directories
 from sasa.data.findings import describe_duplicates, describe_split
 from sasa.data.images import is_image
 from sasa.data.text import printable
 from sasa.errors import DataError
 
-# What is read. A format is a module with a function `look`, and a line here.
+# The formats. A format is a module with a function `look`, and a line here.
 FORMATS: tuple[Look, ...] = (cifar.look, idx.look, parquet.look, shards.look, tables.look)
 LOOKED_FOR = (
     "a directory for each class (or train/ and val/ of them), *.parquet, *.tar shards, metadata.csv or train.csv, "
@@ -39,7 +39,7 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
         seed: seed of that draw.
 
     Raises:
-        DataError: nothing there, not what was expected, or images of one class only; names the path.
+        DataError: no such path, an unknown format, or images of one class only; names the path.
     """
     found = _open(data)
     train, other = found.train, found.held_out
@@ -121,8 +121,8 @@ def _open_path(root: Path) -> Found:
 
 
 def _has_classes(root: Path) -> bool:
-    """Whether there are images in the first class directories: archives often lie beside what they held."""
+    """Return whether the first class directories hold images: archives often lie beside their unpacked content."""
     if not root.is_dir():
         return False
-    train = next((d for d in sub_directories(root) if is_split(d.name) == "train"), root)
+    train = next((d for d in sub_directories(root) if exact_split(d.name) == "train"), root)
     return any(is_image(path) for d in sub_directories(train)[:3] for path in islice(d.iterdir(), 100))

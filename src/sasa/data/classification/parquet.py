@@ -39,7 +39,7 @@ class Part(NamedTuple):
         path: the file.
         group: number of the row group in the file.
         first: the row of the file that it begins with.
-        rows: how many it has.
+        rows: number of rows.
     """
 
     path: Path
@@ -52,20 +52,20 @@ class ImageParquet(Source):
     """Rows of parquet files: images as {bytes, path} or as bytes, labels as integers or words.
 
     Only the labels are read whole. Images of up to `held` bytes in all are held in memory, encoded as they are in
-    the files; forked workers share them. Of larger sets, row groups are read as they are asked for, and each process
-    keeps the last 512 MiB of them and two more: enough for the window of images that training shuffles together, up
+    the files; forked workers share them. In larger sets row groups are read on demand, and each process keeps
+    the last 512 MiB of them and two more: enough for the window of images that training shuffles together, up
     to 130 kB an image, so that an epoch reads a row group once in each worker, or twice where it lies in two windows.
-    In an order without groups each image may cost the reading of a row group. `groups` are the row groups, or None
+    In an order that ignores groups, each image may need a row group to be read. `groups` are the row groups, or None
     for images in memory.
 
-    Row groups are kept whole. Where each file is a single one of, say, 500 MB, as some writers make it, a process
-    needs 1.5 GB, so write such a set again with a smaller `row_group_size`.
+    Row groups are kept whole. If each file is a single row group of, say, 500 MB, as some tools write, a process
+    needs 1.5 GB: rewrite such a set with a smaller `row_group_size`.
 
     An image whose bytes are null is read from its path beside the parquet file, never from outside its directory.
 
     Args:
-        paths: the files; images are ordered as they are in them. Files and row groups without rows are passed over.
-        classes: names to number by, where the file has none of its own.
+        paths: the files; images are ordered as they are in them. Empty files and row groups are skipped.
+        classes: class names in the order of their labels, for files that do not name the classes.
         held: bytes.
 
     Raises:
@@ -77,10 +77,10 @@ class ImageParquet(Source):
         labels, own_classes, column, size = [], None, "", 0
         for path in paths:
             with opened(path) as file:
-                # The one list of what is read: labels, places of images and `groups` are all derived from it.
+                # Labels, positions of images and `groups` are all derived from this list.
                 parts = _parts(path, file)
                 if not parts:
-                    continue  # not even the types of its columns are known: writers call them null
+                    continue  # an empty file: writers give its columns the type null
                 image, label = _image_column(path, file), _column(path, file, LABELS)
                 if column not in ("", image):
                     raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {column!r}")
@@ -118,14 +118,14 @@ class ImageParquet(Source):
         return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
 
     def _beside(self, index: int, path: str) -> Path:
-        """The file that a row names, if it lies in the parquet file's directory, links resolved."""
+        """Return the file that a row names, if it lies in the parquet file's directory, with links resolved."""
         directory = self._parts[bisect_right(self._starts, index) - 1].path.parent
         relative = PurePosixPath(path)
         place = directory / path
         try:
             inside = place.resolve().is_relative_to(directory.resolve())
             there = inside and place.is_file()
-        except (OSError, RuntimeError, ValueError):  # links in a circle; a zero byte in the name
+        except (OSError, RuntimeError, ValueError):  # a cycle of links; a zero byte in the name
             inside, there = True, False
         if relative.is_absolute() or ".." in relative.parts or not inside:
             raise DataError(f"{self.name(index)} names the file {path!r}, outside of {directory}: nothing was read")
@@ -146,16 +146,16 @@ class ImageParquet(Source):
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:
-    """Openers by name of what `path` holds in this format: a parquet file, or a directory of them."""
+    """Return openers, by name, of the data in `path`: a parquet file, or a directory of them."""
     return open_split_files(path, "parquet files", ".parquet", ImageParquet)
 
 
 class RowGroups:
-    """A column of images, by row groups: all held in memory, or the last ones that were asked for.
+    """A column of images, by row groups: all held in memory, or the most recently used ones.
 
-    What is held is shared with forked processes. Otherwise each process keeps its own: up to `kept` bytes and two row
-    groups more, those in which a window of the sampler begins and ends. A file is open only while a row group of it
-    is read. Pickled, the images are left behind.
+    Row groups held in memory are shared with forked processes. Otherwise each process keeps its own: up to `kept`
+    bytes and two row groups more, those in which a window of the sampler begins and ends. A file is open only while a
+    row group of it is read. Images are not pickled.
     """
 
     def __init__(self, parts: list[Part], column: str, hold: bool, kept: int = KEPT) -> None:
@@ -175,7 +175,7 @@ class RowGroups:
         """Row group `group`, counted over all parts, as an arrow array.
 
         Raises:
-            DataError: the file is damaged, or no longer the one that was opened.
+            DataError: the file is damaged, or was replaced after it was opened.
         """
         if self._held is not None:
             return self._held[group]
@@ -193,7 +193,7 @@ class RowGroups:
     def _load(self, group: int) -> Any:
         path, number, _, rows = self._parts[group]
         with opened(path) as file:
-            # Without threads: a forked process has none of its parent's.
+            # Without threads: a forked process does not have its parent's threads.
             images = file.read_row_group(number, columns=[self._column], use_threads=False).column(0).combine_chunks()
         if len(images) != rows:
             raise DataError(f"{printable(path)} has {len(images)} rows in row group {number}; expected {rows}")
@@ -202,7 +202,7 @@ class RowGroups:
 
 @contextmanager
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file for the time of a `with` block; errors of pyarrow in it become sentences.
+    """Open a parquet file for a `with` block, and turn pyarrow's errors in it into `DataError`.
 
     Raises:
         DataError: it is not a parquet file, or is cut off or damaged.
@@ -246,14 +246,14 @@ def _image_column(path: Path, file: pq.ParquetFile) -> str:
 
 
 def _decoded(kind: Any) -> Any:
-    """The type of the values of a dictionary-encoded column."""
+    """Return the type of a column's values, which for a dictionary-encoded column is that of the dictionary."""
     import pyarrow as pa
 
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _labels(path: Path, file: pq.ParquetFile, label: str, rows: int) -> list[int] | list[str]:
-    """The labels of all rows: integers, or words as they are. Whole numbers in a column of floats are integers."""
+    """Read the labels of all rows, integers or words. Whole numbers in a column of floats become integers."""
     import pyarrow as pa
 
     kind = _decoded(file.schema_arrow.field(label).type)
@@ -274,7 +274,7 @@ def _labels(path: Path, file: pq.ParquetFile, label: str, rows: int) -> list[int
 def _numbered(
     where: str, labels: list[Any], own_classes: list[str] | None, classes: list[str] | None
 ) -> tuple[list[int], list[str]]:
-    """(labels, classes), the labels as indices into the classes."""
+    """Return (labels, classes), the labels as indices into the classes."""
     if classes is not None and own_classes not in (None, classes):
         raise DataError(f"{where} has other classes than the training images")
     words = {isinstance(label, str) for label in labels}
@@ -286,7 +286,7 @@ def _numbered(
 
 
 def _size(path: Path, file: pq.ParquetFile, image: str) -> int:
-    """Bytes of the images of a file, unpacked."""
+    """Return the size of a file's images in memory, in bytes."""
     metadata, sizes = file.metadata, []
     for group in range(metadata.num_row_groups):
         columns = (metadata.row_group(group).column(n) for n in range(metadata.num_columns))
@@ -300,7 +300,7 @@ def _size(path: Path, file: pq.ParquetFile, image: str) -> int:
 
 
 def _class_names(file: pq.ParquetFile, label: str) -> list[str] | None:
-    """The class names that Hugging Face's datasets library keeps in the file's metadata, if they are there."""
+    """Read the class names that Hugging Face's datasets library stores in a file's metadata, if it did."""
     metadata = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(metadata)["info"]["features"][label]["names"] if metadata else None

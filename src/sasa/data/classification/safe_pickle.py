@@ -1,7 +1,7 @@
 """Reads the pickles of the CIFAR sets without running code that they name.
 
 A pickle is a program: it names functions and calls them. Every name is refused except the few that arrays and plain
-containers need, and those stand for functions of this file, so numpy itself is never called by the pickle.
+containers need, and those are replaced by functions of this module, so a pickle never calls numpy itself.
 """
 
 import pickle
@@ -15,7 +15,7 @@ from sasa.errors import DataError
 
 
 class _Call:
-    """A function that a pickle may call, without attributes that it could set."""
+    """A function that a pickle may call; it has no attributes that the pickle could set."""
 
     __slots__ = ("_function",)
 
@@ -71,7 +71,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _allowed() -> dict[tuple[str, str], Callable]:
-    """The function that each accepted name stands for, in the modules of numpy 1 and of numpy 2."""
+    """Map the accepted names, in the modules of numpy 1 and of numpy 2, to the functions that replace them."""
     allowed: dict[tuple[str, str], Callable] = {("_codecs", "encode"): _encode, ("numpy", "dtype"): _Kind}
     allowed["numpy", "ndarray"] = lambda *_: None
     for core in ("numpy.core", "numpy._core"):
@@ -113,7 +113,7 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # damaged pickles fail in every way there is
+    except Exception as error:  # a damaged pickle may raise any error
         raise DataError(f"{path} is not a CIFAR file, or was cut off") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is not a CIFAR file: it holds no dictionary")

@@ -1,4 +1,4 @@
-"""WebDataset: images and labels in tar files, read by their place without unpacking anything."""
+"""WebDataset: images and labels in tar files, read by their position in the file, without unpacking."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json member
 MOST_SHARDS = 100_000  # of a pattern
 OPEN_FILES = 64  # of a source, in a process: systems allow a process about 1,000
-# The key of a sample ends at the first dot of the file name; the rest says what the member is.
+# The key of a sample ends at the first dot of the file name; the rest is the type of the member.
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 REFUSED = {
     tarfile.SYMTYPE: "a link",
@@ -36,7 +36,7 @@ REFUSED = {
     tarfile.BLKTYPE: "a device",
     tarfile.FIFOTYPE: "a pipe",
 }
-# What tarfile raises on damaged or malicious headers, with huge sizes or endless chains.
+# Errors that tarfile raises for damaged or malicious headers, with huge sizes or endless chains.
 DAMAGE = (tarfile.TarError, ValueError, IndexError, OverflowError, MemoryError, RecursionError)
 
 
@@ -44,13 +44,13 @@ class TarShards(Source):
     """Tar files whose members with the same key (`a/0017.jpg`, `a/0017.cls`) make a sample.
 
     A sample has one image, and its label as text in .cls, or as "label" or "cls" of the object in .json; other
-    members, and files without samples, are passed over. Opening reads the headers of all files once, about 45,000 a
+    members, and files without samples, are ignored. Opening reads the headers of all files once, about 45,000 a
     second: a minute for the 2.6 million of ImageNet, if the disk is fast enough. About 20 bytes and the key of each
-    sample are kept; an image is then one read at its place, so any order is possible. `groups` are the files.
+    sample are kept; reading an image is then one read at its offset, so any order is possible. `groups` are the files.
 
     Args:
         paths: the tar files; images are ordered as they are in them.
-        classes: names to number by; by default the lines of classes.txt beside the files, or numbers.
+        classes: class names in label order; by default the lines of classes.txt beside the files, or numbers.
 
     Raises:
         DataError: a file is damaged or cut off, all are empty, or a sample lacks its image or label; names both.
@@ -91,7 +91,7 @@ class TarShards(Source):
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:
-    """Openers by name of what `path` holds in this format: a tar file, or a directory of them."""
+    """Return openers, by name, of the data in `path`: a tar file, or a directory of them."""
     return open_split_files(path, "tar files", ".tar", TarShards)
 
 
@@ -143,7 +143,7 @@ def _label(where: str, suffix: str, member: TarInfo, path: Path, handles: Handle
 
 
 def _class_names(directory: Path) -> list[str] | None:
-    """The lines of classes.txt beside the shards, or beside their directory train/."""
+    """Read the lines of classes.txt beside the shards, or beside their directory train/."""
     path = next((p for p in (directory / "classes.txt", directory.parent / "classes.txt") if p.is_file()), None)
     if path is None:
         return None
@@ -157,7 +157,7 @@ def expand(pattern: str) -> list[Path]:
     """List the files of a pattern with a range: `train-{0000..0012}.tar` stands for 13. Leading zeros are kept.
 
     Raises:
-        DataError: it has not exactly one range, or of too many files, or a file is missing.
+        DataError: not exactly one range, a range of too many files, or a missing file.
     """
     match = re.fullmatch(r"([^{}]*)\{([0-9]{1,9})\.\.([0-9]{1,9})\}([^{}]*)", pattern)
     if not match:
@@ -188,9 +188,9 @@ def scan(path: Path) -> Iterator[tarfile.TarInfo]:
                 _check(path, member)
                 if not member.isdir():
                     yield member
-                tar.members.clear()  # it would keep them all  # pyright: ignore[reportAttributeAccessIssue]
+                tar.members.clear()  # otherwise tarfile keeps them all  # pyright: ignore[reportAttributeAccessIssue]
             end = tar.offset
-        # tarfile takes anything that is not a header for the end of the members. A complete file has zeros there.
+        # tarfile takes any invalid header for the end of the file. A complete file has zeros there.
         if _block(path, end) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"no header, and no mark of its end, at byte {end}")
     except OSError as error:
@@ -200,7 +200,7 @@ def scan(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _check(path: Path, member: tarfile.TarInfo) -> None:
-    if member.size < 0:  # the next header would be looked for further to the front, in an endless loop
+    if member.size < 0:  # a negative size would move backwards, in an endless loop
         raise tarfile.ReadError(f"a size of {member.size} bytes at byte {member.offset}")
     kind = "a sparse file" if member.issparse() else REFUSED.get(member.type)
     if kind:
@@ -214,9 +214,9 @@ def _block(path: Path, offset: int) -> bytes:
 
 
 class Handles:
-    """Reads parts of files by their place, without a file position that forked workers would share.
+    """Read parts of files at an offset, without a file position that forked workers would share.
 
-    Pickled, the open files are left behind and opened again where they are used.
+    Open files are not pickled; a copy opens them again when it reads.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from sasa.data.source import ImageSource, SubsetOf
 from sasa.errors import DataError
 
-# A larger label is taken for damage: a list of that many class names would fill the memory.
+# A larger label is treated as damage: a list of that many class names would fill the memory.
 MOST_CLASSES = 1_000_000
 
 
@@ -33,9 +33,9 @@ class Found(NamedTuple):
 
     Args:
         train: training images, or all images.
-        held_out: images to hold out; None where the data has no such split.
-        notes: sentences about what was looked through and what is passed over.
-        places: what the two were read from, where that is not just the path that was given.
+        held_out: held-out images; None if the data has no such split.
+        notes: sentences about the directories that were entered and the files that are ignored.
+        places: paths of the two splits, if they differ from the path of the data set.
     """
 
     train: Source
@@ -44,7 +44,7 @@ class Found(NamedTuple):
     places: tuple[str, str] = ("", "its own split")
 
 
-# What a format has to offer: openers, by a name for what `path` holds; none if it is not this format.
+# The openers of a format by the name of the format; empty if `path` does not hold it.
 Look = Callable[[Path], dict[str, Callable[[], Found]]]
 
 
@@ -83,7 +83,7 @@ class Pixels(Source):
 
 
 def check_labels(where: object, labels: Sequence[int], classes: list[str] | None) -> list[str]:
-    """Check that all labels are indices into `classes`; without those, numbers up to the largest label are the names.
+    """Check that all labels are indices into `classes`; without them, the names are numbers up to the largest label.
 
     Raises:
         DataError: a label outside, or -1, which stands for unknown labels in published test sets.

@@ -12,7 +12,7 @@ from sasa.errors import DataError
 
 
 def open_split_files(path: Path, kind: str, suffix: str, make: Callable[..., Source]) -> dict[str, Callable[[], Found]]:
-    """An opener, under the name `kind`, of a file or of the files in a directory; none where there are no such files.
+    """Return an opener, under the name `kind`, of a file or of the files in a directory; {} if there are no such files.
 
     Args:
         path: the file or directory.
@@ -43,7 +43,7 @@ def _place(files: list[Path]) -> str:
 
 
 def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[str]]:
-    """(training files, held-out files, sentences) of the files of a data set that end in `suffix`.
+    """Return (training files, held-out files, sentences) of the files of a data set that end in `suffix`.
 
     They are in the directory itself (`train-00000-of-00005.parquet`, `imagenet-val-000.tar`), in train/ and val/, or
     in a directory that holds all of them, such as data/, laid out in either way.
@@ -65,7 +65,7 @@ def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[st
 
 
 def _holds(suffix: str, depth: int, directory: Path) -> bool:
-    """Whether there are files in a directory, or below where they would be looked for.
+    """Return whether there are such files in a directory, or in the subdirectories that are searched.
 
     Class directories are not listed: they may hold a million images.
     """
@@ -92,6 +92,6 @@ def _by_name(root: Path, files: list[Path]) -> tuple[list[Path], list[Path], lis
     for split, group in splits.items():
         if group not in (splits["train"], other):
             names = listed((printable(file.name) for file in group), 5)
-            why = f"{held_out} is what is held out" if split else "no split in their names"
+            why = f"{held_out} is the held-out split" if split else "no split in their names"
             notes.append(f"not used in {printable(root)}: {names} ({why})")
     return splits["train"], other, notes

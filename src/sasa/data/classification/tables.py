@@ -14,10 +14,10 @@ from sasa.data.classification.source import Found, Source, number_words
 from sasa.data.directories import (
     HELD_OUT,
     SPLITS,
+    exact_split,
     files_in,
     find_layout,
     has_images,
-    is_split,
     split_of,
     sub_directories,
 )
@@ -28,7 +28,7 @@ from sasa.errors import DataError
 
 KIND = "a table of images"
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-# Names of columns, in the order in which they are looked for.
+# Names of columns, in order of preference.
 NAMES = (
     "file_name",
     "filename",
@@ -54,11 +54,11 @@ class ImageTable(FileSource, Source):
     Args:
         table: the file, for errors.
         rows: of the table: (line, name, label).
-        directories: where the images may be.
-        classes: the classes to number by; by default those of the table, sorted, numbers by their value.
+        directories: possible directories of the images.
+        classes: class names in the order of their labels; by default those of the table, sorted (numbers by value).
 
     Raises:
-        DataError: an image is missing or is there twice, or its label is missing or not in `classes`.
+        DataError: an image is missing or listed twice, or its label is missing or not in `classes`.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class ImageTable(FileSource, Source):
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:
-    """An opener of the tables with names and labels of images in a directory, or of one table.
+    """Return an opener of the tables with names and labels of images in a directory, or of one table.
 
-    A table beside class directories is not looked at: it often repeats their names.
+    A table beside class directories is ignored: it often repeats their names.
     """
     if path.is_file():
         return {KIND: partial(_open, path, [path])} if path.suffix.lower() in SUFFIXES else {}
-    inner = [directory for directory in sub_directories(path) if is_split(directory.name)]
+    inner = [directory for directory in sub_directories(path) if exact_split(directory.name)]
     tables = files_in(path, *SUFFIXES) or [table for directory in inner for table in files_in(directory, *SUFFIXES)]
     if not tables or _has_classes(path):
         return {}
@@ -117,7 +117,7 @@ def _open(root: Path, tables: list[Path]) -> Found:
         raise DataError(f"{printable(root)} has {what}")
     held_out = next((split for split in HELD_OUT if split in by_split), None)
     unused = [split for split in by_split if split not in ("train", held_out)]
-    notes += [f"not used: the {split} rows ({held_out} is what is held out)" for split in unused]
+    notes += [f"not used: the {split} rows ({held_out} is the held-out split)" for split in unused]
     train = _source("train", *by_split["train"])
     other = _source(held_out, *by_split[held_out], classes=train.classes) if held_out else None
     notes += [*train.description, *(other.description if other else [])]
@@ -130,7 +130,7 @@ def _source(split: str, table: Path, rows: list[Row], classes: list[str] | None 
 
 
 def _directories(table: Path, split: str) -> list[Path]:
-    """Directories for the images of a table: beside it, the only one there, or the one of its split."""
+    """List possible directories of a table's images: its own, the only one beside it, or the one of its split."""
     home = table.parent
     inner = sub_directories(home)
     own = [d for d in inner if split_of(d.name)[0] == split]
@@ -138,10 +138,10 @@ def _directories(table: Path, split: str) -> list[Path]:
 
 
 def _split(root: Path, table: Path) -> str | None:
-    """The split that a table's name or directory says; None for one that was given by its path."""
+    """Return the split that a table's name or directory states; None for a table given by its path."""
     if table == root:
         return None
-    directory = is_split(table.parent.name) if table.parent != root else None
+    directory = exact_split(table.parent.name) if table.parent != root else None
     return directory or split_of(table.stem)[0]
 
 
@@ -157,7 +157,7 @@ def _columns(table: Path) -> tuple[str, str] | None:
 
 
 def _rows(table: Path, split: str) -> dict[str, list[Row]]:
-    """Rows by split: that of the table, or of its column "split"."""
+    """Group the rows by split: that of the table, or of its column "split"."""
     columns = _columns(table)
     if columns is None:
         raise DataError(
@@ -166,14 +166,14 @@ def _rows(table: Path, split: str) -> dict[str, list[Row]]:
         )
     found: dict[str, list[Row]] = {}
     for line, record in _records(table)[1]:
-        own = is_split(record.get("split", "")) or split
+        own = exact_split(record.get("split", "")) or split
         label = re.sub(r"^(-?\d+)\.0$", r"\1", record.get(columns[1], ""))  # pandas makes floats of integers
         found.setdefault(own, []).append((line, record.get(columns[0], ""), label))
     return {split: found[split] for split in SPLITS if split in found}
 
 
 def _records(table: Path, most: int | None = None) -> tuple[list[str], list[Record]]:
-    """(names of the columns, rows) of a table; of the rows all, or the first ones.
+    """Return (names of the columns, rows) of a table: all rows, or the first ones.
 
     Raises:
         DataError: a line is damaged.
@@ -212,5 +212,5 @@ def _json_values(table: Path, line: int, text: str) -> dict[str, str]:
 
 
 def _word(value: object) -> str:
-    """A label or name as text; null is missing."""
+    """Return a label or name as text; null counts as missing."""
     return "" if value is None else str(value)

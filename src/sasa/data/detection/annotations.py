@@ -1,4 +1,4 @@
-"""Boxes with labels: as annotation files give them, and those that can be learned."""
+"""Boxes with labels: as read from annotation files, and as selected for training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sasa.errors import DataError
 
-# Pixels that a box may reach beyond its image before that is a problem: tools round, and some count from 1.
+# Tolerance in pixels for boxes beyond their image: tools round, and some count from 1.
 OVERHANG = 1.0
-# Where a box lies, in messages.
+# Position of a box, in messages.
 PLACE = "its image of {size} pixels (x {x1:g} to {x2:g}, y {y1:g} to {y2:g})"
 
 
@@ -24,7 +24,7 @@ class Problem:
         file: the annotation file.
         image: path of the image below its directory; "" where the problem is not of one image.
         id: the annotation's id in the file (in VOC and YOLO: its place there, from 1); None where there is none.
-        what: the rest of the sentence.
+        what: the rest of the sentence, after the place.
     """
 
     file: str
@@ -103,7 +103,7 @@ class TargetTable:
         return Targets(boxes, labels, torch.tensor(self._crowd[rows], dtype=torch.bool))
 
     def counts(self, classes: int, images: Sequence[int] | None = None) -> list[int]:
-        """The number of boxes of each of so many classes, crowds left out, in all images or in some."""
+        """Count the boxes of each class, without crowds, in all images or in some."""
         chosen = ~self._crowd
         if images is not None:
             wanted = np.isin(np.arange(len(self)), images)
@@ -120,7 +120,7 @@ class Objects:
         labels: class, from 0.
         boxes: left, top, right, bottom in pixels; finite.
         crowd: see `Targets`.
-        ids: what to call them in a `Problem`.
+        ids: their ids for a `Problem`.
         files: the annotation files they are from.
     """
 
@@ -157,7 +157,7 @@ def clean(
 ) -> tuple[TargetTable, list[Problem]]:
     """Select the boxes that can be trained on, clipped to their images, and report all that was left out or clipped.
 
-    Left out are boxes without area, outside their image, and repeated ones.
+    Boxes without area, boxes outside their image and repeated boxes are left out.
 
     Args:
         objects: all boxes with four finite numbers.
@@ -195,14 +195,14 @@ def clean(
 
 
 def _without_area(boxes: np.ndarray) -> np.ndarray:
-    """Whether boxes have none in the precision of training."""
+    """Return a mask of the boxes whose area is zero in the precision of training."""
     with np.errstate(over="ignore"):
         x1, y1, x2, y2 = boxes.astype(np.float32).T
     return ~((x2 > x1) & (y2 > y1))
 
 
 def _repeated(rows: np.ndarray) -> np.ndarray:
-    """Whether a row is equal to one before it."""
+    """Return a mask of the rows that are equal to an earlier row."""
     order = np.lexsort(rows.T)  # stable: of equal rows the first comes first
     repeated = np.zeros(len(rows), bool)
     repeated[order[1:]] = (rows[order[1:]] == rows[order[:-1]]).all(1)

@@ -12,17 +12,17 @@ import numpy as np
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, files_in, is_split, split_of, sub_directories
+from sasa.data.directories import by_split, child, exact_split, files_in, split_of, sub_directories
 from sasa.data.image_names import find_images
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
 
-# Words in the names of files that stand beside those of the boxes.
+# Words in the names of COCO files that do not hold boxes.
 _OTHER_KINDS = {"captions", "keypoints", "panoptic", "stuff", "info", "results", "predictions", "submission"}
 _FILLERS = {"instances", "annotations", "annotation", "annot", "ann", "coco", "labels", "label", "default", "bbox"}
 _IMAGES = ("images", "image", "data", "imgs", "img", "JPEGImages")
-ONE_FILE = "a COCO file"  # of which no split is known
-MOST_JSON = 1 << 16  # bytes of a file that are looked at to tell COCO's from others
+ONE_FILE = "a COCO file"  # whose split is unknown
+MOST_JSON = 1 << 16  # bytes of a file that are read to recognise COCO's format
 
 
 class CocoSource(ImageFiles):
@@ -30,9 +30,9 @@ class CocoSource(ImageFiles):
 
     Args:
         json_path: the file.
-        image_folder: the directory that the images' `file_name` are relative to; of several the one that holds the
-            first image. See `find_images` for names that are not there as they are written.
-        classes: the classes to number by; the file may have fewer, not others. By default its own, sorted by id;
+        directories: the directory that the images' `file_name` are relative to; of several the one that holds the
+            first image. See `find_images` for names that do not exist as written.
+        classes: class names in the order of their labels, all of the file's and perhaps more. By default its own by id;
             then a class without boxes is a problem.
 
     Raises:
@@ -40,11 +40,11 @@ class CocoSource(ImageFiles):
             images that are missing, or has no box that can be used.
     """
 
-    def __init__(self, json_path: Path, image_folder: Path | Sequence[Path], classes: list[str] | None = None) -> None:
+    def __init__(self, json_path: Path, directories: Path | Sequence[Path], classes: list[str] | None = None) -> None:
         self._json, where = str(json_path), printable(json_path)
         document = load(json_path)
         written, image_ids = _images(where, document["images"])
-        directories = [image_folder] if isinstance(image_folder, Path) else image_folder
+        directories = [directories] if isinstance(directories, Path) else directories
         directory, names, self.description = find_images(where, directories, written)
         sizes = np.array([_size(i, directory / n) for i, n in zip(document["images"], names, strict=True)])
         by_id, problems = _categories(where, document)
@@ -62,9 +62,9 @@ class CocoSource(ImageFiles):
     def coco(self) -> dict[str, Any]:
         """Read the file again, so that scores agree with those of other tools on this file.
 
-        Boxes without area, repeated ones and crowds are in it. Left out are annotations that cannot be scored:
-        without a proper box, or of an image or class that is not listed. `iscrowd` (0), `area` (of the box) and `id`
-        are filled in where they are missing. Outlines are left out.
+        It includes boxes without area, repeated boxes and crowds, but no annotations that cannot be scored: without a
+        valid box, or of an image or class that is not listed. `iscrowd` (0), `area` (of the box) and `id`
+        are filled in if they are missing. Outlines are left out.
         """
         document = load(Path(self._json))
         listed = {image["id"] for image in document["images"]}
@@ -97,7 +97,7 @@ def _check_once(where: str, what: str, ids: list[Any]) -> None:
 
 
 def _size(image: dict[str, Any], path: Path) -> tuple[int, int]:
-    """(height, width), from the image's header where the file does not say."""
+    """Return (height, width), from the image's header if the file does not state it."""
     height, width = image.get("height"), image.get("width")
     if isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31:
         return height, width
@@ -126,7 +126,7 @@ def _categories(where: str, document: dict[str, Any]) -> tuple[dict[Id, str], li
             )
         for category in set(same) - set(kept):
             del by_id[category]
-            what = f"class {name!r} is there twice: the one with the id {category} has no boxes and is left out"
+            what = f"class {name!r} is listed twice: the one with the id {category} has no boxes and is left out"
             problems.append(Problem(where, "", None, what))
     return by_id, problems
 
@@ -139,7 +139,7 @@ def _order(identity: Id) -> tuple[bool, int, str]:
 
 
 def _numbering(where: str, by_id: dict[Id, str], classes: list[str] | None) -> tuple[list[str], list[Id]]:
-    """(classes, the file's id of each); a class that the file does not have gets an id that the file does not use."""
+    """Return (classes, the file's id of each); a class that is not in the file gets an unused id."""
     if classes is None:
         return list(by_id.values()), list(by_id)
     for name in by_id.values():
@@ -157,7 +157,7 @@ def _objects(
     numbers: dict[Id, int],
     names: list[str],
 ) -> tuple[Objects, list[Problem]]:
-    """(boxes whose image and class are known, problems of the others)."""
+    """Return (boxes whose image and class are known, problems of the others)."""
     objects, problems = Objects(), []
     for annotation in annotations:
         identity, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
@@ -188,7 +188,7 @@ def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def look(path: Path) -> dict[str, Openers]:
-    """Openers by name of what `path` holds in this format: a JSON file, or a directory in one of the layouts."""
+    """Return openers, by name, of the data in `path`: a JSON file, or a directory in one of the layouts."""
     if path.is_file():
         return {ONE_FILE: json_file(path)} if path.suffix.lower() == ".json" else {}
     found = {"COCO files": _files_by_split(path), "Roboflow's COCO files": _directories_by_split(path)}
@@ -197,9 +197,9 @@ def look(path: Path) -> dict[str, Openers]:
 
 
 def json_file(path: Path) -> Openers:
-    """One COCO file; its images lie in a directory of its name, in images/, or beside it.
+    """Return the openers of one COCO file, whose images lie in a directory of its name, in images/, or beside it.
 
-    All of it is the test split; for train and val it is split.
+    The test split is the whole file; train and val are drawn from it.
     """
     near, above = _image_directories(path.parent, path), _image_directories(path.parent.parent, path)
     directories = [*above[:-1], *near[:-1], path.parent, path.parent.parent]
@@ -237,7 +237,7 @@ def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
 
 def _directories_by_split(root: Path) -> Openers:
     """Directories of splits with a file in each, as Roboflow's export has them: train/_annotations.coco.json."""
-    directories = [directory for directory in sub_directories(root) if is_split(directory.name)]
+    directories = [directory for directory in sub_directories(root) if exact_split(directory.name)]
     files = {directory: [path for path in files_in(directory, ".json") if _is_coco(path)] for directory in directories}
     found = by_split(directory for directory in directories if len(files[directory]) == 1)
     return {split: partial(CocoSource, files[d][0], [d, *_inside(d)]) for split, d in found.items()}
@@ -258,7 +258,7 @@ def _only_file(root: Path) -> Openers:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON file has the parts of COCO's near its beginning."""
+    """Return whether a JSON file has COCO's parts near its beginning."""
     with path.open("rb") as file:
         start = file.read(MOST_JSON)
     return bool(re.search(rb'"(images|annotations)"\s*:\s*\[', start)) and b'"shapes"' not in start
@@ -270,7 +270,7 @@ def _image_directories(root: Path, json_path: Path) -> list[Path]:
     split = split_of(stem)[0]
     parents = [root, *_inside(root)]
     named = [parent / stem for parent in parents]
-    named += [d for parent in parents if split for d in sub_directories(parent) if is_split(d.name) == split]
+    named += [d for parent in parents if split for d in sub_directories(parent) if exact_split(d.name) == split]
     return [*named, *_inside(root), root]
 
 

@@ -1,4 +1,4 @@
-"""COCO's annotation files: read, told apart from other JSON, and their ids made consistent."""
+"""Read COCO's annotation files: recognise other JSON, and make ids consistent."""
 
 import json
 import math
@@ -15,7 +15,7 @@ Id = int | str
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read the file, without outlines ("segmentation"), which are most of it and not used here.
+    """Read the file, without outlines ("segmentation"), which are most of the file and not used here.
 
     Ids are as the file has them, but numbers that pandas made floats (1.0) are integers, and annotations name images
     and categories by the ids in the lists of those, also where the file has "7" for 7, or a name for the id.
@@ -47,7 +47,7 @@ def _without_segmentation(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_kind(where: str, document: Any) -> None:
-    """Check for an object with the three parts, and say what it is instead."""
+    """Raise a `DataError` that names the format unless the values are an object with COCO's three parts."""
     if isinstance(document, list):
         results = bool(document) and isinstance(document[0], dict) and "score" in document[0]
         what = "a list of results (boxes with scores)" if results else "a list"
@@ -97,7 +97,7 @@ def _unify_ids(document: dict[str, Any]) -> None:
 
 
 def _whole(value: Any) -> Any:
-    """An integer for a float that is one (pandas makes floats of columns with missing values); else the value."""
+    """Convert a float that is a whole number to int (pandas writes floats in columns with missing values)."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -120,7 +120,7 @@ class _Listed:
 
 
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A dictionary of the pairs whose first part is there once."""
+    """Return a dictionary of the pairs whose key occurs once."""
     pairs = list(pairs)
     counts = Counter(key for key, _ in pairs)
     return {key: value for key, value in pairs if counts[key] == 1}
@@ -137,7 +137,7 @@ def _number(identity: Id) -> int | None:
 
 
 def box_of(annotation: dict[str, Any]) -> tuple[float, float, float, float] | str:
-    """Left, top, right, bottom; or the problem with the box of the annotation."""
+    """Return (left, top, right, bottom), or the problem with the annotation's box."""
     if "bbox" not in annotation:
         return "has no bbox and is left out"
     bbox = annotation["bbox"]
@@ -160,5 +160,5 @@ def _short(value: Any) -> str:
 
 
 def is_id(value: Any) -> TypeGuard[Id]:
-    """Whether a value can be an id: an integer or a string."""
+    """Return whether a value can be an id: an integer or a string."""
     return isinstance(value, int | str) and not isinstance(value, bool)

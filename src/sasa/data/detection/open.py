@@ -1,4 +1,4 @@
-"""Opens any data set of images with boxes: its format is recognised by its contents."""
+"""Open any data set of images with boxes; its format is recognised by its contents."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from sasa.data.images import is_image
 from sasa.data.text import printable
 from sasa.errors import ArgumentError, DataError
 
-# What is read. A format is a module with a function `look`, and a line here.
+# The formats. A format is a module with a function `look`, and a line here.
 FORMATS: tuple[Look, ...] = (coco.look, voc.look, yolo.look)
 LOOKED_FOR = (
     "looked for annotations/instances_train.json (or train2017), train/_annotations.coco.json, "
@@ -35,7 +35,7 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
         seed: seed of that draw.
 
     Raises:
-        DataError: nothing there, not what was expected, or damaged; names the path.
+        DataError: no such path, an unknown format, or damaged files; names the path.
     """
     openers, notes = _openers(data)
     train, place = _open(data, openers, "train", None), "the validation split"
@@ -53,7 +53,7 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
 
 
 def is_detection_data(data: str) -> bool:
-    """Whether a path holds boxes in one of the formats.
+    """Return whether a path holds boxes in one of the formats.
 
     Raises:
         DataError: files of boxes in it are damaged or contradict each other.
@@ -73,7 +73,7 @@ def open_detection_split(
     Args:
         data, held_out, seed: as there. Of a single COCO file "test" is the whole.
         split: "train", "val" or "test".
-        classes: those to number by (of the network to be scored); by default those of the split's own file.
+        classes: class names in the order of the labels of the network to be scored; by default those of the split.
 
     Raises:
         DataError: as there, or the set has no such split, or a class that is not in `classes`.
@@ -92,7 +92,7 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
     """(openers of the splits, sentences about the layout)."""
     root = Path(data).expanduser()
     if not root.exists():
-        raise DataError(f"{printable(root)} is not there")
+        raise DataError(f"{printable(root)} does not exist")
     with _sentences(data):
         found = _look(root)
         if not found and root.is_file():
@@ -116,7 +116,7 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
 
 
 def _inside(root: Path) -> tuple[Path, list[str]]:
-    """The directory that `root` only wraps, and sentences about it."""
+    """Return the directory that `root` only wraps (or `root`), and sentences about it."""
     return look_through(root, lambda path: bool(_look(path)))
 
 
@@ -125,7 +125,7 @@ def _look(root: Path) -> dict[str, Openers]:
 
 
 def _contents(root: Path) -> str:
-    """What a directory without boxes in a known format holds instead."""
+    """Describe the contents of a directory without boxes in a known format, for the error."""
     directories = (root, *sub_directories(root))
     for suffix, what in ((".csv", "a CSV file"), (".json", "a JSON file"), (".xml", "an XML file")):
         if path := next((p for directory in directories for p in files_in(directory, suffix)), None):
@@ -144,7 +144,7 @@ def _open(data: str, openers: Openers, split: str, classes: list[str] | None) ->
 
 @contextmanager
 def _sentences(data: str) -> Iterator[None]:
-    """Turn errors of the system, such as missing permissions, into sentences."""
+    """Turn errors of the operating system, such as missing permissions, into `DataError`."""
     try:
         yield
     except OSError as error:
@@ -152,7 +152,7 @@ def _sentences(data: str) -> Iterator[None]:
 
 
 def _draw(data: str, source: DetectionSource, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:
-    """(the rest, a fraction of the images): the same for the same seed."""
+    """Return (the rest, a fraction of the images); the same for the same seed."""
     count = max(1, round(len(source) * held_out))
     if count >= len(source):
         raise DataError(f"{data} has {len(source)} images, too few to hold out a fraction of {held_out}")

@@ -1,4 +1,4 @@
-"""Images with boxes: the interface, and what those have in common whose images are files."""
+"""Images with boxes: the interface, and the base class of sources whose images are files."""
 
 from abc import abstractmethod
 from collections import Counter
@@ -14,7 +14,7 @@ from sasa.data.source import FileSource, ImageSource, SubsetOf
 from sasa.data.text import NameTable, printable
 from sasa.errors import DataError
 
-# EXIF's tag of how the camera was held, and its values with which the image is turned by a quarter.
+# EXIF's orientation tag, and its values that turn the image by 90 degrees.
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
 
@@ -23,7 +23,7 @@ class DetectionSource(ImageSource):
 
     Attributes:
         category_ids: the id that the annotation file gives to each of `classes`.
-        problems: what of the annotations was left out or changed.
+        problems: annotations that were left out or changed.
     """
 
     category_ids: Sequence[int | str]
@@ -144,11 +144,11 @@ class ImageFiles(FileSource, DetectionSource):
         return printable(self._names[index])
 
     def image_id(self, index: int) -> int | str:
-        """As the annotations have it."""
+        """Return the image's id in the annotations."""
         return self._image_ids[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        """As the annotations have it; where they say nothing, as the file's header has it."""
+        """Return (height, width) from the annotations, or from the file's header if they do not state it."""
         height, width = self._sizes[index].tolist()
         return height, width
 
@@ -178,14 +178,14 @@ class ImageFiles(FileSource, DetectionSource):
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-# A split's opener takes the classes to number by, or None.
+# An opener takes the classes in the order of their labels, or None.
 Openers = dict[str, Callable[[list[str] | None], DetectionSource]]
-# What a format has to offer: openers of the splits, by a name for what `path` holds; none if it is not this format.
+# The openers of a format's splits by the name of the format; empty if `path` does not hold it.
 Look = Callable[[Path], dict[str, Openers]]
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Read (height, width) of an image, as it is when upright, from its header.
+    """Read (height, width) of the upright image from its header.
 
     Raises:
         DataError: it cannot be read.
@@ -194,6 +194,6 @@ def upright_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as opened:
             width, height = opened.size
             turned = opened.getexif().get(ORIENTATION) in QUARTER_TURNS
-    except Exception as error:  # damaged files make decoders fail in every way there is
+    except Exception as error:  # decoders raise all kinds of errors for damaged files
         raise DataError(f"{printable(path)} is not an image that can be read") from error
     return (width, height) if turned else (height, width)

@@ -12,9 +12,9 @@ from sasa.data.images import functional, to_tensor
 from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
-# An object of whose box a crop leaves less than this part can often not be recognised: it is left out.
+# An object with less than this fraction of its box inside a crop is often unrecognisable: it is left out.
 SMALLEST_PART = 0.25
-# Pixels that a box must be wide and high to be trained on.
+# Minimum width and height in pixels of a box that is trained on.
 SMALLEST_SIDE = 1.0
 
 

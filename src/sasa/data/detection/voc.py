@@ -15,7 +15,7 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, files_in, has_images, is_split, sub_directories
+from sasa.data.directories import by_split, child, exact_split, files_in, has_images, sub_directories
 from sasa.data.images import SUFFIXES
 from sasa.data.text import printable, read_lines
 from sasa.errors import DataError
@@ -29,7 +29,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Drawn:
-    """One object: its class, its box (left, top, right, bottom in pixels from 0) or the problem with it."""
+    """An annotated object: its class, its box (left, top, right, bottom in pixels from 0) or the problem with it."""
 
     name: str
     box: Box | str
@@ -38,7 +38,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Record:
-    """One file: (height, width) or None where it has none, and the objects."""
+    """An annotation file: (height, width), or None if missing, and the objects."""
 
     size: tuple[int, int] | None
     objects: list[Drawn]
@@ -60,7 +60,7 @@ class Places:
 
     @classmethod
     def find(cls, root: Path) -> "Places | None":
-        """Find them in a directory; XML files may also be beside their images. None without XML files."""
+        """Find the directories below `root`; XML files may also be beside their images. None without XML files."""
         annotations = child(root, *_ANNOTATIONS)
         annotations = (annotations and child(annotations, "xmls")) or annotations
         if not annotations or not files_in(annotations, ".xml"):
@@ -116,9 +116,9 @@ class VocSource(ImageFiles):
     `coco()`).
 
     Args:
-        folder: the directory that holds the three, or where they are.
+        directory: the directory that holds the three, or the `Places` of each.
         split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the images.
-        classes: the classes to number by; by default those of the training images (those of the images
+        classes: class names in the order of their labels; by default those of the training images (those of the images
             themselves for any other list than "val" and "test"), sorted by name.
 
     Raises:
@@ -126,15 +126,15 @@ class VocSource(ImageFiles):
             no box that can be used.
     """
 
-    def __init__(self, folder: Path | Places, split: str | Sequence[str], classes: list[str] | None = None) -> None:
-        places = folder if isinstance(folder, Places) else Places.find(folder)
-        folder = places.annotations if places and isinstance(folder, Places) else folder
+    def __init__(self, directory: Path | Places, split: str | Sequence[str], classes: list[str] | None = None) -> None:
+        places = directory if isinstance(directory, Places) else Places.find(directory)
+        directory = places.annotations if places and isinstance(directory, Places) else directory
         if places is None:
-            raise DataError(f"{printable(folder)} holds no XML files in {_ANNOTATIONS[0]}/")
+            raise DataError(f"{printable(directory)} holds no XML files in {_ANNOTATIONS[0]}/")
         if isinstance(split, str) and split not in places.lists:
-            raise DataError(f"{printable(folder)} has no list {split}.txt of images in ImageSets/Main/")
+            raise DataError(f"{printable(directory)} has no list {split}.txt of images in ImageSets/Main/")
         ids = places.ids(split) if isinstance(split, str) else list(split)
-        title = places.title(split) if isinstance(split, str) else printable(folder)
+        title = places.title(split) if isinstance(split, str) else printable(directory)
         if not ids:
             raise DataError(f"{title} lists no images")
         names = _image_names(places, title, ids)
@@ -150,7 +150,7 @@ class VocSource(ImageFiles):
 
 
 def look(root: Path) -> dict[str, Openers]:
-    """Openers by name of what `root` holds in this format.
+    """Return openers, by name, of the data in `root`.
 
     The layout is in the directory itself, in its only VOC2007/, VOC2012/ ... (below VOCdevkit/), or in train/,
     valid/ and test/, as Roboflow exports it.
@@ -190,12 +190,12 @@ def _openers(root: Path) -> Openers:
 
 
 def _directories_by_split(root: Path) -> Openers:
-    """Splits as directories: train/ with XML files and images, or annotations/train/ with images/train/."""
+    """Return openers of the splits: train/ with XML files and images, or annotations/train/ with images/train/."""
     annotations, images = child(root, *_ANNOTATIONS), child(root, *_IMAGES)
     found: dict[Path, Places] = {}
     for directory in sub_directories(annotations or root):
-        places = Places.find(directory) if is_split(directory.name) else None
-        if annotations and images and is_split(directory.name) and files_in(directory, ".xml"):
+        places = Places.find(directory) if exact_split(directory.name) else None
+        if annotations and images and exact_split(directory.name) and files_in(directory, ".xml"):
             places = Places(directory, child(images, directory.name) or images, {})
         if places:
             found[directory] = places
@@ -204,7 +204,7 @@ def _directories_by_split(root: Path) -> Openers:
 
 
 def training_list(places: Places) -> str | None:
-    """Name of the list of the training images, if there is one."""
+    """Return the name of the list of the training images, or None."""
     return next((name for name in ("train", "trainval") if name in places.lists), None)
 
 
@@ -221,7 +221,7 @@ def _lists(directory: Path) -> dict[str, list[Path]]:
 
 
 def _list_name(stem: str) -> str | None:
-    return stem if stem == "trainval" else is_split(stem)
+    return stem if stem == "trainval" else exact_split(stem)
 
 
 def _identity(line: str, known: dict[str, str]) -> str:
@@ -253,7 +253,7 @@ def _classes(records: Iterable[Record]) -> list[str]:
 def _objects(
     places: Places, ids: list[str], names: list[str], records: list[Record], classes: list[str]
 ) -> tuple[Objects, list[Problem]]:
-    """(boxes that are numbers, problems of the others)."""
+    """Return (boxes of four numbers, problems of the others)."""
     objects, problems = Objects(), []
     numbers = {name: number for number, name in enumerate(classes)}
     for place, (identity, name, record) in enumerate(zip(ids, names, records, strict=True)):
@@ -288,7 +288,7 @@ def read_record(path: Path) -> Record:
         raise DataError(f"{where} cannot be read: {error.strerror}") from error
     except ET.ParseError as error:
         raise DataError(f"{where} is damaged: not XML ({error})") from error
-    except (ValueError, LookupError) as error:  # an encoding that is unknown, or not the one the file says
+    except (ValueError, LookupError) as error:  # an unknown encoding, or not the one that the file states
         raise DataError(f"{where} is damaged: {error}") from error
     except DataError as error:
         raise DataError(f"{where} {error}") from None
@@ -298,7 +298,7 @@ def read_record(path: Path) -> Record:
 
 
 def _size(root: ET.Element) -> tuple[int, int] | None:
-    """None where it is missing or 0, as some tools write it."""
+    """Return (height, width), or None if it is missing or 0, as some tools write it."""
     height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
     if height is None or width is None or not (1 <= height < 2**31 and 1 <= width < 2**31):
         return None

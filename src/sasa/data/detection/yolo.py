@@ -13,21 +13,30 @@ import numpy as np
 
 from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import SPLITS, by_split, child, files_in, has_images, is_clutter, is_split, sub_directories
+from sasa.data.directories import (
+    SPLITS,
+    by_split,
+    child,
+    exact_split,
+    files_in,
+    has_images,
+    is_clutter,
+    sub_directories,
+)
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.text import listed, printable, read_lines, read_text
 from sasa.errors import DataError
 
-_NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, where there is no data.yaml
-FURTHEST = 1.5  # fractions of the image beyond which a number cannot be one
+_NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
+FURTHEST = 1.5  # larger numbers cannot be fractions of the image
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The contents of data.yaml, or of what stands for it.
+    """The contents of data.yaml, or of the files used in its place.
 
     Args:
         names: of the classes; None if only their numbers are known.
@@ -51,7 +60,7 @@ class YoloSource(ImageFiles):
     Args:
         settings: of the data set.
         split: of `settings.places`.
-        classes: the classes to number by; by default those of the settings.
+        classes: class names in the order of their labels; by default those of the settings.
 
     Raises:
         DataError: an image is missing, a class is not in `classes`, or there is no box that can be used.
@@ -93,7 +102,7 @@ class Row:
 
 
 def look(path: Path) -> dict[str, Openers]:
-    """Openers by name of what `path` holds in this format: data.yaml, its directory, or images/ with labels/.
+    """Return openers, by name, of the data in `path`: data.yaml, its directory, or images/ with labels/.
 
     Raises:
         DataError: data.yaml is damaged, or names directories that are not there.
@@ -136,7 +145,7 @@ def read_settings(path: Path) -> Settings:
         raise DataError(f"{where} is not a data.yaml of YOLO: it has no entry 'train'")
     places: dict[str, list[Path]] = {}
     for key, given in values.items():
-        split = is_split(key) if isinstance(key, str) else None
+        split = exact_split(key) if isinstance(key, str) else None
         if split and given and split not in places:
             entries = given if isinstance(given, list) else [given]
             found = [_place(path, values.get("path"), str(entry)) for entry in entries]
@@ -171,9 +180,9 @@ def _checked_names(where: str, names: list[str]) -> list[str]:
 
 
 def _place(yaml_path: Path, base: Any, entry: str) -> Path | None:
-    """The directory or list that an entry names: relative to `path` or to data.yaml, or as its last parts there.
+    """Find the directory or list that an entry names: relative to `path` or to data.yaml, or by the tail of the entry.
 
-    Tools write paths of the machine on which the set was made, or `../train/images` for what is beside data.yaml.
+    Tools write paths of the machine on which the set was made, or `../train/images` for a directory beside data.yaml.
     """
     home = yaml_path.parent
     bases = [home / str(base), home] if base else [home]
@@ -184,23 +193,24 @@ def _place(yaml_path: Path, base: Any, entry: str) -> Path | None:
 
 
 def _places_of(root: Path) -> dict[str, list[Path]]:
-    """Images by split where there is no data.yaml; without splits, all are for training.
+    """Find the images of each split without a data.yaml; if there are no splits, all images are for training.
 
     They are in images/ beside labels/, beside their text files, or in lists beside obj.names, as Darknet has them.
     """
     images, labels = child(root, "images"), child(root, "labels")
-    lists = {is_split(path.stem): [path] for path in files_in(root, ".txt")} if (root / "obj.names").is_file() else {}
+    texts = files_in(root, ".txt") if (root / "obj.names").is_file() else []
+    lists = {exact_split(path.stem): [path] for path in texts}
     if lists:
         return {split: lists[split] for split in SPLITS if split in lists}
     if images and labels:
-        found = by_split(d for d in sub_directories(images) if is_split(d.name)) or {"train": images}
+        found = by_split(d for d in sub_directories(images) if exact_split(d.name)) or {"train": images}
         rows = any(map(_has_rows, (labels, *sub_directories(labels))))
         return {split: [directory] for split, directory in found.items()} if rows else {}
     if has_images(root):
         return {"train": [root]} if _has_rows(root) else {}
     inside: dict[Path, Path] = {}
     for directory in sub_directories(root):
-        if is_split(directory.name):
+        if exact_split(directory.name):
             images, labels = child(directory, "images"), child(directory, "labels")
             if _has_rows(labels or directory):
                 inside[directory] = images if images and labels else directory
@@ -208,11 +218,11 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
 
 
 def _has_rows(directory: Path) -> bool:
-    """Whether the first text files of a directory, but for lists of names, are of boxes."""
+    """Return whether the first text files of a directory, other than lists of names, hold boxes."""
     files = [path for path in files_in(directory, ".txt") if path.name not in _NAMES and path.stat().st_size][:10]
     try:
         return any(not isinstance(row.box, str) for path in files for row in read_rows(path)[:1])
-    except DataError:  # text of another kind
+    except DataError:  # not a file of boxes
         return False
 
 
@@ -223,7 +233,7 @@ def _read_names(root: Path) -> list[str] | None:
 
 
 def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """(paths of the images, sentences about names in lists that were changed)."""
+    """Return (paths of the images, sentences about names in lists that were changed)."""
     paths, notes = [], []
     for place in places:
         if place.is_dir():
@@ -238,7 +248,7 @@ def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path]
 
 
 def label_path(image: Path) -> Path:
-    """The text file of an image: in labels/ instead of the last images/ of its path, else beside it."""
+    """Return the text file of an image: in labels/ in place of the last images/ of its path, else beside it."""
     parts = list(image.with_suffix(".txt").parts)
     places = [place for place, part in enumerate(parts[:-1]) if part.lower() == "images"]
     if places:
@@ -253,7 +263,7 @@ def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
 
     Args:
         path: the file.
-        keypoints: whether what follows the box of four numbers is to be ignored, instead of an outline.
+        keypoints: whether numbers after the four of the box are key points, to be ignored, rather than an outline.
 
     Raises:
         DataError: it cannot be read, or is not text.
@@ -297,7 +307,7 @@ def _numbers(rows: list[list[Row]]) -> list[str]:
 def _objects(
     images: list[str], labels: list[Path], rows: list[list[Row]], sizes: np.ndarray, numbers: list[int]
 ) -> tuple[Objects, list[Problem]]:
-    """(boxes in pixels, problems of the others); `numbers` has the label of each class of the files."""
+    """Return (boxes in pixels, problems of the others); `numbers` maps the files' classes to labels."""
     objects, problems = Objects(), []
     for place, (image, path, file) in enumerate(zip(images, labels, rows, strict=True)):
         where, (height, width) = printable(path), sizes[place].tolist()

@@ -1,7 +1,7 @@
-"""The implementations of the operators: which exist, which can run here, and the sentence that says why not.
+"""The registry of back-ends: implementations of the operators, and whether each can run on this machine.
 
-A back-end is one object, in a module of its own here. `BACKENDS` is all that chooses between them by name: an entry
-of it can be asked for, is listed by `sasa.backends()` and `sasa doctor`, and joins the tests.
+A back-end is one object, in a module of its own in this package. `BACKENDS` is the only place that maps names to
+back-ends: an entry can be requested by name, is listed by `sasa.backends()` and `sasa doctor`, and is tested.
 """
 
 from dataclasses import dataclass
@@ -28,21 +28,21 @@ class BackendStatus:
 
 
 def backends() -> tuple[BackendStatus, ...]:
-    """Every back-end of the operators, and for each that cannot run on this machine the reason."""
+    """List the back-ends of the operators, with the reason for each that cannot run on this machine."""
     return tuple(BackendStatus(b.name, b.summary, b.why_not()) for b in BACKENDS.values())
 
 
 def check_backend(name: str) -> None:
-    """Raise a sentence if `name` is neither "auto" nor a back-end that can run on this machine."""
+    """Raise an `ArgumentError` unless `name` is "auto" or a back-end that can run on this machine."""
     if name != "auto":
         find_backend(name)
 
 
 def find_backend(name: str, inputs: Inputs | None = None, options: Options | None = None) -> Backend:
-    """The back-end of that name.
+    """Return the back-end with this name.
 
     Raises:
-        ArgumentError: there is none, or it cannot run this call (without a call: on this machine).
+        ArgumentError: the name is unknown, or the back-end cannot run this call (without a call: on this machine).
     """
     if name not in BACKENDS:
         raise ArgumentError(f"backend must be one of auto, {', '.join(BACKENDS)}; got {name!r}")

@@ -1,4 +1,4 @@
-"""What a back-end is: a predicate and two operators; and the two ways in which most of them get their gradients."""
+"""The interface of a back-end (a predicate and two operators), and two base classes that provide gradients."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -26,16 +26,16 @@ Options = LocalOptions | BlockOptions
 
 
 class Backend(ABC):
-    """One implementation of the operators."""
+    """Interface of an implementation of the operators."""
 
     name: str
     summary: str
 
     @abstractmethod
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
-        """None where it can run such a call, else the sentence that says why it cannot.
+        """Return None if the back-end can run such a call, else a sentence that says why it cannot.
 
-        The only predicate: of explicit requests, of `sasa.backends()`, and of what `auto` takes.
+        The only predicate: explicit requests, `sasa.backends()` and the choice of "auto" all use it.
 
         Args:
             inputs: of the call; None asks about this machine.
@@ -59,10 +59,10 @@ class DispatcherBackend(Backend):
 
     @abstractmethod
     def missing(self) -> str | None:
-        """None where the library is loaded and runs on this machine, else the sentence that says why not."""
+        """Return None if the library is loaded and runs on this machine, else a sentence that says why not."""
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
-        """The kernels take every call on their device; without them the dispatcher would go to plain torch."""
+        """Accept every call on the kernels' device; without kernels the dispatcher would fall back to plain torch."""
         if inputs is not None and inputs[0].device.type != self.device_type:
             name, device = inputs._fields[0], inputs[0].device
             return f"{name} is on {device}, and these kernels run on {self.device_type.upper()} tensors"
@@ -97,7 +97,7 @@ class FunctionBackend(Backend):
 
     @abstractmethod
     def local_backward(self, call: LocalBackward) -> tuple[Tensor | None, ...]:
-        """A gradient for each input, None where the input was None."""
+        """Return a gradient for each input, None where the input was None."""
 
     @abstractmethod
     def block_forward(self, call: BlockForward) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class FunctionBackend(Backend):
 
     @abstractmethod
     def block_backward(self, call: BlockBackward) -> tuple[Tensor | None, ...]:
-        """A gradient for each input, None where the input was None, and for an image that needs none."""
+        """Return a gradient for each input; None where the input was None, and for an image that needs no gradient."""
 
     def local_attention(self, inputs: LocalInputs, options: LocalOptions) -> Tensor:
         """`local_forward` with `local_backward` as its gradient."""
@@ -174,5 +174,5 @@ class _BlockBackward(torch.autograd.Function):
 
 
 def no_second_derivative(name: str) -> str:
-    """The sentence of an op whose gradient has none of its own."""
+    """Return the message for an op whose gradient cannot be differentiated again."""
     return f'sasa::{name} has no second derivative; backend="reference" is differentiable to any order'

@@ -14,7 +14,7 @@ class CpuBackend(DispatcherBackend):
     dispatch_key = "CPU"
 
     def missing(self) -> str | None:
-        """Why the library of kernels is not loaded."""
+        """Return the reason why the library of kernels is not loaded, or None."""
         return native.missing()
 
 

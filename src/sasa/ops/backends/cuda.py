@@ -1,8 +1,8 @@
 """The back-end "cuda": CUDA C++ kernels (csrc/cuda), compiled by NVRTC at first use and launched from C++.
 
 Where the environment variable SASA_GPU is "cuda", the dispatcher ops run them for CUDA tensors, with plain torch for
-calls that they do not support. By name they are reached through ops of their own, in the namespace `sasa_cuda`,
-whatever the dispatcher would choose, and such a call is an error.
+calls that they do not support. `backend="cuda"` calls separate ops in the namespace `sasa_cuda` instead, regardless of
+SASA_GPU, and a call that they do not support is an error.
 """
 
 import torch
@@ -25,7 +25,7 @@ class CudaBackend(FunctionBackend):
     )
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
-        """They need this package's library, NVRTC, a driver and a GPU that NVRTC compiles for."""
+        """Check for this package's library, NVRTC, a driver and a GPU that NVRTC compiles for."""
         if inputs is None:
             return native.cuda_missing() or _no_device() or native.cuda_missing_on(torch.cuda.current_device())
         device = inputs[0].device
@@ -63,5 +63,5 @@ def _no_device() -> str | None:
 
 
 def _only_of_given(grads: tuple[Tensor, ...], inputs: Inputs) -> tuple[Tensor | None, ...]:
-    """Gradients of inputs that are None are empty tensors in a schema."""
+    """Replace by None the empty tensors that an op returns as gradients of inputs that are None."""
     return tuple(None if given is None else grad for grad, given in zip(grads, inputs, strict=True))

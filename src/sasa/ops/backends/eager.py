@@ -1,4 +1,4 @@
-"""The back-end "eager": tiles in plain torch, on any device; what the dispatcher ops run where there is no kernel."""
+"""The back-end "eager": tiles in plain torch, on any device; the dispatcher ops use it where there is no kernel."""
 
 from torch import Tensor
 

@@ -8,7 +8,7 @@ from sasa.ops.backends.base import Backend, Inputs, Options
 
 
 class ReferenceBackend(Backend):
-    """The equation in plain torch, with which all others are compared."""
+    """The equations in plain torch, with which every other back-end is compared."""
 
     name = "reference"
     summary = "the equation in plain torch, any device and dtype; the judge, slow"

@@ -1,4 +1,4 @@
-"""The back-end "triton": kernels in Triton for CUDA tensors. Triton is imported where they run: it takes a second."""
+"""The back-end "triton": kernels in Triton for CUDA tensors. Triton is imported on use, because that takes a second."""
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class TritonBackend(FunctionBackend):
     summary = "Triton kernels for CUDA tensors; what auto runs there unless SASA_GPU is cuda"
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
-        """They need Triton, a GPU and a dtype that tensor cores know, and hold a head's pixels in registers."""
+        """Check for Triton, a GPU, a dtype that tensor cores support, and heads small enough to stay in registers."""
         if inputs is None or options is None:
             return available.why_not(None)
         reason = available.why_not(inputs[0])
@@ -86,12 +86,12 @@ BACKEND = TritonBackend()
 
 
 def for_call(inputs: Inputs, options: Options) -> FunctionBackend:
-    """What the dispatcher ops run for CUDA tensors: these kernels where they can, else plain torch."""
+    """Return the back-end of the dispatcher ops for CUDA tensors: Triton if it can run the call, else plain torch."""
     return BACKEND if BACKEND.why_not(inputs, options) is None else eager.BACKEND
 
 
 def local_backward_into(grads: tuple[Tensor, Tensor | None, Tensor], call: LocalBackward) -> tuple[Tensor | None, ...]:
-    """`local_backward`, the gradients of query, key and value written into given maps."""
+    """Compute `local_backward`, writing the gradients of query, key and value into the given maps."""
     from sasa.ops.gpu import local_launch
 
     return local_launch.backward(call, into=grads)

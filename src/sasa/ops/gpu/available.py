@@ -1,7 +1,7 @@
-"""Whether the Triton kernels can run: the predicate of the back-end "triton", without importing Triton.
+"""The check that decides whether the Triton kernels can run; it does not import Triton.
 
 With TRITON_INTERPRET=1 in the environment before Triton is first imported, kernels run in Triton's interpreter, in
-numpy, on CPU tensors: how they are tested where there is no GPU.
+numpy, on CPU tensors. Tests use this on machines without a GPU.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ def _no_device(index: int | None) -> str | None:
 
 
 def why_not(query: Tensor | None) -> str | None:
-    """None where the kernels can run on `query` (None: on this machine at all), else the sentence that says why not."""
+    """Return None if the kernels can run on `query` (None: on this machine at all), else a sentence on the reason."""
     reason = _no_triton()
     if reason is not None:
         return reason

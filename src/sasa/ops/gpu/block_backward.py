@@ -1,12 +1,12 @@
-"""The backward kernel of block attention: the gradients of the weights' tables, and of maps where they are asked for.
+"""The backward kernel of block attention: gradients of the weights' tables, and of maps where they are needed.
 
-The weights of the softmax come from the saved log-sum-exp; sum(dy y) of a query is taken as the sum of weight times
-its gradient, so that the output is not read. A program adds up the tables' gradients of its groups in registers and
-writes them once; `block_launch` sums the programs in a fixed order: no atomics, the same bits every time.
+The weights of the softmax are recomputed from the saved log-sum-exp; sum(dy y) of a query is computed as the sum of
+each weight times its gradient, so the output is not read. A program adds up the tables' gradients of its groups in
+registers and writes them once; `block_launch` sums the programs in a fixed order: no atomics, the same bits every time.
 
 Shapes: those of `block_tile`; S also counts the keys where it stands beside P; T programs of each head.
 """
-# A type checker reads Triton's language as Python, and it is not quite:
+# Triton's language looks like Python to a type checker, but differs in places:
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportPossiblyUnboundVariable=false
 # pyright: reportCallIssue=false, reportIndexIssue=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
 # pyright: reportOperatorIssue=false, reportOptionalOperand=false
@@ -22,7 +22,7 @@ from sasa.ops.gpu.block_tile import (
     SIZES,
     feature_is,
     fold,
-    inside_picture,
+    inside_image,
     load_forms,
     load_tile,
     load_value_weights,
@@ -62,11 +62,11 @@ def block_backward(
     for turn in range(TURNS if INTERPRETED else turns):
         group = tl.program_id(0) // heads + turn * programs
         b, y, x = place_of(group, blocks_down, groups_across, G, S)
-        rows = tl.where(group < groups, height - y, 0)  # the last turn may have too few groups
+        rows = tl.where(group < groups, height - y, 0)  # the last iteration may have fewer groups
         columns = width - x
         b, y, x = b.to(tl.int64), y.to(tl.int64), x.to(tl.int64)  # a stride may be large in any layout
         pixels = ()
-        # Both ways round: made in place, each is cheaper than to turn the other.
+        # Both orientations are computed: that is cheaper than transposing one of them.
         key_GSK, key_GKS = place_GSK, place_GKS
         start = image + (b * image_b + y * image_h + x * image_w)
         for c in tl.static_range(C):
@@ -91,13 +91,13 @@ def block_backward(
         start = logsumexp + (((b * heads + head) * height + y) * width + x)
         lse = load_tile(start, 0, width, 1, rows, columns, 1, 1, G, P, S)
 
-        inside = inside_picture(rows, columns, G, P, S)
+        inside = inside_image(rows, columns, G, P, S)
         logits = logits_of(query, key_GKS.to(storage), HALF, PRECISION)
         weights = tl.where(inside[:, None, :] & inside[:, :, None], tl.exp2(logits - lse * LOG2E), 0.0)
         grad_weights = product(grad, transposed(mixed.to(storage)), None, PRECISION)
         delta = tl.sum(weights * grad_weights, 2)
         grad_logits = weights * (grad_weights - delta[:, :, None])
-        # In float32 also beside half precision: these are small numbers, and float16 would lose them.
+        # In float32 even with half-precision inputs: these numbers are small and would underflow in float16.
         grad_query = product(grad_logits, key_GSK, None, GRADIENT_PRECISION)
         grad_mixed = product(transposed(weights.to(storage)), grad, None, PRECISION)
         more_forms, more_values = (), ()

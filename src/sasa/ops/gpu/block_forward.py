@@ -1,11 +1,11 @@
 """The forward kernel of block attention: Eq. 7-8 with Eq. 3's relative positions, a group of blocks at a time.
 
-A program takes one head and every T-th group, so that the tables of its head stay in registers. Nothing but the
-output and the log-sum-exp goes to memory.
+A program takes one head and every T-th group, so that the tables of its head stay in registers. Only the
+output and the log-sum-exp are written to memory.
 
 Shapes: those of `block_tile`; S also counts the keys where it stands beside P.
 """
-# A type checker reads Triton's language as Python, and it is not quite:
+# Triton's language looks like Python to a type checker, but differs in places:
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportPossiblyUnboundVariable=false
 # pyright: reportCallIssue=false, reportIndexIssue=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
 # pyright: reportOperatorIssue=false, reportOptionalOperand=false
@@ -18,7 +18,7 @@ from sasa.ops.gpu.block_tile import (
     LN2,
     SIZES,
     feature_is,
-    inside_picture,
+    inside_image,
     load_forms,
     load_tile,
     load_value_weights,
@@ -49,7 +49,7 @@ def block_forward(
     for turn in range(TURNS if INTERPRETED else turns):
         group = tl.program_id(0) // heads + turn * programs
         b, y, x = place_of(group, blocks_down, groups_across, G, S)
-        rows = tl.where(group < groups, height - y, 0)  # the last turn may have too few groups
+        rows = tl.where(group < groups, height - y, 0)  # the last iteration may have fewer groups
         columns = width - x
         b, y, x = b.to(tl.int64), y.to(tl.int64), x.to(tl.int64)  # a stride may be large in any layout
         start = image + (b * image_b + y * image_h + x * image_w)
@@ -69,9 +69,9 @@ def block_forward(
         if VALUE_MAP:
             start = value + (b * value_b + head.to(tl.int64) * E * value_c + y * value_h + x * value_w)
             mixed = load_tile(start, value_c, value_h, value_w, rows, columns, E, EP, G, P, S)
-        inside = inside_picture(rows, columns, G, P, S)
+        inside = inside_image(rows, columns, G, P, S)
         logits = logits_of(query, key.to(storage), HALF, PRECISION)
-        # Finite, so that a block beyond the image, which has no key, needs no care: it is never stored.
+        # Finite, so that a block beyond the image, which has no key, gives no NaN; it is never stored.
         logits = tl.where(inside[:, None, :], logits, -1e30)
         largest = tl.max(logits, 2)
         weights = tl.exp2(logits - largest[:, :, None])

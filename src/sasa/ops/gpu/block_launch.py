@@ -1,4 +1,4 @@
-"""Block attention on CUDA: what the kernels can do, the tables they work with, their launch, and the sums after it.
+"""Block attention on CUDA: the tables that the kernels read, their launch, and the sums over programs after it.
 
 Shapes: B images of H x W pixels, C image channels, N heads, D query and E value channels of a head, S the side of a
 block, P its pixels and K the features of a logit (both padded, see `block_tile`), O = 2 S - 1 offsets, T programs of
@@ -22,7 +22,7 @@ from sasa.ops.precision import empty_map, without_autocast
 
 STAGES = 1  # loads ahead of their use cost registers that the backward kernel does not have
 PROGRAMS = 512  # of each head, at most; the order of the sums depends on it, so it does not follow the GPU
-WARPS = 4  # and 8 for float32, which has no tensor core to work for it: half the registers
+WARPS = 4  # 8 for float32, which uses no tensor cores: half the registers for each thread
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def padded(size: int) -> int:
 
 
 def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) -> Plan:
-    """How a image is cut into groups, and the groups into programs."""
+    """Divide the image into groups of blocks, and the groups into programs."""
     batch, channels, height, width = image.shape
     pixels = padded(block_size**2)
     half = image.dtype != torch.float32
@@ -75,9 +75,9 @@ def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) ->
 
 def right_side(w_query: Tensor, w_key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None,
                channels: int, block_size: int, num_heads: int) -> Tensor:  # fmt: skip
-    """(N, D, F): what a query is multiplied with; its key matrix, then the row and the column embeddings.
+    """(N, D, F): the right factor of the logits: the key matrix, then the row and the column embeddings.
 
-    Zeros stand for what is left out, so that the kernels know one kind of logit.
+    Terms that are switched off are zeros, so that the kernels compute one kind of logit.
     """
     head_dim, offsets = w_query.shape[0] // num_heads, 2 * block_size - 1
     right = w_query.new_zeros((num_heads, head_dim, channels + 2 * offsets), dtype=torch.float32)
@@ -95,29 +95,29 @@ def left_side(w_query: Tensor, num_heads: int, scale: float) -> Tensor:
 
 
 def precisions(image: Tensor) -> dict:
-    """How the kernels multiply. Float32 is exact unless the user allowed TF32 for torch's own products."""
+    """Return the precisions of the kernels' products: float32 is exact unless the user allowed TF32 in torch."""
     half = image.dtype != torch.float32
-    # The newer of torch's two settings: it can be asked whichever of them was set.
+    # The newer of torch's two settings: it can be read whichever of them was set.
     allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
     return {"HALF": half, "PRECISION": "tf32" if allowed and not half else "ieee"}
 
 
 def launch(kernel, of: Plan, image: Tensor, *arguments, **constants) -> None:
-    """Run T programs for each head on the image's device, which need not be the current one."""
+    """Run T programs for each head on the image's device, which may differ from the current one."""
     if of.groups == 0:
         return
     _, _, height, width = image.shape
     turns = -(-of.groups // of.programs)
     sizes = (of.heads, height, width, of.blocks_down, of.groups_across, of.groups, of.programs, turns)
     constants |= of.sizes | {"num_warps": of.warps, "num_stages": STAGES}
-    # The interpreter of Triton 3.6 counts in constants only; a kernel must not be compiled again for each of them.
+    # Triton 3.6's interpreter needs constant loop bounds; compiled kernels must not be recompiled for each value.
     constants["TURNS"] = turns if available.INTERPRETED else 0
     with torch.cuda.device(image.device) if image.is_cuda else contextlib.nullcontext():
         kernel[(of.programs * of.heads,)](*arguments, *sizes, **constants)
 
 
 def strides(*maps: Tensor) -> list[int]:
-    """Those of all maps, one after the other."""
+    """Concatenate the strides of all maps."""
     return [stride for map_ in maps for stride in map_.stride()]
 
 
@@ -131,7 +131,7 @@ def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]
     with without_autocast(image.device):
         right = right_side(w_query, w_key, rel_row, rel_col, of.channels, block_size, num_heads)
         forms = left_side(w_query, num_heads, scale * LOG2E.value).mT @ right
-        matrices = image if w_value is None else w_value.contiguous()  # image stands in for what is not read
+        matrices = image if w_value is None else w_value.contiguous()  # a placeholder: the kernel does not read it
         values = image if value is None else value
         launch(
             block_forward, of, image,
@@ -147,11 +147,11 @@ def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
     image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
     block_size, num_heads, scale = options
     of = plan(image, inputs.value_channels, block_size, num_heads)
-    if is_wide(grad_output):  # its layout is the user's; that of the output is narrow, or `why_not` had said so
+    if is_wide(grad_output):  # the user chose its layout; that of the output fits, as `why_not` has checked
         grad_output = empty_map(image, of.heads * of.values).copy_(grad_output)
     parts = {"device": image.device, "dtype": torch.float32}
     part_forms = torch.empty((of.programs, of.heads, of.channels, of.pixels, of.features), **parts)
-    # Those that are not asked for are not written.
+    # Gradients that are not needed are not written.
     shape = (of.programs, of.heads, of.channels, of.pixels, of.padded_values)
     part_values = torch.empty(shape if value is None else (1,), **parts)
     part_image = torch.empty((image.shape[0], of.heads, *image.shape[1:]) if image_gradient else (1,), **parts)
@@ -181,7 +181,7 @@ def _of_forms(
     sums_NCPK: Tensor, of: Plan, right_NDF: Tensor, w_query: Tensor, w_key: Tensor | None, rel_row: Tensor | None,
     rel_col: Tensor | None, scale: float,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """From the gradient of each pixel's form to that of the matrices and embeddings it was made of."""
+    """Convert gradients of the forms to gradients of the matrices and embeddings that they were computed from."""
     channels, side, offsets = of.channels, of.side, 2 * of.side - 1
     grad_NCPK = sums_NCPK[:, :, : side**2, : channels + 2 * side]
     content, rows, cols = grad_NCPK.split([channels, side, side], dim=3)
@@ -189,7 +189,7 @@ def _of_forms(
     offset = torch.arange(offsets, device=sums_NCPK.device)
     parts = [content.sum(2)]
     for grad, own in ((rows, position // side), (cols, position % side)):
-        # Which offset feature k of pixel p looked at; the pairs that share one are added up by a product.
+        # The offset of feature k at pixel p, one-hot; a product adds up the pairs that share an offset.
         seen_PK = torch.arange(side, device=own.device)[None, :] - own[:, None] + side - 1
         parts.append(torch.einsum("ncpk,pko->nco", grad, (seen_PK[..., None] == offset).to(grad.dtype)))
     grad_NCF = torch.cat(parts, dim=2)
@@ -205,7 +205,7 @@ def _of_forms(
 
 
 def _of_values(sums_NCPE: Tensor, of: Plan, w_value: Tensor) -> Tensor:
-    """(N, C, P, E), padded, to the layout of w_value, (P, N * E, C)."""
+    """Convert (N, C, P, E), padded, to the layout of w_value, (P, N * E, C)."""
     grad = sums_NCPE[:, :, : of.side**2, : of.values].permute(2, 0, 3, 1)
     return grad.flatten(1, 2).to(w_value.dtype).contiguous()
 

@@ -1,18 +1,18 @@
-"""What the block kernels share: where a group of blocks lies, how its pixels come in and go out, and its features.
+"""Functions shared by the block kernels: location of a group of blocks, loading and storing its pixels, its features.
 
 A logit q_p . k_s + q_p . r_{s-p} inside a block is a product of C + 2 S numbers of each side::
 
     features of key s:    its C channels, 1 at its row of the block, 1 at its column
     features of query p:  x_p @ form[p],  where form[p] holds  scale Wq^T Wk  and  scale Wq^T r  for the S rows and
-                          the S columns that p can look at
+                          the S columns of the block
 
 With 3 channels and blocks of 4 that is 11 numbers, one step of a tensor core, where q.k alone would need 16 and q.r
-another 16. And form[p] does not depend on the image, so q and k themselves are never computed.
+another 16. form[p] does not depend on the image, so q and k themselves are never computed.
 
 Shapes: G blocks side by side (a group), P pixels of a block (padded to a power of two, at least 16), S the side of a
 block, C channels, K features (padded), E channels of a value (padded), N heads, D channels of a query.
 """
-# A type checker reads Triton's language as Python, and it is not quite:
+# Triton's language looks like Python to a type checker, but differs in places:
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportPossiblyUnboundVariable=false
 # pyright: reportCallIssue=false, reportIndexIssue=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
 # pyright: reportOperatorIssue=false, reportOptionalOperand=false
@@ -29,7 +29,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 INTERPRETED = tl.constexpr(available.INTERPRETED)
 
-# Another size of image or batch must not compile the kernels again.
+# A new image size or batch size must not recompile the kernels.
 SIZES = ("heads", "height", "width", "blocks_down", "groups_across", "groups", "programs", "turns")
 
 
@@ -48,7 +48,7 @@ def load_tile(
     start, stride_c, stride_h, stride_w, rows, columns,
     channels: tl.constexpr, padded: tl.constexpr, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """(G, P, padded) of a map from `start` on; zeros beyond the `rows` and `columns` that are left of the image."""
+    """(G, P, padded) of a map from `start` on; zeros beyond the `rows` and `columns` that remain of the image."""
     if P == S * S:  # in the order of memory: the columns of neighbouring blocks follow each other
         e, y, x = tl.arange(0, padded)[:, None, None], tl.arange(0, S)[None, :, None], tl.arange(0, G * S)[None, None]
         inside = (e < channels) & (y < rows) & (x < columns)
@@ -66,7 +66,7 @@ def store_tile(
     tile_GPE, start, stride_c, stride_h, stride_w, rows, columns,
     channels: tl.constexpr, padded: tl.constexpr, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """The inverse of `load_tile`: what lies inside the image is written, in the map's dtype."""
+    """The inverse of `load_tile`: pixels inside the image are written, in the map's dtype."""
     if P == S * S:
         e, y, x = tl.arange(0, padded)[:, None, None], tl.arange(0, S)[None, :, None], tl.arange(0, G * S)[None, None]
         tile = tl.reshape(tl.permute(tl.reshape(tile_GPE, (G, S, S, padded)), (3, 1, 0, 2)), (padded, S, G * S))
@@ -80,7 +80,7 @@ def store_tile(
 
 
 @triton.jit
-def inside_picture(rows, columns, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr):
+def inside_image(rows, columns, G: tl.constexpr, P: tl.constexpr, S: tl.constexpr):
     """(G, P): which pixels of the group are pixels of the image."""
     p = tl.arange(0, P)[None, :]
     return (p < S * S) & (p // S < rows) & (tl.arange(0, G)[:, None] * S + p % S < columns)
@@ -88,7 +88,7 @@ def inside_picture(rows, columns, G: tl.constexpr, P: tl.constexpr, S: tl.conste
 
 @triton.jit
 def load_forms(forms, head, C: tl.constexpr, S: tl.constexpr, P: tl.constexpr, K: tl.constexpr):
-    """For each channel (P, K): what makes the query's features of a pixel, from forms (N, C, C + 2 * (2 S - 1)).
+    """For each channel (P, K): the matrix from a pixel to its query features, from forms (N, C, C + 2 * (2 S - 1)).
 
     The second axis of `forms` holds the C columns of Wq^T Wk, then the 2 S - 1 row offsets, then the column offsets.
     """
@@ -118,13 +118,13 @@ def load_value_weights(w_value, head, heads, C: tl.constexpr, E: tl.constexpr, E
 
 @triton.jit
 def feature_is(feature, position, C: tl.constexpr, S: tl.constexpr):
-    """Whether a feature of the key is 1 for the row or the column of the pixel at some position of the block."""
+    """Return whether a key's feature is the one for the row (or column) of the pixel at some position of the block."""
     return ((feature - C == position // S) | (feature - C - S == position % S)) & (position < S * S)
 
 
 @triton.jit
 def log2(x):
-    """In one instruction, exact to 2**-22; tl.log2 takes twenty."""
+    """Compute log2 in one instruction, exact to 2**-22; tl.log2 takes twenty."""
     if INTERPRETED:
         return tl.log2(x)
     else:  # noqa: RET505 - Triton compiles one of the two

@@ -1,4 +1,4 @@
-"""Forward of local attention: output and log-sum-exp. One program: see local_tile.py.
+"""Forward of local attention: output and log-sum-exp. See local_tile.py for the work of one program.
 
 Shapes: G groups, M queries, S keys of a step, D and E channels of a head of q, k and of v (padded: DP, EP).
 """
@@ -30,7 +30,7 @@ def local_forward(
     query, key, value, rel_row, rel_col, output, logsumexp,
     q_b, q_c, q_h, q_w, k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, y_b, y_c, y_h, y_w,
     row_n, row_k, row_d, col_n, col_k, col_d,
-    batch, pictures, heads, height, width, tiles_x, scale,
+    batch, images, heads, height, width, tiles_x, scale,
     K: tl.constexpr, KP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, E: tl.constexpr, EP: tl.constexpr,
     CONTENT: tl.constexpr, RELATIVE: tl.constexpr, MASKED: tl.constexpr,
     TH: tl.constexpr, TW: tl.constexpr, RS: tl.constexpr, CW: tl.constexpr, STEPS: tl.constexpr,
@@ -51,9 +51,9 @@ def local_forward(
             rel_row, rel_col, head_G, heads, row_n, row_k, row_d, col_n, col_k, col_d, K, KP, D, DP
         )  # fmt: skip
 
-    for n in range(tl.minimum(pictures, batch - chunk * pictures)):
-        picture = (chunk * pictures + n).to(tl.int64)
-        q = load(query, q_row, q_col, q_in, picture, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
+    for n in range(tl.minimum(images, batch - chunk * images)):
+        image = (chunk * images + n).to(tl.int64)
+        q = load(query, q_row, q_col, q_in, image, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
 
         product = tl.zeros((G, M, 2 * KP), tl.float32)
         if RELATIVE:
@@ -67,13 +67,13 @@ def local_forward(
             first_G = top_G - HALF + step * RS
             k_row, k_col = pixels(first_G, left_G - HALF, RS * CW, CW)
             k_in = inside(k_row, k_col, head_G, heads, height, width)
-            v = load(value, k_row, k_col, k_in, picture, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
+            v = load(value, k_row, k_col, k_in, image, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
             row = first_G[:, None, None] + tl.arange(0, RS)[None, None, :]
             row_seen = (row >= 0) & (row < height) if MASKED else row == row
             row_bias = picked(product, row - q_row[:, :, None] + HALF, row_seen, 0, K, RELATIVE)
             logits = tl.zeros((G, M, RS * CW), tl.float32)
             if CONTENT:
-                k = load(key, k_row, k_col, k_in, picture, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
+                k = load(key, k_row, k_col, k_in, image, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
                 logits = dot(q, tl.permute(k, (0, 2, 1)), None, PRECISION) * log2_scale
             logits = with_bias(logits, row_bias, col_bias)
             new_largest = tl.maximum(largest, tl.max(logits, 2))
@@ -85,7 +85,7 @@ def local_forward(
             largest = new_largest
 
         total = tl.where(q_in, total, 1.0)
-        store(output, mixed / total[:, :, None], q_row, q_col, q_in, picture, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
-        lse_base = (picture * heads + head_G.to(tl.int64)) * height
+        store(output, mixed / total[:, :, None], q_row, q_col, q_in, image, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
+        lse_base = (image * heads + head_G.to(tl.int64)) * height
         at = (lse_base[:, None] + q_row) * width + q_col
         tl.store(logsumexp + at, (largest + tl.log2(total)) * LN2, mask=q_in)

@@ -1,7 +1,7 @@
 """Backward of local attention by tiles of keys: the gradients of k and v.
 
-A window is symmetric: a key is seen by the queries of the window around it. So each program gathers, for a tile of
-keys, from the queries around them, and nothing is added by atomics: two runs agree to the last bit.
+Windows are symmetric: the queries that attend to a key lie in the window around the key. So each program sums, for a
+tile of keys, over the queries around it. Without atomics, two runs agree to the last bit.
 
 Shapes: G groups, M keys of a group, S queries of a step, T rows and U columns of the tile of keys.
 """
@@ -19,13 +19,13 @@ def local_keys(
     grad_output, query, key, value, rel_row, rel_col, logsumexp, delta_in, grad_key, grad_value,
     y_b, y_c, y_h, y_w, q_b, q_c, q_h, q_w, k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, g_b, g_c, g_h, g_w,
     e_b, e_c, e_h, e_w, row_n, row_k, row_d, col_n, col_k, col_d,
-    batch, pictures, heads, height, width, tiles_x, scale,
+    batch, images, heads, height, width, tiles_x, scale,
     K: tl.constexpr, KP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, E: tl.constexpr, EP: tl.constexpr,
     CONTENT: tl.constexpr, RELATIVE: tl.constexpr,
     TH: tl.constexpr, TW: tl.constexpr, RS: tl.constexpr, CW: tl.constexpr, STEPS: tl.constexpr,
     GN: tl.constexpr, GT: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """dv = sum of w dy and dk = sum of ds q over the queries that see a key."""
+    """dv = sum of w dy and dk = sum of ds q over the queries that attend to a key."""
     G: tl.constexpr = GN * GT
     M: tl.constexpr = TH * TW
     S: tl.constexpr = RS * CW
@@ -41,22 +41,22 @@ def local_keys(
             rel_row, rel_col, head_G, heads, row_n, row_k, row_d, col_n, col_k, col_d, K, KP, D, DP
         )  # fmt: skip
 
-    for n in range(tl.minimum(pictures, batch - chunk * pictures)):
-        picture = (chunk * pictures + n).to(tl.int64)
-        v = load(value, k_row, k_col, k_in, picture, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
+    for n in range(tl.minimum(images, batch - chunk * images)):
+        image = (chunk * images + n).to(tl.int64)
+        v = load(value, k_row, k_col, k_in, image, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
         if CONTENT:
-            k = load(key, k_row, k_col, k_in, picture, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
-        lse_base = (picture * heads + head_G.to(tl.int64)) * height
+            k = load(key, k_row, k_col, k_in, image, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
+        lse_base = (image * heads + head_G.to(tl.int64)) * height
 
         dk = tl.zeros((G, M, DP), tl.float32)
         dv = tl.zeros((G, M, EP), tl.float32)
         for step in range(STEPS):
             q_row, q_col = pixels(top_G - HALF + step * RS, left_G - HALF, S, CW)
             q_in = inside(q_row, q_col, head_G, heads, height, width)
-            dy = load(grad_output, q_row, q_col, q_in, picture, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
-            q = load(query, q_row, q_col, q_in, picture, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
+            dy = load(grad_output, q_row, q_col, q_in, image, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
+            q = load(query, q_row, q_col, q_in, image, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
             at = (lse_base[:, None] + q_row) * width + q_col
-            lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # no query: weight 0
+            lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # outside the map: weight 0
             delta = tl.load(delta_in + at, mask=q_in, other=0.0) * scale
             product = tl.zeros((G, S, 2 * KP), tl.float32)
             if RELATIVE:
@@ -76,6 +76,6 @@ def local_keys(
                 grad_weights = dot(v, tl.permute(dy, (0, 2, 1)), None, PRECISION)
                 ds = weights * (grad_weights * scale - delta[:, None, :])
                 dk = dot(ds.to(q.dtype), q, dk, PRECISION)
-        store(grad_value, dv, k_row, k_col, k_in, picture, head_G, e_b, e_c, e_h, e_w, E, EP, WIDE)
+        store(grad_value, dv, k_row, k_col, k_in, image, head_G, e_b, e_c, e_h, e_w, E, EP, WIDE)
         if CONTENT:
-            store(grad_key, dk, k_row, k_col, k_in, picture, head_G, g_b, g_c, g_h, g_w, D, DP, WIDE)
+            store(grad_key, dk, k_row, k_col, k_in, image, head_G, g_b, g_c, g_h, g_w, D, DP, WIDE)

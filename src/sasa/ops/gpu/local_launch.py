@@ -1,4 +1,4 @@
-"""Local attention by Triton: the same functions as `eager.forward` and `eager.backward`, for CUDA tensors.
+"""Local attention in Triton: `eager.forward` and `eager.backward` for CUDA tensors.
 
 Shapes: B images, N heads, D query and key channels of a head, E value channels of a head, H x W the map, K the kernel
 size, O = 2 * KP offsets (KP a power of two), DP the channels padded to a power of two.
@@ -20,9 +20,9 @@ from sasa.ops.gpu.local_queries import local_queries
 from sasa.ops.gpu.tuning import Tiling, power_of_two, tiling
 from sasa.ops.precision import empty_map
 
-ARCHITECTURE = 90  # for CPU tensors: in the interpreter, and compiling without a GPU
-# About so many: enough to fill any GPU many times over, and each saves the indices, masks and embeddings of its tile
-# for many images. The order of sums depends on it, so it does not follow the GPU.
+ARCHITECTURE = 90  # assumed for CPU tensors: in the interpreter, and when compiling without a GPU
+# The approximate number: it fills any GPU many times over, and each program reuses the indices, masks and embeddings
+# of its tile for many images. It is the same for every GPU, because the order of sums depends on it.
 PROGRAMS = 4096
 
 
@@ -51,8 +51,8 @@ def backward(
     """Gradients for query, key, value, rel_row, rel_col (None where the input was None).
 
     Args:
-        call: what `forward` had and gave, and the output's gradient.
-        into: maps to write the gradients of query, key and value into; new ones without it.
+        call: inputs and log-sum-exp of `forward`, and the output's gradient.
+        into: maps to write the gradients of query, key and value into; None allocates new ones.
     """
     grad_output, (query, key, value, rel_row, rel_col), logsumexp, options = call
     kernel_size, num_heads, padding, scale = options
@@ -142,12 +142,12 @@ def _grid(cut: Tiling, query: Tensor, num_heads: int) -> Grid:
     batch, _, height, width = query.shape
     heads = -(-num_heads // cut.heads)
     rows, columns = -(-height // cut.tile[0]), -(-width // (cut.tile[1] * cut.across))
-    pictures = 1 if cut.single else max(1, batch * heads * rows * columns // PROGRAMS)
-    return Grid(heads, rows, columns, -(-batch // pictures))
+    images = 1 if cut.single else max(1, batch * heads * rows * columns // PROGRAMS)
+    return Grid(heads, rows, columns, -(-batch // images))
 
 
 def _constants(query, key, value, rel_row, kernel_size: int, num_heads: int) -> dict[str, Any]:
-    """What the kernels are compiled for."""
+    """Return the compile-time constants of the kernels."""
     head_dim, value_dim = query.shape[1] // num_heads, value.shape[1] // num_heads
     return {
         "K": kernel_size,
@@ -162,7 +162,7 @@ def _constants(query, key, value, rel_row, kernel_size: int, num_heads: int) -> 
 
 
 def _strides(*maps: Tensor | None) -> list[int]:
-    """Four strides a map, batch first; zeros for a map that is not there."""
+    """Return four strides for each map, batch first; zeros where the map is None."""
     return [stride for m in maps for stride in ((0, 0, 0, 0) if m is None else m.stride())]
 
 
@@ -171,14 +171,14 @@ def _rel_strides(*rels: Tensor | None) -> list[int]:
 
 
 def _narrow(rel_NKD: Tensor | None) -> Tensor | None:
-    """Embeddings for 32-bit offsets, which is all that the kernels have for them: a copy of a view that spans more."""
+    """Copy an embedding whose strides exceed the 32-bit offsets of the kernels; return any other unchanged."""
     if rel_NKD is None or sum(map(operator.mul, rel_NKD.shape, rel_NKD.stride())) < 2**31:
         return rel_NKD
     return rel_NKD.contiguous()
 
 
 def _is_wide(map_BCHW: Tensor | None) -> bool:
-    """Whether offsets within one image need 64 bits."""
+    """Return whether offsets within one image need 64 bits."""
     if map_BCHW is None:
         return False
     # Masked addresses reach beyond the map by a tile and a halo: twice the size leaves room for them.
@@ -187,6 +187,6 @@ def _is_wide(map_BCHW: Tensor | None) -> bool:
 
 
 def _dot_precision(query: Tensor) -> str:
-    """How tl.dot multiplies float32: as torch's own matrix product is allowed to. Half precision is exact anyway."""
-    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"  # whichever of torch's switches said so
+    """Return the float32 precision of tl.dot, that of torch's own matrix products. Half precision is exact anyway."""
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"  # whichever of torch's two settings was used
     return "tf32" if query.dtype == torch.float32 and allowed else "ieee"

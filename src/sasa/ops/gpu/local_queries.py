@@ -1,12 +1,12 @@
 """Backward of local attention by tiles of queries: delta, and the gradients of q and of the embeddings.
 
-With w the weights, found again from the log-sum-exp:
+With w the weights, recomputed from the log-sum-exp:
 
     dw = dy . v,  delta = sum over ab of w dw,  ds = scale * w (dw - delta),  dq = ds (k + r),  dr = sum of ds q
 
-delta is dy . y, but the output is not asked for: what follows may have changed it in place, as after a convolution.
-Where one step holds all keys of a tile, one walk does; else delta takes a walk of its own. (Folding delta into sums,
-dq = sum w dw k - delta sum w k, saves the walk and loses digits where dw hardly varies.)
+delta is dy . y, but y is not read: the next layer may have overwritten it in place, as after a convolution. If one step
+holds all keys of a tile, one pass over the keys is enough; otherwise delta takes a pass of its own. (Folding delta into
+sums, dq = sum w dw k - delta sum w k, saves that pass and loses digits where dw hardly varies.)
 
 Shapes: G groups, M queries, S keys of a step, R rows and C columns of it, O offsets (first rows, then columns).
 """
@@ -34,11 +34,11 @@ from sasa.ops.gpu.local_tile import (
 
 
 @triton.jit
-def among(sums_GMR, part, PARTS: tl.constexpr):
-    """(G, M, PARTS * R): zeros, but for the sums in their part.
+def pad_to_parts(sums_GMR, part, PARTS: tl.constexpr):
+    """(G, M, PARTS * R): zeros except for the sums, which are in part number `part`.
 
-    A step has few rows, and what gathers wants at least one number a thread: with fewer, Triton before 3.9 fails to
-    compile it. So the rows of all steps are gathered at once; that is also one gather in place of STEPS.
+    A step has few rows, and tl.gather needs at least one number for each thread: with fewer, Triton before 3.9 fails to
+    compile it. So the rows of all steps are gathered together, which also takes one gather instead of STEPS.
     """
     G: tl.constexpr = sums_GMR.shape[0]
     M: tl.constexpr = sums_GMR.shape[1]
@@ -52,14 +52,14 @@ def among(sums_GMR, part, PARTS: tl.constexpr):
 
 @triton.jit
 def offset_sums(grad_GMR, index_GMO, wanted_GMO):
-    """The adjoint of `picked`: grad[..., index], (G, M, O); zero where not wanted, and where the index is none of R."""
+    """The adjoint of `picked`: grad[..., index], (G, M, O); zero where not wanted, or the index is outside of R."""
     there = wanted_GMO & (index_GMO >= 0) & (index_GMO < grad_GMR.shape[2])
     return tl.where(there, tl.gather(grad_GMR, tl.where(there, index_GMO, 0), axis=2), 0.0)
 
 
 @triton.jit
 def weights_of_step(
-    step, q, dy, product, col_bias, key, value, picture, head_G, top_G, left_G, q_row,
+    step, q, dy, product, col_bias, key, value, image, head_G, top_G, left_G, q_row,
     k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, heads, height, width, log2_scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, E: tl.constexpr, EP: tl.constexpr,
     CONTENT: tl.constexpr, RELATIVE: tl.constexpr, MASKED: tl.constexpr, RS: tl.constexpr, CW: tl.constexpr,
@@ -70,12 +70,12 @@ def weights_of_step(
     first_G = top_G - HALF + step * RS
     k_row, k_col = pixels(first_G, left_G - HALF, RS * CW, CW)
     k_in = inside(k_row, k_col, head_G, heads, height, width)
-    v = load(value, k_row, k_col, k_in, picture, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
+    v = load(value, k_row, k_col, k_in, image, head_G, v_b, v_c, v_h, v_w, E, EP, WIDE)
     row = first_G[:, None, None] + tl.arange(0, RS)[None, None, :]
     row_seen = (row >= 0) & (row < height) if MASKED else row == row
     row_bias = picked(product, row - q_row[:, :, None] + HALF, row_seen, 0, K, RELATIVE)
     if CONTENT:
-        k = load(key, k_row, k_col, k_in, picture, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
+        k = load(key, k_row, k_col, k_in, image, head_G, k_b, k_c, k_h, k_w, D, DP, WIDE)
         logits = dot(q, tl.permute(k, (0, 2, 1)), None, PRECISION) * log2_scale
     else:
         k = v
@@ -102,7 +102,7 @@ def local_queries(
     grad_output, query, key, value, rel_row, rel_col, logsumexp, delta_out, grad_query, grad_rel,
     y_b, y_c, y_h, y_w, q_b, q_c, q_h, q_w, k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, g_b, g_c, g_h, g_w,
     row_n, row_k, row_d, col_n, col_k, col_d,
-    batch, pictures, heads, height, width, tiles_x, scale,
+    batch, images, heads, height, width, tiles_x, scale,
     K: tl.constexpr, KP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, E: tl.constexpr, EP: tl.constexpr,
     CONTENT: tl.constexpr, RELATIVE: tl.constexpr, MASKED: tl.constexpr,
     TH: tl.constexpr, TW: tl.constexpr, RS: tl.constexpr, CW: tl.constexpr, STEPS: tl.constexpr,
@@ -111,12 +111,12 @@ def local_queries(
 ):  # fmt: skip
     """delta (B, N, H, W), grad_query, and grad_rel (programs of a head, N, O, DP).
 
-    SINGLE: each program has one image, and nothing is kept in registers from one to the next.
+    SINGLE: each program has one image, and nothing is kept in registers across images.
     """
     G: tl.constexpr = GN * GT
     M: tl.constexpr = TH * TW
     HALF: tl.constexpr = K // 2
-    # At least 16 rows and 16 columns to gather from: one number for each thread, see `among`.
+    # At least 16 rows and 16 columns to gather from: one number for each thread, see `pad_to_parts`.
     ROW_PARTS: tl.constexpr = max(triton.next_power_of_2(STEPS), 16 // RS)
     COL_PARTS: tl.constexpr = max(1, 16 // CW)
     chunk, head_G, top_G, left_G = place(tl.program_id(0), heads, height, width, tiles_x, GN, GT, TH, TW)
@@ -126,7 +126,7 @@ def local_queries(
     column = left_G[:, None, None] - HALF + tl.arange(0, CW)[None, None, :]
     col_seen = (column >= 0) & (column < width) if MASKED else column == column
     offset = tl.arange(0, 2 * KP)[None, None, :] + 0 * q_row[:, :, None]
-    # Where the row a = i + offset lies among the rows of all steps; the same for columns.
+    # Index of the row a = i + offset within the rows of all steps; likewise for columns.
     row_index = offset + (q_row - top_G[:, None])[:, :, None]
     col_index = offset - KP + (q_col - left_G[:, None])[:, :, None]
     is_row, is_col = offset < K, (offset >= KP) & (offset < KP + K)
@@ -136,14 +136,14 @@ def local_queries(
         )  # fmt: skip
         dr = tl.zeros((G, 2 * KP, DP), tl.float32)
 
-    count = 1 if SINGLE else tl.minimum(pictures, batch - chunk * pictures)
-    # With all keys of a tile in one step or two no registers are left to keep what is the same for every image.
+    count = 1 if SINGLE else tl.minimum(images, batch - chunk * images)
+    # With one or two steps no registers are left for values that are the same for every image: do not hoist them.
     for n in tl.range(count, disable_licm=STEPS <= 2):
-        picture = (chunk * pictures + n).to(tl.int64)
-        q = load(query, q_row, q_col, q_in, picture, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
-        dy = load(grad_output, q_row, q_col, q_in, picture, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
-        at = (((picture * heads + head_G.to(tl.int64)) * height)[:, None] + q_row) * width + q_col
-        lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # no query: weight 0
+        image = (chunk * images + n).to(tl.int64)
+        q = load(query, q_row, q_col, q_in, image, head_G, q_b, q_c, q_h, q_w, D, DP, WIDE)
+        dy = load(grad_output, q_row, q_col, q_in, image, head_G, y_b, y_c, y_h, y_w, E, EP, WIDE)
+        at = (((image * heads + head_G.to(tl.int64)) * height)[:, None] + q_row) * width + q_col
+        lse = tl.load(logsumexp + at, mask=q_in, other=float("inf")) * LOG2E  # outside the map: weight 0
         product = tl.zeros((G, M, 2 * KP), tl.float32)
         if RELATIVE:
             product = times(q, r, PRECISION) * log2_scale
@@ -153,7 +153,7 @@ def local_queries(
         if STEPS > 1:
             for step in range(STEPS):
                 weights, grad_weights, k = weights_of_step(
-                    step, q, dy, product, col_bias, key, value, picture, head_G, top_G, left_G, q_row,
+                    step, q, dy, product, col_bias, key, value, image, head_G, top_G, left_G, q_row,
                     k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, heads, height, width, log2_scale,
                     K, D, DP, E, EP, CONTENT, RELATIVE, MASKED, RS, CW, PRECISION, WIDE,
                 )  # fmt: skip
@@ -164,7 +164,7 @@ def local_queries(
         row_sums = tl.zeros((G, M, ROW_PARTS * RS), tl.float32)
         for step in range(STEPS):
             weights, grad_weights, k = weights_of_step(
-                step, q, dy, product, col_bias, key, value, picture, head_G, top_G, left_G, q_row,
+                step, q, dy, product, col_bias, key, value, image, head_G, top_G, left_G, q_row,
                 k_b, k_c, k_h, k_w, v_b, v_c, v_h, v_w, heads, height, width, log2_scale,
                 K, D, DP, E, EP, CONTENT, RELATIVE, MASKED, RS, CW, PRECISION, WIDE,
             )  # fmt: skip
@@ -175,15 +175,15 @@ def local_queries(
                 dq = dot(ds.to(k.dtype), k, dq, PRECISION)
             if RELATIVE:
                 ds_rows = tl.reshape(ds, (G, M, RS, CW))
-                row_sums += among(tl.sum(ds_rows, 3), step, ROW_PARTS)
+                row_sums += pad_to_parts(tl.sum(ds_rows, 3), step, ROW_PARTS)
                 col_sums += tl.sum(ds_rows, 2)
         tl.store(delta_out + at, delta, mask=q_in)
         if RELATIVE:
             dproduct = offset_sums(row_sums, row_index, is_row)
-            dproduct += offset_sums(among(col_sums, 0, COL_PARTS), col_index, is_col)
+            dproduct += offset_sums(pad_to_parts(col_sums, 0, COL_PARTS), col_index, is_col)
             dproduct = dproduct.to(q.dtype)
             dq = dot(dproduct, r.to(q.dtype), dq, PRECISION)
             dr = dot(tl.permute(dproduct, (0, 2, 1)), q, dr, PRECISION)
-        store(grad_query, dq, q_row, q_col, q_in, picture, head_G, g_b, g_c, g_h, g_w, D, DP, WIDE)
+        store(grad_query, dq, q_row, q_col, q_in, image, head_G, g_b, g_c, g_h, g_w, D, DP, WIDE)
     if RELATIVE:
         store_part(grad_rel, dr, heads, GN, GT)

@@ -1,4 +1,4 @@
-"""What the local attention kernels share: where a tile lies, how its pixels are read and written, its bias.
+"""Functions shared by the local attention kernels: location of a tile, reading and writing its pixels, its bias.
 
 A program works on G groups (GN heads x GT tiles side by side) of one image, one warp each. A group is a tile of
 M = TH x TW = 16 queries, as many as one tensor-core product takes, and the S keys that they see: RS rows of CW columns
@@ -7,8 +7,8 @@ are real and 7 x 7 belong to each query: 38 %. An 8 x 8 tile with 14 rows of 16 
 logits (bias, exp, sums; about 7 instructions each), not the products, that takes the time at the small heads of early
 layers. Neighbouring groups share their halos through the L1 cache.
 
-What a query may see is a rectangle of rows and columns, in its window and in the map, so a mask is one bias for each
-row and one for each column (0 or -inf), and so are relative logits: bias = row_bias[q, a] + col_bias[q, b].
+The keys of a query form a rectangle, its window clipped to the map. So the mask is one bias for each row plus one for
+each column (0 or -inf), and relative logits have the same form: bias = row_bias[q, a] + col_bias[q, b].
 
 Shapes: G groups, M queries (or keys) of a group, S keys (or queries) of a step, R rows and C columns of a step,
 D channels padded to a power of two >= 16, O = 2 * KP offsets (first rows, then columns; KP a power of two >= K).
@@ -22,8 +22,8 @@ import triton.language as tl
 from sasa.ops.gpu import available
 
 INTERPRETED = tl.constexpr(available.INTERPRETED)
-# Arguments whose values do not make Triton compile a kernel again.
-SIZES = ["batch", "pictures", "heads", "height", "width", "tiles_x"]
+# Arguments that Triton must not specialise a kernel on: new values do not recompile it.
+SIZES = ["batch", "images", "heads", "height", "width", "tiles_x"]
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -53,18 +53,18 @@ def pixels(corner_top_G, corner_left_G, COUNT: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def inside(row, col, head_G, heads, height, width):
-    """Whether a pixel (G, X) is one of the map, and its head exists."""
+    """Return whether pixels (G, X) are inside the map and their head exists."""
     return (row >= 0) & (row < height) & (col >= 0) & (col < width) & (head_G < heads)[:, None]
 
 
 @triton.jit
 def addresses(
-    row, col, picture, head_G, stride_b, stride_c, stride_h, stride_w,
+    row, col, image, head_G, stride_b, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Offsets (G, X, PADDED) of the channels of a head at some pixels. WIDE: a image has 2**31 elements or more."""
+    """Offsets (G, X, PADDED) of the channels of a head at some pixels. WIDE: an image has 2**31 elements or more."""
     channel = tl.arange(0, PADDED)
-    base_G = picture * stride_b + head_G.to(tl.int64) * CHANNELS * stride_c
+    base_G = image * stride_b + head_G.to(tl.int64) * CHANNELS * stride_c
     if WIDE:
         row, col, channel = row.to(tl.int64), col.to(tl.int64), channel.to(tl.int64)
     within = (row * stride_h + col * stride_w)[:, :, None] + (channel * stride_c)[None, None, :]
@@ -73,22 +73,22 @@ def addresses(
 
 @triton.jit
 def load(
-    pointer, row, col, present, picture, head_G, stride_b, stride_c, stride_h, stride_w,
+    pointer, row, col, present, image, head_G, stride_b, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """(G, X, PADDED): the channels of a head at some pixels, zeros where not present."""
-    offsets = addresses(row, col, picture, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
+    offsets = addresses(row, col, image, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
     mask = present[:, :, None] & (tl.arange(0, PADDED) < CHANNELS)[None, None, :]
     return tl.load(pointer + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
 def store(
-    pointer, tile, row, col, present, picture, head_G, stride_b, stride_c, stride_h, stride_w,
+    pointer, tile, row, col, present, image, head_G, stride_b, stride_c, stride_h, stride_w,
     CHANNELS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The opposite of `load`."""
-    offsets = addresses(row, col, picture, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
+    """Write channels (G, X, PADDED) of a head at some pixels, where present: the inverse of `load`."""
+    offsets = addresses(row, col, image, head_G, stride_b, stride_c, stride_h, stride_w, CHANNELS, PADDED, WIDE)
     mask = present[:, :, None] & (tl.arange(0, PADDED) < CHANNELS)[None, None, :]
     tl.store(pointer + offsets, tile.to(pointer.dtype.element_ty), mask=mask)
 
@@ -113,7 +113,7 @@ def embeddings(
 @triton.jit
 def dot(left, right, total, PRECISION: tl.constexpr):
     """total + left . right, in float32; total may be None."""
-    if INTERPRETED:  # it multiplies the bits of bfloat16 numbers as if they were integers
+    if INTERPRETED:  # the interpreter multiplies the bits of bfloat16 numbers as if they were integers
         left, right = left.to(tl.float32), right.to(tl.float32)
     return tl.dot(left, right, total, input_precision=PRECISION)
 

@@ -1,8 +1,8 @@
-"""How a map is cut for the kernels of local attention: a rule for any kernel size, and a table of measured exceptions.
+"""Tile sizes for the kernels of local attention: a rule for any kernel size, and a table of measured exceptions.
 
-No autotuning: a user's first step compiles one variant of each kernel. TABLE holds what a measurement found better than
-the rule, by the arguments of `tiling`; it is empty. The rule was found by counting instructions of compiled kernels
-(benchmarks/README.md).
+There is no autotuning: a user's first step compiles one variant of each kernel. TABLE holds tilings that were measured
+to be faster than the rule's, by the arguments of `tiling`; it is empty. The rule comes from instruction counts of
+compiled kernels (benchmarks/README.md).
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ WIDE = ((4, 8), (2, 8), (1, 8))  # in float32, or of more than 64 channels
 
 @dataclass(frozen=True)
 class Tiling:
-    """One choice: see local_tile.py for the words."""
+    """Tile sizes of a kernel; local_tile.py explains the symbols."""
 
     tile: tuple[int, int]  # TH, TW: queries of a group
     columns: int  # CW, of keys
@@ -37,7 +37,7 @@ class Tiling:
     across: int  # GT, groups side by side
     num_warps: int
     num_stages: int
-    single: bool = False  # one image a program: what a loop over images carries along costs registers
+    single: bool = False  # one image a program: values kept across a loop over images cost registers
 
 
 TABLE: dict[tuple[str, int, int, int, int, bool], Tiling] = {}
@@ -75,16 +75,16 @@ def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architect
     )
     groups, warps = (WIDE if wide else APART if apart else TOGETHER)[_size(head_dim)]
     heads = 2 if head_dim <= 8 else 1  # two heads fill the 32 bytes that memory is read by
-    # Else no registers for it; and single elements are not fetched ahead.
+    # Otherwise there are no registers for it, and single elements are not prefetched.
     ahead = 2 if kernel == "forward" and head_dim <= 16 and itemsize == 2 and not apart else 1
-    single = kernel == "queries" and head_dim > 32  # whose maps are small: there is little to share
+    single = kernel == "queries" and head_dim > 32  # their maps are small: images have little to share
     return Tiling((QUERIES // width, width), columns, rows, steps, heads, groups // heads, warps, ahead, single)
 
 
 def _keys_at_once(kernel: str, head_dim: int, architecture: int, apart: bool) -> int:
-    """Keys of a step. What is kept of them shares the registers with the channels of a head: these hardly spill.
+    """Return the number of keys of a step, few enough that they and the channels of a head hardly spill registers.
 
-    Neither with Triton 3.6 nor with 3.9, whose compilers want different numbers of registers for the same kernel.
+    This holds for Triton 3.6 and 3.9, whose compilers need different numbers of registers for the same kernel.
     """
     if architecture >= 90:
         table = KEYS_AT_ONCE_APART if apart else KEYS_AT_ONCE

@@ -1,4 +1,4 @@
-"""Settings of `sasa train`: data, recipe, and where both are read from."""
+"""Settings of `sasa train`: data and recipe, and the files that they are read from."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -10,13 +10,13 @@ from sasa.training.settings import Config, RecipeConfig
 
 @dataclass
 class DataConfig:
-    """The images: where they are and how they are prepared.
+    """The images: their location and preprocessing.
 
     Args:
         source: "digits"; a directory of class directories, of parquet files, of WebDataset shards, or as torchvision
             stores CIFAR and MNIST; a parquet file.
         held_out: the fraction held out where the data has no split of its own.
-        limit: train on the first so many images of a seeded order, 0 for all.
+        limit: train on this many images, the first of a seeded order; 0 for all.
         image_size: side of the square that the network sees, in pixels.
         channels: 3 (RGB) or 1 (gray).
         mean, std: of each channel, for pixels 0 to 1.
@@ -51,11 +51,11 @@ class DataConfig:
     workers: int = 2
 
     def preprocessing(self) -> Preprocessing:
-        """Return the part that evaluation and prediction need as well."""
+        """Return the preprocessing, which evaluation and prediction share."""
         return Preprocessing(self.image_size, self.channels, tuple(self.mean), tuple(self.std), self.crop_fraction)
 
     def augmentation(self) -> Augmentation:
-        """Return the part for training alone."""
+        """Return the augmentation, which only training uses."""
         return Augmentation(self.crop, self.crop_padding, self.crop_scale, self.flip, self.auto_augment, self.erasing)
 
 
@@ -85,13 +85,13 @@ class TrainConfig(Config):
     recipe: ClassificationRecipe = field(default_factory=ClassificationRecipe)
 
     def check(self) -> None:
-        """Refuse values that no run can have."""
+        """Check the values of all settings."""
         super().check()
         if self.data.limit < 0:
             raise UsageError(f"data.limit must be at least 0, got {self.data.limit}")
 
     def without_images_in_memory(self) -> Self:
-        """Return a copy that reads images when their turn comes, where only a few of them are needed."""
+        """Return a copy that reads images on demand, for uses that need only a few of them."""
         changed = super().without_images_in_memory()
         changed.data.in_memory = False
         return changed

@@ -67,7 +67,7 @@ def score_batches(
     channels_last: bool = False,
     sum_over_processes: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Score:
-    """Score a model in eval mode; afterwards it is in the mode it was in.
+    """Score a model in eval mode; its previous mode is restored.
 
     Args:
         model: (B, channels, H, W) -> logits (B, num_classes).
@@ -153,7 +153,7 @@ class ClassificationEvaluation:
 
 
 def _to_json(row: ClassScore | Confusion) -> dict[str, Any]:
-    """Return the row as JSON holds it, where the number of images has always been called "pictures"."""
+    """Convert the row for JSON, where the number of images has the key "pictures" for compatibility."""
     return {"pictures" if name == "images" else name: value for name, value in asdict(row).items()}
 
 
@@ -163,8 +163,8 @@ def evaluate(predictor: Predictor, name: str, options: EvaluationOptions | None 
     Args:
         predictor: the network.
         name: the directory that it came from, or hf:OWNER/NAME.
-        options: `split` is not used: the held-out images are always the data's own validation or test images, or else
-            drawn as the run drew them, so that none is a training image of the run.
+        options: `split` is not used: the held-out images are the data's own validation or test images, or else drawn
+            with the run's seed, so that none is a training image of the run.
 
     Raises:
         SasaError: no data given, and the directory is not a run.

@@ -1,4 +1,4 @@
-"""A trained classifier: predicts images, and shows what its attention layers attend to."""
+"""A trained classifier: predict the classes of images, and draw the attention of its layers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from sasa.draw.attention import (
 from sasa.models import ResNet
 from sasa.tasks.trained import TrainedNetwork
 
-GRID = 14  # the busiest pixel of an image is looked for among so many rows and columns
+GRID = 14  # rows and columns of the grid in which the busiest pixels of an image are chosen
 SHOWN_PIXELS = 3  # busiest pixels that are drawn by default
 
 
@@ -80,7 +80,7 @@ class Predictor(TrainedNetwork):
         pixels: list[tuple[int, int]] | None = None,
         heads: Sequence[int] = (),
     ) -> str:
-        """Draw what the heads of one layer attend to; return the layer's name.
+        """Draw the attention of one layer's heads; return the layer's name.
 
         Args:
             image: of any size.
@@ -113,7 +113,7 @@ class Predictor(TrainedNetwork):
         pixel: tuple[int, int] | None = None,
         heads: Sequence[int] = (),
     ) -> list[str]:
-        """Draw what several layers attend to from one pixel, a row for each layer; return their names.
+        """Draw the attention of several layers for one pixel, a row for each layer; return their names.
 
         Args:
             image: of any size.
@@ -146,7 +146,7 @@ class Predictor(TrainedNetwork):
         return self.preprocessing.place(*pixel, image.height, image.width)
 
     def _busiest(self, tensor: torch.Tensor) -> tuple[float, float]:
-        """Return (down, across), 0 to 1, of the busiest place."""
+        """Return (down, across), fractions 0 to 1, of the busiest pixel."""
         side = min(GRID, tensor.shape[1])
         ((row, column),) = busiest_pixels(tensor, side, side, 1, 1)
         return (row + 0.5) / side, (column + 0.5) / side

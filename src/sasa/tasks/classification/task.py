@@ -39,7 +39,7 @@ class Classification(BaseTask):
         splits: (training images, held-out images), in place of the config's data.
 
     Raises:
-        DataError, ArgumentError: what is wrong with the data or the network's options.
+        DataError, ArgumentError: invalid data or options of the network.
     """
 
     def __init__(self, config: TrainConfig, fabric: Any, splits: tuple[Source, Source] | None = None) -> None:
@@ -54,7 +54,7 @@ class Classification(BaseTask):
         self._memory: dict[int, InMemoryImages] = {}
         self._directory = directory_of(config.data.source)
         check_on_bad_image(config.data.on_bad_image)
-        augmentation = config.data.augmentation()  # now, so that an error in it is raised before anything is written
+        augmentation = config.data.augmentation()  # here, so that errors in it come before any file is written
         if config.data.in_memory:
             self._in_memory(self.train, augmentation)
 
@@ -174,7 +174,7 @@ def draw_held_out(predictor: Predictor, source: Source, shown: list[int], direct
 
 
 def open_training_data(config: TrainConfig) -> tuple[Source, Source]:
-    """Open the training and held-out images; with data.limit, the first so many of a seeded order."""
+    """Open the training and held-out images; with data.limit, only the first of a seeded order."""
     data, seed = config.data, config.run.seed
     train, held_out = open_splits(data.source, data.held_out, seed)
     if data.limit and data.limit < len(train):

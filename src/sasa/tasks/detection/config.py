@@ -1,4 +1,4 @@
-"""Settings of `sasa detect train`: data, recipe, and where both are read from."""
+"""Settings of `sasa detect train`: data and recipe, and the files that they are read from."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -10,7 +10,7 @@ from sasa.training.settings import Config, RecipeConfig
 
 @dataclass
 class DetectionData:
-    """The images: where they are and how they are prepared.
+    """The images: their location and preprocessing.
 
     Args:
         source: a directory with COCO's or Roboflow's JSON or Pascal VOC's XML, or a COCO JSON file.
@@ -39,11 +39,11 @@ class DetectionData:
     workers: int = 2
 
     def preprocessing(self) -> DetectionPreprocessing:
-        """Return the part that evaluation and prediction need as well."""
+        """Return the preprocessing, which evaluation and prediction share."""
         return DetectionPreprocessing(self.image_size, tuple(self.mean), tuple(self.std))
 
     def augmentation(self) -> DetectionAugmentation:
-        """Return the part for training alone."""
+        """Return the augmentation, which only training uses."""
         return DetectionAugmentation(self.jitter_min, self.jitter_max, self.flip, self.vertical_flip, self.colour)
 
 
@@ -74,7 +74,7 @@ class DetectionConfig(Config):
     recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
 
     def check(self) -> None:
-        """Refuse values that no run can have."""
+        """Check the values of all settings."""
         super().check()
         if self.recipe.box_weight < 0:
             raise UsageError(f"recipe.box_weight must be at least 0, got {self.recipe.box_weight}")

@@ -119,7 +119,7 @@ def find_all(
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """Find boxes in the images of a source; return COCO's results, and the indices of images that could not be read.
 
-    The model is in eval mode meanwhile, and afterwards in the mode it was in.
+    The model is set to eval mode; its previous mode is restored.
     """
     training = model.training
     model.eval()

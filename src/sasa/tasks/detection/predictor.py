@@ -49,7 +49,7 @@ class Detector(TrainedNetwork):
         return DetectionPreprocessing(int(values["image_size"]), tuple(values["mean"]), tuple(values["std"]))
 
     def prepare(self, image: Image.Image) -> tuple[Tensor, Size]:
-        """Return the resized image (3, height, width), normalised, and the size that it had."""
+        """Return the resized image (3, height, width), normalised, and the image's original size (height, width)."""
         return self.preprocessing.evaluation(image), (image.height, image.width)
 
     def answers(
@@ -57,8 +57,8 @@ class Detector(TrainedNetwork):
     ) -> list[Detected]:
         """Return the boxes of each image that `options` (SCORED) selects.
 
-        Padding changes what a network says near an image's border, so images go through the network together only if
-        they are padded to the same size as alone: the answer does not depend on the other images.
+        Padding changes the output near an image's border, so images share a batch only if each is padded to the same
+        size as it would be alone: the boxes of an image do not depend on the other images.
         """
         groups: dict[Size, list[int]] = {}
         for place, (tensor, _) in enumerate(prepared):

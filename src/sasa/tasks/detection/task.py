@@ -43,7 +43,7 @@ class Detection(BaseTask):
         splits: (training images, held-out images), in place of the config's data.
 
     Raises:
-        DataError, ArgumentError: what is wrong with the data or the network's options.
+        DataError, ArgumentError: invalid data or options of the network.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Detection(BaseTask):
     ) -> None:
         data = config.data
         check_on_bad_image(data.on_bad_image)
-        data.preprocessing()  # these two now, so that an error in them is raised before anything is written
+        data.preprocessing()  # both here, so that errors in them come before any file is written
         data.augmentation()
         train, held_out = splits or open_detection_splits(data.source, data.held_out, config.run.seed)
         check_boxes(data.source, train, "training")
@@ -187,7 +187,7 @@ def first_problems(problems: list[str]) -> str:
 
 
 def make_detector(config: DetectionConfig, num_classes: int) -> RetinaNet:
-    """Make the config's network for the data's classes, with seeded weights; its backbone from a run if one is named.
+    """Make the config's network for the data's classes, seeded; the backbone starts from `recipe.backbone` if set.
 
     Raises:
         UsageError: the model is not a detector, or has another number of classes.
