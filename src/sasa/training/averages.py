@@ -1,8 +1,8 @@
 """Averages over the steps of a run: of the weights, and of batch norm's statistics.
 
-The paper averages both with a decay of 0.9999 a step, over 130 epochs of ImageNet in batches of 4,096. Such an average
-looks back over about 10,000 of 39,035 steps, a quarter of the run. "auto" takes the same share of any run, so that
-short runs do not end with an average of their beginning.
+The paper averages both with a decay of 0.9999 a step, over 130 epochs of ImageNet: about the last 10,000 of 39,035
+steps. A quarter of a short run is its beginning, and such an average cost up to 4 points; "auto" covers the last
+twentieth, which was never worse than the weights of the last step (docs/choices.md has the measurements).
 
 torch.optim.swa_utils is not used. `AveragedModel` gives the same bits with the decay below, but averages a deep copy of
 the network: the compiled or distributed model could not be scored with the averaged weights, and batch norm's buffers
@@ -17,22 +17,24 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-PAPER_DECAY = 0.9999
-PAPER_STEPS = 130 * (1_281_167 * 96 // 100) // 4096  # 4 % of ImageNet's training images were held out
+AUTO_SHARE = 0.05  # of a run's steps
+LEAST_STEPS = 10  # that batch norm's statistics cover with "auto", as with torch's own momentum of 0.1
 
 
 def decay_of(value: float | str, steps: int) -> float:
-    """Return the decay a step: `value` itself, or for "auto" the paper's scaled to a run of `steps` steps."""
-    if isinstance(value, str):
-        window = steps / PAPER_STEPS / (1 - PAPER_DECAY)
-        return 1 - 1 / max(window, 1.0)
-    return value
+    """Return the decay of the weights' average: `value`, or for "auto" that over a share of the run's `steps`."""
+    return 1 - 1 / max(AUTO_SHARE * steps, 1.0) if isinstance(value, str) else value
+
+
+def momentum_of(value: float | str, steps: int) -> float:
+    """Return batch norm's momentum: `value`, or for "auto" that over as many of the run's `steps` as the weights."""
+    return 1 / max(AUTO_SHARE * steps, LEAST_STEPS) if isinstance(value, str) else value
 
 
 def warmed_up(decay: float, step: int) -> float:
     """Return the decay at `step`, reduced at first so that the average covers at most half of the steps so far.
 
-    (The usual warm-up, (1 + step) / (10 + step), would cover a ninth of them, and never reach "auto".)
+    (The usual warm-up, (1 + step) / (10 + step), would cover a ninth of them.)
     """
     return min(decay, step / (step + 2))
 
@@ -40,8 +42,8 @@ def warmed_up(decay: float, step: int) -> float:
 class WeightAverage:
     """Exponential moving average of a network's parameters.
 
-    Batch norm's running statistics are not averaged here: they are averages already, by "auto" over the same steps, and
-    averaged twice they would lag behind the weights.
+    Batch norm's running statistics are not averaged here: they are averages already, with "auto" over the same steps,
+    and averaged twice they would lag behind the weights.
 
     Args:
         network: its parameters are read in place at each update.

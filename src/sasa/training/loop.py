@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from sasa.data.random_numbers import mix
 from sasa.errors import DivergedError
 from sasa.training import same_data
-from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of
+from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of, momentum_of
 from sasa.training.optim import make_optimizer, schedule
 from sasa.training.processes import max_over_processes, union_over_processes
 from sasa.training.reports import Reports
 from sasa.training.run_directory import RunDirectory
 from sasa.training.settings import Config
 from sasa.training.signals import StoppedError, StopRequest
+from sasa.training.symptoms import symptoms
 from sasa.training.task import Scored, Task
 
 MOST_NAMED = 3  # images in the message about a batch; diverged.json lists all of them
@@ -55,6 +56,7 @@ class Trainer:
     step: int = 0
     totals: Totals = field(default_factory=Totals)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    warnings: dict[str, str] = field(default_factory=dict)  # sentences by kind, each given once
     best: list[float] | None = None
     scored: Scored | None = None  # at the current step
     seen: list[str] = field(default_factory=list)  # names of the last step's images
@@ -66,10 +68,7 @@ class Trainer:
         model: Any = torch.compile(network) if config.run.compile else network
         model, optimizer = fabric.setup(model, make_optimizer(network, recipe))
         average = WeightAverage(network, decay_of(recipe.ema_decay, task.steps))
-        momentum = recipe.batch_norm_momentum
-        statistics = BatchNormAverages(
-            network, 1 - decay_of(momentum, task.steps) if isinstance(momentum, str) else momentum
-        )
+        statistics = BatchNormAverages(network, momentum_of(recipe.batch_norm_momentum, task.steps))
         return cls(config, fabric, task, model, optimizer, average, statistics)
 
     @cached_property
@@ -174,9 +173,13 @@ class Trainer:
         )
 
     def end_epoch(self, directory: RunDirectory, reports: Reports) -> None:
-        """Score the held-out images, add a row to metrics.csv, and save the weights if they are the best so far."""
+        """Score the held-out images, add a row to metrics.csv, and save the weights if they are the best so far.
+
+        The averaged weights, which the run keeps, give the columns "held_out_..."; those of the last step, "last_...".
+        """
         means, seconds = self._sums_over_processes(), self.totals.seconds
         count = means.pop("count")
+        last = self.task.score(self.model).row() if self.average.decay else {}
         with self.average.in_place():
             score = self.task.score(self.model)
             if self.best is None or score.quality > tuple(self.best):
@@ -191,11 +194,16 @@ class Trainer:
                 "learning_rate": round(self.optimizer.param_groups[0]["lr"], 8),
                 **{f"train_{name}": round(value / max(1, count), 6) for name, value in means.items()},
                 **score.row(),
+                **{f"last_{name.removeprefix('held_out_')}": value for name, value in last.items()},
                 "images_per_second": round(count / seconds, 1),
             }
         )
         self.scored, self.totals = score, Totals()
         reports.epoch(self.rows)
+        for kind, sentence in symptoms(self.rows, self.config.recipe).items():
+            if kind not in self.warnings:
+                self.warnings[kind] = sentence
+                reports.warn(sentence)
 
     def _sums_over_processes(self) -> dict[str, float]:
         """Return the totals over all processes, "count" included."""
@@ -229,6 +237,7 @@ class Trainer:
             "precision": self.fabric.strategy.precision.state_dict(),
             "totals": {"sums": sums, "count": count, "seconds": self.totals.seconds},
             "rows": self.rows,
+            "warnings": self.warnings,
             "best": self.best,
             "skipped": union_over_processes(self.fabric, self.task.skipped),
             "threads": torch.get_num_threads(),
@@ -249,4 +258,5 @@ class Trainer:
         if self.fabric.is_global_zero:  # on one process only: they are summed over processes later
             self.totals.sums, self.totals.count = Counter(totals["sums"]), totals["count"]
         self.rows, self.best = state["rows"], state["best"]
+        self.warnings = state.get("warnings", {})
         self.task.skipped.update(state["skipped"])

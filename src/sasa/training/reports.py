@@ -37,7 +37,8 @@ class Reports:
     ) -> None:
         self.directory = directory
         self.log = None if silent else StepLog(directory.path, step, run.log_steps, run.tensorboard)
-        self.parts = [part for part in (progress, self.log) if part and not silent]
+        self.progress = None if silent else progress
+        self.parts = [part for part in (self.progress, self.log) if part]
 
     def step(self, step: int, learning_rate: float, loss: float, images_per_second: float) -> None:
         """Report a step of the optimizer."""
@@ -50,6 +51,11 @@ class Reports:
             part.epoch(rows[-1])
         if self.log:
             self.directory.write_metrics(rows)
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning about the run."""
+        if self.progress:
+            self.progress.warn(sentence)
 
     def flush(self) -> None:
         """Write the logs to the disk."""
@@ -110,6 +116,10 @@ class Progress:
         """Print one line of metrics."""
         figures = "  ".join(f"{heading} {_figures(row, prefix)}" for heading, prefix in PREFIXES.items())
         self._print(f"epoch {row['epoch']:3d}  {figures}")
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning between two epochs."""
+        self._print(f"warning: {sentence}")
 
     def close(self) -> None:
         """Remove the bar."""

@@ -55,8 +55,8 @@ class RunDirectory:
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.csv: one row an epoch. This drops the epochs that a resumed run will repeat."""
-        if rows:
-            self.write_text("metrics.csv", to_csv(list(rows[0]), rows))
+        if rows:  # those of a run that an earlier version began have fewer columns
+            self.write_text("metrics.csv", to_csv(list(rows[-1]), rows))
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint of tensors and plain values, which opens with weights_only=True, and keep the one before.

@@ -36,9 +36,9 @@ class RecipeConfig:
         warmup_epochs: epochs in which the learning rate rises from zero.
         clip_grad_norm: largest norm of the gradient, 0 for no limit.
         ema_decay: decay of the moving average of the weights, which is scored and saved: a number, 0 for none, or
-            "auto": the paper's 0.9999 scaled to the length of the run (see `sasa.training.averages`).
+            "auto": over the last twentieth of the run (see `sasa.training.averages`).
         batch_norm_momentum: share of a step in batch norm's running statistics (torch's default is 0.1), or
-            "auto": the paper's 1 - 0.9999, scaled likewise.
+            "auto": over as many steps as the weights, at least ten.
     """
 
     epochs: int = 90

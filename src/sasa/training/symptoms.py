@@ -1,0 +1,95 @@
+"""Signs in metrics.csv that a run is going wrong, each with what to change."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sasa.training.settings import RecipeConfig
+
+Rows = Sequence[dict[str, Any]]
+
+ACCURACIES = ("top1", "map50")  # columns that are shares of 1
+OVERFIT, BEHIND = 0.3, 0.03  # differences of such shares, in two successive epochs
+PATIENCE_EPOCHS, PATIENCE_STEPS = 3, 50  # after the warm-up, for a loss that does not fall
+FELL = 0.97  # of the first epoch's loss; with few images an epoch's loss varies by one or two percent
+ROSE = 1.5  # times the first epoch's loss
+
+
+def symptoms(rows: Rows, recipe: RecipeConfig) -> dict[str, str]:
+    """Return warnings about the last epoch, by kind; empty for a run that looks sound.
+
+    Args:
+        rows: of metrics.csv, at least one; columns that a task does not have are not looked at.
+        recipe: of the run.
+    """
+    found = {
+        "overfit": overfitting(rows),
+        "average": average_behind(rows, recipe),
+        "constant": constant_loss(rows, recipe),
+        "diverging": diverging(rows, recipe),
+    }
+    return {kind: sentence for kind, sentence in found.items() if sentence}
+
+
+def overfitting(rows: Rows) -> str | None:
+    """Compare accuracy on the training set with that on held-out images."""
+    gaps = [row["train_top1"] - _held_out(row, "top1") for row in rows[-2:] if "train_top1" in row]
+    if len(gaps) < 2 or min(gaps) < OVERFIT:
+        return None
+    row = rows[-1]
+    return (
+        f"{row['train_top1']:.0%} of the training images are classified correctly, but only "
+        f"{_held_out(row, 'top1'):.0%} of the held-out ones (epoch {row['epoch']}): if they should be alike, compare "
+        "them with `sasa data`; otherwise use more images, more augmentation (data.auto_augment, data.erasing) or a "
+        "smaller network (model.width)"
+    )
+
+
+def average_behind(rows: Rows, recipe: RecipeConfig) -> str | None:
+    """Compare averaged weights with those of the last step, in the second half of the run."""
+    if len(rows) < 2 or 2 * rows[-2]["epoch"] < recipe.epochs:
+        return None
+    for name in ACCURACIES:
+        pairs = [(row.get(f"held_out_{name}"), row.get(f"last_{name}")) for row in rows[-2:]]
+        if all(average is not None and last is not None and last - average > BEHIND for average, last in pairs):
+            average, last = pairs[-1]
+            return (
+                f"the averaged weights reach {average:.1%}, those of the last step {last:.1%} (epoch "
+                f"{rows[-1]['epoch']}): the average is too long for this run; set recipe.ema_decay and "
+                f"recipe.batch_norm_momentum to auto (they are {recipe.ema_decay} and {recipe.batch_norm_momentum})"
+            )
+    return None
+
+
+def constant_loss(rows: Rows, recipe: RecipeConfig) -> str | None:
+    """Look for a training loss that has not fallen since the first epoch."""
+    first, last = rows[0], rows[-1]
+    waited = last["epoch"] - max(first["epoch"], recipe.warmup_epochs)
+    if waited < PATIENCE_EPOCHS or last["step"] - first["step"] < PATIENCE_STEPS or last.get("train_top1", 0) > 0.5:
+        return None
+    if last["train_loss"] < FELL * first["train_loss"]:
+        return None
+    return (
+        f"the training loss has not fallen in {last['epoch']} epochs ({first['train_loss']:.4g}, now "
+        f"{last['train_loss']:.4g}): try recipe.learning_rate ten times higher or lower (it is {recipe.learning_rate:g})"
+    )
+
+
+def diverging(rows: Rows, recipe: RecipeConfig) -> str | None:
+    """Look for losses far above where they began, or that are not finite."""
+    row, first = rows[-1], rows[0]["train_loss"]
+    losses = {"training": row["train_loss"], "held-out": row.get("last_loss", row.get("held_out_loss", 0.0))}
+    limits = {"training": ROSE * first, "held-out": 10 * max(first, row["train_loss"])}
+    for name, loss in losses.items():
+        if not math.isfinite(loss) or loss > limits[name]:
+            return (
+                f"the {name} loss is {loss:.4g} after epoch {row['epoch']}, and training began at {first:.4g}: the run "
+                f"is close to diverging; lower recipe.learning_rate (it is {recipe.learning_rate:g}) or set "
+                "recipe.clip_grad_norm=1"
+            )
+    return None
+
+
+def _held_out(row: dict[str, Any], name: str) -> float:
+    """Return the better of averaged and last weights: an average that lags is not overfitting."""
+    return max(row[f"held_out_{name}"], row.get(f"last_{name}", 0.0))
