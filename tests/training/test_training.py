@@ -97,3 +97,20 @@ def test_dry_run_writes_nothing(tmp_path, monkeypatch):
 def test_a_wrong_number_of_classes_is_an_error():
     with pytest.raises(UsageError, match=r"model\.num_classes is 7, but the data has 10 classes"):
         start(tiny(("model.num_classes", 7)))
+
+
+def test_epochs_of_an_earlier_version_have_fewer_columns(tmp_path):
+    RunDirectory(tmp_path).write_metrics([{"epoch": 1, "step": 8}, {"epoch": 2, "step": 16, "last_loss": 0.5}])
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,step,last_loss", "1,8,", "2,16,0.5"]
+
+
+def test_both_kinds_of_weights_are_scored_while_they_differ(tmp_path, finished):
+    path, summary = finished
+    rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
+    assert summary["weights"] == "averaged"
+    assert summary["last_top1"] == float(rows[-1]["last_top1"])
+    assert summary["last_loss"] != summary["held_out_loss"] == float(rows[-1]["held_out_loss"])
+    plain = train(tiny(("recipe.ema_decay", 0.0), ("recipe.epochs", 1)), tmp_path / "plain")
+    assert plain
+    assert plain["weights"] == "last step"
+    assert not [name for name in plain if name.startswith("last_")]

@@ -152,7 +152,7 @@ class Classification(BaseTask):
 
 def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
     """Make the curves of metrics.csv: loss and accuracy on the training set and the held-out images."""
-    prefixes = {"training": "train", "held out": "held_out"}
+    prefixes = {"training": "train", "held out": "held_out", "held out, weights of the last step": "last"}
     losses = {label: points(rows, f"{prefix}_loss") for label, prefix in prefixes.items()}
     accuracies = {label: points(rows, f"{prefix}_top1", 100) for label, prefix in prefixes.items()}
     return [Panel("cross-entropy", losses, logarithmic=True), Panel("top-1 accuracy, %", accuracies)]

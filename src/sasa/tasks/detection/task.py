@@ -160,7 +160,7 @@ class Detection(BaseTask):
 def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
     """Make the curves of metrics.csv: training loss with its parts, and average precision."""
     parts = {"sum": "train_loss", "classification": "train_classification", "boxes": "train_box"}
-    precisions = {"IoU 0.5 to 0.95": "held_out_map", "IoU 0.5": "held_out_map50"}
+    precisions = {"IoU 0.5 to 0.95": "held_out_map", "IoU 0.5": "held_out_map50", "IoU 0.5, last step": "last_map50"}
     return [
         Panel("training loss", {label: points(rows, c) for label, c in parts.items()}, logarithmic=True),
         Panel("average precision, held out, %", {label: points(rows, c, 100) for label, c in precisions.items()}),
