@@ -3,67 +3,48 @@
     python -m benchmarks.training.demo accuracy --seeds 0 1 2 --set model.width=0.75 recipe.epochs=20
     python -m benchmarks.training.demo speed --threads 1 --set model.width=0.75 model.num_heads=4
 
-`accuracy` splits a validation set off the training set of each seed, trains once on the rest, and scores the final
-weights and weight averages of several lengths. The held-out images are not used. `speed` times the untrained network
+`accuracy` splits a validation set off the training set of each seed, trains on the rest, and scores the weights that a
+run would keep. The held-out images are not used. `speed` times the untrained network
 beside its convolutional twin.
 """
 
 import argparse
-import contextlib
 import statistics
-
-import torch
 
 from sasa.data.classification import split
 from sasa.speed import ratios, spread, torch_threads
 from sasa.speed.pair import OURS, PASSES, TWIN, pair_of_config
 from sasa.tasks.classification.config import TrainConfig, resolve
 from sasa.tasks.classification.task import Classification, open_training_data
-from sasa.training.averages import WeightAverage, warmed_up
 from sasa.training.loop import Trainer
 from sasa.training.processes import make_fabric
 from sasa.training.settings import parse_setting
 
-DECAYS = (0.0, 0.9, 0.95, 0.98)  # 0: final weights, and batch norm with torch's default momentum of 0.1
 ROUNDS, SECONDS = 40, 1.5
 
 
-def validation_errors(config: TrainConfig) -> tuple[int, dict[float, int]]:
-    """Train once; return the number of validation images, and the errors of each average by its decay."""
+def validation_errors(config: TrainConfig) -> tuple[int, int]:
+    """Train once; return the errors of the final weights, and the number of validation images."""
     train, _ = open_training_data(config)
     fabric = make_fabric(config.run)
     task = Classification(config, fabric, split(train, config.data.held_out, 1000 + config.run.seed))
     trainer = Trainer.start(config, fabric, task)
-    weights = {decay: WeightAverage(task.network, decay) for decay in DECAYS}
-    norms = {decay: [tensor.clone() for tensor in trainer.statistics.averages] for decay in DECAYS}
-    parts = task.batches(0)
+    batches = task.batches(0)
     trainer.model.train()
-    for step in range(task.steps):
-        # With momentum 1 the running statistics are those of the last batch; the averages are kept here.
-        trainer.statistics.momentum = 1.0
-        trainer.train_step(parts, None)
-        for decay in DECAYS:
-            weights[decay].update(step)
-            part = 1 - warmed_up(decay or 0.9, step)
-            torch._foreach_lerp_(norms[decay], trainer.statistics.running, part)
-    errors = {}
-    for decay in DECAYS:
-        torch._foreach_copy_(trainer.statistics.running, norms[decay])
-        with weights[decay].in_place() if decay else contextlib.nullcontext():
-            score = task.score(trainer.model)
-            errors[decay] = round((1 - score.top1) * score.count)
-    return len(task.held_out), errors
+    while trainer.step < task.steps:
+        trainer.train_step(batches)
+    trainer.average.finish()
+    score = task.score(trainer.model)
+    return round((1 - score.top1) * score.count), score.count
 
 
 def accuracy(changes: list[tuple[str, object]], seeds: list[int]) -> None:
-    """Print errors by seed, and mean accuracy by average."""
+    """Print errors by seed, and the mean accuracy."""
     found = []
     for seed in seeds:
         found.append(validation_errors(resolve("digits", [*changes, ("run.seed", seed)])))
-        print(f"seed {seed}: {found[-1][1]} of {found[-1][0]} wrong", flush=True)
-    for decay in DECAYS:
-        mean = statistics.fmean(1 - errors[decay] / count for count, errors in found)
-        print(f"average {decay}: {100 * mean:.2f} %")
+        print(f"seed {seed}: {found[-1][0]} of {found[-1][1]} wrong", flush=True)
+    print(f"mean {100 * statistics.fmean(1 - errors / count for errors, count in found):.2f} %")
 
 
 def speed(changes: list[tuple[str, object]]) -> None:
