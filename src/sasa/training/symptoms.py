@@ -71,7 +71,8 @@ def constant_loss(rows: Rows, recipe: RecipeConfig) -> str | None:
         return None
     return (
         f"the training loss has not fallen in {last['epoch']} epochs ({first['train_loss']:.4g}, now "
-        f"{last['train_loss']:.4g}): try recipe.learning_rate ten times higher or lower (it is {recipe.learning_rate:g})"
+        f"{last['train_loss']:.4g}): try recipe.learning_rate ten times higher or lower (it is "
+        f"{recipe.learning_rate:g})"
     )
 
 
