@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sasa.data.classification import Subset, open_splits
 from sasa.data.sampler import epoch_order
 from sasa.reproduce.plan import Plan
+from sasa.tasks.classification.config import resolve
 from sasa.tasks.classification.task import Classification
 from sasa.training.averages import BatchNormAverages, WeightAverage, warmed_up
 from sasa.training.loop import Trainer
@@ -115,11 +116,15 @@ def scores(trainer: Trainer) -> dict[str, tuple[float, float]]:
 
 
 def config_of(arguments: argparse.Namespace, epochs: int, seed: int) -> Config:
-    """Return the config of a row of the small Table 1, for so many epochs."""
+    """Return the config of a recipe or of a row of the small Table 1, for so many epochs."""
+    changes = [parse_setting(text) for text in arguments.set]
+    if arguments.recipe:
+        own = [("data.source", arguments.data), ("recipe.epochs", epochs), ("run.seed", seed)]
+        return resolve(arguments.recipe, [*own, *changes])
     plan = Plan("1", "digits" if arguments.data == "digits" else "cifar10", "small", epochs=epochs)
     row = next(row for row in plan.rows if row.name == arguments.row)
     config = plan.config(row, seed, arguments.data, "cpu")
-    for key, value in map(parse_setting, arguments.set):
+    for key, value in changes:
         config.set(key, value)
     return config
 
@@ -138,10 +143,11 @@ def run(config: Config, images: int, held_out: int) -> dict[str, tuple[float, fl
 def main() -> None:
     """Run what is missing in the output, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="digits, or the directory of CIFAR-10")
+    parser.add_argument("data", help="digits, the directory of CIFAR-10, or with --recipe any data set")
     parser.add_argument("--images", type=int, default=0, help="of the training set; 0 for all but the held-out ones")
     parser.add_argument("--held-out", type=int, default=287)
     parser.add_argument("--row", default="r26_full", help="of the small Table 1: r26_full or r26_baseline")
+    parser.add_argument("--recipe", help="of sasa train, in place of a row")
     parser.add_argument("--epochs", type=int, nargs="+", default=[3, 6, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
@@ -151,10 +157,11 @@ def main() -> None:
     done = {}
     if arguments.output.exists():
         done = {tuple(k): v for k, v in map(json.loads, arguments.output.read_text().splitlines())}
+    network = arguments.recipe or arguments.row
     for epochs in arguments.epochs:
         differences = defaultdict(list)
         for seed in arguments.seeds:
-            key = (arguments.data, arguments.images, arguments.row, epochs, seed, *arguments.set)
+            key = (arguments.data, arguments.images, network, epochs, seed, *arguments.set)
             if key not in done:
                 done[key] = run(config_of(arguments, epochs, seed), arguments.images, arguments.held_out)
                 with arguments.output.open("a") as file:
@@ -162,7 +169,7 @@ def main() -> None:
             for name, (top1, _) in done[key].items():
                 differences[name].append(top1 - done[key]["last / 0.1 a step"][0])
             print(f"{key}: {done[key]['last / 0.1 a step'][0]:.2f} %", flush=True)
-        print(f"\n{arguments.row}, {epochs} epochs\n| weights / statistics | mean | worst |\n|---|---:|---:|")
+        print(f"\n{network}, {epochs} epochs\n| weights / statistics | mean | worst |\n|---|---:|---:|")
         for name, values in differences.items():
             print(f"| {name} | {statistics.mean(values):+.2f} | {min(values):+.2f} |", flush=True)
 
