@@ -95,7 +95,9 @@ def print_summary(summary: dict[str, Any] | None, path: Path) -> None:
     """Print the summary of a finished run and its directory; nothing in a process that did not write it."""
     if summary is None:
         return
-    print_table(summary)
+    print_table({name: value for name, value in summary.items() if name != "warnings"})
+    for sentence in summary["warnings"]:
+        typer.echo(f"warning: {sentence}")
     drawn = sorted(file.name for file in path.glob("*.png"))
     typer.echo(f"\nrun: {path}  ({', '.join(['metrics.csv', 'model.safetensors', *drawn])})")
 
