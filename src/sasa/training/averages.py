@@ -18,12 +18,17 @@ import torch
 from torch import Tensor, nn
 
 AUTO_SHARE = 0.02  # of a run's steps
-LEAST_STEPS = 10  # that batch norm's statistics cover with "auto", as with torch's own momentum of 0.1
+LEAST_STEPS = 10  # fewer are not worth an average of the weights; torch's batch norm covers ten
 
 
 def decay_of(value: float | str, steps: int) -> float:
-    """Return the decay of the weights' average: `value`, or for "auto" that over a share of the run's `steps`."""
-    return 1 - 1 / max(AUTO_SHARE * steps, 1.0) if isinstance(value, str) else value
+    """Return the decay of the weights' average: `value`, or for "auto" that over a share of the run's `steps`.
+
+    It is 0, no average, for "auto" where the share is below `LEAST_STEPS`.
+    """
+    if not isinstance(value, str):
+        return value
+    return 1 - 1 / (AUTO_SHARE * steps) if AUTO_SHARE * steps >= LEAST_STEPS else 0.0
 
 
 def momentum_of(value: float | str, steps: int) -> float:

@@ -36,7 +36,7 @@ class RecipeConfig:
         warmup_epochs: epochs in which the learning rate rises from zero.
         clip_grad_norm: largest norm of the gradient, 0 for no limit.
         ema_decay: decay of the moving average of the weights, which is scored and saved: a number, 0 for none, or
-            "auto": over the last fiftieth of the run (see `sasa.training.averages`).
+            "auto": over the last fiftieth of the run, none below 500 steps (see `sasa.training.averages`).
         batch_norm_momentum: share of a step in batch norm's running statistics (torch's default is 0.1), or
             "auto": over as many steps as the weights, at least ten.
     """
