@@ -53,6 +53,7 @@ class Figure:
 
     def text(self, x: float, y: float, words: str, style: str = "") -> None:
         """Write a line; in the style "math", what follows "_" up to a space or a bracket is a subscript."""
+        words = words.replace("-", "\N{MINUS SIGN}")
         if "math" in style:
             low = '<tspan dy="4" font-size="12">'
             words = re.sub(r"_([^ ()]+)", rf'{low}\1</tspan><tspan dy="-4">&#8203;</tspan>', words)
@@ -102,12 +103,22 @@ ROW = [-0.9, 0.5, 1.0, 0.5, -0.9]
 COLUMN = [-0.8, 0.4, 0.9, 0.6, -0.6]
 
 
+POSITION = [[row + column for column in COLUMN] for row in ROW]
+LOGITS = [[c + p for c, p in zip(*rows, strict=True)] for rows in zip(CONTENT, POSITION, strict=True)]
+
+
 def attention() -> Figure:
     """Draw Eq. 3 for one pixel and one head, then the heads."""
     figure = Figure(600, 828, "Local attention with relative positions, for one pixel, and its heads")
-    position = [[row + column for column in COLUMN] for row in ROW]
-    logits = [[c + p for c, p in zip(*rows, strict=True)] for rows in zip(CONTENT, position, strict=True)]
+    draw_projections(figure)
+    draw_logits(figure)
+    draw_weighted_sum(figure)
+    draw_heads(figure)
+    return figure
 
+
+def draw_projections(figure: Figure) -> None:
+    """Draw the map, the window, and q, k and v."""
     figure.text(16, 22, "1. Queries, keys and values", "title")
     figure.grid(16, 38, 20, [[0.04] * 10 for _ in range(8)], "grey")
     figure.box(76, 58, 100, 100, "blue", 0.15)
@@ -125,23 +136,29 @@ def attention() -> Figure:
     figure.text(308, 178, "v_ab = W_V x_ab", "math")
     figure.text(440, 178, "25 values", "small")
 
+
+def draw_logits(figure: Figure) -> None:
+    """Draw both terms of the logits, and the offsets."""
     figure.text(16, 282, "2. Logits: content plus position", "title")
     figure.text(85, 312, "q_ij · k_ab", "math middle")
     figure.grid(20, 348, 26, shaded(CONTENT), "blue")
     figure.text(164, 420, "+", "title")
-    figure.text(285, 312, "q_ij · r_a−i,b−j", "math middle")
-    figure.grid(220, 348, 26, shaded(position), "green")
-    for n, offset in enumerate(("−2", "−1", "0", "1", "2")):
+    figure.text(285, 312, "q_ij · r_a-i,b-j", "math middle")
+    figure.grid(220, 348, 26, shaded(POSITION), "green")
+    for n, offset in enumerate(("-2", "-1", "0", "1", "2")):
         figure.text(212, 366 + 26 * n, offset, "small end")
         figure.text(233 + 26 * n, 341, offset, "small middle")
-    figure.text(366, 362, "q[first half] · row[a − i]", "small")
-    figure.text(366, 382, "+ q[second half] · col[b − j]", "small")
+    figure.text(366, 362, "q[first half] · row[a - i]", "small")
+    figure.text(366, 382, "+ q[second half] · col[b - j]", "small")
     figure.text(366, 414, "A row and a column offset", "small")
     figure.text(366, 432, "have an embedding each:", "small")
     figure.text(366, 450, "2 k embeddings, not k x k.", "small")
 
+
+def draw_weighted_sum(figure: Figure) -> None:
+    """Draw the weights of the window and the output."""
     figure.text(16, 522, "3. Softmax over the window, then the weighted sum of values", "title")
-    weights = softmax(logits)
+    weights = softmax(LOGITS)
     figure.grid(20, 538, 26, shaded(weights), "red")
     for n in range(25):
         percent = f"{100 * weights[n // 5][n % 5]:.0f}"
@@ -151,6 +168,9 @@ def attention() -> Figure:
     figure.text(262, 609, "y_ij = ∑_ab softmax_ab(logit) v_ab", "math")
     figure.text(262, 637, "the same matrices and embeddings for all pixels", "small")
 
+
+def draw_heads(figure: Figure) -> None:
+    """Draw the split of the channels."""
     figure.text(16, 726, "4. Heads: groups of channels, each with embeddings of its own", "title")
     for n, style in enumerate(("blue", "red", "green", "grey")):
         figure.box(20 + 130 * n, 742, 130, 26, style, 0.45)
@@ -158,7 +178,6 @@ def attention() -> Figure:
         figure.text(85 + 130 * n, 760, f"head {n + 1}", "small middle")
     figure.text(20, 792, "The channels of q, k, v and y. Each head computes its own weights", "small")
     figure.text(20, 812, "from its channels; y is the concatenation of the heads.", "small")
-    return figure
 
 
 EMBEDDINGS = [[1.6, 0.4, -0.6, -1.4], [-0.8, 1.4, 0.3, -0.9], [-0.9, -0.6, 1.5, 1.2]]
@@ -172,6 +191,14 @@ def mixture(a: int, b: int) -> list[float]:
 def stem() -> Figure:
     """Draw the attention stem: blocks, values mixed by position, attention in the block, max pool."""
     figure = Figure(600, 604, "The attention stem: values that depend on the position in the block")
+    draw_blocks(figure)
+    draw_mixture(figure)
+    draw_pool(figure)
+    return figure
+
+
+def draw_blocks(figure: Figure) -> None:
+    """Draw the image's blocks."""
     figure.text(16, 22, "1. The image in blocks of 4 x 4 pixels", "title")
     figure.grid(20, 38, 13, [[0.04] * 12 for _ in range(12)], "grey")
     for i in range(3):
@@ -183,6 +210,9 @@ def stem() -> Figure:
     figure.text(210, 136, "RGB values alone say little, so the values are", "small")
     figure.text(210, 156, "made to depend on the position in the block:", "small")
 
+
+def draw_mixture(figure: Figure) -> None:
+    """Draw p(a, b, m) as bars for each position of a block."""
     figure.text(16, 242, "2. Values: M matrices, mixed by position", "title")
     figure.text(16, 272, "v_ab = ( ∑_m p(a, b, m) W_V,m ) x_ab", "math")
     for a in range(4):
@@ -197,6 +227,9 @@ def stem() -> Figure:
     figure.text(222, 382, "the position only, so the matrices are mixed", "small")
     figure.text(222, 402, "once for all blocks. All heads share them.", "small")
 
+
+def draw_pool(figure: Figure) -> None:
+    """Draw a block and the pixel that it becomes."""
     figure.text(16, 512, "3. Batch norm, then the maximum of each block", "title")
     figure.grid(20, 528, 13, [[0.04] * 4 for _ in range(4)], "grey")
     figure.box(20, 528, 52, 52, "frame")
@@ -204,7 +237,6 @@ def stem() -> Figure:
     figure.box(162, 541, 26, 26, "blue", 0.6)
     figure.box(162, 541, 26, 26, "cell")
     figure.text(206, 559, "224 x 224 pixels give a map of 56 x 56.", "small")
-    return figure
 
 
 if __name__ == "__main__":

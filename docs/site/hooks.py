@@ -38,14 +38,16 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def commands() -> str:
-    """Return the help of every command as Markdown, without its title and the option --help."""
+    """Return the help of every command as Markdown, without that of `sasa` itself and the option --help."""
     call = [sys.executable, "-m", "typer", "sasa.cli.commands", "utils", "docs", "--name", "sasa"]
     text = subprocess.run(call, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    return "\n".join(line for line in text.splitlines()[1:] if not line.startswith("* `--help`"))
+    text = re.sub("^\\* `--help`.*\n", "", text, flags=re.MULTILINE)
+    return text[text.index("\n## ") :].replace("**Options**:\n\n#", "#")
 
 
 def on_page_content(content: str, **_) -> str:
-    """Turn the formulas that pymdownx.arithmatex marked into MathML."""
+    """Turn the formulas that pymdownx.arithmatex marked into MathML, and default factories into their values."""
+    content = re.sub(r"\(lambda: (.*?)\)\(\)", r"\1", content)
     return re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', mathml, content, flags=re.DOTALL)
 
 
