@@ -20,7 +20,7 @@ test: $(INSTALLED)  ## all tests; those of CPU kernels for every instruction set
 	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core
 
 docs: $(INSTALLED)  ## the documents as a site, build/site/index.html, which opens without a server; any warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-kernels: $(INSTALLED)  ## test the CPU kernels in C++, without torch, for every instruction set of this machine
 	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels
