@@ -112,6 +112,14 @@ def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, document):
         assert not stop.value.code, f"{line}: {capsys.readouterr().err}"
 
 
+def test_ratios_of_the_readme_are_those_of_the_benchmarks():
+    ratio = re.compile(r"\b\d\.\d\d(?= \|)")
+    measured = (ROOT / "benchmarks/README.md").read_text().partition("[start:ratios]")[2].partition("[end:ratios]")[0]
+    stated = ratio.findall((ROOT / "README.md").read_text())
+    assert len(stated) == 8
+    assert set(stated) <= set(ratio.findall(measured))
+
+
 def test_figures_are_what_their_command_draws(tmp_path):
     figures = ROOT / "docs/figures"
     shutil.copy(figures / "draw.py", tmp_path)
