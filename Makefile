@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-kernels test-neon bench bench-full lint types check install wheel clean
+.PHONY: demo docs test test-kernels test-neon bench bench-full lint types check install wheel clean
 
 demo: $(INSTALLED)  ## train a network without spatial convolution on handwritten digits, score it, and time it beside convolution
 	rm -rf runs/demo
@@ -18,6 +18,9 @@ demo: $(INSTALLED)  ## train a network without spatial convolution on handwritte
 
 test: $(INSTALLED)  ## all tests; those of CPU kernels for every instruction set of this machine
 	$(BIN)/python -m pytest -n auto --dist worksteal  # a process for each core
+
+docs: $(INSTALLED)  ## the documents as a site, build/site/index.html, which opens without a server; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-kernels: $(INSTALLED)  ## test the CPU kernels in C++, without torch, for every instruction set of this machine
 	$(BIN)/python setup.py -q build_kernels_test --output build/test_kernels

@@ -1,4 +1,4 @@
-"""Documentation is tested: paths exist, examples give the output shown, README's commands run."""
+"""Documentation is tested: paths exist, examples give the output shown, commands run, figures are what is drawn."""
 
 import ast
 import doctest
@@ -6,6 +6,8 @@ import importlib
 import pkgutil
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,7 +73,10 @@ def blocks(document, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("code", [*blocks("README.md", "python"), *blocks("docs/detection.md", "python")])
+WITH_PYTHON = ("docs/start.md", "docs/how_it_works.md", "docs/detection.md")
+
+
+@pytest.mark.parametrize("code", [code for document in WITH_PYTHON for code in blocks(document, "python")])
 def test_python_of_the_documents_runs(code):
     exec(compile(code, "document", "exec"), {})
 
@@ -82,7 +87,7 @@ def test_links_have_targets():
             assert (document.parent / link).exists(), f"{document.name}: {link}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/training.md", "docs/detection.md"])
+@pytest.mark.parametrize("document", ["docs/start.md", "docs/training.md", "docs/detection.md"])
 def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, document):
     monkeypatch.chdir(tmp_path)
     for name in ("cat", "dog", "ship"):
@@ -105,3 +110,21 @@ def test_commands_of_the_documents_run(tmp_path, monkeypatch, capsys, document):
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code, f"{line}: {capsys.readouterr().err}"
+
+
+def test_ratios_of_the_readme_are_those_of_the_benchmarks():
+    ratio = re.compile(r"\b\d\.\d\d(?= \|)")
+    measured = (ROOT / "benchmarks/README.md").read_text().partition("[start:ratios]")[2].partition("[end:ratios]")[0]
+    stated = ratio.findall((ROOT / "README.md").read_text())
+    assert len(stated) == 8
+    assert set(stated) <= set(ratio.findall(measured))
+
+
+def test_figures_are_what_their_command_draws(tmp_path):
+    figures = ROOT / "docs/figures"
+    shutil.copy(figures / "draw.py", tmp_path)
+    subprocess.run([sys.executable, tmp_path / "draw.py"], check=True)
+    drawn = sorted(tmp_path.glob("*.svg"))
+    assert [path.name for path in drawn] == [path.name for path in sorted(figures.glob("*.svg"))]
+    for path in drawn:
+        assert path.read_bytes() == (figures / path.name).read_bytes(), path.name
