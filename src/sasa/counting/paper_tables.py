@@ -38,6 +38,7 @@ class CountedRow:
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values: the paper's in billions, millions and %; ours in units; differences in %."""
         paper = {**asdict(self.cells), "ap": list(self.cells.ap)}
+        del paper["name"]
         row = {name: paper.pop(name) for name in ("label", "model", "options")}
         units = ("parameters", "flops", "flops_simple", "flops_calibrated")
         ours = {name: getattr(self.ours, name) for name in units}

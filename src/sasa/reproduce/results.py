@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sasa.reproduce.plan import Plan, write_text
-from sasa.reproduce.rows import DETECTION, Row, title
+from sasa.reproduce.rows import DETECTION, TableRow, title
 from sasa.reproduce.runs import DIVERGED, DONE, Run, scored_on_drawn
 from sasa.reproduce.scores import Mean, column, conclusion, mean, measure_of, paired
 from sasa.training.run_directory import to_csv
@@ -29,7 +29,7 @@ HEADINGS = (
 class Result:
     """A row with the results of its runs: scores in % by seed, parameters, how many diverged; and the paper's score."""
 
-    row: Row
+    row: TableRow
     paper: float | None
     scores: dict[int, float]
     parameters: int | None

@@ -192,7 +192,7 @@ def test_any_tiling_gives_the_same_result(monkeypatch, keys, across):
 
     def cut(kernel, head_dim, kernel_size, itemsize, architecture, apart):
         width, columns, rows, steps = tuning._cut(4, kernel_size, keys)
-        return tuning.Tiling((4, width), columns, rows, steps, 4 // across, across, 4, 1)
+        return tuning.TileSizes((4, width), columns, rows, steps, 4 // across, across, 4, 1)
 
     monkeypatch.setattr(local_launch, "tiling", cut)
     shape = (1, 2, 8, 8, 5, 6, 5)
