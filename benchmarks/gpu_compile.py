@@ -33,7 +33,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions, LocalBackward, LocalInputs, LocalOptions
+from sasa.ops.arguments import (
+    BlockBackward,
+    BlockForward,
+    BlockInputs,
+    BlockOptions,
+    LocalBackward,
+    LocalForward,
+    LocalInputs,
+    LocalOptions,
+)
 from sasa.ops.gpu import block_launch, local_launch
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -121,7 +130,7 @@ def local_attention(head_dim: int, dtype: torch.dtype, layout: torch.memory_form
     rel = torch.empty(8, 7, head_dim // 2, dtype=dtype, device="meta")
     with compiling(local_launch, ("local_forward", "local_queries", "local_keys"), arch, report):
         inputs, options = LocalInputs(query, key, value, rel, rel), LocalOptions(7, 8, "zeros", 1.0)
-        output, logsumexp = local_launch.forward(inputs, options)
+        output, logsumexp = local_launch.forward(LocalForward(inputs, options))
         local_launch.backward(LocalBackward(output, inputs, logsumexp, options))
 
 
@@ -136,7 +145,7 @@ def stem(image_gradient: bool, values: str, dtype: torch.dtype, layout: torch.me
     rel = torch.empty(4, 7, 8, dtype=dtype, device="meta")
     inputs, options = BlockInputs(image, weight, weight, w_value, rel, rel, value), BlockOptions(4, 4, 1.0)
     with compiling(block_launch, ("block_forward", "block_backward"), arch, report):
-        output, logsumexp = block_launch.forward(inputs, options)
+        output, logsumexp = block_launch.forward(BlockForward(inputs, options))
         block_launch.backward(BlockBackward(output, inputs, logsumexp, options, image_gradient))
 
 

@@ -121,22 +121,10 @@ def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
     check_relative(rel_row, rel_col, (num_heads, 2 * block_size - 1, head_dim // 2), image)
 
 
-def _plain(call: BlockForward) -> tuple[Tensor, Tensor]:
-    return eager_block.forward(call.inputs, call.options)
-
-
-def _cuda(call: BlockForward) -> tuple[Tensor, Tensor]:
-    return triton.for_call(call.inputs, call.options).block_forward(call)
-
-
 def _fake(call: BlockForward) -> tuple[Tensor, Tensor]:
     image = call.inputs.image
     shape = (image.shape[0], call.options.num_heads, *image.shape[2:])
     return empty_map(image, call.inputs.value_channels), image.new_empty(shape, dtype=compute_dtype(image))
-
-
-def _cuda_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
-    return triton.for_call(call.inputs, call.options).block_backward(call)
 
 
 def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, ...]:
@@ -161,8 +149,8 @@ register(
     "block_attention(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
     "rel_col, Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
     BlockForward,
-    plain=_plain,
-    cuda=_cuda,
+    plain=eager_block.forward,
+    cuda=lambda call: triton.for_call(call).block.forward(call),
     fake=_fake,
     gradient=Gradient(inputs=7, kept=1, backward=_gradient),
     flops=flops.block_attention,
@@ -173,7 +161,7 @@ register(
     "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     BlockBackward,
     plain=eager_block.backward,
-    cuda=_cuda_backward,
+    cuda=lambda call: triton.for_call(call).block.backward(call),
     fake=fake_backward,
     gradient=SecondGradient(_composed_backward),
     flops=flops.block_attention_backward,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sasa.ops import eager_windows
-from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LocalBackward, LocalForward
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 
 TILE = 4  # queries a side: for K = 7, 4 x 4 queries share 10 x 10 keys, twice the 49 that each of them needs
@@ -185,12 +185,12 @@ def spread_embeddings(
     return spread_offsets(rel_row.to(dtype), tiling.tile[0]), spread_offsets(rel_col.to(dtype), tiling.tile[1])
 
 
-def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
+def forward(call: LocalForward) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
-    if eager_windows.are_needed(*inputs):
-        return eager_windows.forward(inputs, options)
-    query, key, value, rel_row, rel_col = inputs
-    kernel_size, num_heads, padding, scale = options
+    if eager_windows.are_needed(*call.inputs):
+        return eager_windows.forward(call)
+    query, key, value, rel_row, rel_col = call.inputs
+    kernel_size, num_heads, padding, scale = call.options
     tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)
     dtype = compute_dtype(query)
     output = empty_map(query, value.shape[1])

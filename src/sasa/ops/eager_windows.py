@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sasa.ops import reference
-from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import split_heads, window_view
 
@@ -26,8 +26,9 @@ def are_needed(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.device.type == "cpu" and not bool(t.isfinite().all()) for t in tensors)
 
 
-def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
+def forward(call: LocalForward) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+    inputs, options = call
     images = [reference.local_attention(_image(inputs, b), options) for b in range(len(inputs.query))]
     output = empty_map(inputs.query, inputs.value.shape[1]).copy_(torch.cat([output for output, _ in images]))
     return output, torch.cat([logsumexp for _, logsumexp in images])

@@ -109,22 +109,10 @@ def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
     check_relative(rel_row, rel_col, (num_heads, kernel_size, query.shape[1] // num_heads // 2), query)
 
 
-def _plain(call: LocalForward) -> tuple[Tensor, Tensor]:
-    return eager.forward(call.inputs, call.options)
-
-
-def _cuda(call: LocalForward) -> tuple[Tensor, Tensor]:
-    return triton.for_call(call.inputs, call.options).local_forward(call)
-
-
 def _fake(call: LocalForward) -> tuple[Tensor, Tensor]:
     query, value = call.inputs.query, call.inputs.value
     shape = (query.shape[0], call.options.num_heads, *query.shape[2:])
     return empty_map(query, value.shape[1]), query.new_empty(shape, dtype=compute_dtype(query))
-
-
-def _cuda_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
-    return triton.for_call(call.inputs, call.options).local_backward(call)
 
 
 def _fake_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
@@ -147,8 +135,8 @@ register(
     "local_attention(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, int kernel_size, "
     "int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
     LocalForward,
-    plain=_plain,
-    cuda=_cuda,
+    plain=eager.forward,
+    cuda=lambda call: triton.for_call(call).local.forward(call),
     fake=_fake,
     gradient=Gradient(inputs=5, kept=1, backward=_gradient),
     flops=flops.local_attention,
@@ -159,7 +147,7 @@ register(
     "Tensor, Tensor, Tensor)",
     LocalBackward,
     plain=eager.backward,
-    cuda=_cuda_backward,
+    cuda=lambda call: triton.for_call(call).local.backward(call),
     fake=_fake_backward,
     gradient=SecondGradient(_composed_backward),
     flops=flops.local_attention_backward,

@@ -58,12 +58,12 @@ def qkv_attention_inference(inputs: QkvInputs, epilogue: Epilogue, options: QkvO
 
 
 def _forward(call: QkvForward) -> tuple[Tensor, Tensor]:
-    return eager.forward(*call.local)
+    return eager.forward(call.local)
 
 
 def _cuda(call: QkvForward) -> tuple[Tensor, Tensor]:
     local = call.local
-    return triton.for_call(*local).local_forward(local)
+    return triton.for_call(local).local.forward(local)
 
 
 def _fake(call: QkvForward) -> tuple[Tensor, Tensor]:
@@ -77,27 +77,24 @@ def _channels(qkv: Tensor, options: QkvOptions) -> int:
 
 
 def _backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
-    return _gathered(call, eager.backward(call.local))
-
-
-def _cuda_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
-    local, qkv = call.local, call.inputs.qkv
-    backend = triton.for_call(local.inputs, local.options)
-    if backend is not triton.BACKEND:
-        return _gathered(call, backend.local_backward(local))
-    grad_qkv = empty_map(qkv, qkv.shape[1])
-    *_, grad_row, grad_col = triton.local_backward_into(split(grad_qkv, call.options.content), local)
-    return grad_qkv, grad_row, grad_col
-
-
-def _gathered(call: QkvBackward, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients of q, k and v concatenated in one map."""
-    *maps, grad_row, grad_col = grads
+    """The gradients of q, k and v concatenated in one map, and those of the embeddings."""
+    *maps, grad_row, grad_col = eager.backward(call.local)
     qkv = call.inputs.qkv
     grad_qkv = empty_map(qkv, qkv.shape[1])
     for part, grad in zip(split(grad_qkv, call.options.content), maps, strict=True):
         if part is not None and grad is not None:
             part.copy_(grad)
+    return grad_qkv, grad_row, grad_col
+
+
+def _cuda_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
+    local, qkv = call.local, call.inputs.qkv
+    if triton.for_call(local) is not triton.BACKEND:
+        return _backward(call)
+    from sasa.ops.gpu import local_launch
+
+    grad_qkv = empty_map(qkv, qkv.shape[1])
+    *_, grad_row, grad_col = local_launch.backward(local, into=split(grad_qkv, call.options.content))
     return grad_qkv, grad_row, grad_col
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions
+from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs
 from sasa.ops.gpu import available
 from sasa.ops.gpu.block_backward import block_backward
 from sasa.ops.gpu.block_forward import block_forward
@@ -122,10 +122,10 @@ def strides(*maps: Tensor) -> list[int]:
     return [stride for map_ in maps for stride in map_.stride()]
 
 
-def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
+def forward(call: BlockForward) -> tuple[Tensor, Tensor]:
     """Eq. 7-8 with relative positions: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+    inputs, (block_size, num_heads, scale) = call
     image, w_query, _, w_value, _, _, value = inputs
-    block_size, num_heads, scale = options
     of = launch_sizes(image, inputs.value_channels, block_size, num_heads)
     output = empty_map(image, of.heads * of.values)
     logsumexp = image.new_empty((image.shape[0], num_heads, *image.shape[2:]), dtype=torch.float32)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LocalBackward, LocalForward
 from sasa.ops.gpu.local_forward import local_forward
 from sasa.ops.gpu.local_keys import local_keys
 from sasa.ops.gpu.local_queries import local_queries
@@ -26,10 +26,10 @@ ARCHITECTURE = 90  # assumed for CPU tensors: in the interpreter, and when compi
 PROGRAMS = 4096
 
 
-def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
+def forward(call: LocalForward) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W) in float32."""
-    query, key, value, rel_row, rel_col = inputs
-    kernel_size, num_heads, padding, scale = options
+    query, key, value, rel_row, rel_col = call.inputs
+    kernel_size, num_heads, padding, scale = call.options
     rel_row, rel_col = _narrow(rel_row), _narrow(rel_col)
     output = empty_map(query, value.shape[1])
     logsumexp = query.new_empty((query.shape[0], num_heads, *query.shape[2:]), dtype=torch.float32)
