@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers import NEEDS_KERNELS, block_inputs, local_inputs, normal
+from helpers import block_inputs, local_inputs, normal
 from operators import BLOCK_SHAPE, LOCAL_SHAPE, block, local
 from sasa.ops import native
+from sasa.ops.affine import Affine
 from sasa.ops.arguments import (
     BlockBackward,
     BlockForward,
@@ -27,7 +28,7 @@ from sasa.ops.backends import BACKENDS
 from sasa.ops.backends.base import Backend, FunctionBackend
 from sasa.ops.backends.cpu import CpuBackend
 from sasa.ops.norm_relu import NormBackward, NormForward
-from sasa.ops.register import flatten, packer
+from sasa.ops.register import flatten, packer, schema_of
 
 # Exported graphs of older versions and csrc/ depend on this text.
 SCHEMAS = {
@@ -62,6 +63,7 @@ SCHEMAS = {
     "-> (Tensor y, Tensor mean, Tensor variance)",
     NormBackward: "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, "
     "Tensor variance, bool relu, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    Affine: "affine_(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
 }
 
 
@@ -69,6 +71,8 @@ SCHEMAS = {
 def test_schemas_stay_and_their_arguments_are_the_fields(arguments, schema):
     op = getattr(torch.ops.sasa, schema.partition("(")[0]).default
     assert str(op._schema) == f"sasa::{schema}"
+    parameters, _, results = schema.partition("(")[2].rpartition(") -> ")
+    assert schema_of(arguments, results) == f"({parameters}) -> {results}", "without the library"
     names = [argument.name for argument in op._schema.arguments]
     packed = packer(arguments)(iter(names))
     assert list(flatten(packed)) == names
@@ -150,7 +154,6 @@ def test_a_library_without_kernels_is_not_a_back_end(monkeypatch):
     assert Empty().why_not() == "the library has registered no kernels for XPU tensors"
 
 
-@NEEDS_KERNELS
 def test_kernels_refuse_tensors_of_other_devices():
     image, w_query = torch.empty(1, 3, 4, 4, device="meta"), torch.empty(8, 3, device="meta")
     inputs = BlockInputs(image, w_query, w_query, None, None, None, image)

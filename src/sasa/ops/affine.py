@@ -57,8 +57,9 @@ def _affine(call: Affine) -> None:
 
 
 register(
-    "affine_(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
+    "affine_",
     Affine,
+    "()",
     plain=_affine,
     fake=lambda call: None,
     gradient=None,

@@ -174,6 +174,11 @@ class QkvInference(NamedTuple):
     epilogue: Epilogue
     options: QkvOptions
 
+    @property
+    def forward(self) -> QkvForward:
+        """Return the arguments of the attention before the epilogue."""
+        return QkvForward(self.inputs, self.options)
+
 
 def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     """Views of q, k (None without content) and v, (B, N * D, H, W) each."""

@@ -146,9 +146,9 @@ def _composed_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
 
 
 register(
-    "block_attention(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
-    "rel_col, Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
+    "block_attention",
     BlockForward,
+    "(Tensor output, Tensor logsumexp)",
     plain=eager_block.forward,
     cuda=lambda call: triton.for_call(call).block.forward(call),
     fake=_fake,
@@ -156,10 +156,9 @@ register(
     flops=flops.block_attention,
 )
 register(
-    "block_attention_backward(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, "
-    "Tensor? rel_row, Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, float scale, "
-    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "block_attention_backward",
     BlockBackward,
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     plain=eager_block.backward,
     cuda=lambda call: triton.for_call(call).block.backward(call),
     fake=fake_backward,

@@ -107,22 +107,20 @@ def _gradient(grads, inputs, position, options, image_gradient):
 
 
 register(
-    "block_attention_pooled(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
-    "rel_col, Tensor? value, Tensor sign, int block_size, int num_heads, float scale) -> (Tensor extreme, Tensor "
-    "position, Tensor sums)",
+    "block_attention_pooled",
     PooledForward,
+    "(Tensor extreme, Tensor position, Tensor sums)",
     plain=_forward,
     fake=_fake,
     gradient=Gradient(inputs=7, skipped=1, kept=1, backward=_gradient),  # skipped: the signs
-    flops=flops.block_attention_pooled,
+    flops=flops.block_attention,
 )
 register(
-    "block_attention_pooled_backward(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor "
-    "w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int "
-    "num_heads, float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "block_attention_pooled_backward",
     PooledBackward,
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     plain=_backward,
     fake=fake_backward,
     gradient=SecondGradient(_composed_backward),
-    flops=flops.block_attention_pooled_backward,
+    flops=flops.block_attention_backward,
 )

@@ -132,9 +132,9 @@ def _composed_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
 
 
 register(
-    "local_attention(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, int kernel_size, "
-    "int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
+    "local_attention",
     LocalForward,
+    "(Tensor output, Tensor logsumexp)",
     plain=eager.forward,
     cuda=lambda call: triton.for_call(call).local.forward(call),
     fake=_fake,
@@ -142,10 +142,9 @@ register(
     flops=flops.local_attention,
 )
 register(
-    "local_attention_backward(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? "
-    "rel_col, Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) -> (Tensor, Tensor, "
-    "Tensor, Tensor, Tensor)",
+    "local_attention_backward",
     LocalBackward,
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
     plain=eager.backward,
     cuda=lambda call: triton.for_call(call).local.backward(call),
     fake=_fake_backward,

@@ -123,17 +123,17 @@ def _autograd(ctx, grad, _grad_mean, _grad_variance):
 
 
 register(
-    "norm_relu(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) -> (Tensor y, Tensor "
-    "mean, Tensor variance)",
+    "norm_relu",
     NormForward,
+    "(Tensor y, Tensor mean, Tensor variance)",
     plain=_forward,
     fake=_fake,
     gradient=CustomGradient(_setup_context, _autograd),
 )
 register(
-    "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, "
-    "bool relu, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    "norm_relu_backward",
     NormBackward,
+    "(Tensor, Tensor, Tensor, Tensor)",
     plain=_backward,
     fake=_fake_backward,
     gradient=SecondGradient(_composed_backward),

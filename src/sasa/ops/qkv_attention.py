@@ -104,13 +104,11 @@ def _fake_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
 
 
 def _inference(call: QkvInference) -> Tensor:
-    output, _ = _forward(QkvForward(call.inputs, call.options))
-    return _finish(output, call)
+    return _finish(_forward(call.forward)[0], call)
 
 
 def _cuda_inference(call: QkvInference) -> Tensor:
-    output, _ = _cuda(QkvForward(call.inputs, call.options))
-    return _finish(output, call)
+    return _finish(_cuda(call.forward)[0], call)
 
 
 def _finish(output: Tensor, call: QkvInference) -> Tensor:
@@ -146,32 +144,32 @@ def _composed_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
 
 
 register(
-    "qkv_attention(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str "
-    "padding, float scale) -> (Tensor output, Tensor logsumexp)",
+    "qkv_attention",
     QkvForward,
+    "(Tensor output, Tensor logsumexp)",
     plain=_forward,
     cuda=_cuda,
     fake=_fake,
     gradient=Gradient(inputs=3, kept=1, backward=_gradient),
-    flops=flops.qkv_attention,
+    flops=lambda call: flops.local_attention(call.local),
 )
 register(
-    "qkv_attention_backward(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int "
-    "kernel_size, int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
+    "qkv_attention_backward",
     QkvBackward,
+    "(Tensor, Tensor, Tensor)",
     plain=_backward,
     cuda=_cuda_backward,
     fake=_fake_backward,
     gradient=SecondGradient(_composed_backward),
-    flops=flops.qkv_attention_backward,
+    flops=lambda call: flops.local_attention_backward(call.local),
 )
 register(
-    "qkv_attention_inference(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, "
-    "int pool, int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
+    "qkv_attention_inference",
     QkvInference,
+    "Tensor",
     plain=_inference,
     cuda=_cuda_inference,
     fake=_fake_inference,
     gradient="sasa::qkv_attention_inference has no gradient; LocalAttention2d calls it only where none is needed",
-    flops=flops.qkv_attention_inference,
+    flops=lambda call: flops.local_attention(call.forward.local),
 )

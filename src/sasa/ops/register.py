@@ -1,11 +1,10 @@
 """Registration of dispatcher ops: schema, implementations, fake, gradient and FLOP formula of each in one call.
 
 Torch calls an op with a flat list of arguments. Here an op's arguments are a named tuple, which may hold named tuples
-(`sasa.ops.arguments`); its fields, flattened, are the arguments of its schema, in the schema's order. Functions take
-the tuple.
+(`sasa.ops.arguments`); its fields, flattened, are the arguments of its schema. Functions take the tuple.
 
-The library of kernels (csrc/), where it is loaded (`sasa.ops.native`), has defined the same schemas already and
-registered its kernels, so that a C++ program can use it alone.
+The library of kernels (csrc/), where it is loaded (`sasa.ops.native`), has defined the same schemas already
+(csrc/ops/schemas.cpp) and registered its kernels, so that a C++ program can use it alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +19,14 @@ from sasa.ops.gradients import CustomGradient, Gradient, SecondGradient
 Arguments = type[Any]  # a named tuple
 Implementation = Callable[[Any], Any]  # the op's arguments -> its results
 PLAIN_NAMESPACE = "sasa_plain"
+SCHEMA_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool", str: "str"}
 FLOP_FORMULAS: dict[Any, Callable[..., int]] = {}
 
 
 def register(
-    schema: str,
+    name: str,
     arguments: Arguments,
+    results: str,
     *,
     plain: Implementation,
     fake: Implementation,
@@ -36,8 +37,9 @@ def register(
     """Register an op of `torch.ops.sasa`.
 
     Args:
-        schema: name, arguments and results; csrc/ops/schemas.cpp has the same text.
-        arguments: the named tuple of the schema's arguments.
+        name: without the namespace.
+        arguments: the named tuple of its arguments.
+        results: as a schema has them; "()" for an op that overwrites its first argument.
         plain: the op in plain torch, for every device without a kernel of its own. As in `cuda` and `fake`, a result
             that is None becomes an empty tensor: a schema cannot return an optional one.
         fake: uninitialised results of the right shape, dtype and strides.
@@ -46,17 +48,16 @@ def register(
         cuda: the op for CUDA tensors; not used where the library has registered kernels for them.
         flops: FLOPs of a call, from its arguments; for torch's FlopCounterMode.
     """
-    name, parenthesis, rest = schema.partition("(")
-    qualified = f"sasa::{name}"
+    qualified, schema = f"sasa::{name}", schema_of(arguments, results)
     if not hasattr(torch.ops.sasa, name):
-        torch.library.define(qualified, parenthesis + rest)
+        torch.library.define(qualified, schema)
     pack = packer(arguments)
     torch.library.impl(qualified, "CompositeExplicitAutograd", _flat(plain, pack))
     if not has_kernel(name, "CUDA"):
         if cuda is not None:
             torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
     else:  # csrc/cuda_or_plain.h calls it where no kernel supports a call
-        torch.library.define(f"{PLAIN_NAMESPACE}::{name}", parenthesis + rest)
+        torch.library.define(f"{PLAIN_NAMESPACE}::{name}", schema)
         torch.library.impl(f"{PLAIN_NAMESPACE}::{name}", "CompositeExplicitAutograd", _flat(plain, pack))
     torch.library.register_fake(qualified, _flat(fake, pack))
     if isinstance(gradient, SecondGradient):
@@ -101,6 +102,22 @@ def flop_formula(arguments: Arguments, count: Callable[[Any], int]) -> Callable[
 
     formula._get_raw = True  # pyright: ignore[reportFunctionMemberAccess] - FlopCounterMode then passes tensors, not shapes
     return formula
+
+
+def schema_of(arguments: Arguments, results: str) -> str:
+    """Return the schema, without the op's name, for `register`'s arguments."""
+    text = ", ".join(f"{SCHEMA_TYPES[kind]} {field}" for field, kind in _fields(arguments))
+    if results == "()":
+        text = text.replace("Tensor", "Tensor(a!)", 1)
+    return f"({text}) -> {results}"
+
+
+def _fields(arguments: Arguments) -> Iterator[tuple[str, Any]]:
+    for field, kind in get_type_hints(arguments).items():
+        if _is_named_tuple(kind):
+            yield from _fields(kind)
+        else:
+            yield field, kind
 
 
 def packer(arguments: Arguments) -> Callable[[Iterator[Any]], Any]:
