@@ -11,8 +11,8 @@ import sasa
 from sasa.errors import ArgumentError
 from sasa.models import FeaturePyramid, ResNetConfig
 from sasa.models.blocks import Bottleneck
+from sasa.models.config import VARIANTS
 from sasa.models.retinanet_config import DETECTORS
-from sasa.models.variants import VARIANTS
 
 # Tables 1, 3 and 6, parameters in millions. Some cells look truncated, hence 0.7 % and not the last digit.
 PARAMETERS = {

@@ -8,7 +8,6 @@ import torch
 from helpers import block_inputs, local_inputs, normal
 from operators import BLOCK_SHAPE, LOCAL_SHAPE, block, local
 from sasa.ops import native
-from sasa.ops.affine import Affine
 from sasa.ops.arguments import (
     BlockBackward,
     BlockForward,
@@ -27,7 +26,7 @@ from sasa.ops.arguments import (
 from sasa.ops.backends import BACKENDS
 from sasa.ops.backends.base import Backend, FunctionBackend
 from sasa.ops.backends.cpu import CpuBackend
-from sasa.ops.norm_relu import NormBackward, NormForward
+from sasa.ops.norm_relu import Affine, NormBackward, NormForward
 from sasa.ops.register import flatten, packer, schema_of
 
 # Exported graphs of older versions and csrc/ depend on this text.

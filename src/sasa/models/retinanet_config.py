@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sasa.errors import ArgumentError
-from sasa.models.config import ResNetConfig, is_integer
-from sasa.models.variants import VARIANTS
+from sasa.models.config import VARIANTS, ResNetConfig, is_integer
 
 CHANNELS = 256  # of the pyramid and the heads, Section A.3; `width` scales it
 LEVELS = (3, 4, 5, 6, 7)

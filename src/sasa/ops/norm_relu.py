@@ -1,7 +1,8 @@
-"""`sasa::norm_relu`: batch norm in training, shortcut and ReLU in one operation, for channels_last float32 maps.
+"""Batch norm, shortcut and ReLU in one operation: `sasa::norm_relu` in training, `sasa::affine_` (in place) otherwise.
 
 These steps are limited by memory bandwidth. Fused they read and write each map once, where torch's three operations do
-so two or three times, and more often in the backward pass. The result is that of nn.BatchNorm2d, an addition and ReLU.
+so two or three times, and more often in the backward pass. The results are those of nn.BatchNorm2d, an addition and
+ReLU. In training the maps are channels_last and float32.
 """
 
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sasa.ops.gradients import CustomGradient, SecondGradient
+from sasa.ops.precision import compute_dtype
 from sasa.ops.register import register
 
 
@@ -137,4 +139,57 @@ register(
     plain=_backward,
     fake=_fake_backward,
     gradient=SecondGradient(_composed_backward),
+)
+
+
+def affine_(
+    x: Tensor, gain: Tensor | None, shift: Tensor | None, residual: Tensor | None = None, *, relu: bool = False
+) -> Tensor:
+    """Overwrite x with x * gain + shift for each channel, plus residual, and ReLU.
+
+    Args:
+        x: (B, C, H, W), dense: contiguous or channels_last; must not be needed for a gradient.
+        gain: (C,), or None for 1.
+        shift: (C,), or None for 0.
+        residual: (B, C, H, W), or None.
+        relu: whether negative results become 0.
+
+    Returns:
+        x.
+    """
+    if residual is not None and residual.stride() != x.stride():
+        residual = torch.empty_like(x).copy_(residual)
+    torch.ops.sasa.affine_(x, gain, shift, residual, relu)
+    return x
+
+
+class Affine(NamedTuple):
+    """Arguments of the op `sasa::affine_`, as in the function."""
+
+    x: Tensor
+    gain: Tensor | None
+    shift: Tensor | None
+    residual: Tensor | None
+    relu: bool
+
+
+def _affine(call: Affine) -> None:
+    x, gain, shift, residual, relu = call
+    y = x.to(compute_dtype(x))  # rounded once, at the end
+    if gain is not None:
+        y = y * gain[:, None, None]
+    if shift is not None:
+        y = y + shift[:, None, None]
+    if residual is not None:
+        y = y + residual
+    x.copy_(y.relu() if relu else y)
+
+
+register(
+    "affine_",
+    Affine,
+    "()",
+    plain=_affine,
+    fake=lambda call: None,
+    gradient=None,
 )

@@ -13,9 +13,8 @@ import torch
 from sasa.durations import format_duration, parse_budget
 from sasa.errors import DataError, DivergedError, UsageError
 from sasa.reproduce.budget import epochs_that_fit, measure
-from sasa.reproduce.figure import draw
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan, write_text
-from sasa.reproduce.results import results, to_markdown, write_csv
+from sasa.reproduce.results import draw, results, to_markdown, write_csv
 from sasa.reproduce.rows import TableRow
 from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, check_images, runs_of
 from sasa.tasks.train import resume, train

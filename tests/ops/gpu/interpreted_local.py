@@ -1,7 +1,7 @@
 """The Triton kernels of local attention against the float64 reference, in Triton's interpreter on CPU tensors.
 
-`test_local.py` runs this file in a process of its own: with TRITON_INTERPRET=1 before Triton is imported, and so that
-no other test sees a back-end "triton" that can run. Uninitialised memory is NaN.
+`test_interpreter.py` runs this file in a process of its own: with TRITON_INTERPRET=1 before Triton is imported, and so
+that no other test sees a back-end "triton" that can run. Uninitialised memory is NaN.
 """
 
 import pytest

@@ -17,7 +17,7 @@ from sasa.ops.arguments import (
 from sasa.ops.backends import eager
 from sasa.ops.backends.base import FunctionBackend, Inputs, Options
 from sasa.ops.gpu import available
-from sasa.ops.gpu.limits import LARGEST_BLOCK, MOST_HEAD_CHANNELS, MOST_IMAGE_CHANNELS, MOST_VALUES, is_wide
+from sasa.ops.gpu.available import LARGEST_BLOCK, MOST_HEAD_CHANNELS, MOST_IMAGE_CHANNELS, MOST_VALUES, is_wide
 
 
 class Launch(NamedTuple):

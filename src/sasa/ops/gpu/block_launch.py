@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs
 from sasa.ops.gpu import available
+from sasa.ops.gpu.available import is_wide
 from sasa.ops.gpu.block_backward import block_backward
 from sasa.ops.gpu.block_forward import block_forward
 from sasa.ops.gpu.block_tile import LOG2E
-from sasa.ops.gpu.limits import is_wide
 from sasa.ops.gpu.tuning import power_of_two
 from sasa.ops.precision import empty_map, without_autocast
 
