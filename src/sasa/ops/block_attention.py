@@ -11,13 +11,12 @@ from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
-from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
+from sasa.ops.arguments import BLOCK, BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
 from sasa.ops.backends import cuda, find_backend, triton
 from sasa.ops.checks import check_heads, check_relative, check_same
 from sasa.ops.fusion import needs_reference
-from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import register, register_twin
+from sasa.ops.register import Pair, register_attention, register_twins
 
 
 def block_attention(
@@ -135,35 +134,12 @@ def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, 
     return grad_image, *(None if w is None else w.new_empty(w.shape) for w in weights), grad_value
 
 
-def _gradient(grads, inputs, logsumexp, options, image_gradient):
-    return torch.ops.sasa.block_attention_backward(grads[0], *inputs, logsumexp, *options, image_gradient)
-
-
-def _composed_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
-    return composed_gradients(
-        lambda inputs: reference.block_attention(inputs, call.options)[:1], call.inputs, [call.grad_output]
-    )
-
-
-register(
-    "block_attention",
-    BlockForward,
-    "(Tensor output, Tensor logsumexp)",
-    plain=eager_block.forward,
-    cuda=lambda call: triton.for_call(call).block.forward(call),
-    fake=_fake,
-    gradient=Gradient(inputs=7, kept=1, backward=_gradient),
-    flops=flops.block_attention,
+register_attention(
+    BLOCK,
+    plain=eager_block,
+    cuda=Pair(lambda c: triton.for_call(c).block.forward(c), lambda c: triton.for_call(c).block.backward(c)),
+    fake=Pair(_fake, fake_backward),
+    flops=Pair(flops.block_attention, flops.block_attention_backward),
+    reference=reference.block_attention,
 )
-register(
-    "block_attention_backward",
-    BlockBackward,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    plain=eager_block.backward,
-    cuda=lambda call: triton.for_call(call).block.backward(call),
-    fake=fake_backward,
-    gradient=SecondGradient(_composed_backward),
-    flops=flops.block_attention_backward,
-)
-for _name in ("block_attention", "block_attention_backward"):
-    register_twin(cuda.NAMESPACE, _name)
+register_twins(cuda.NAMESPACE, BLOCK)

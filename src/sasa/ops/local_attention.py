@@ -11,13 +11,12 @@ from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager, flops, reference
-from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LOCAL, LocalBackward, LocalForward, LocalInputs, LocalOptions
 from sasa.ops.backends import cuda, find_backend, triton
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_relative, check_same
 from sasa.ops.fusion import needs_reference
-from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import register, register_twin
+from sasa.ops.register import Pair, register_attention, register_twins
 
 
 def local_attention(
@@ -121,35 +120,12 @@ def _fake_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
     return *maps, *(None if r is None else r.new_empty(r.shape) for r in (rel_row, rel_col))
 
 
-def _gradient(grads, inputs, logsumexp, options, _):
-    return torch.ops.sasa.local_attention_backward(grads[0], *inputs, logsumexp, *options)
-
-
-def _composed_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
-    return composed_gradients(
-        lambda inputs: reference.local_attention(inputs, call.options)[:1], call.inputs, [call.grad_output]
-    )
-
-
-register(
-    "local_attention",
-    LocalForward,
-    "(Tensor output, Tensor logsumexp)",
-    plain=eager.forward,
-    cuda=lambda call: triton.for_call(call).local.forward(call),
-    fake=_fake,
-    gradient=Gradient(inputs=5, kept=1, backward=_gradient),
-    flops=flops.local_attention,
+register_attention(
+    LOCAL,
+    plain=eager,
+    cuda=Pair(lambda c: triton.for_call(c).local.forward(c), lambda c: triton.for_call(c).local.backward(c)),
+    fake=Pair(_fake, _fake_backward),
+    flops=Pair(flops.local_attention, flops.local_attention_backward),
+    reference=reference.local_attention,
 )
-register(
-    "local_attention_backward",
-    LocalBackward,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
-    plain=eager.backward,
-    cuda=lambda call: triton.for_call(call).local.backward(call),
-    fake=_fake_backward,
-    gradient=SecondGradient(_composed_backward),
-    flops=flops.local_attention_backward,
-)
-for _name in ("local_attention", "local_attention_backward"):
-    register_twin(cuda.NAMESPACE, _name)
+register_twins(cuda.NAMESPACE, LOCAL)

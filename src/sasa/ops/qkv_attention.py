@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sasa.ops import eager, flops, reference
 from sasa.ops.arguments import (
+    QKV,
     Epilogue,
-    LocalInputs,
     QkvBackward,
     QkvForward,
     QkvInference,
@@ -23,10 +23,9 @@ from sasa.ops.arguments import (
 )
 from sasa.ops.backends import triton
 from sasa.ops.fusion import needs_reference
-from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.local_attention import local_attention
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import register
+from sasa.ops.register import Pair, register, register_attention
 
 
 def qkv_attention(inputs: QkvInputs, options: QkvOptions, backend: str = "auto") -> Tensor:
@@ -129,39 +128,13 @@ def _fake_inference(call: QkvInference) -> Tensor:
     return empty_map(qkv, _channels(qkv, call.options), size=(-(-qkv.shape[2] // pool), -(-qkv.shape[3] // pool)))
 
 
-def _gradient(grads, inputs, logsumexp, options, _):
-    return torch.ops.sasa.qkv_attention_backward(grads[0], *inputs, logsumexp, *options)
-
-
-def _composed_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
-    options = call.local.options
-
-    def attention(inputs: QkvInputs) -> tuple[Tensor]:
-        maps = split(inputs.qkv, call.options.content)
-        return reference.local_attention(LocalInputs(*maps, inputs.rel_row, inputs.rel_col), options)[:1]
-
-    return composed_gradients(attention, call.inputs, [call.grad_output])
-
-
-register(
-    "qkv_attention",
-    QkvForward,
-    "(Tensor output, Tensor logsumexp)",
-    plain=_forward,
-    cuda=_cuda,
-    fake=_fake,
-    gradient=Gradient(inputs=3, kept=1, backward=_gradient),
-    flops=lambda call: flops.local_attention(call.local),
-)
-register(
-    "qkv_attention_backward",
-    QkvBackward,
-    "(Tensor, Tensor, Tensor)",
-    plain=_backward,
-    cuda=_cuda_backward,
-    fake=_fake_backward,
-    gradient=SecondGradient(_composed_backward),
-    flops=lambda call: flops.local_attention_backward(call.local),
+register_attention(
+    QKV,
+    plain=Pair(_forward, _backward),
+    cuda=Pair(_cuda, _cuda_backward),
+    fake=Pair(_fake, _fake_backward),
+    flops=Pair(lambda c: flops.local_attention(c.local), lambda c: flops.local_attention_backward(c.local)),
+    reference=lambda inputs, options: reference.local_attention(*QkvForward(inputs, options).local),
 )
 register(
     "qkv_attention_inference",

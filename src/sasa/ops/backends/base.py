@@ -1,23 +1,14 @@
 """The interface of a back-end (a predicate and two operators), and a base class that provides gradients."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sasa.ops.arguments import (
-    BlockBackward,
-    BlockForward,
-    BlockInputs,
-    BlockOptions,
-    LocalBackward,
-    LocalForward,
-    LocalInputs,
-    LocalOptions,
-)
+from sasa.ops.arguments import BLOCK, LOCAL, BlockInputs, BlockOptions, Calls, LocalInputs, LocalOptions
 from sasa.ops.checks import check_no_forward_mode
+from sasa.ops.register import Functions
 
 Inputs = LocalInputs | BlockInputs
 Options = LocalOptions | BlockOptions
@@ -49,18 +40,6 @@ class Backend(ABC):
         """Eq. 7-8 with relative positions: (B, N * E, H, W), differentiable."""
 
 
-class Functions(Protocol):
-    """An operator as two functions of its calls (`sasa.ops.arguments`): a module, for instance."""
-
-    def forward(self, call: Any, /) -> tuple[Tensor, Tensor]:
-        """Output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
-        ...
-
-    def backward(self, call: Any, /) -> tuple[Tensor | None, ...]:
-        """Return a gradient for each input; None where the input was None, and for an image that needs no gradient."""
-        ...
-
-
 class FunctionBackend(Backend):
     """A back-end that has functions for each operator; the dispatcher ops may call the same ones."""
 
@@ -78,23 +57,9 @@ class FunctionBackend(Backend):
         return _Attention.apply(BLOCK, self.block, options, *inputs)
 
 
-class _Calls(NamedTuple):
-    """Constructors of an operator's calls."""
-
-    name: str
-    inputs: Callable[..., Inputs]
-    forward: Callable[..., LocalForward | BlockForward]
-    # grad_output, inputs, log-sum-exp, options, whether the first input needs a gradient
-    backward: Callable[[Tensor, Any, Tensor, Any, bool], LocalBackward | BlockBackward]
-
-
-LOCAL = _Calls("local_attention", LocalInputs, LocalForward, lambda *call: LocalBackward(*call[:4]))
-BLOCK = _Calls("block_attention", BlockInputs, BlockForward, BlockBackward)
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, calls: _Calls, functions: Functions, options: Options, *inputs: Any) -> Tensor:
+    def forward(ctx: Any, calls: Calls, functions: Functions, options: Options, *inputs: Any) -> Tensor:
         output, logsumexp = functions.forward(calls.forward(calls.inputs(*inputs), options))
         ctx.save_for_backward(*inputs, logsumexp)
         ctx.operator = calls, functions, options
@@ -109,11 +74,11 @@ class _Attention(torch.autograd.Function):
 class _Gradients(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, calls: _Calls, functions: Functions, options: Options, first: bool, grad_output: Tensor, *kept: Any
+        ctx: Any, calls: Calls, functions: Functions, options: Options, first: bool, grad_output: Tensor, *kept: Any
     ) -> Any:
         ctx.name = calls.name
         *inputs, logsumexp = kept
-        return functions.backward(calls.backward(grad_output, calls.inputs(*inputs), logsumexp, options, first))
+        return functions.backward(calls.gradient(grad_output, calls.inputs(*inputs), logsumexp, options, first))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sasa.ops import native
-from sasa.ops.arguments import BlockBackward, BlockForward, LocalBackward, LocalForward
+from sasa.ops.arguments import BackwardCall, BlockBackward, ForwardCall
 from sasa.ops.backends.base import FunctionBackend, Inputs, Options
 from sasa.ops.register import flatten
 
@@ -23,11 +23,11 @@ class CudaOp(NamedTuple):
 
     name: str
 
-    def forward(self, call: LocalForward | BlockForward) -> tuple[Tensor, Tensor]:
+    def forward(self, call: ForwardCall) -> tuple[Tensor, Tensor]:
         """Local attention is one kernel, block attention two: the weights are folded first."""
         return getattr(torch.ops.sasa_cuda, self.name)(*flatten(call))
 
-    def backward(self, call: LocalBackward | BlockBackward) -> tuple[Tensor | None, ...]:
+    def backward(self, call: BackwardCall) -> tuple[Tensor | None, ...]:
         """Launch the kernels, and replace by None the empty tensors that the op returns for gradients it lacks."""
         grads = getattr(torch.ops.sasa_cuda, f"{self.name}_backward")(*flatten(call))
         first, *others = (None if like is None else grad for grad, like in zip(grads, call.inputs, strict=True))

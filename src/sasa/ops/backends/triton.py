@@ -5,15 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sasa.ops.arguments import (
-    BlockBackward,
-    BlockForward,
-    BlockInputs,
-    BlockOptions,
-    LocalBackward,
-    LocalForward,
-    LocalInputs,
-)
+from sasa.ops.arguments import BackwardCall, BlockInputs, BlockOptions, ForwardCall, LocalInputs
 from sasa.ops.backends import eager
 from sasa.ops.backends.base import FunctionBackend, Inputs, Options
 from sasa.ops.gpu import available
@@ -25,11 +17,11 @@ class Launch(NamedTuple):
 
     module: str
 
-    def forward(self, call: LocalForward | BlockForward) -> tuple[Tensor, Tensor]:
+    def forward(self, call: ForwardCall) -> tuple[Tensor, Tensor]:
         """One kernel."""
         return importlib.import_module(self.module).forward(call)
 
-    def backward(self, call: LocalBackward | BlockBackward) -> tuple[Tensor | None, ...]:
+    def backward(self, call: BackwardCall) -> tuple[Tensor | None, ...]:
         """Local attention has two kernels, for queries and embeddings and for keys and values; block attention one."""
         return importlib.import_module(self.module).backward(call)
 
@@ -80,6 +72,6 @@ def _why_not_block(inputs: BlockInputs, options: BlockOptions) -> str | None:
 BACKEND = TritonBackend()
 
 
-def for_call(call: LocalForward | LocalBackward | BlockForward | BlockBackward) -> FunctionBackend:
+def for_call(call: ForwardCall | BackwardCall) -> FunctionBackend:
     """Return the back-end of the dispatcher ops for CUDA tensors: Triton if it can run the call, else plain torch."""
     return BACKEND if BACKEND.why_not(call.inputs, call.options) is None else eager.BACKEND
