@@ -16,7 +16,7 @@ import torchvision
 from torch import nn
 
 import sasa
-from sasa.nn.convert import Conversion
+from sasa.nn.conversion import Conversion
 
 NETWORKS = (
     "torchvision resnet18",

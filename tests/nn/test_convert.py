@@ -14,7 +14,7 @@ import sasa
 from convolutions import attentions, conv, spatial
 from sasa import LocalAttention2d
 from sasa.errors import ArgumentError
-from sasa.nn.convert import Conversion, Kept, Replacement
+from sasa.nn.conversion import Conversion, Kept, Replacement
 
 # The layer
 

@@ -80,7 +80,16 @@ def test_a_layer_under_autocast_keeps_its_embeddings():
 # Conversion of every float16 and bfloat16 number to float32 and back in the CPU kernels, rounded once.
 # With a window of one pixel attention returns the value.
 OPTIONS = {"kernel_size": 1, "num_heads": 1, "padding": "zeros", "scale": 1.0, "content": True}
-FORMATS = [torch.contiguous_format, torch.channels_last]
+IN_EVERY_LAYOUT = pytest.mark.parametrize(
+    ("dtype", "channels", "width", "memory_format"),
+    [
+        (dtype, channels, width, memory_format)
+        for dtype in (torch.float16, torch.bfloat16)
+        for channels, width in ((8, 128), (64, 16), (1, 1024))
+        for memory_format in (torch.contiguous_format, torch.channels_last)
+    ],
+    ids=str,
+)
 
 
 def every_number(dtype, channels, width):
@@ -101,18 +110,14 @@ def exactly(got, want):
 
 
 @NEEDS_KERNELS
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["first", "last"])
-@pytest.mark.parametrize(("channels", "width"), [(8, 128), (64, 16), (1, 1024)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@IN_EVERY_LAYOUT
 def test_every_number_comes_back_as_it_was(dtype, channels, width, memory_format):
     value = every_number(dtype, channels, width)
     assert exactly(qkv_attention(qkv_of(value, memory_format), **OPTIONS), value)
 
 
 @NEEDS_KERNELS
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["first", "last"])
-@pytest.mark.parametrize(("channels", "width"), [(8, 128), (64, 16), (1, 1024)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@IN_EVERY_LAYOUT
 def test_a_product_is_rounded_as_torch_rounds_it(dtype, channels, width, memory_format):
     value = every_number(dtype, channels, width)
     gain = normal(channels, seed=1, dtype=torch.float32)

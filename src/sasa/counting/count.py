@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sasa.counting.conventions import CALIBRATED, SIMPLE, mixture_extra_flops
 from sasa.errors import ArgumentError
 from sasa.nn import AttentionStem, LocalAttention2d
-from sasa.nn.convert import count_parameters
+from sasa.nn.conversion import count_parameters
 from sasa.ops.flops import pixels
 
 InputSize = int | tuple[int, int] | tuple[int, int, int]

@@ -7,6 +7,7 @@ stem_values. The baseline `resnet26` has 1, 2, 4, 1 blocks, as in the paper; tim
 import dataclasses
 import difflib
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,17 +129,21 @@ class ResNetConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ResNetConfig":
         """The inverse of `to_dict`; raises for unknown options and names the nearest known one."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise ArgumentError(
-                    f"{name!r} is not an option of a network" + (f"; did you mean {near[0]!r}?" if near else "")
-                )
+        check_options(values, [field.name for field in dataclasses.fields(cls)], "a network")
         if "layers" not in values:
             raise ArgumentError("layers is missing: the number of blocks in each of the four groups")
         layers = values["layers"]
         return cls(**{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})
+
+
+def check_options(names: Iterable[str], known: Sequence[str], owner: str) -> None:
+    """Raise for the first name that is not a known option of `owner`, with the nearest known one."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ArgumentError(
+                f"{name!r} is not an option of {owner}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
 
 
 def is_integer(value: object, least: int) -> bool:

@@ -11,7 +11,7 @@ from sasa.models.hub import CARD_NAME, FILES, PREFIX, check_name, library, one_s
 from sasa.models.resnet import ResNet
 from sasa.models.retinanet import RetinaNet
 from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME
-from sasa.nn.convert import count_parameters
+from sasa.nn.conversion import count_parameters
 
 MOST_LABELS = 100  # on the card; config.json has all
 FRONT_MATTER = """---

@@ -13,7 +13,7 @@ from torch import nn
 
 from sasa.counting.count import Count, count
 from sasa.errors import DataError, SasaError, UsageError
-from sasa.files import atomic_write
+from sasa.files import atomic_write, write_errors
 from sasa.models import create_model
 from sasa.reproduce.rows import DETECTION, TableRow, rows
 from sasa.reproduce.setups import SETUPS, Setup
@@ -144,11 +144,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         SasaError: it cannot be written.
     """
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, text.encode())
-    except OSError as error:
-        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def load_plan(directory: Path) -> Plan | None:
