@@ -93,13 +93,21 @@ def strips_seen(monkeypatch):
     return seen
 
 
+def with_budgets(row: int):
+    """Budgets for five images of three rows of tiles or blocks, and the number of strips that each allows."""
+    cases = {
+        "a row": (1, 5 * 3),
+        "two rows": (2 * row, 5 * 2),
+        "an image": (3 * row, 5),
+        "two images": (6 * row, 3),
+        "all": (2**20, 1),
+    }
+    return pytest.mark.parametrize(("budget", "strips"), cases.values(), ids=cases)
+
+
 # Logits of one row of tiles: 2 heads * 2 tiles * 16 queries * 36 keys = 2304; three rows of tiles.
 @WITHOUT_KERNELS
-@pytest.mark.parametrize(
-    ("budget", "strips"),
-    [(1, 5 * 3), (2 * 2304, 5 * 2), (3 * 2304, 5), (2 * 3 * 2304, 3), (2**20, 1)],
-    ids=["a row of tiles", "two rows", "an image", "two images", "all"],
-)
+@with_budgets(2304)
 @pytest.mark.parametrize("padding", ["zeros", "mask"])
 def test_local_attention_in_strips(monkeypatch, strips_seen, padding, budget, strips):
     monkeypatch.setattr(eager, "STRIP_LOGITS", {"cpu": budget})
@@ -110,11 +118,7 @@ def test_local_attention_in_strips(monkeypatch, strips_seen, padding, budget, st
 
 # Pixels of one row of blocks: 4 * 7 = 28; three rows of blocks, the last one partial, 77 pixels in an image.
 @WITHOUT_KERNELS
-@pytest.mark.parametrize(
-    ("budget", "strips"),
-    [(1, 5 * 3), (2 * 28, 5 * 2), (3 * 28, 5), (2 * 3 * 28, 3), (2**20, 1)],
-    ids=["a row of blocks", "two rows", "an image", "two images", "all"],
-)
+@with_budgets(28)
 @pytest.mark.parametrize("values", ["weights", "map"])
 def test_block_attention_in_strips(monkeypatch, strips_seen, values, budget, strips):
     monkeypatch.setattr(eager_block, "STRIP_PIXELS", {"cpu": budget})

@@ -6,16 +6,14 @@ Shapes: B batch, C image channels, H x W the image, N heads, D query channels an
 S the block size, P = S * S the pixels of a block.
 """
 
-import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
 from sasa.ops.arguments import BLOCK, BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
-from sasa.ops.backends import cuda, find_backend, triton
+from sasa.ops.backends import attend, cuda, triton
 from sasa.ops.checks import check_heads, check_relative, check_same
-from sasa.ops.fusion import needs_reference
-from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
+from sasa.ops.precision import autocast_to, compute_dtype, empty_map
 from sasa.ops.register import Pair, register_attention, register_twins
 
 
@@ -70,12 +68,7 @@ def block_attention(
     inputs = BlockInputs(image, w_query, w_key, w_value, rel_row, rel_col, value)
     options = BlockOptions(block_size, num_heads, float(scale))
     _check(inputs, options, content)
-    if backend == "auto" and needs_reference(inputs):
-        backend = "reference"
-    if backend != "auto":
-        return find_backend(backend, inputs, options).block_attention(inputs, options)
-    with without_autocast(image.device):
-        return torch.ops.sasa.block_attention(*inputs, *options)[0]
+    return attend(BLOCK, inputs, options, backend)
 
 
 def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:

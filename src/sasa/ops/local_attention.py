@@ -6,16 +6,14 @@ devices without one. So exported and compiled graphs contain the op and not the 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
 
-import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager, flops, reference
 from sasa.ops.arguments import LOCAL, LocalBackward, LocalForward, LocalInputs, LocalOptions
-from sasa.ops.backends import cuda, find_backend, triton
+from sasa.ops.backends import attend, cuda, triton
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_relative, check_same
-from sasa.ops.fusion import needs_reference
-from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
+from sasa.ops.precision import autocast_to, compute_dtype, empty_map
 from sasa.ops.register import Pair, register_attention, register_twins
 
 
@@ -70,12 +68,7 @@ def local_attention(
     inputs = LocalInputs(query, key, value, rel_row, rel_col)
     options = LocalOptions(kernel_size, num_heads, padding, float(scale))
     _check(inputs, options, content)
-    if backend == "auto" and needs_reference(inputs):
-        backend = "reference"
-    if backend != "auto":
-        return find_backend(backend, inputs, options).local_attention(inputs, options)
-    with without_autocast(query.device):
-        return torch.ops.sasa.local_attention(*inputs, *options)[0]
+    return attend(LOCAL, inputs, options, backend)
 
 
 def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:

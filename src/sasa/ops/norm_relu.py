@@ -173,13 +173,15 @@ class Affine(NamedTuple):
     relu: bool
 
 
+def scaled(y: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:
+    """y * gain + shift for each channel; None is 1 and 0."""
+    y = y if gain is None else y * gain[:, None, None]
+    return y if shift is None else y + shift[:, None, None]
+
+
 def _affine(call: Affine) -> None:
     x, gain, shift, residual, relu = call
-    y = x.to(compute_dtype(x))  # rounded once, at the end
-    if gain is not None:
-        y = y * gain[:, None, None]
-    if shift is not None:
-        y = y + shift[:, None, None]
+    y = scaled(x.to(compute_dtype(x)), gain, shift)  # rounded once, at the end
     if residual is not None:
         y = y + residual
     x.copy_(y.relu() if relu else y)

@@ -24,6 +24,7 @@ from sasa.ops.arguments import (
 from sasa.ops.backends import triton
 from sasa.ops.fusion import needs_reference
 from sasa.ops.local_attention import local_attention
+from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 from sasa.ops.register import Pair, register, register_attention
 
@@ -115,10 +116,7 @@ def _finish(output: Tensor, call: QkvInference) -> Tensor:
     y = output.to(compute_dtype(qkv))
     if pool > 1:
         y = F.avg_pool2d(y, pool, ceil_mode=True, count_include_pad=False)
-    if gain is not None:
-        y = y * gain[:, None, None]
-    if shift is not None:
-        y = y + shift[:, None, None]
+    y = scaled(y, gain, shift)
     result = empty_map(qkv, y.shape[1], size=(y.shape[2], y.shape[3]))
     return result.copy_(y.relu() if relu else y)
 
