@@ -33,7 +33,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions, LocalBackward, LocalInputs, LocalOptions
+from sasa.ops import arguments as calls
 from sasa.ops.gpu import block_launch, local_launch
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -120,9 +120,9 @@ def local_attention(head_dim: int, dtype: torch.dtype, layout: torch.memory_form
     query, key, value = qkv.chunk(3, dim=1)
     rel = torch.empty(8, 7, head_dim // 2, dtype=dtype, device="meta")
     with compiling(local_launch, ("local_forward", "local_queries", "local_keys"), arch, report):
-        inputs, options = LocalInputs(query, key, value, rel, rel), LocalOptions(7, 8, "zeros", 1.0)
-        output, logsumexp = local_launch.forward(inputs, options)
-        local_launch.backward(LocalBackward(output, inputs, logsumexp, options))
+        inputs, options = calls.LocalInputs(query, key, value, rel, rel), calls.LocalOptions(7, 8, "zeros", 1.0)
+        output, logsumexp = local_launch.forward(calls.LocalForward(inputs, options))
+        local_launch.backward(calls.LocalBackward(output, inputs, logsumexp, options))
 
 
 def stem(image_gradient: bool, values: str, dtype: torch.dtype, layout: torch.memory_format, arch: int, report) -> None:
@@ -134,10 +134,11 @@ def stem(image_gradient: bool, values: str, dtype: torch.dtype, layout: torch.me
     if values == "map":
         value = torch.empty(256, 64, 224, 224, dtype=dtype, device="meta").contiguous(memory_format=layout)
     rel = torch.empty(4, 7, 8, dtype=dtype, device="meta")
-    inputs, options = BlockInputs(image, weight, weight, w_value, rel, rel, value), BlockOptions(4, 4, 1.0)
+    inputs = calls.BlockInputs(image, weight, weight, w_value, rel, rel, value)
+    options = calls.BlockOptions(4, 4, 1.0)
     with compiling(block_launch, ("block_forward", "block_backward"), arch, report):
-        output, logsumexp = block_launch.forward(inputs, options)
-        block_launch.backward(BlockBackward(output, inputs, logsumexp, options, image_gradient))
+        output, logsumexp = block_launch.forward(calls.BlockForward(inputs, options))
+        block_launch.backward(calls.BlockBackward(output, inputs, logsumexp, options, image_gradient))
 
 
 # What is compiled: a name, whether it is a fast path, and the function of (dtype, layout, arch, report).

@@ -61,10 +61,10 @@ def _launch(backend: FunctionBackend, one: Operands, direction: str) -> Callable
     """The launches of one pass, without autograd and the dispatcher."""
     call = LocalForward(one.inputs, OPTIONS)
     if direction == "forward":
-        return lambda: backend.local_forward(call)
-    _, logsumexp = backend.local_forward(call)
+        return lambda: backend.local.forward(call)
+    _, logsumexp = backend.local.forward(call)
     backward = LocalBackward(one.grad_output, one.inputs, logsumexp, OPTIONS)
-    return lambda: backend.local_backward(backward)
+    return lambda: backend.local.backward(backward)
 
 
 def _shares(kernels: dict[str, float]) -> dict[str, float]:

@@ -17,14 +17,14 @@ from sasa.data.detection.open import open_detection_split
 from sasa.data.detection.source import DetectionSource
 from sasa.markdown import markdown_table
 from sasa.metrics.average_precision import average_precision
-from sasa.models.boxes import Boxes
+from sasa.models.boxes import ScoredBoxes
 from sasa.tasks.detection.evaluation import coco_results
 from sasa.tasks.detection.predictor import Detector, find
 
 SCORE, OVERLAP = 0.3, 0.5
 
 
-def found_by(detector: Detector, source: DetectionSource, padding: int) -> list[Boxes]:
+def found_by(detector: Detector, source: DetectionSource, padding: int) -> list[ScoredBoxes]:
     """Detect boxes in every image, padded at right and bottom to a multiple of 32 and by `padding` pixels more."""
     found = []
     for index in range(len(source)):
@@ -37,7 +37,7 @@ def found_by(detector: Detector, source: DetectionSource, padding: int) -> list[
     return found
 
 
-def precision(source: DetectionSource, found: list[Boxes]) -> tuple[float, float]:
+def precision(source: DetectionSource, found: list[ScoredBoxes]) -> tuple[float, float]:
     """Compute mAP and mAP 50, in %."""
     results = [
         line
@@ -48,7 +48,7 @@ def precision(source: DetectionSource, found: list[Boxes]) -> tuple[float, float
     return 100 * score.map, 100 * score.map50
 
 
-def found_again(before: Boxes, after: Boxes) -> Tensor:
+def found_again(before: ScoredBoxes, after: ScoredBoxes) -> Tensor:
     """Compare boxes: (N, 3) for the N confident boxes of `before`: 1 if found again, change of the score, IoU."""
     from torchvision.ops import box_iou
 

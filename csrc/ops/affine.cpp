@@ -1,4 +1,4 @@
-// Batch norm of inference, shortcut and ReLU, in place. Schema: src/sasa/ops/affine.py.
+// Batch norm of inference, shortcut and ReLU, in place. Schema: src/sasa/ops/norm_relu.py.
 #include "operators.h"
 
 namespace sasa {

@@ -1,5 +1,5 @@
 // The schemas of the operators, so that a program that loads this library alone can run exported graphs and packages.
-// src/sasa/ops has the same text for installations without the library, and adds fakes, gradients and plain torch.
+// src/sasa/ops defines the same for installations without the library, and adds fakes, gradients and plain torch.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sasa, m) {

@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from sasa.models import ResNet, ResNetConfig, create_model, list_models
+from sasa.models.config import VARIANTS
 from sasa.models.resnet import default_cfg
-from sasa.models.variants import VARIANTS
 
 try:
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model

@@ -166,7 +166,9 @@ def test_a_network_on_the_hub(sasa, run_directory, images, monkeypatch):
     assert status == 0
     assert out.count(".png") == 3
     sent = []
-    monkeypatch.setattr("sasa.models.hub.upload", lambda *arguments, **_: sent.append(arguments) or "https://address")
+    monkeypatch.setattr(
+        "sasa.models.publish.upload", lambda *arguments, **_: sent.append(arguments) or "https://address"
+    )
     status, out, _ = sasa("push", run_directory, "owner/digits", "--private")
     assert (status, sent) == (0, [(run_directory, "owner/digits", True)])
     assert "published: https://address" in out

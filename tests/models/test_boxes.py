@@ -13,9 +13,9 @@ from torchvision.ops import box_iou
 
 import sasa
 from sasa.models.boxes import Selection, anchors, losses, match, select
+from sasa.models.config import VARIANTS
 from sasa.models.retinanet import Outputs
 from sasa.models.retinanet_config import RetinaNetConfig
-from sasa.models.variants import VARIANTS
 
 CPU = torch.device("cpu")
 CLASSES = 3

@@ -13,7 +13,7 @@ from huggingface_hub import constants, errors
 from pickles import MakesDirectory
 from sasa.errors import ArgumentError, SasaError
 from sasa.models import create_model, hub
-from sasa.models.card import Figures, model_card
+from sasa.models.publish import Figures, model_card, upload
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PREPROCESSING = {"image_size": 16, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3, "crop_fraction": 1.0}
@@ -117,7 +117,7 @@ def test_invalid_names(name):
 
 def test_without_the_extra(monkeypatch, saved):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    for call in (lambda: create_model("hf:owner/pets"), lambda: hub.upload(saved, "owner/pets")):
+    for call in (lambda: create_model("hf:owner/pets"), lambda: upload(saved, "owner/pets")):
         with pytest.raises(SasaError, match=r"need huggingface_hub: pip install 'sasa\[hub\]'"):
             call()
 
@@ -173,7 +173,7 @@ def api(monkeypatch):
 
 
 def test_only_three_files_are_uploaded(api, saved):
-    assert hub.upload(saved, "owner/pets", private=True) == "https://huggingface.co/owner/pets"
+    assert upload(saved, "owner/pets", private=True) == "https://huggingface.co/owner/pets"
     assert set(api.files) == {"model.safetensors", "config.json", "README.md"}
     assert {name: api.files[name] for name in ("model.safetensors", "config.json")} == content(saved)
     assert api.made == [("owner/pets", {"repo_type": "model", "private": True, "exist_ok": True})]
@@ -194,7 +194,7 @@ def test_the_card(saved):
 
 def test_an_existing_model_card_is_uploaded(api, saved):
     (saved / "README.md").write_text("mine")
-    hub.upload(saved, "owner/pets")
+    upload(saved, "owner/pets")
     assert api.files["README.md"] == b"mine"
     assert api.made[0][1]["private"] is None
 
@@ -202,21 +202,21 @@ def test_an_existing_model_card_is_uploaded(api, saved):
 def test_nothing_private_goes_to_a_public_repository(api, saved):
     api.private = False
     with pytest.raises(SasaError, match="hf:owner/pets exists already and is public: nothing was uploaded"):
-        hub.upload(saved, "owner/pets", private=True)
+        upload(saved, "owner/pets", private=True)
     assert not api.files
 
 
 def test_directories_without_a_network_are_not_uploaded(api, saved, tmp_path):
     with pytest.raises(SasaError, match=r"config\.json is missing"):
-        hub.upload(tmp_path / "nowhere", "owner/pets")
+        upload(tmp_path / "nowhere", "owner/pets")
     shutil.copy(saved / "checkpoint.pt", saved / "model.safetensors")
     with pytest.raises(SasaError, match="is not a whole safetensors file"):
-        hub.upload(saved, "owner/pets")
+        upload(saved, "owner/pets")
     assert not api.made
 
 
 def test_upload_without_a_network(saved, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SasaError, match="cannot upload hf:owner/pets: ") as caught:
-        hub.upload(saved, "owner/pets")
+        upload(saved, "owner/pets")
     assert "\n" not in str(caught.value)

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import sasa
+from detectors import on_meta
 from sasa.errors import ArgumentError
 from sasa.models import FeaturePyramid, ResNetConfig
 from sasa.models.blocks import Bottleneck
+from sasa.models.config import VARIANTS
 from sasa.models.retinanet_config import DETECTORS
-from sasa.models.variants import VARIANTS
 
 # Tables 1, 3 and 6, parameters in millions. Some cells look truncated, hence 0.7 % and not the last digit.
 PARAMETERS = {
@@ -45,12 +46,6 @@ SMALL = {"layers": (1, 1, 1, 1), "width": 0.125, "num_heads": 4, "kernel_size": 
 def small(name="sasa_resnet26", **options):
     """A network of four blocks with 8 to 64 channels inside."""
     return sasa.create_model(name, **{**SMALL, **options})
-
-
-def on_meta(name, **options):
-    """A network without storage, to be counted."""
-    with torch.device("meta"):
-        return sasa.create_model(name, **options)
 
 
 def count(network):

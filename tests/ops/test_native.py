@@ -1,4 +1,4 @@
-"""The library of CPU kernels is loaded, or the reason is given."""
+"""The library of CPU kernels is loaded, or the reason is given; the kernels without torch agree with naive loops."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import NEEDS_KERNELS, WITHOUT_KERNELS
-from processes import run_python
+from processes import HANGING, run_python
 from sasa.ops import native
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +123,22 @@ def test_without_kernels_eager_serves(value, sentence):
     assert error == f"backend 'cpu' cannot run here: {reason}"
     assert reason.startswith(sentence)
     assert value == "off" or "portable, off)" in reason
+
+
+# Elsewhere all instruction sets. The compiler optimises less than for the library and skips the set that takes longest
+# to compile, so that the test takes half a minute of one core.
+COMPILED = {"x86_64": "avx2,portable", "AMD64": "avx2,portable"}
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler here, or no kernels for this machine")
+def test_the_kernels_agree_with_naive_loops(tmp_path):
+    """Without torch: tests/csrc/test_kernels.cpp, which `make test-kernels` builds with the flags of the library."""
+    command = [sys.executable, "setup.py", "-q", "build_kernels_test", "--optimize", "1"]
+    command += ["--output", str(tmp_path / "test_kernels"), "--sets", COMPILED.get(platform.machine(), "")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([tmp_path / "test_kernels"], capture_output=True, text=True, timeout=HANGING, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = done.stdout.splitlines()[-1]
+    assert "0 failed" in summary
+    assert not summary.startswith("0 passed")

@@ -17,8 +17,7 @@ from comparison import block
 from helpers import NEEDS_KERNELS, backend_params, block_inputs, double, local_inputs, normal, output_and_gradients
 from operators import qkv_attention, qkv_attention_inference
 from sasa.ops import local_attention
-from sasa.ops.affine import affine_
-from sasa.ops.norm_relu import norm_relu
+from sasa.ops.norm_relu import affine_, norm_relu
 
 BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 LAST = torch.channels_last

@@ -1,10 +1,13 @@
 """The registry of back-ends dispatches, and the schemas of ops are those of exported graphs and the C++ library."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from helpers import HERE, block_inputs, local_inputs, normal
+from helpers import block_inputs, local_inputs, normal
 from operators import BLOCK_SHAPE, LOCAL_SHAPE, block, local
+from sasa.ops import native
 from sasa.ops.arguments import (
     BlockBackward,
     BlockForward,
@@ -21,9 +24,10 @@ from sasa.ops.arguments import (
     QkvInference,
 )
 from sasa.ops.backends import BACKENDS
-from sasa.ops.backends.base import Backend, DispatcherBackend, FunctionBackend
-from sasa.ops.norm_relu import NormBackward, NormForward
-from sasa.ops.register import flatten, packer
+from sasa.ops.backends.base import Backend, FunctionBackend
+from sasa.ops.backends.cpu import CpuBackend
+from sasa.ops.norm_relu import Affine, NormBackward, NormForward
+from sasa.ops.register import flatten, packer, schema_of
 
 # Exported graphs of older versions and csrc/ depend on this text.
 SCHEMAS = {
@@ -58,6 +62,7 @@ SCHEMAS = {
     "-> (Tensor y, Tensor mean, Tensor variance)",
     NormBackward: "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, "
     "Tensor variance, bool relu, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    Affine: "affine_(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()",
 }
 
 
@@ -65,6 +70,8 @@ SCHEMAS = {
 def test_schemas_stay_and_their_arguments_are_the_fields(arguments, schema):
     op = getattr(torch.ops.sasa, schema.partition("(")[0]).default
     assert str(op._schema) == f"sasa::{schema}"
+    parameters, _, results = schema.partition("(")[2].rpartition(") -> ")
+    assert schema_of(arguments, results) == f"({parameters}) -> {results}", "without the library"
     names = [argument.name for argument in op._schema.arguments]
     packed = packer(arguments)(iter(names))
     assert list(flatten(packed)) == names
@@ -73,18 +80,18 @@ def test_schemas_stay_and_their_arguments_are_the_fields(arguments, schema):
             assert isinstance(value, tuple) or value == field
 
 
-LOCAL, BLOCK = local_inputs(*LOCAL_SHAPE), block_inputs(*BLOCK_SHAPE)
+OPERATORS = ("local_attention", "block_attention")
 
 
 class Marked(Exception):  # noqa: N818 - not an error but a marker
     """Raised by the functions of one back-end."""
 
 
-def own_functions(backend: Backend) -> list[str]:
-    """Names of the functions by which a back-end computes."""
-    if isinstance(backend, FunctionBackend):
-        return ["local_forward", "block_forward"]
-    return ["local_attention", "block_attention"]
+def raises_mark(*_):
+    raise Marked
+
+
+MARKING = SimpleNamespace(forward=raises_mark, backward=raises_mark)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -92,12 +99,10 @@ def own_functions(backend: Backend) -> list[str]:
     ("operator", "tensors"), [(local, local_inputs(*LOCAL_SHAPE)), (block, block_inputs(*BLOCK_SHAPE))]
 )
 def test_the_requested_back_end_runs(monkeypatch, name, operator, tensors):
-    def mark(*_):
-        raise Marked
-
     kind = type(BACKENDS[name])
     monkeypatch.setattr(kind, "why_not", lambda *_: None)
-    for function in own_functions(BACKENDS[name]):
+    own, mark = (("local", "block"), MARKING) if issubclass(kind, FunctionBackend) else (OPERATORS, raises_mark)
+    for function in own:
         monkeypatch.setattr(kind, function, mark)
     with pytest.raises(Marked):
         operator(*tensors, backend=name)
@@ -110,7 +115,7 @@ def test_every_entry_has_its_own_name(name):
 
 
 def test_a_new_entry_does_not_fall_through(monkeypatch):
-    """Without functions it cannot be instantiated; with them, only they run."""
+    """Without functions it fails; with them, only they run."""
 
     class New(FunctionBackend):
         name, summary = "new", "of this test"
@@ -118,19 +123,17 @@ def test_a_new_entry_does_not_fall_through(monkeypatch):
         def why_not(self, inputs=None, options=None):
             return None if options is None or options.num_heads == 2 else f"num_heads ({options.num_heads}) is not 2"
 
-    with pytest.raises(TypeError, match="abstract"):
-        New()
+    query, key, value, row, col = tensors = local_inputs(*LOCAL_SHAPE)
+    monkeypatch.setitem(BACKENDS, "new", New())
+    with pytest.raises(AttributeError, match="'New' object has no attribute 'local'"):
+        local(*tensors, backend="new")
     ran = []
 
-    def forward(self, call):
+    def forward(call):
         ran.append(call)
         raise Marked
 
-    for function in ("local_forward", "local_backward", "block_forward", "block_backward"):
-        setattr(New, function, forward)
-    New.__abstractmethods__ = frozenset()
-    monkeypatch.setitem(BACKENDS, "new", New())
-    query, key, value, row, col = tensors = local_inputs(*LOCAL_SHAPE)
+    New.local = SimpleNamespace(forward=forward)
     with pytest.raises(Marked):
         local(*tensors, backend="new")
     (call,) = ran
@@ -140,24 +143,18 @@ def test_a_new_entry_does_not_fall_through(monkeypatch):
         local(one, one, one, None, None, num_heads=1, backend="new")
 
 
-def test_a_library_without_kernels_is_not_a_back_end():
+def test_a_library_without_kernels_is_not_a_back_end(monkeypatch):
     """The dispatcher would run plain torch for it, and its tests would pass."""
 
-    class Empty(DispatcherBackend):
-        name, summary = "empty", "a library that registered nothing"
-        device_type, dispatch_key = "cpu", "XPU"
+    class Empty(CpuBackend):
+        dispatch_key = "XPU"
 
-        def missing(self):
-            return None
-
+    monkeypatch.setattr(native, "missing", lambda: None)
     assert Empty().why_not() == "the library has registered no kernels for XPU tensors"
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if isinstance(BACKENDS[name], DispatcherBackend)])
-def test_kernels_refuse_tensors_of_other_devices(name):
+def test_kernels_refuse_tensors_of_other_devices():
     image, w_query = torch.empty(1, 3, 4, 4, device="meta"), torch.empty(8, 3, device="meta")
-    reason = BACKENDS[name].why_not(
-        BlockInputs(image, w_query, w_query, None, None, None, image), BlockOptions(4, 2, 1.0)
-    )
-    kind = BACKENDS[name].device_type.upper()
-    assert reason == f"image is on meta, and these kernels run on {kind} tensors"
+    inputs = BlockInputs(image, w_query, w_query, None, None, None, image)
+    reason = BACKENDS["cpu"].why_not(inputs, BlockOptions(4, 2, 1.0))
+    assert reason == "image is on meta, and these kernels run on CPU tensors"

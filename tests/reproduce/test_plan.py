@@ -4,7 +4,7 @@ import pytest
 
 from sasa.durations import format_duration, parse_budget
 from sasa.errors import ArgumentError, DataError, SasaError, UsageError
-from sasa.reproduce.budget import Cost, epochs_that_fit
+from sasa.reproduce.budget import RunCost, epochs_that_fit
 from sasa.reproduce.plan import Plan, agree, load_plan, training_part
 from sasa.reproduce.rows import rows, table_name, tables_of
 from sasa.reproduce.scores import Mean, conclusion, mean, measure_of, paired
@@ -125,7 +125,7 @@ def test_budgets_as_text():
 
 
 def test_epochs_that_fit():
-    costs = [Cost(2, 10), Cost(4, 30)]
+    costs = [RunCost(2, 10), RunCost(4, 30)]
     # 3 seeds: 18 s once, 120 s an epoch, of nine tenths of the time.
     assert epochs_that_fit(costs, 3, 1000, 90) == 7
     assert epochs_that_fit(costs, 3, 1000, 5) == 5

@@ -17,7 +17,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Publish a trained network on the Hugging Face Hub: weights, config and a model card, nothing else of the run."""
-    from sasa.models.hub import upload
+    from sasa.models.publish import upload
     from sasa.tasks.figures import run_figures
 
     typer.echo(f"published: {upload(run, name, private, figures=run_figures(run))}")

@@ -15,7 +15,7 @@ from sasa.errors import UsageError
 
 if TYPE_CHECKING:
     from sasa.reproduce.execute import Reproduction
-    from sasa.reproduce.rows import Row
+    from sasa.reproduce.rows import TableRow
 
 
 @app.command()
@@ -85,7 +85,7 @@ def reproduce(
     return collect_table(reproduction) if collect else run_table(reproduction, rows)
 
 
-def run_table(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
+def run_table(reproduction: "Reproduction", rows: Sequence["TableRow"]) -> None:
     """Train the runs that are not done, then write the table of those that are, also after Ctrl-C."""
     reproduction.check_place()
     reproduction = reproduction.settle(rows)
@@ -115,7 +115,7 @@ def print_report(reproduction: "Reproduction", text: str) -> None:
     typer.echo(f"\n{text}\nwritten: {directory / 'table.md'}, {directory / 'results.csv'}")
 
 
-def print_document(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
+def print_document(reproduction: "Reproduction", rows: Sequence["TableRow"]) -> None:
     """Print the config of one row, for `sasa train --config`."""
     from sasa.reproduce.document import document
 
@@ -128,7 +128,7 @@ def print_document(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
     typer.echo(document(plan, rows[0], reproduction.data), nl=False)
 
 
-def print_rows(reproduction: "Reproduction", rows: Sequence["Row"]) -> None:
+def print_rows(reproduction: "Reproduction", rows: Sequence["TableRow"]) -> None:
     """Print name, network, the paper's number, and how many runs are done."""
     from sasa.reproduce.rows import title
     from sasa.reproduce.runs import DONE

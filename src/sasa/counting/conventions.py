@@ -14,7 +14,7 @@ FlopCounterMode calls the formulas of torch's own ops with shapes instead of ten
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,48 +29,48 @@ Shape = Sequence[int]
 SOFTMAX, NORM = 5, 4  # for each logit, for each element
 
 
-def _attention_simple(query: int, value: int, keys: int, content: bool, relative: bool) -> int:
-    """Count FLOPs of one query pixel; `query` and `value` are channels of all heads together."""
-    return 2 * keys * (content * query + relative * query + value)
+class _Query(NamedTuple):
+    """What the FLOPs of one query pixel depend on."""
+
+    channels: int  # of all heads together, as those of the values
+    value_channels: int
+    side: int  # of the window, in keys
+    num_heads: int
+    content: bool
+    relative: bool
 
 
-def _attention_calibrated(
-    query: int, value: int, keys: int, content: bool, relative: bool, num_heads: int, side: int
-) -> int:
-    """Count FLOPs of one query pixel; `side` is the side of its window, in keys."""
-    relative_ops = keys * query if content else 2 * side * query
-    return 2 * keys * (content * query + value) + relative * relative_ops + SOFTMAX * keys * num_heads
+def _simple(query: _Query) -> int:
+    channels, value_channels, side, _, content, relative = query
+    return 2 * side**2 * (content * channels + relative * channels + value_channels)
 
 
-def _local_simple(call: LocalForward) -> int:
-    query, key, value, rel_row, _ = call.inputs
-    terms = (key is not None, rel_row is not None)
-    return pixels(query) * _attention_simple(query.shape[1], value.shape[1], call.options.kernel_size**2, *terms)
+def _calibrated(query: _Query) -> int:
+    channels, value_channels, side, num_heads, content, relative = query
+    keys = side**2
+    relative_ops = keys * channels if content else 2 * side * channels
+    return 2 * keys * (content * channels + value_channels) + relative * relative_ops + SOFTMAX * keys * num_heads
 
 
-def _local_calibrated(call: LocalForward) -> int:
-    query, key, value, rel_row, _ = call.inputs
-    kernel_size, num_heads, *_ = call.options
-    terms = (key is not None, rel_row is not None)
-    return pixels(query) * _attention_calibrated(
-        query.shape[1], value.shape[1], kernel_size**2, *terms, num_heads=num_heads, side=kernel_size
-    )
+def _attention(count: Callable[[_Query], int]) -> dict[Any, Callable[..., int]]:
+    """Make the formulas of the attention operators from the FLOPs of one query pixel."""
 
+    def local(call: LocalForward) -> int:
+        query, key, value, rel_row, _ = call.inputs
+        size, terms = (call.options.kernel_size, call.options.num_heads), (key is not None, rel_row is not None)
+        return pixels(query) * count(_Query(query.shape[1], value.shape[1], *size, *terms))
 
-def _block_simple(call: BlockForward) -> int:
-    inputs, keys = call.inputs, call.options.block_size**2
-    terms = (inputs.w_key is not None, inputs.rel_row is not None)
-    attention = _attention_simple(inputs.w_query.shape[0], inputs.value_channels, keys, *terms)
-    return block_projections(inputs) + pixels(inputs.image) * attention
+    def block(call: BlockForward) -> int:
+        inputs, (side, num_heads, _) = call
+        channels, terms = inputs.w_query.shape[0], (inputs.w_key is not None, inputs.rel_row is not None)
+        each = count(_Query(channels, inputs.value_channels, side, num_heads, *terms))
+        return block_projections(inputs) + pixels(inputs.image) * each
 
-
-def _block_calibrated(call: BlockForward) -> int:
-    inputs, (side, num_heads, _) = call
-    terms = (inputs.w_key is not None, inputs.rel_row is not None)
-    attention = _attention_calibrated(
-        inputs.w_query.shape[0], inputs.value_channels, side**2, *terms, num_heads=num_heads, side=side
-    )
-    return block_projections(inputs) + pixels(inputs.image) * attention
+    return {
+        torch.ops.sasa.local_attention: flop_formula(LocalForward, local),
+        torch.ops.sasa.qkv_attention: flop_formula(QkvForward, lambda call: local(call.local)),
+        torch.ops.sasa.block_attention: flop_formula(BlockForward, block),
+    }
 
 
 def mixture_extra_flops(image: Tensor, out_channels: int, num_mixtures: int) -> int:
@@ -98,16 +98,8 @@ def _pooling(_input: Shape, kernel_size: int | Sequence[int], *_: Any, out_shape
     return math.prod(output) * height * width
 
 
-SIMPLE: dict[Any, Callable[..., int]] = {
-    torch.ops.sasa.local_attention: flop_formula(LocalForward, _local_simple),
-    torch.ops.sasa.qkv_attention: flop_formula(QkvForward, lambda call: _local_simple(call.local)),
-    torch.ops.sasa.block_attention: flop_formula(BlockForward, _block_simple),
-}
-
-CALIBRATED: dict[Any, Callable[..., int]] = {
-    torch.ops.sasa.local_attention: flop_formula(LocalForward, _local_calibrated),
-    torch.ops.sasa.qkv_attention: flop_formula(QkvForward, lambda call: _local_calibrated(call.local)),
-    torch.ops.sasa.block_attention: flop_formula(BlockForward, _block_calibrated),
+SIMPLE = _attention(_simple)
+CALIBRATED = _attention(_calibrated) | {
     aten.native_batch_norm: _each(NORM),
     aten._native_batch_norm_legit_no_training: _each(NORM),
     aten._softmax: _each(SOFTMAX),

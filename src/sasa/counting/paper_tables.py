@@ -38,6 +38,7 @@ class CountedRow:
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values: the paper's in billions, millions and %; ours in units; differences in %."""
         paper = {**asdict(self.cells), "ap": list(self.cells.ap)}
+        del paper["name"]
         row = {name: paper.pop(name) for name in ("label", "model", "options")}
         units = ("parameters", "flops", "flops_simple", "flops_calibrated")
         ours = {name: getattr(self.ours, name) for name in units}
@@ -82,17 +83,23 @@ def tables(names: Iterable[str | int] | str | int | None = None) -> list[Counted
     >>> [row.cells.label for row in sasa.counting.tables("6")[0].rows]
     ['q.r', 'q.k + q.r']
     """
-    if isinstance(names, str | int):
-        names = [names]
-    wanted = [_table_name(name) for name in names] if names is not None else list(CELLS)
-    return [CountedTable(name, TITLES[name], tuple(_row(name, cells) for cells in CELLS[name])) for name in wanted]
+    return [
+        CountedTable(name, TITLES[name], tuple(_row(name, cells) for cells in CELLS[name]))
+        for name in _wanted(names, CELLS)
+    ]
 
 
-def _table_name(name: str | int) -> str:
-    short = str(name).lower().removeprefix("table").strip()
-    if short not in CELLS:
-        raise ArgumentError(f"there is no table {name!r}; the tables are {', '.join(CELLS)}")
-    return short
+def _wanted(names: Iterable[str | int] | str | int | None, every: Iterable[str]) -> list[str]:
+    """Return the tables' short names; `every` for None."""
+    if names is None:
+        return list(every)
+    wanted = []
+    for name in [names] if isinstance(names, str | int) else names:
+        short = str(name).lower().removeprefix("table").strip()
+        if short not in CELLS:
+            raise ArgumentError(f"there is no table {name!r}; the tables are {', '.join(CELLS)}")
+        wanted.append(short)
+    return wanted
 
 
 def _row(table: str, cells: Cells) -> CountedRow:
@@ -112,10 +119,7 @@ def claims(names: Iterable[str | int] | str | int | None = None) -> list[Claim]:
     Args:
         names: tables, as in `tables`; by default all claims, including the one that belongs to no table.
     """
-    if isinstance(names, str | int):
-        names = [names]
-    wanted = [_table_name(name) for name in names] if names is not None else [*CLAIMS]
-    return [make() for name in wanted for make in CLAIMS.get(name, ())]
+    return [make() for name in _wanted(names, CLAIMS) for make in CLAIMS.get(name, ())]
 
 
 def _fewer(table: str, what: str, stated: float, model: str, baseline_model: str, sentence: str) -> Claim:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sasa.draw.annotate import LabelledBoxes, draw_boxes, reduce
-from sasa.errors import ArgumentError, SasaError
-from sasa.files import atomic_file
+from sasa.errors import ArgumentError
+from sasa.files import atomic_file, write_errors
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 MOST_IMAGES = 8  # with boxes
@@ -25,12 +25,10 @@ def new_figure(width: float, height: float) -> Any:
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a PNG atomically; its directory is created."""
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             figure.savefig(file, dpi=130, format="png")
-    except OSError as error:
-        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sasa.nn import LocalAttention2d
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCall:
     """One call of an attention layer on one image. A detector's head is called once for each level of the pyramid.
 
     Args:
@@ -61,7 +61,7 @@ class Explored:
     image: Image.Image
     truth: str | None
     answers: list[Answer]
-    layers: list[Layer]
+    layers: list[LayerCall]
     cover: tuple[float, float]
 
 
@@ -99,10 +99,10 @@ def explore(model: Explorable, named: NamedImage, layers: Sequence[str] = ()) ->
 
 
 @contextmanager
-def _record(network: nn.Module, names: Sequence[str]) -> Iterator[tuple[list[tuple[int, int]], list[Layer]]]:
+def _record(network: nn.Module, names: Sequence[str]) -> Iterator[tuple[list[tuple[int, int]], list[LayerCall]]]:
     """Record the (height, width) of the network's inputs, and every call of the layers, until the context ends."""
     inputs: list[tuple[int, int]] = []
-    found: list[Layer] = []
+    found: list[LayerCall] = []
 
     def record_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         inputs.append((args[0].shape[2], args[0].shape[3]))
@@ -120,10 +120,10 @@ def _record(network: nn.Module, names: Sequence[str]) -> Iterator[tuple[list[tup
             handle.remove()
 
 
-def _layer(name: str, module: LocalAttention2d, map_BCHW: Tensor) -> Layer:
+def _layer(name: str, module: LocalAttention2d, map_BCHW: Tensor) -> LayerCall:
     weights_NKKHW = module.attention_weights(map_BCHW)[0]
     if not torch.isfinite(weights_NKKHW).all():
         raise SasaError(f"layer {name} gives attention weights that are not finite numbers")
     label = name.removeprefix("backbone.body.").removesuffix(".spatial")
     size = (map_BCHW.shape[2], map_BCHW.shape[3])
-    return Layer(label, module.num_heads, module.kernel_size, size, pack(weights_NKKHW))
+    return LayerCall(label, module.num_heads, module.kernel_size, size, pack(weights_NKKHW))

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from sasa.errors import SasaError
-from sasa.explore.data import Explored, Layer
+from sasa.explore.data import Explored, LayerCall
 
 SMALL = 64  # pixels: an image with no side longer than this is stored losslessly, and shown with sharp pixels
 MEGABYTE = 1_000_000
@@ -58,7 +58,7 @@ def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) 
     return Page(_fill(title, kind, images, sources, chunks, kept, left_out), len(kept), left_out)
 
 
-def _affordable(layers: Sequence[Layer], sizes: Sequence[int], budget: float) -> list[int]:
+def _affordable(layers: Sequence[LayerCall], sizes: Sequence[int], budget: float) -> list[int]:
     """Return the indices, in order, of as many layers as fit the budget together, smallest first."""
     kept: list[int] = []
     for place in sorted(range(len(layers)), key=lambda place: layers[place].weights):
@@ -69,7 +69,7 @@ def _affordable(layers: Sequence[Layer], sizes: Sequence[int], budget: float) ->
     return sorted(kept)
 
 
-def _described(layer: Layer) -> str:
+def _described(layer: LayerCall) -> str:
     height, width = layer.size
     return f"{layer.name} ({height} x {width})"
 

@@ -31,7 +31,7 @@ class Losses(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Boxes:
+class ScoredBoxes:
     """Boxes of one image, best first, (N, 4) in pixels; labels (N,), int64; scores (N,), 0 to 1."""
 
     boxes: Tensor
@@ -150,7 +150,7 @@ def _covered(all_anchors: Tensor, crowd: Tensor) -> Tensor:
 
 def select(
     config: RetinaNetConfig, outputs: Outputs, sizes: Sequence[tuple[int, int]], selection: Selection = SCORED
-) -> list[Boxes]:
+) -> list[ScoredBoxes]:
     """Select the boxes of each image, in pixels of the network's input.
 
     Args:
@@ -170,7 +170,7 @@ def select(
 
 def _select_one(
     levels: list[Tensor], logits: list[Tensor], deltas: list[Tensor], size: tuple[int, int], selection: Selection
-) -> Boxes:
+) -> ScoredBoxes:
     from torchvision.ops import batched_nms, clip_boxes_to_image
 
     parts = [_best_of_level(*level, selection) for level in zip(levels, logits, deltas, strict=True)]
@@ -179,7 +179,7 @@ def _select_one(
     seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # boxes in the padding are empty after clipping
     boxes, labels, scores = boxes[seen], labels[seen], scores[seen]
     kept = batched_nms(boxes, scores, labels, selection.overlap)[: selection.most]
-    return Boxes(boxes[kept], labels[kept], scores[kept])
+    return ScoredBoxes(boxes[kept], labels[kept], scores[kept])
 
 
 def _best_of_level(

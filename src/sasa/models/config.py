@@ -1,8 +1,13 @@
-"""`ResNetConfig`: the options of a network, checked once and saved beside the weights as config.json."""
+"""`ResNetConfig`: the options of a network, checked once and saved beside the weights as config.json; named networks.
+
+`VARIANTS` has the networks of Tables 1 and 3. The other tables vary options: kernel_size, position, content,
+stem_values. The baseline `resnet26` has 1, 2, 4, 1 blocks, as in the paper; timm's network of that name differs.
+"""
 
 import dataclasses
 import difflib
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,19 +129,43 @@ class ResNetConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ResNetConfig":
         """The inverse of `to_dict`; raises for unknown options and names the nearest known one."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise ArgumentError(
-                    f"{name!r} is not an option of a network" + (f"; did you mean {near[0]!r}?" if near else "")
-                )
+        check_options(values, [field.name for field in dataclasses.fields(cls)], "a network")
         if "layers" not in values:
             raise ArgumentError("layers is missing: the number of blocks in each of the four groups")
         layers = values["layers"]
         return cls(**{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})
 
 
+def check_options(names: Iterable[str], known: Sequence[str], owner: str) -> None:
+    """Raise for the first name that is not a known option of `owner`, with the nearest known one."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ArgumentError(
+                f"{name!r} is not an option of {owner}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
 def is_integer(value: object, least: int) -> bool:
     """Return whether `value` is an integer (not a bool) of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+LAYERS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
+VARIANTS: dict[str, dict[str, Any]] = {}
+for _depth, _layers in LAYERS.items():
+    VARIANTS[f"resnet{_depth}"] = {"layers": _layers, "stem": "conv", "groups": "cccc"}
+    VARIANTS[f"sasa_resnet{_depth}_convstem"] = {"layers": _layers, "stem": "conv", "groups": "aaaa"}
+    VARIANTS[f"sasa_resnet{_depth}"] = {"layers": _layers, "stem": "attention", "groups": "aaaa"}
+
+# Table 3: groups of convolution (c) and of attention (a), all with the convolutional stem. Its first row is
+# sasa_resnet50_convstem and its fifth row resnet50.
+for _name, _groups in {
+    "c1a234": "caaa",
+    "c12a34": "ccaa",
+    "c123a4": "ccca",
+    "c234a1": "accc",
+    "c34a12": "aacc",
+    "c4a123": "aaac",
+}.items():
+    VARIANTS[f"sasa_resnet50_{_name}"] = {"layers": LAYERS[50], "stem": "conv", "groups": _groups}

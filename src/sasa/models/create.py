@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sasa.errors import ArgumentError, SasaError
-from sasa.models.config import ResNetConfig
+from sasa.models.config import VARIANTS, ResNetConfig
 from sasa.models.hub import locate, on_hub
 from sasa.models.resnet import FeaturePyramid, ResNet
 from sasa.models.retinanet import RetinaNet
 from sasa.models.retinanet_config import DETECTORS, RetinaNetConfig
-from sasa.models.variants import VARIANTS
 from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME, load_weights, read_config
 
 

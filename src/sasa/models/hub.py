@@ -1,22 +1,20 @@
-"""Networks on the Hugging Face Hub: download by name, and upload with a model card. Needs the extra `hub`.
+"""Networks on the Hugging Face Hub: download by name. Needs the extra `hub`; `sasa.models.publish` uploads.
 
 Only three files are transferred: model.safetensors, config.json and README.md, as `save_pretrained` names them. Pickles
 are neither downloaded nor uploaded.
 """
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sasa.errors import ArgumentError, SasaError
-from sasa.models.card import CARD_NAME, Figures, model_card
 from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME
 
 PREFIX = "hf:"
+CARD_NAME = "README.md"
 FILES = [WEIGHTS_NAME, CONFIG_NAME, CARD_NAME]
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -47,61 +45,14 @@ def download(repo_id: str, revision: str | None = None) -> Path:
             no network.
     """
     check_name(repo_id)
-    with _one_sentence(repo_id, revision, "download"):
-        directory = Path(_library().snapshot_download(repo_id, revision=revision, allow_patterns=FILES))
+    with one_sentence("download", repo_id, revision):
+        directory = Path(library().snapshot_download(repo_id, revision=revision, allow_patterns=FILES))
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (directory / name).is_file():
             raise SasaError(
                 f"{PREFIX}{repo_id} holds no network of sasa: {name} is missing (pickles are not downloaded)"
             )
     return directory
-
-
-def upload(
-    directory: str | Path,
-    repo_id: str,
-    private: bool = False,
-    message: str | None = None,
-    figures: Figures | None = None,
-) -> str:
-    """Publish the network that `save_pretrained` or training wrote; return the address of its page.
-
-    A README.md in the directory is uploaded as it is; without one a model card is written.
-
-    Args:
-        directory: with model.safetensors and config.json, which must fit each other.
-        repo_id: OWNER/NAME; created if missing.
-        private: whether only the owner may see it. A repository that is already public is refused.
-        message: of the commit.
-        figures: of the network, for the model card.
-
-    Raises:
-        ArgumentError: repo_id has another form.
-        SasaError: the directory holds no complete network; the extra is missing; the Hub does not answer or refuses.
-    """
-    from sasa.models.create import load_pretrained  # create imports this module
-
-    check_name(repo_id)
-    directory, api = Path(directory), _library().HfApi(library_name="sasa")
-    network = load_pretrained(directory)
-    with tempfile.TemporaryDirectory() as staged:
-        for name in (WEIGHTS_NAME, CONFIG_NAME):
-            shutil.copyfile(directory / name, Path(staged) / name)
-        own = directory / CARD_NAME
-        card = own.read_text(encoding="utf-8") if own.is_file() else model_card(network, repo_id, figures)
-        (Path(staged) / CARD_NAME).write_text(card, encoding="utf-8")
-        with _one_sentence(repo_id, None, "upload"):
-            address = str(api.create_repo(repo_id, repo_type="model", private=private or None, exist_ok=True))
-            if private and not api.model_info(repo_id).private:
-                raise SasaError(f"{PREFIX}{repo_id} exists already and is public: nothing was uploaded")
-            api.upload_folder(
-                repo_id=repo_id,
-                repo_type="model",
-                folder_path=staged,
-                allow_patterns=FILES,
-                commit_message=message or f"{network.name}, saved by sasa",
-            )
-    return address
 
 
 def check_name(repo_id: str) -> None:
@@ -114,7 +65,8 @@ def check_name(repo_id: str) -> None:
         raise ArgumentError(f"the name of a network on the Hub must be OWNER/NAME, got {repo_id!r}")
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Import huggingface_hub, or raise the sentence that says how to install it."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -123,8 +75,8 @@ def _library() -> Any:
 
 
 @contextmanager
-def _one_sentence(repo_id: str, revision: str | None, what: str) -> Iterator[None]:
-    """Turn any error of the library into one sentence."""
+def one_sentence(what: str, repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Turn any error of the library into one sentence: cannot `what` the network, and the reason."""
     try:
         yield
     except SasaError:

@@ -19,7 +19,6 @@ from sasa.models.blocks import Bottleneck, embedding_names, make_stem
 from sasa.models.config import EXPANSION, ResNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import LocalAttention2d
-from sasa.nn.fold import is_folded
 
 
 def default_cfg(config: ResNetConfig) -> dict[str, Any]:
@@ -212,13 +211,7 @@ class ResNet(nn.Module):
             directory: created if missing.
             **metadata: labels, preprocessing, ... of the weights, added to `self.metadata`.
         """
-        if is_folded(self):
-            raise ArgumentError(
-                f"this {self.name} was made by optimize_for_inference and lacks its batch norms: "
-                "save the original, and optimize it again after loading"
-            )
-        metadata = {**self.metadata, **metadata}
-        save_network(directory, self.state_dict(), self.name, self.config.to_dict(), metadata)
+        save_network(self, directory, metadata)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

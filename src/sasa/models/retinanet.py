@@ -19,7 +19,6 @@ from sasa.models.retinanet_config import LEVELS, SPATIAL, RetinaNetConfig
 from sasa.models.weights import save_network
 from sasa.nn import LocalAttention2d
 from sasa.nn.conv_norm_act import conv_norm_act
-from sasa.nn.fold import is_folded
 
 PRIOR = 0.01  # probability of an object at an anchor before training, for the focal loss
 CLASSIFIER_ONLY = ("num_classes", "global_pool", "zero_init_residual")  # options without effect on a trained backbone
@@ -183,6 +182,4 @@ class RetinaNet(nn.Module):
 
     def save_pretrained(self, directory: str | Path, **metadata: Any) -> None:
         """Write model.safetensors and config.json; `sasa.create_model(directory)` reads them back."""
-        if is_folded(self):
-            raise SasaError(f"this {self.name} was made by optimize_for_inference: save the original network")
-        save_network(directory, self.state_dict(), self.name, self.config.to_dict(), {**self.metadata, **metadata})
+        save_network(self, directory, metadata)

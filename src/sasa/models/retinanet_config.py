@@ -1,13 +1,11 @@
 """`RetinaNetConfig`: the options of a detector and of its backbone, saved beside the weights as one flat table."""
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 from sasa.errors import ArgumentError
-from sasa.models.config import ResNetConfig, is_integer
-from sasa.models.variants import VARIANTS
+from sasa.models.config import VARIANTS, ResNetConfig, check_options, is_integer
 
 CHANNELS = 256  # of the pyramid and the heads, Section A.3; `width` scales it
 LEVELS = (3, 4, 5, 6, 7)
@@ -90,13 +88,7 @@ class RetinaNetConfig:
     def from_dict(cls, values: dict[str, Any]) -> "RetinaNetConfig":
         """The inverse of `to_dict`; raises for unknown options and names the nearest known one."""
         own = {field.name for field in dataclasses.fields(cls)} - {"backbone"}
-        known = [*own, *(field.name for field in dataclasses.fields(ResNetConfig) if field.name != "global_pool")]
-        for name in values:
-            if name not in known and name != "global_pool":
-                near = difflib.get_close_matches(name, known, 1)
-                raise ArgumentError(
-                    f"{name!r} is not an option of a detector" + (f"; did you mean {near[0]!r}?" if near else "")
-                )
+        check_options(values, [*own, *(field.name for field in dataclasses.fields(ResNetConfig))], "a detector")
         backbone = {name: value for name, value in values.items() if name not in own}
         config = ResNetConfig.from_dict({**backbone, "num_classes": 0})
         return cls(config, **{name: value for name, value in values.items() if name in own})

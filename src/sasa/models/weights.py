@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sasa.errors import ArgumentError, SasaError
-from sasa.files import atomic_write
+from sasa.files import atomic_write, write_errors
+from sasa.nn.fold import is_folded
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -19,38 +20,37 @@ FORMAT = 1
 PICKLES = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # first bytes of torch.save files
 
 
-def save_network(
-    directory: str | Path, state: dict[str, torch.Tensor], architecture: str, options: dict, metadata: dict
-) -> None:
+def save_network(network: nn.Module, directory: str | Path, metadata: dict[str, Any]) -> None:
     """Write model.safetensors and config.json, each replaced atomically.
 
     Args:
+        network: a ResNet or a RetinaNet; its `name` and `config` are saved.
         directory: created if missing.
-        state: the tensors by name.
-        architecture: the name that the network was created by.
-        options: plain values of its config.
-        metadata: labels (list of class names), input_size, mean, std, ... of the weights; saved in config.json, and
-            in `model.metadata` after loading.
+        metadata: labels (list of class names), input_size, mean, std, ... of the weights, added to those of the
+            network; saved in config.json, and in `model.metadata` after loading.
     """
+    if is_folded(network):
+        raise ArgumentError(
+            f"this {network.name} was made by optimize_for_inference and lacks its batch norms: "
+            "save the original, and optimize it again after loading"
+        )
     directory = Path(directory)
     config = {
         "format": FORMAT,
-        "architecture": architecture,
-        "options": options,
-        "metadata": metadata,
+        "architecture": network.name,
+        "options": network.config.to_dict(),  # pyright: ignore
+        "metadata": {**network.metadata, **metadata},  # pyright: ignore
     }
     try:  # before a file is written, so that an earlier network stays complete
         text = json.dumps(config, indent=2) + "\n"
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"metadata must be values that JSON can represent: {error}") from error
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = _safetensors().save(weights, {"format": "pt"})
-    try:
+    with write_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         atomic_write(directory / WEIGHTS_NAME, content)
         atomic_write(directory / CONFIG_NAME, text.encode())
-    except OSError as error:
-        raise SasaError(f"cannot write {directory}: {error.strerror or error}") from error
 
 
 def read_config(directory: Path) -> dict[str, Any]:

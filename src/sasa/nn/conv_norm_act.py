@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from sasa.nn.attention import LocalAttention2d
 from sasa.nn.batch_norm import gain_and_shift, move_statistics, uses_batch_statistics
-from sasa.ops.affine import affine_
 from sasa.ops.arguments import Epilogue
 from sasa.ops.fusion import is_watched, may_fuse
-from sasa.ops.norm_relu import norm_relu
+from sasa.ops.norm_relu import affine_, norm_relu
 from sasa.ops.precision import is_channels_last
 
 

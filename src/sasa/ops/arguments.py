@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D query 
 block size, P = S * S the pixels of a block.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -89,6 +89,10 @@ class BlockBackward(NamedTuple):
     logsumexp: Tensor  # (B, N, H, W), of the logits; float32 or better
     options: BlockOptions
     image_gradient: bool  # whether the image needs one
+
+
+ForwardCall = LocalForward | BlockForward
+BackwardCall = LocalBackward | BlockBackward
 
 
 class PooledForward(NamedTuple):
@@ -174,6 +178,11 @@ class QkvInference(NamedTuple):
     epilogue: Epilogue
     options: QkvOptions
 
+    @property
+    def forward(self) -> QkvForward:
+        """Return the arguments of the attention before the epilogue."""
+        return QkvForward(self.inputs, self.options)
+
 
 def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     """Views of q, k (None without content) and v, (B, N * D, H, W) each."""
@@ -187,3 +196,22 @@ def split(qkv: Tensor, content: bool) -> tuple[Tensor, Tensor | None, Tensor]:
 def local_options(options: QkvOptions) -> LocalOptions:
     """The options that `local_attention` has too."""
     return LocalOptions(options.kernel_size, options.num_heads, options.padding, options.scale)
+
+
+class Calls(NamedTuple):
+    """The named tuples of an attention operator: its inputs, and its calls forward and backward."""
+
+    name: str
+    inputs: type[Any]
+    forward: type[Any]
+    backward: type[Any]
+
+    def gradient(self, grad_output: Tensor, inputs: Any, logsumexp: Tensor, options: Any, image_gradient: bool) -> Any:
+        """Return the backward call; only that of block attention says whether the first input needs a gradient."""
+        needed = (image_gradient,) if self.backward is BlockBackward else ()
+        return self.backward(grad_output, inputs, logsumexp, options, *needed)
+
+
+LOCAL = Calls("local_attention", LocalInputs, LocalForward, LocalBackward)
+BLOCK = Calls("block_attention", BlockInputs, BlockForward, BlockBackward)
+QKV = Calls("qkv_attention", QkvInputs, QkvForward, QkvBackward)

@@ -6,18 +6,15 @@ Shapes: B batch, C image channels, H x W the image, N heads, D query channels an
 S the block size, P = S * S the pixels of a block.
 """
 
-import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
-from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
-from sasa.ops.backends import cuda, find_backend, triton
+from sasa.ops.arguments import BLOCK, BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
+from sasa.ops.backends import attend, cuda, triton
 from sasa.ops.checks import check_heads, check_relative, check_same
-from sasa.ops.fusion import needs_reference
-from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
-from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import register, register_twin
+from sasa.ops.precision import autocast_to, compute_dtype, empty_map
+from sasa.ops.register import Pair, register_attention, register_twins
 
 
 def block_attention(
@@ -71,12 +68,7 @@ def block_attention(
     inputs = BlockInputs(image, w_query, w_key, w_value, rel_row, rel_col, value)
     options = BlockOptions(block_size, num_heads, float(scale))
     _check(inputs, options, content)
-    if backend == "auto" and needs_reference(inputs):
-        backend = "reference"
-    if backend != "auto":
-        return find_backend(backend, inputs, options).block_attention(inputs, options)
-    with without_autocast(image.device):
-        return torch.ops.sasa.block_attention(*inputs, *options)[0]
+    return attend(BLOCK, inputs, options, backend)
 
 
 def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
@@ -121,22 +113,10 @@ def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
     check_relative(rel_row, rel_col, (num_heads, 2 * block_size - 1, head_dim // 2), image)
 
 
-def _plain(call: BlockForward) -> tuple[Tensor, Tensor]:
-    return eager_block.forward(call.inputs, call.options)
-
-
-def _cuda(call: BlockForward) -> tuple[Tensor, Tensor]:
-    return triton.for_call(call.inputs, call.options).block_forward(call)
-
-
 def _fake(call: BlockForward) -> tuple[Tensor, Tensor]:
     image = call.inputs.image
     shape = (image.shape[0], call.options.num_heads, *image.shape[2:])
     return empty_map(image, call.inputs.value_channels), image.new_empty(shape, dtype=compute_dtype(image))
-
-
-def _cuda_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
-    return triton.for_call(call.inputs, call.options).block_backward(call)
 
 
 def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, ...]:
@@ -147,36 +127,12 @@ def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, 
     return grad_image, *(None if w is None else w.new_empty(w.shape) for w in weights), grad_value
 
 
-def _gradient(grads, inputs, logsumexp, options, image_gradient):
-    return torch.ops.sasa.block_attention_backward(grads[0], *inputs, logsumexp, *options, image_gradient)
-
-
-def _composed_backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
-    return composed_gradients(
-        lambda inputs: reference.block_attention(inputs, call.options)[:1], call.inputs, [call.grad_output]
-    )
-
-
-register(
-    "block_attention(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
-    "rel_col, Tensor? value, int block_size, int num_heads, float scale) -> (Tensor output, Tensor logsumexp)",
-    BlockForward,
-    plain=_plain,
-    cuda=_cuda,
-    fake=_fake,
-    gradient=Gradient(inputs=7, kept=1, backward=_gradient),
-    flops=flops.block_attention,
+register_attention(
+    BLOCK,
+    plain=eager_block,
+    cuda=Pair(lambda c: triton.for_call(c).block.forward(c), lambda c: triton.for_call(c).block.backward(c)),
+    fake=Pair(_fake, fake_backward),
+    flops=Pair(flops.block_attention, flops.block_attention_backward),
+    reference=reference.block_attention,
 )
-register(
-    "block_attention_backward(Tensor grad_output, Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, "
-    "Tensor? rel_row, Tensor? rel_col, Tensor? value, Tensor logsumexp, int block_size, int num_heads, float scale, "
-    "bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    BlockBackward,
-    plain=eager_block.backward,
-    cuda=_cuda_backward,
-    fake=fake_backward,
-    gradient=SecondGradient(_composed_backward),
-    flops=flops.block_attention_backward,
-)
-for _name in ("block_attention", "block_attention_backward"):
-    register_twin(cuda.NAMESPACE, _name)
+register_twins(cuda.NAMESPACE, BLOCK)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
-from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions, PooledBackward, PooledForward
+from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward, PooledForward
 from sasa.ops.block_attention import fake_backward
 from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
@@ -50,7 +50,7 @@ def _size(image: Tensor, block_size: int) -> tuple[int, int]:
 
 def _forward(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
     image, block_size = call.inputs.image, call.options.block_size
-    y = eager_block.forward(call.inputs, call.options)[0].to(compute_dtype(image))
+    y = eager_block.forward(BlockForward(call.inputs, call.options))[0].to(compute_dtype(image))
     size = _size(image, block_size)
     extreme = empty_map(image, y.shape[1], size=size)
     position = empty_map(image, y.shape[1], dtype=torch.uint8, size=size)
@@ -65,7 +65,7 @@ def _forward(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
 
 def _backward(call: PooledBackward) -> tuple[Tensor | None, ...]:
     image, block_size = call.inputs.image, call.options.block_size
-    y, logsumexp = eager_block.forward(call.inputs, call.options)
+    y, logsumexp = eager_block.forward(BlockForward(call.inputs, call.options))
     dtype = logsumexp.dtype
     sum_C, square_C = call.grad_sums.to(dtype)
     chosen = F.one_hot(call.position.long(), block_size**2).permute(0, 2, 3, 4, 1)  # (B, I, J, P, C)
@@ -107,22 +107,20 @@ def _gradient(grads, inputs, position, options, image_gradient):
 
 
 register(
-    "block_attention_pooled(Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? "
-    "rel_col, Tensor? value, Tensor sign, int block_size, int num_heads, float scale) -> (Tensor extreme, Tensor "
-    "position, Tensor sums)",
+    "block_attention_pooled",
     PooledForward,
+    "(Tensor extreme, Tensor position, Tensor sums)",
     plain=_forward,
     fake=_fake,
     gradient=Gradient(inputs=7, skipped=1, kept=1, backward=_gradient),  # skipped: the signs
-    flops=flops.block_attention_pooled,
+    flops=flops.block_attention,
 )
 register(
-    "block_attention_pooled_backward(Tensor grad_extreme, Tensor grad_sums, Tensor position, Tensor image, Tensor "
-    "w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, Tensor? value, int block_size, int "
-    "num_heads, float scale, bool image_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "block_attention_pooled_backward",
     PooledBackward,
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     plain=_backward,
     fake=fake_backward,
     gradient=SecondGradient(_composed_backward),
-    flops=flops.block_attention_pooled_backward,
+    flops=flops.block_attention_backward,
 )

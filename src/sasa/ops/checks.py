@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sasa.errors import ArgumentError
 
@@ -84,12 +85,17 @@ def check_relative(
             raise ArgumentError(f"{name} ({rel.device}) must be on the query's device ({like.device})")
 
 
+def has_tangent(tensor: Tensor | None) -> bool:
+    """Return whether a tensor carries a forward-mode tangent."""
+    if tensor is None or torch.compiler.is_compiling() or forward_ad._current_level < 0:  # as unpack_dual asks
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
 def check_no_forward_mode(inputs: NamedTuple) -> None:
     """Raise for inputs with a forward-mode tangent, for back-ends that would silently drop it."""
-    if torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level < 0:  # as unpack_dual asks
-        return
     for name, tensor in zip(inputs._fields, inputs, strict=True):
-        if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        if has_tangent(tensor):
             raise NotImplementedError(
                 f"{name} carries a forward-mode tangent: sasa operators differentiate in reverse mode only "
                 '(backend="reference" differentiates in both)'

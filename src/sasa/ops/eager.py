@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sasa.ops import eager_windows
-from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LocalBackward, LocalForward, LocalOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 
 TILE = 4  # queries a side: for K = 7, 4 x 4 queries share 10 x 10 keys, twice the 49 that each of them needs
@@ -44,6 +44,11 @@ class Tiling:
     kernel_size: int
     num_heads: int
     padding: str
+
+    @classmethod
+    def of(cls, query: Tensor, options: LocalOptions) -> "Tiling":
+        """The tiling for a call."""
+        return cls(query.shape[2], query.shape[3], options.kernel_size, options.num_heads, options.padding)
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -185,18 +190,16 @@ def spread_embeddings(
     return spread_offsets(rel_row.to(dtype), tiling.tile[0]), spread_offsets(rel_col.to(dtype), tiling.tile[1])
 
 
-def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
+def forward(call: LocalForward) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
-    if eager_windows.are_needed(*inputs):
-        return eager_windows.forward(inputs, options)
-    query, key, value, rel_row, rel_col = inputs
-    kernel_size, num_heads, padding, scale = options
-    tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)
-    dtype = compute_dtype(query)
+    if eager_windows.are_needed(*call.inputs):
+        return eager_windows.forward(call)
+    query, key, value, rel_row, rel_col = call.inputs
+    tiling, scale = Tiling.of(query, call.options), call.options.scale
     output = empty_map(query, value.shape[1])
-    logsumexp = query.new_empty((query.shape[0], num_heads, *query.shape[2:]), dtype=dtype)
+    logsumexp = query.new_empty((query.shape[0], tiling.num_heads, *query.shape[2:]), dtype=compute_dtype(query))
     with without_autocast(query.device):
-        rel = spread_embeddings(tiling, rel_row, rel_col, dtype)
+        rel = spread_embeddings(tiling, rel_row, rel_col, logsumexp.dtype)
         for strip in tiling.strips(query.shape[0], query.device):
             logits = tile_logits(tiling, strip, tiling.query_tiles(query, strip) * scale, key, rel)
             largest = logits.amax(-1, keepdim=True)
@@ -219,14 +222,12 @@ def backward(call: LocalBackward) -> tuple[Tensor, Tensor | None, Tensor, Tensor
     if eager_windows.are_needed(call.grad_output, *call.inputs):
         return eager_windows.backward(call)
     query, key, value, rel_row, rel_col = call.inputs
-    kernel_size, num_heads, padding, scale = call.options
-    tiling = Tiling(query.shape[2], query.shape[3], kernel_size, num_heads, padding)
-    dtype = compute_dtype(query)
+    tiling, scale = Tiling.of(query, call.options), call.options.scale
     grad_query = empty_map(query, query.shape[1])
     key_padded = None if key is None else tiling.padded_like(key)
     value_padded = tiling.padded_like(value)
     with without_autocast(query.device):
-        rel = spread_embeddings(tiling, rel_row, rel_col, dtype)
+        rel = spread_embeddings(tiling, rel_row, rel_col, compute_dtype(query))
         grad_rel = None if rel is None else (torch.zeros_like(rel[0]), torch.zeros_like(rel[1]))
         for strip in tiling.strips(query.shape[0], query.device):
             scaled_query = tiling.query_tiles(query, strip) * scale
@@ -252,8 +253,8 @@ def backward(call: LocalBackward) -> tuple[Tensor, Tensor | None, Tensor, Tensor
     grad_value = dense(tiling.crop(value_padded), value)
     if grad_rel is None or rel_row is None or rel_col is None:
         return grad_query, grad_key, grad_value, None, None
-    grad_row = gather_offsets(grad_rel[0], kernel_size).to(rel_row.dtype)
-    grad_col = gather_offsets(grad_rel[1], kernel_size).to(rel_col.dtype)
+    grad_row = gather_offsets(grad_rel[0], tiling.kernel_size).to(rel_row.dtype)
+    grad_col = gather_offsets(grad_rel[1], tiling.kernel_size).to(rel_col.dtype)
     return grad_query, grad_key, grad_value, grad_row, grad_col
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions
+from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import block_offsets, from_blocks, to_blocks
 
@@ -96,8 +96,9 @@ class Projected(NamedTuple):
     beyond: Tensor | None  # (1, I, J, P), whether a pixel of a partial block lies beyond the image; None without any
 
 
-def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
+def forward(call: BlockForward) -> tuple[Tensor, Tensor]:
     """Eq. 7-8 with relative positions: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+    inputs, options = call
     image, value, block_size = inputs.image, inputs.value, options.block_size
     block = Block(inputs, options)
     output = empty_map(image, inputs.value_channels)

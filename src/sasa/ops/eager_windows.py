@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sasa.ops import reference
-from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
 from sasa.ops.precision import compute_dtype, empty_map, without_autocast
-from sasa.ops.reference import split_heads, window_view
+from sasa.ops.reference import head_windows, split_heads, window_view
 
 
 def are_needed(*tensors: Tensor | None) -> bool:
@@ -26,8 +26,9 @@ def are_needed(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.device.type == "cpu" and not bool(t.isfinite().all()) for t in tensors)
 
 
-def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
+def forward(call: LocalForward) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+    inputs, options = call
     images = [reference.local_attention(_image(inputs, b), options) for b in range(len(inputs.query))]
     output = empty_map(inputs.query, inputs.value.shape[1]).copy_(torch.cat([output for output, _ in images]))
     return output, torch.cat([logsumexp for _, logsumexp in images])
@@ -62,11 +63,6 @@ def _image(inputs: LocalInputs, b: int) -> LocalInputs:
     return LocalInputs(query[b : b + 1], None if key is None else key[b : b + 1], value[b : b + 1], *rels)
 
 
-def _windows(map_BCHW: Tensor, options: LocalOptions) -> Tensor:
-    heads = split_heads(map_BCHW, options.num_heads)
-    return window_view(heads.flatten(0, 1), options.kernel_size).unflatten(0, heads.shape[:2])
-
-
 def _gradients(
     inputs: LocalInputs, grad_output: Tensor, logsumexp: Tensor, options: LocalOptions
 ) -> tuple[Tensor | None, ...]:
@@ -75,7 +71,7 @@ def _gradients(
     query_BNDHW, grad_BNEHW = (split_heads(t, options.num_heads) for t in (query, grad_output))
     logits = reference.attention_logits(query, key, rel_row, rel_col, options)
     weights_BNHWRC = (logits - logsumexp[..., None, None]).exp()
-    grad_weights = torch.einsum("bnehw,bnehwrc->bnhwrc", grad_BNEHW, _windows(value, options))
+    grad_weights = torch.einsum("bnehw,bnehwrc->bnhwrc", grad_BNEHW, head_windows(value, options))
     grad_logits = grad_weights * weights_BNHWRC
     grad_logits = grad_logits - weights_BNHWRC * grad_logits.sum((-2, -1), keepdim=True)
     if options.padding == "mask":
@@ -86,7 +82,7 @@ def _gradients(
     grad_query = torch.zeros_like(query_BNDHW)
     grad_key = grad_row = grad_col = None
     if key is not None:
-        grad_query = grad_query + torch.einsum("bnhwrc,bndhwrc->bndhw", grad_logits, _windows(key, options))
+        grad_query = grad_query + torch.einsum("bnhwrc,bndhwrc->bndhw", grad_logits, head_windows(key, options))
         grad_key = _sum_over_queries(grad_logits, query_BNDHW)
     if rel_row is not None and rel_col is not None:
         rows, columns = grad_logits.sum(-1), grad_logits.sum(-2)

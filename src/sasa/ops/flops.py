@@ -3,7 +3,7 @@
 The formulas count the products in the equation, for every back-end: q.k and a.v with all keys of the window, also those
 beyond the border, and q.r as products of length D/2 with one embedding for each row and each column of the window.
 Extra work of a back-end (the tiles of `eager` have more keys than a window) and operations that are not products
-(softmax, sums, scaling) are not counted; torch does not count them for its own attention either.
+(softmax, sums, scaling, pooling, norm) are not counted; torch does not count them for its own attention either.
 
 They take the arguments of an op (`sasa.ops.arguments`) and read only shapes.
 """
@@ -19,9 +19,6 @@ from sasa.ops.arguments import (
     LocalInputs,
     PooledBackward,
     PooledForward,
-    QkvBackward,
-    QkvForward,
-    QkvInference,
 )
 
 
@@ -49,21 +46,6 @@ def local_attention_backward(call: LocalBackward) -> int:
     return 2 * pixels(call.inputs.query) * (3 * content + 3 * relative + 2 * value)
 
 
-def qkv_attention(call: QkvForward) -> int:
-    """FLOPs of `local_attention` of the thirds."""
-    return local_attention(call.local)
-
-
-def qkv_attention_backward(call: QkvBackward) -> int:
-    """FLOPs of `local_attention_backward` of the thirds."""
-    return local_attention_backward(call.local)
-
-
-def qkv_attention_inference(call: QkvInference) -> int:
-    """FLOPs of `qkv_attention`: pooling, norm and ReLU are not products."""
-    return qkv_attention(QkvForward(call.inputs, call.options))
-
-
 def block_projections(inputs: BlockInputs) -> int:
     """FLOPs of q = w_query x, k = w_key x and v = w_value[position] x for every pixel of the image."""
     channels = inputs.w_query.shape[0]
@@ -82,8 +64,8 @@ def _block_products(inputs: BlockInputs, block_size: int) -> tuple[int, int, int
     return content, relative, keys * inputs.value_channels
 
 
-def block_attention(call: BlockForward) -> int:
-    """FLOPs of the stem's attention (Section 3.2): projections, and S * S keys for each pixel."""
+def block_attention(call: BlockForward | PooledForward) -> int:
+    """FLOPs of the stem's attention (Section 3.2): projections, and S * S keys for each pixel; not of pooling."""
     products = sum(_block_products(call.inputs, call.options.block_size))
     return block_projections(call.inputs) + 2 * pixels(call.inputs.image) * products
 
@@ -96,13 +78,3 @@ def block_attention_backward(call: BlockBackward | PooledBackward) -> int:
     content, relative, value = _block_products(call.inputs, call.options.block_size)
     projections = (3 if call.image_gradient else 2) * block_projections(call.inputs)
     return projections + 2 * pixels(call.inputs.image) * (3 * content + 3 * relative + 2 * value)
-
-
-def block_attention_pooled(call: PooledForward) -> int:
-    """FLOPs of `block_attention`: pooling and sums are not products."""
-    return block_attention(BlockForward(call.inputs, call.options))
-
-
-def block_attention_pooled_backward(call: PooledBackward) -> int:
-    """FLOPs of `block_attention_backward`."""
-    return block_attention_backward(call)

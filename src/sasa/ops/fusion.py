@@ -9,10 +9,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active, _functorch  # pyright: ignore[reportAttributeAccessIssue]
-from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from sasa.ops import native
+from sasa.ops.checks import has_tangent
 
 # Device types with fused kernels, and for each a function that says why this process has none.
 FUSING = {"cpu": native.missing, "cuda": native.cuda_not_chosen}
@@ -58,13 +58,9 @@ def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
     tangent: the dispatcher ops have a reverse-mode gradient only. Second derivatives (`create_graph=True`) do not need
     the reference in the forward pass: the backward op handles them (`sasa.ops.gradients.SecondGradient`).
     """
-    if torch.compiler.is_compiling():
-        return False
     if _is_transforming() and any(level.key() in DIFFERENTIATING for level in _functorch.get_interpreter_stack()):
         return True
-    return forward_ad._current_level >= 0 and any(  # the same test as in unpack_dual
-        t is not None and forward_ad.unpack_dual(t).tangent is not None for t in inputs
-    )
+    return any(map(has_tangent, inputs))
 
 
 def _is_transforming() -> bool:

@@ -6,18 +6,15 @@ devices without one. So exported and compiled graphs contain the op and not the 
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
 
-import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager, flops, reference
-from sasa.ops.arguments import LocalBackward, LocalForward, LocalInputs, LocalOptions
-from sasa.ops.backends import cuda, find_backend, triton
+from sasa.ops.arguments import LOCAL, LocalBackward, LocalForward, LocalInputs, LocalOptions
+from sasa.ops.backends import attend, cuda, triton
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_relative, check_same
-from sasa.ops.fusion import needs_reference
-from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
-from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import register, register_twin
+from sasa.ops.precision import autocast_to, compute_dtype, empty_map
+from sasa.ops.register import Pair, register_attention, register_twins
 
 
 def local_attention(
@@ -71,12 +68,7 @@ def local_attention(
     inputs = LocalInputs(query, key, value, rel_row, rel_col)
     options = LocalOptions(kernel_size, num_heads, padding, float(scale))
     _check(inputs, options, content)
-    if backend == "auto" and needs_reference(inputs):
-        backend = "reference"
-    if backend != "auto":
-        return find_backend(backend, inputs, options).local_attention(inputs, options)
-    with without_autocast(query.device):
-        return torch.ops.sasa.local_attention(*inputs, *options)[0]
+    return attend(LOCAL, inputs, options, backend)
 
 
 def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
@@ -109,22 +101,10 @@ def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
     check_relative(rel_row, rel_col, (num_heads, kernel_size, query.shape[1] // num_heads // 2), query)
 
 
-def _plain(call: LocalForward) -> tuple[Tensor, Tensor]:
-    return eager.forward(call.inputs, call.options)
-
-
-def _cuda(call: LocalForward) -> tuple[Tensor, Tensor]:
-    return triton.for_call(call.inputs, call.options).local_forward(call)
-
-
 def _fake(call: LocalForward) -> tuple[Tensor, Tensor]:
     query, value = call.inputs.query, call.inputs.value
     shape = (query.shape[0], call.options.num_heads, *query.shape[2:])
     return empty_map(query, value.shape[1]), query.new_empty(shape, dtype=compute_dtype(query))
-
-
-def _cuda_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
-    return triton.for_call(call.inputs, call.options).local_backward(call)
 
 
 def _fake_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
@@ -133,36 +113,12 @@ def _fake_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
     return *maps, *(None if r is None else r.new_empty(r.shape) for r in (rel_row, rel_col))
 
 
-def _gradient(grads, inputs, logsumexp, options, _):
-    return torch.ops.sasa.local_attention_backward(grads[0], *inputs, logsumexp, *options)
-
-
-def _composed_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
-    return composed_gradients(
-        lambda inputs: reference.local_attention(inputs, call.options)[:1], call.inputs, [call.grad_output]
-    )
-
-
-register(
-    "local_attention(Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? rel_col, int kernel_size, "
-    "int num_heads, str padding, float scale) -> (Tensor output, Tensor logsumexp)",
-    LocalForward,
-    plain=_plain,
-    cuda=_cuda,
-    fake=_fake,
-    gradient=Gradient(inputs=5, kept=1, backward=_gradient),
-    flops=flops.local_attention,
+register_attention(
+    LOCAL,
+    plain=eager,
+    cuda=Pair(lambda c: triton.for_call(c).local.forward(c), lambda c: triton.for_call(c).local.backward(c)),
+    fake=Pair(_fake, _fake_backward),
+    flops=Pair(flops.local_attention, flops.local_attention_backward),
+    reference=reference.local_attention,
 )
-register(
-    "local_attention_backward(Tensor grad_output, Tensor query, Tensor? key, Tensor value, Tensor? rel_row, Tensor? "
-    "rel_col, Tensor logsumexp, int kernel_size, int num_heads, str padding, float scale) -> (Tensor, Tensor, "
-    "Tensor, Tensor, Tensor)",
-    LocalBackward,
-    plain=eager.backward,
-    cuda=_cuda_backward,
-    fake=_fake_backward,
-    gradient=SecondGradient(_composed_backward),
-    flops=flops.local_attention_backward,
-)
-for _name in ("local_attention", "local_attention_backward"):
-    register_twin(cuda.NAMESPACE, _name)
+register_twins(cuda.NAMESPACE, LOCAL)

@@ -1,7 +1,8 @@
-"""`sasa::norm_relu`: batch norm in training, shortcut and ReLU in one operation, for channels_last float32 maps.
+"""Batch norm, shortcut and ReLU in one operation: `sasa::norm_relu` in training, `sasa::affine_` (in place) otherwise.
 
 These steps are limited by memory bandwidth. Fused they read and write each map once, where torch's three operations do
-so two or three times, and more often in the backward pass. The result is that of nn.BatchNorm2d, an addition and ReLU.
+so two or three times, and more often in the backward pass. The results are those of nn.BatchNorm2d, an addition and
+ReLU. In training the maps are channels_last and float32.
 """
 
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sasa.ops.gradients import CustomGradient, SecondGradient
+from sasa.ops.precision import compute_dtype
 from sasa.ops.register import register
 
 
@@ -123,18 +125,73 @@ def _autograd(ctx, grad, _grad_mean, _grad_variance):
 
 
 register(
-    "norm_relu(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) -> (Tensor y, Tensor "
-    "mean, Tensor variance)",
+    "norm_relu",
     NormForward,
+    "(Tensor y, Tensor mean, Tensor variance)",
     plain=_forward,
     fake=_fake,
     gradient=CustomGradient(_setup_context, _autograd),
 )
 register(
-    "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor variance, "
-    "bool relu, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    "norm_relu_backward",
     NormBackward,
+    "(Tensor, Tensor, Tensor, Tensor)",
     plain=_backward,
     fake=_fake_backward,
     gradient=SecondGradient(_composed_backward),
+)
+
+
+def affine_(
+    x: Tensor, gain: Tensor | None, shift: Tensor | None, residual: Tensor | None = None, *, relu: bool = False
+) -> Tensor:
+    """Overwrite x with x * gain + shift for each channel, plus residual, and ReLU.
+
+    Args:
+        x: (B, C, H, W), dense: contiguous or channels_last; must not be needed for a gradient.
+        gain: (C,), or None for 1.
+        shift: (C,), or None for 0.
+        residual: (B, C, H, W), or None.
+        relu: whether negative results become 0.
+
+    Returns:
+        x.
+    """
+    if residual is not None and residual.stride() != x.stride():
+        residual = torch.empty_like(x).copy_(residual)
+    torch.ops.sasa.affine_(x, gain, shift, residual, relu)
+    return x
+
+
+class Affine(NamedTuple):
+    """Arguments of the op `sasa::affine_`, as in the function."""
+
+    x: Tensor
+    gain: Tensor | None
+    shift: Tensor | None
+    residual: Tensor | None
+    relu: bool
+
+
+def scaled(y: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:
+    """y * gain + shift for each channel; None is 1 and 0."""
+    y = y if gain is None else y * gain[:, None, None]
+    return y if shift is None else y + shift[:, None, None]
+
+
+def _affine(call: Affine) -> None:
+    x, gain, shift, residual, relu = call
+    y = scaled(x.to(compute_dtype(x)), gain, shift)  # rounded once, at the end
+    if residual is not None:
+        y = y + residual
+    x.copy_(y.relu() if relu else y)
+
+
+register(
+    "affine_",
+    Affine,
+    "()",
+    plain=_affine,
+    fake=lambda call: None,
+    gradient=None,
 )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sasa.ops import eager, flops, reference
 from sasa.ops.arguments import (
+    QKV,
     Epilogue,
-    LocalInputs,
     QkvBackward,
     QkvForward,
     QkvInference,
@@ -23,10 +23,10 @@ from sasa.ops.arguments import (
 )
 from sasa.ops.backends import triton
 from sasa.ops.fusion import needs_reference
-from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.local_attention import local_attention
+from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import register
+from sasa.ops.register import Pair, register, register_attention
 
 
 def qkv_attention(inputs: QkvInputs, options: QkvOptions, backend: str = "auto") -> Tensor:
@@ -58,12 +58,12 @@ def qkv_attention_inference(inputs: QkvInputs, epilogue: Epilogue, options: QkvO
 
 
 def _forward(call: QkvForward) -> tuple[Tensor, Tensor]:
-    return eager.forward(*call.local)
+    return eager.forward(call.local)
 
 
 def _cuda(call: QkvForward) -> tuple[Tensor, Tensor]:
     local = call.local
-    return triton.for_call(*local).local_forward(local)
+    return triton.for_call(local).local.forward(local)
 
 
 def _fake(call: QkvForward) -> tuple[Tensor, Tensor]:
@@ -77,27 +77,24 @@ def _channels(qkv: Tensor, options: QkvOptions) -> int:
 
 
 def _backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
-    return _gathered(call, eager.backward(call.local))
-
-
-def _cuda_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
-    local, qkv = call.local, call.inputs.qkv
-    backend = triton.for_call(local.inputs, local.options)
-    if backend is not triton.BACKEND:
-        return _gathered(call, backend.local_backward(local))
-    grad_qkv = empty_map(qkv, qkv.shape[1])
-    *_, grad_row, grad_col = triton.local_backward_into(split(grad_qkv, call.options.content), local)
-    return grad_qkv, grad_row, grad_col
-
-
-def _gathered(call: QkvBackward, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients of q, k and v concatenated in one map."""
-    *maps, grad_row, grad_col = grads
+    """The gradients of q, k and v concatenated in one map, and those of the embeddings."""
+    *maps, grad_row, grad_col = eager.backward(call.local)
     qkv = call.inputs.qkv
     grad_qkv = empty_map(qkv, qkv.shape[1])
     for part, grad in zip(split(grad_qkv, call.options.content), maps, strict=True):
         if part is not None and grad is not None:
             part.copy_(grad)
+    return grad_qkv, grad_row, grad_col
+
+
+def _cuda_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
+    local, qkv = call.local, call.inputs.qkv
+    if triton.for_call(local) is not triton.BACKEND:
+        return _backward(call)
+    from sasa.ops.gpu import local_launch
+
+    grad_qkv = empty_map(qkv, qkv.shape[1])
+    *_, grad_row, grad_col = local_launch.backward(local, into=split(grad_qkv, call.options.content))
     return grad_qkv, grad_row, grad_col
 
 
@@ -107,13 +104,11 @@ def _fake_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
 
 
 def _inference(call: QkvInference) -> Tensor:
-    output, _ = _forward(QkvForward(call.inputs, call.options))
-    return _finish(output, call)
+    return _finish(_forward(call.forward)[0], call)
 
 
 def _cuda_inference(call: QkvInference) -> Tensor:
-    output, _ = _cuda(QkvForward(call.inputs, call.options))
-    return _finish(output, call)
+    return _finish(_cuda(call.forward)[0], call)
 
 
 def _finish(output: Tensor, call: QkvInference) -> Tensor:
@@ -121,10 +116,7 @@ def _finish(output: Tensor, call: QkvInference) -> Tensor:
     y = output.to(compute_dtype(qkv))
     if pool > 1:
         y = F.avg_pool2d(y, pool, ceil_mode=True, count_include_pad=False)
-    if gain is not None:
-        y = y * gain[:, None, None]
-    if shift is not None:
-        y = y + shift[:, None, None]
+    y = scaled(y, gain, shift)
     result = empty_map(qkv, y.shape[1], size=(y.shape[2], y.shape[3]))
     return result.copy_(y.relu() if relu else y)
 
@@ -134,47 +126,21 @@ def _fake_inference(call: QkvInference) -> Tensor:
     return empty_map(qkv, _channels(qkv, call.options), size=(-(-qkv.shape[2] // pool), -(-qkv.shape[3] // pool)))
 
 
-def _gradient(grads, inputs, logsumexp, options, _):
-    return torch.ops.sasa.qkv_attention_backward(grads[0], *inputs, logsumexp, *options)
-
-
-def _composed_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
-    options = call.local.options
-
-    def attention(inputs: QkvInputs) -> tuple[Tensor]:
-        maps = split(inputs.qkv, call.options.content)
-        return reference.local_attention(LocalInputs(*maps, inputs.rel_row, inputs.rel_col), options)[:1]
-
-    return composed_gradients(attention, call.inputs, [call.grad_output])
-
-
-register(
-    "qkv_attention(Tensor qkv, Tensor? rel_row, Tensor? rel_col, int kernel_size, int num_heads, bool content, str "
-    "padding, float scale) -> (Tensor output, Tensor logsumexp)",
-    QkvForward,
-    plain=_forward,
-    cuda=_cuda,
-    fake=_fake,
-    gradient=Gradient(inputs=3, kept=1, backward=_gradient),
-    flops=flops.qkv_attention,
+register_attention(
+    QKV,
+    plain=Pair(_forward, _backward),
+    cuda=Pair(_cuda, _cuda_backward),
+    fake=Pair(_fake, _fake_backward),
+    flops=Pair(lambda c: flops.local_attention(c.local), lambda c: flops.local_attention_backward(c.local)),
+    reference=lambda inputs, options: reference.local_attention(*QkvForward(inputs, options).local),
 )
 register(
-    "qkv_attention_backward(Tensor grad_output, Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor logsumexp, int "
-    "kernel_size, int num_heads, bool content, str padding, float scale) -> (Tensor, Tensor, Tensor)",
-    QkvBackward,
-    plain=_backward,
-    cuda=_cuda_backward,
-    fake=_fake_backward,
-    gradient=SecondGradient(_composed_backward),
-    flops=flops.qkv_attention_backward,
-)
-register(
-    "qkv_attention_inference(Tensor qkv, Tensor? rel_row, Tensor? rel_col, Tensor? gain, Tensor? shift, bool relu, "
-    "int pool, int kernel_size, int num_heads, bool content, str padding, float scale) -> Tensor",
+    "qkv_attention_inference",
     QkvInference,
+    "Tensor",
     plain=_inference,
     cuda=_cuda_inference,
     fake=_fake_inference,
     gradient="sasa::qkv_attention_inference has no gradient; LocalAttention2d calls it only where none is needed",
-    flops=flops.qkv_attention_inference,
+    flops=lambda call: flops.local_attention(call.forward.local),
 )

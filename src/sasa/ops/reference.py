@@ -28,6 +28,12 @@ def split_heads(map_BCHW: Tensor, num_heads: int) -> Tensor:
     return map_BCHW.unflatten(1, (num_heads, map_BCHW.shape[1] // num_heads))
 
 
+def head_windows(map_BCHW: Tensor, options: LocalOptions) -> Tensor:
+    """(B, N * D, H, W) -> (B, N, D, H, W, K, K): the window around each pixel, for each head."""
+    heads = split_heads(map_BCHW, options.num_heads)
+    return window_view(heads.flatten(0, 1), options.kernel_size).unflatten(0, heads.shape[:2])
+
+
 def relative_logits(query_BNDHW: Tensor, rel_row_NKD: Tensor, rel_col_NKD: Tensor) -> Tensor:
     """q_ij . r_{a-i, b-j} of Eq. 3, (B, N, H, W, K, K).
 
@@ -48,8 +54,7 @@ def attention_logits(
     query_BNDHW = split_heads(query, num_heads)
     logits = query_BNDHW.new_zeros(())
     if key is not None:
-        key_windows = split_heads(key, num_heads)
-        key_BNDHWRC = window_view(key_windows.flatten(0, 1), kernel_size).unflatten(0, key_windows.shape[:2])
+        key_BNDHWRC = head_windows(key, options)
         logits = logits + torch.einsum("bndhw,bndhwrc->bnhwrc", query_BNDHW, key_BNDHWRC)
     if rel_row is not None and rel_col is not None:
         logits = logits + relative_logits(query_BNDHW, rel_row, rel_col)
@@ -85,8 +90,7 @@ def local_attention(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor,
         logits = attention_logits(query, key, rel_row, rel_col, options)
         logsumexp_BNHW = logits.flatten(-2).logsumexp(-1)
         weights_BNHWRC = (logits - logsumexp_BNHW[..., None, None]).exp()
-        value_heads = split_heads(value, options.num_heads)
-        value_BNEHWRC = window_view(value_heads.flatten(0, 1), options.kernel_size).unflatten(0, value_heads.shape[:2])
+        value_BNEHWRC = head_windows(value, options)
         output_BNEHW = torch.einsum("bnhwrc,bnehwrc->bnehw", weights_BNHWRC, value_BNEHWRC)
     return output_BNEHW.flatten(1, 2).to(dtype), logsumexp_BNHW
 

@@ -1,31 +1,89 @@
 """Registration of dispatcher ops: schema, implementations, fake, gradient and FLOP formula of each in one call.
 
 Torch calls an op with a flat list of arguments. Here an op's arguments are a named tuple, which may hold named tuples
-(`sasa.ops.arguments`); its fields, flattened, are the arguments of its schema, in the schema's order. Functions take
-the tuple.
+(`sasa.ops.arguments`); its fields, flattened, are the arguments of its schema. Functions take the tuple.
 
-The library of kernels (csrc/), where it is loaded (`sasa.ops.native`), has defined the same schemas already and
-registered its kernels, so that a C++ program can use it alone.
+The library of kernels (csrc/), where it is loaded (`sasa.ops.native`), has defined the same schemas already
+(csrc/ops/schemas.cpp) and registered its kernels, so that a C++ program can use it alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import Tensor
 
 from sasa.ops import native  # noqa: F401 - loaded first: its library defines the schemas
-from sasa.ops.gradients import CustomGradient, Gradient, SecondGradient
+from sasa.ops.arguments import Calls
+from sasa.ops.gradients import CustomGradient, Gradient, SecondGradient, composed_gradients
 
 Arguments = type[Any]  # a named tuple
 Implementation = Callable[[Any], Any]  # the op's arguments -> its results
 PLAIN_NAMESPACE = "sasa_plain"
+SCHEMA_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool", str: "str"}
 FLOP_FORMULAS: dict[Any, Callable[..., int]] = {}
 
 
+class Functions(Protocol):
+    """An operator as two functions of its calls (`sasa.ops.arguments`): a module, for instance."""
+
+    def forward(self, call: Any, /) -> Any:
+        """Output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
+
+    def backward(self, call: Any, /) -> Any:
+        """A gradient for each input; None where the input was None, and for an image that needs no gradient."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two functions as `Functions`."""
+
+    forward: Callable[[Any], Any]
+    backward: Callable[[Any], Any]
+
+
+def register_attention(
+    calls: Calls,
+    *,
+    plain: Functions,
+    cuda: Functions,
+    fake: Functions,
+    flops: Functions,
+    reference: Callable[[Any, Any], tuple[Tensor, Tensor]],
+) -> None:
+    """Register an attention op, which returns (output, log-sum-exp), and the op of its gradients.
+
+    Args:
+        calls: named tuples of the arguments of both.
+        plain: as in `register`, of both ops, like `cuda`, `fake` and `flops`.
+        reference: (inputs, options) -> (output, log-sum-exp), for second derivatives.
+    """
+    count, name = len(calls.inputs._fields), f"{calls.name}_backward"
+
+    def gradient(grads, inputs, logsumexp, options, image_gradient):
+        call = calls.gradient(grads[0], calls.inputs(*inputs), logsumexp, options, image_gradient)
+        return getattr(torch.ops.sasa, name)(*flatten(call))
+
+    def composed(call):
+        return composed_gradients(lambda inputs: reference(inputs, call.options)[:1], call.inputs, [call.grad_output])
+
+    register(
+        calls.name, calls.forward, "(Tensor output, Tensor logsumexp)",
+        plain=plain.forward, cuda=cuda.forward, fake=fake.forward, flops=flops.forward,
+        gradient=Gradient(inputs=count, kept=1, backward=gradient),
+    )  # fmt: skip
+    register(
+        name, calls.backward, f"({', '.join(['Tensor'] * count)})",
+        plain=plain.backward, cuda=cuda.backward, fake=fake.backward, flops=flops.backward,
+        gradient=SecondGradient(composed),
+    )  # fmt: skip
+
+
 def register(
-    schema: str,
+    name: str,
     arguments: Arguments,
+    results: str,
     *,
     plain: Implementation,
     fake: Implementation,
@@ -36,8 +94,9 @@ def register(
     """Register an op of `torch.ops.sasa`.
 
     Args:
-        schema: name, arguments and results; csrc/ops/schemas.cpp has the same text.
-        arguments: the named tuple of the schema's arguments.
+        name: without the namespace.
+        arguments: the named tuple of its arguments.
+        results: as a schema has them; "()" for an op that overwrites its first argument.
         plain: the op in plain torch, for every device without a kernel of its own. As in `cuda` and `fake`, a result
             that is None becomes an empty tensor: a schema cannot return an optional one.
         fake: uninitialised results of the right shape, dtype and strides.
@@ -46,17 +105,16 @@ def register(
         cuda: the op for CUDA tensors; not used where the library has registered kernels for them.
         flops: FLOPs of a call, from its arguments; for torch's FlopCounterMode.
     """
-    name, parenthesis, rest = schema.partition("(")
-    qualified = f"sasa::{name}"
+    qualified, schema = f"sasa::{name}", schema_of(arguments, results)
     if not hasattr(torch.ops.sasa, name):
-        torch.library.define(qualified, parenthesis + rest)
+        torch.library.define(qualified, schema)
     pack = packer(arguments)
     torch.library.impl(qualified, "CompositeExplicitAutograd", _flat(plain, pack))
     if not has_kernel(name, "CUDA"):
         if cuda is not None:
             torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
     else:  # csrc/cuda_or_plain.h calls it where no kernel supports a call
-        torch.library.define(f"{PLAIN_NAMESPACE}::{name}", parenthesis + rest)
+        torch.library.define(f"{PLAIN_NAMESPACE}::{name}", schema)
         torch.library.impl(f"{PLAIN_NAMESPACE}::{name}", "CompositeExplicitAutograd", _flat(plain, pack))
     torch.library.register_fake(qualified, _flat(fake, pack))
     if isinstance(gradient, SecondGradient):
@@ -77,14 +135,15 @@ def register_flop_formulas() -> None:
         register_flop_formula(op, get_raw=True)(formula)
 
 
-def register_twin(namespace: str, name: str) -> None:
-    """Define `torch.ops.NAMESPACE.NAME` with the schema and the fake of `torch.ops.sasa.NAME`.
+def register_twins(namespace: str, calls: Calls) -> None:
+    """Define ops in `torch.ops.NAMESPACE` with the schemas and fakes of an attention op and the op of its gradients.
 
-    It has no implementation in plain torch: a call runs a kernel that a library registered for it, or fails.
+    They have no implementation in plain torch: a call runs a kernel that a library registered for it, or fails.
     """
-    op = getattr(torch.ops.sasa, name).default
-    torch.library.define(f"{namespace}::{name}", str(op._schema).partition(name)[2])
-    torch.library.register_fake(f"{namespace}::{name}", op)
+    for name in (calls.name, f"{calls.name}_backward"):
+        op = getattr(torch.ops.sasa, name).default
+        torch.library.define(f"{namespace}::{name}", str(op._schema).partition(name)[2])
+        torch.library.register_fake(f"{namespace}::{name}", op)
 
 
 def has_kernel(name: str, key: str) -> bool:
@@ -103,6 +162,22 @@ def flop_formula(arguments: Arguments, count: Callable[[Any], int]) -> Callable[
     return formula
 
 
+def schema_of(arguments: Arguments, results: str) -> str:
+    """Return the schema, without the op's name, for `register`'s arguments."""
+    text = ", ".join(f"{SCHEMA_TYPES[kind]} {field}" for field, kind in _fields(arguments))
+    if results == "()":
+        text = text.replace("Tensor", "Tensor(a!)", 1)
+    return f"({text}) -> {results}"
+
+
+def _fields(arguments: Arguments) -> Iterator[tuple[str, Any]]:
+    for field, kind in get_type_hints(arguments).items():
+        if _is_named_tuple(kind):
+            yield from _fields(kind)
+        else:
+            yield field, kind
+
+
 def packer(arguments: Arguments) -> Callable[[Iterator[Any]], Any]:
     """Return a function that builds the named tuple from an iterator over its flattened fields."""
     hints = get_type_hints(arguments)
@@ -117,7 +192,7 @@ def packer(arguments: Arguments) -> Callable[[Iterator[Any]], Any]:
 def flatten(arguments: Iterable[Any]) -> Iterator[Any]:
     """The inverse of `packer`: an op's arguments one after the other."""
     for value in arguments:
-        if _is_named_tuple(type(value)):
+        if isinstance(value, tuple):
             yield from flatten(value)
         else:
             yield value

@@ -22,14 +22,14 @@ USED = 0.9  # fraction of the remaining time to plan for, because the speed of a
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """Time of a run in seconds: the fixed part, and each epoch with its scoring."""
 
     once: float
     epoch: float
 
 
-def measure(config: Config) -> Cost:
+def measure(config: Config) -> RunCost:
     """Estimate the cost of a run from its first steps; nothing is written."""
     began = time.perf_counter()
     short = config_of(config.to_dict())
@@ -38,10 +38,10 @@ def measure(config: Config) -> Cost:
     trainer = start(short)
     building, task = time.perf_counter() - began, trainer.task
     _, step = _first_and_later(trainer)
-    return Cost(building + DRAWING, _epoch(step, len(task.train), len(task.held_out), config.recipe.batch_size))
+    return RunCost(building + DRAWING, _epoch(step, len(task.train), len(task.held_out), config.recipe.batch_size))
 
 
-def _measure_in_memory(short: TrainConfig, began: float) -> Cost:
+def _measure_in_memory(short: TrainConfig, began: float) -> RunCost:
     """Decode a few batches only: a run decodes all images before its first step, and that time is extrapolated."""
     train, held_out = open_training_data(short)
     opening = time.perf_counter() - began
@@ -51,7 +51,7 @@ def _measure_in_memory(short: TrainConfig, began: float) -> Cost:
     building = time.perf_counter() - began - opening
     first, step = _first_and_later(trainer)
     decoding = max(0.0, first - step) / short.data.limit * (len(train) + len(held_out))
-    return Cost(building + decoding + DRAWING, _epoch(step, len(train), len(held_out), batch))
+    return RunCost(building + decoding + DRAWING, _epoch(step, len(train), len(held_out), batch))
 
 
 def _first_and_later(trainer: Trainer) -> tuple[float, float]:
@@ -66,14 +66,14 @@ def _epoch(step: float, images: int, held_out: int, batch: int) -> float:
     return images // batch * step + SCORING * held_out / batch * step
 
 
-def epochs_that_fit(costs: Sequence[Cost], seeds: int, seconds: float, most: int) -> int:
+def epochs_that_fit(costs: Sequence[RunCost], seeds: int, seconds: float, most: int) -> int:
     """Return the largest number of epochs, at most `most`, such that all rows and seeds take at most `seconds`.
 
     Raises:
         UsageError: not even one epoch fits; the message states the time of one.
 
-    >>> from sasa.reproduce.budget import Cost, epochs_that_fit
-    >>> epochs_that_fit([Cost(once=1, epoch=10), Cost(once=1, epoch=20)], seeds=3, seconds=1000, most=90)
+    >>> from sasa.reproduce.budget import RunCost, epochs_that_fit
+    >>> epochs_that_fit([RunCost(once=1, epoch=10), RunCost(once=1, epoch=20)], seeds=3, seconds=1000, most=90)
     9
     """
     once, epoch = seeds * sum(cost.once for cost in costs), seeds * sum(cost.epoch for cost in costs)

@@ -7,7 +7,7 @@ import textwrap
 from sasa.counting.count import Count
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.results import VALIDATION_TABLES
-from sasa.reproduce.rows import DETECTION, TABLES, Row, title
+from sasa.reproduce.rows import DETECTION, TABLES, TableRow, title
 from sasa.tasks.registry import KNOWN_SETS
 
 WIDTH = 105  # characters of a header line, without its keyword
@@ -27,12 +27,12 @@ MEASURED = {  # by us; docs/results.md and docs/detection.md have the conditions
 }
 
 
-def document(plan: Plan, row: Row, data: str) -> str:
+def document(plan: Plan, row: TableRow, data: str) -> str:
     """Return the resolved config of one run as YAML with a header, for `sasa train --config`."""
     return f"{header(plan, row)}{plan.config(row, 0, data).to_yaml()}"
 
 
-def header(plan: Plan, row: Row) -> str:
+def header(plan: Plan, row: TableRow) -> str:
     """Return the comments before the settings: paper's numbers, cost, commands, expected and measured score."""
     cost = plan.count(row)
     lines = [f"# {title(row.table)}.", f"# Row {row.name}: {row.label}. {plan.dataset}, {plan.scale}.", "#"]
@@ -58,7 +58,7 @@ def header(plan: Plan, row: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def paper(row: Row) -> str:
+def paper(row: TableRow) -> str:
     """Return the paper's numbers."""
     cells = row.cells
     if not cells:
@@ -82,7 +82,7 @@ def counted(plan: Plan, cost: Count) -> str:
     )
 
 
-def training(plan: Plan, row: Row, cost: Count) -> str:
+def training(plan: Plan, row: TableRow, cost: Count) -> str:
     """Return the FLOPS of training on a data set of known size; a backward pass counts as two forward passes."""
     config = plan.config(row, 0, plan.dataset)
     epochs, known = config.recipe.epochs, KNOWN_SETS.get(plan.dataset)
@@ -97,14 +97,14 @@ def training(plan: Plan, row: Row, cost: Count) -> str:
     )
 
 
-def dry_run(plan: Plan, row: Row) -> str:
+def dry_run(plan: Plan, row: TableRow) -> str:
     """Return the command that measures a step on one device, with the batch that each of 8 GPUs would have."""
     words = f"{_train(plan)} --config {row.name}.yaml --dry-run"
     accumulate = plan.config(row, 0, plan.dataset).recipe.accumulate
     return f"{words} --set recipe.accumulate={8 * accumulate}" if _many_gpus(plan) else words
 
 
-def command(plan: Plan, row: Row) -> str:
+def command(plan: Plan, row: TableRow) -> str:
     """Return the command that trains the row in the directory that `sasa reproduce --collect` reads."""
     data = "DIR/train" if _holds_out(plan, row) else "DIR"  # without the validation images of DIR
     output = f"runs/reproduce/{plan.dataset}-{plan.scale}-{row.table}/runs/{row.name}-seed0"
@@ -112,14 +112,14 @@ def command(plan: Plan, row: Row) -> str:
     return f"{'torchrun --nproc-per-node 8 -m ' if _many_gpus(plan) else ''}{_train(plan)} {words}"
 
 
-def expected(plan: Plan, row: Row) -> str:
+def expected(plan: Plan, row: TableRow) -> str:
     """Return the score that a run should reach, if the paper states it."""
     if plan.setup.differs == "the paper's.":
         return "the paper's score" if row.cells else "the paper prints no number"
     return "not the paper's score, because networks and data differ; compare the rows with each other"
 
 
-def measured(plan: Plan, row: Row) -> str:
+def measured(plan: Plan, row: TableRow) -> str:
     """Return our result, or a sentence that there is none."""
     score = MEASURED.get(f"{plan.dataset}-{plan.scale}", {}).get((row.table, row.name))
     if score is None or plan.deciding or plan.epochs or plan.validation:
@@ -129,11 +129,11 @@ def measured(plan: Plan, row: Row) -> str:
     return f"{score} % top-1 on the test images, mean and standard error over 3 seeds (docs/results.md)"
 
 
-def _on_validation(row: Row) -> bool:
+def _on_validation(row: TableRow) -> bool:
     return row.table in VALIDATION_TABLES
 
 
-def _holds_out(plan: Plan, row: Row) -> bool:
+def _holds_out(plan: Plan, row: TableRow) -> bool:
     """Return whether a part of the training images is scored, as in the paper's row."""
     return plan.validation or (plan.dataset == "imagenet" and _on_validation(row))
 

@@ -13,10 +13,9 @@ import torch
 from sasa.durations import format_duration, parse_budget
 from sasa.errors import DataError, DivergedError, UsageError
 from sasa.reproduce.budget import epochs_that_fit, measure
-from sasa.reproduce.figure import draw
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan, write_text
-from sasa.reproduce.results import results, to_markdown, write_csv
-from sasa.reproduce.rows import Row
+from sasa.reproduce.results import draw, results, to_markdown, write_csv
+from sasa.reproduce.rows import TableRow
 from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, check_images, runs_of
 from sasa.tasks.train import resume, train
 from sasa.training.processes import started
@@ -63,7 +62,7 @@ class Reproduction:
         recorded = load_plan(self.output) if (self.output / "runs").is_dir() else None
         return dataclasses.replace(self, plan=agree(self.plan, recorded, self.output)) if recorded else self
 
-    def settle(self, rows: Sequence[Row]) -> "Reproduction":
+    def settle(self, rows: Sequence[TableRow]) -> "Reproduction":
         """Decide the epochs and write plan.json, unless `output` was already started.
 
         Args:
@@ -82,7 +81,7 @@ class Reproduction:
         settled.plan.save(self.output)
         return settled
 
-    def _fitted(self, budget: str, rows: Sequence[Row]) -> Plan:
+    def _fitted(self, budget: str, rows: Sequence[TableRow]) -> Plan:
         """The plan with as many epochs as fit into the budget, less the time that measuring takes."""
         began, seconds = time.perf_counter(), parse_budget(budget)
         configs, costs = [self.plan.config(row, 0, self.data, self.device) for row in rows], []
@@ -96,7 +95,7 @@ class Reproduction:
         self.say(f"{epochs} of the recipe's {most} epochs for each of {self.seeds * len(costs)} runs fit into {budget}")
         return dataclasses.replace(self.plan, epochs=epochs)
 
-    def run_all(self, rows: Sequence[Row]) -> None:
+    def run_all(self, rows: Sequence[TableRow]) -> None:
         """Start or continue the runs of some rows that are not done yet.
 
         Raises:

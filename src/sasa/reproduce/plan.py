@@ -13,9 +13,9 @@ from torch import nn
 
 from sasa.counting.count import Count, count
 from sasa.errors import DataError, SasaError, UsageError
-from sasa.files import atomic_write
+from sasa.files import atomic_write, write_errors
 from sasa.models import create_model
-from sasa.reproduce.rows import DETECTION, Row, rows
+from sasa.reproduce.rows import DETECTION, TableRow, rows
 from sasa.reproduce.setups import SETUPS, Setup
 from sasa.training.settings import Config
 
@@ -54,7 +54,7 @@ class Plan:
         return SETUPS[self.dataset, self.scale]
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[TableRow, ...]:
         """The networks, in the paper's order."""
         return rows(self.table, self.dataset, self.scale)
 
@@ -63,7 +63,7 @@ class Plan:
         """The changes that affect the result."""
         return {key: value for key, value in self.changes if key not in FREE}
 
-    def matching(self, patterns: Sequence[str] | None) -> tuple[Row, ...]:
+    def matching(self, patterns: Sequence[str] | None) -> tuple[TableRow, ...]:
         """Return the rows whose names match one of the patterns, such as "r26_*"; all rows without patterns.
 
         Raises:
@@ -76,7 +76,7 @@ class Plan:
         wanted = ["*"] if patterns is None else patterns
         return tuple(row for row in self.rows if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in wanted))
 
-    def config(self, row: Row, seed: int, data: str, device: str | None = None) -> Config:
+    def config(self, row: TableRow, seed: int, data: str, device: str | None = None) -> Config:
         """The whole configuration of one run."""
         config = self.setup.config.read_recipe(self.setup.recipe)
         config.model = dict(row.model)
@@ -117,7 +117,7 @@ class Plan:
         """
         return [_build(self.config(row, 0, "digits").model).config.to_dict() for row in self.rows]  # pyright: ignore
 
-    def count(self, row: Row) -> Count:
+    def count(self, row: TableRow) -> Count:
         """Count parameters and FLOPS of a row's network for one image, with the settings of the plan."""
         config = self.config(row, 0, self.dataset)
         side, channels = config.data.image_size, getattr(config.data, "channels", 3)
@@ -144,11 +144,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         SasaError: it cannot be written.
     """
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, text.encode())
-    except OSError as error:
-        raise SasaError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def load_plan(directory: Path) -> Plan | None:

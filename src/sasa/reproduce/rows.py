@@ -7,64 +7,47 @@ from sasa.errors import UsageError
 from sasa.reproduce.setups import DETECTION_DATASETS, FIGURE, SETUPS, Options
 
 DETECTION = "2"  # the table of detection; all others are of classification
-SIZES_AND_KINDS = tuple(f"r{depth}_{kind}" for depth in (26, 38, 50) for kind in ("baseline", "convstem", "full"))
 BASELINE = "baseline"  # of the same depth or width
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of the paper: its question and its rows.
+class PaperTable:
+    """A table of the paper; its rows are in `CELLS`.
 
     Args:
         question: the question that the table answers.
-        names: short names of its rows, in the order of `CELLS`; for --row and for directories.
         beside: name of the row that the others are compared with.
         not_small: names of rows that are left out at the scale "small".
     """
 
     question: str
-    names: tuple[str, ...]
     beside: str
     not_small: tuple[str, ...] = ()
 
 
 TABLES = {
-    "1": Table(
+    "1": PaperTable(
         "what does attention do in place of every spatial convolution, and of the stem, at each depth?",
-        SIZES_AND_KINDS,
         BASELINE,
         # All small networks have the same stem, so two of the attention networks are equal: one is left out.
-        not_small=tuple(name for name in SIZES_AND_KINDS if name not in ("r26_baseline", "r26_full")),
+        not_small=tuple(cells.name for cells in CELLS["1"] if cells.name not in ("r26_baseline", "r26_full")),
     ),
-    DETECTION: Table(
-        "what is attention worth in a detector's backbone, and in its heads?",
-        ("conv_baseline", "conv_convstem", "conv_full", "attention_convstem", "attention_full"),
-        "conv_baseline",
-    ),
-    "3": Table(
-        "which groups of layers should be convolution, and which attention?",
-        ("a1234", "c1a234", "c12a34", "c123a4", "c1234", "c234a1", "c34a12", "c4a123"),
-        "c1234",
-    ),
-    "4": Table(
+    DETECTION: PaperTable("what is attention worth in a detector's backbone, and in its heads?", "conv_baseline"),
+    "3": PaperTable("which groups of layers should be convolution, and which attention?", "c1234"),
+    "4": PaperTable(
         "how wide must the window of attention be?",
-        ("k3", "k5", "k7", "k9", "k11"),
         "k7",
         not_small=("k9", "k11"),  # wider than most of the feature maps, which are 16, 8, 4 and 2 pixels wide
     ),
-    "5": Table("how much do positions help attention?", ("none", "absolute", "relative"), "relative"),
-    "6": Table("is the relative position alone enough?", ("qr", "qk_qr"), "qk_qr"),
-    "7": Table(
-        "must the values of the attention stem depend on the position?",
-        ("pointwise", "convolution", "mixture"),
-        "mixture",
-    ),
-    FIGURE: Table("how do accuracy, FLOPS and parameters grow with the width?", (), BASELINE),
+    "5": PaperTable("how much do positions help attention?", "relative"),
+    "6": PaperTable("is the relative position alone enough?", "qk_qr"),
+    "7": PaperTable("must the values of the attention stem depend on the position?", "mixture"),
+    FIGURE: PaperTable("how do accuracy, FLOPS and parameters grow with the width?", BASELINE),
 }
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One network of a table.
 
     Args:
@@ -108,7 +91,7 @@ def title(table: str) -> str:
     return f"Table {table}. {TITLES[table]}"
 
 
-def rows(table: str, dataset: str, scale: str) -> tuple[Row, ...]:
+def rows(table: str, dataset: str, scale: str) -> tuple[TableRow, ...]:
     """Return the rows of a table for a data set, in the paper's order.
 
     Raises:
@@ -123,30 +106,30 @@ def rows(table: str, dataset: str, scale: str) -> tuple[Row, ...]:
     return made
 
 
-def _table(table: str, dataset: str, scale: str) -> tuple[Row, ...]:
+def _table(table: str, dataset: str, scale: str) -> tuple[TableRow, ...]:
     network, described = SETUPS[dataset, scale].network, TABLES[table]
     return tuple(
-        Row(table, name, cells.label, network(cells, table), cells, _beside(described, name))
-        for name, cells in zip(described.names, CELLS[table], strict=True)
-        if scale != "small" or name not in described.not_small
+        TableRow(table, cells.name, cells.label, network(cells, table), cells, _beside(described, cells.name))
+        for cells in CELLS[table]
+        if scale != "small" or cells.name not in described.not_small
     )
 
 
-def _widths(dataset: str, scale: str) -> tuple[Row, ...]:
+def _widths(dataset: str, scale: str) -> tuple[TableRow, ...]:
     """Return the three kinds of networks of Table 1 (two if they share their stem) at several widths."""
     setup, made = SETUPS[dataset, scale], []
-    kinds = {name.partition("_")[2]: cells for name, cells in zip(SIZES_AND_KINDS, CELLS["1"], strict=True)}
+    kinds = {cells.name.partition("_")[2]: cells for cells in CELLS["1"]}  # of ResNet-50, the last of each kind
     for width in setup.widths:
-        for kind, cells in kinds.items():  # of ResNet-50, the last of each kind
+        for kind, cells in kinds.items():
             if scale == "small" and kind == "convstem":
                 continue
             name = f"w{round(1000 * width):04d}_{kind}"
             label = f"{cells.label.partition(', ')[2]}, width {width:g}"
             model = {**setup.network(cells, FIGURE), "width": width}
-            made.append(Row(FIGURE, name, label, model, None, _beside(TABLES[FIGURE], name)))
+            made.append(TableRow(FIGURE, name, label, model, None, _beside(TABLES[FIGURE], name)))
     return tuple(made)
 
 
-def _beside(table: Table, name: str) -> str | None:
+def _beside(table: PaperTable, name: str) -> str | None:
     other = f"{name.partition('_')[0]}_{BASELINE}" if table.beside == BASELINE else table.beside
     return None if name == other else other

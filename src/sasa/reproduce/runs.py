@@ -9,7 +9,7 @@ from typing import Any
 
 from sasa.errors import SasaError
 from sasa.reproduce.plan import FREE, Plan
-from sasa.reproduce.rows import Row
+from sasa.reproduce.rows import TableRow
 from sasa.training.run_directory import RunDirectory
 from sasa.training.settings import Config, flatten
 
@@ -26,7 +26,7 @@ DRAWN = "held_out_drawn"  # key of summary.json: whether the scored images were 
 class Run:
     """One row with one seed, and its directory."""
 
-    row: Row
+    row: TableRow
     seed: int
     path: Path
 

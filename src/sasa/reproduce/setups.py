@@ -9,7 +9,7 @@ from typing import Any
 
 from sasa.counting.paper_cells import Cells
 from sasa.errors import UsageError
-from sasa.models.variants import VARIANTS
+from sasa.models.config import VARIANTS
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.training.settings import Config

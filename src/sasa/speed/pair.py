@@ -18,6 +18,7 @@ from sasa.machine import cpu_name
 from sasa.markdown import markdown_table
 from sasa.models import ResNet, RetinaNet, load_pretrained
 from sasa.models.boxes import losses
+from sasa.nn.conversion import count_parameters
 from sasa.speed.stop import Stop, StopMeasuringError
 from sasa.speed.timing import Spread, Step, ratios, spread, take_turns
 from sasa.speed.twin import convolutional_twin
@@ -128,7 +129,7 @@ def time_pair(
         say: called with a sentence before each pass.
         save: called with the result so far after each pass.
     """
-    parameters = {side: sum(p.numel() for p in network.parameters()) for side, network in pair.networks.items()}
+    parameters = {side: count_parameters(network) for side, network in pair.networks.items()}
     result = PairTimes(pair.name, pair.batch_size, parameters, {**environment(), "cpu": cpu_name()})
     stop = stop or Stop()
     with contextlib.suppress(StopMeasuringError):

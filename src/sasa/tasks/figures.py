@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sasa.models.card import Figures
+from sasa.models.publish import Figures
 
 NAMES = {
     "held_out_top1": "top-1 accuracy",

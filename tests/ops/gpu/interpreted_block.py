@@ -1,6 +1,6 @@
 """The Triton kernels of block attention against the float64 reference, in Triton's interpreter on CPU tensors.
 
-`test_block.py` runs this file in a process of its own, with TRITON_INTERPRET=1 before Triton is imported.
+`test_interpreter.py` runs this file in a process of its own, with TRITON_INTERPRET=1 before Triton is imported.
 Uninitialised memory is NaN.
 """
 
@@ -12,7 +12,7 @@ from helpers import TOLERANCE, assert_close, block_inputs, double, normal, outpu
 from sasa.errors import ArgumentError
 from sasa.ops import block_attention
 from sasa.ops.gpu import block_launch
-from sasa.ops.gpu.limits import is_wide
+from sasa.ops.gpu.available import is_wide
 
 NAMES = ("output", *BLOCK_NAMES)
 HALVES = [torch.float16, torch.bfloat16]

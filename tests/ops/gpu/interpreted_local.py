@@ -1,7 +1,7 @@
 """The Triton kernels of local attention against the float64 reference, in Triton's interpreter on CPU tensors.
 
-`test_local.py` runs this file in a process of its own: with TRITON_INTERPRET=1 before Triton is imported, and so that
-no other test sees a back-end "triton" that can run. Uninitialised memory is NaN.
+`test_interpreter.py` runs this file in a process of its own: with TRITON_INTERPRET=1 before Triton is imported, and so
+that no other test sees a back-end "triton" that can run. Uninitialised memory is NaN.
 """
 
 import pytest
@@ -120,7 +120,7 @@ def test_float32_embeddings_beside_half_precision_are_not_rounded(dtype):
     got = assert_agrees(tensors, local_grad_output(shape, dtype), local_options(shape))
     assert [t.dtype for t in got] == [dtype] * 4 + [F32] * 2
     options = {"kernel_size": 5, "num_heads": 2, "padding": "zeros", "scale": 1.0}
-    _, logsumexp = local_launch.forward(LocalInputs(*tensors), LocalOptions(**options))
+    _, logsumexp = local_launch.forward(LocalForward(LocalInputs(*tensors), LocalOptions(**options)))
     assert_close(logsumexp, reference.local_attention(LocalInputs(*double(tensors)), LocalOptions(**options))[1], 2e-5)
 
 
@@ -192,7 +192,7 @@ def test_any_tiling_gives_the_same_result(monkeypatch, keys, across):
 
     def cut(kernel, head_dim, kernel_size, itemsize, architecture, apart):
         width, columns, rows, steps = tuning._cut(4, kernel_size, keys)
-        return tuning.Tiling((4, width), columns, rows, steps, 4 // across, across, 4, 1)
+        return tuning.TileSizes((4, width), columns, rows, steps, 4 // across, across, 4, 1)
 
     monkeypatch.setattr(local_launch, "tiling", cut)
     shape = (1, 2, 8, 8, 5, 6, 5)
@@ -238,7 +238,7 @@ def test_more_channels_than_the_kernels_hold():
     with pytest.raises(ValueError, match="a head has 130 channels, and these kernels hold at most 128"):
         local_attention(query, query, query, kernel_size=3, num_heads=1, backend="triton")
     call = LocalForward(LocalInputs(query, query, query, None, None), LocalOptions(3, 1, "zeros", 1.0))
-    assert backend.for_call(*call).local_forward(call)[0].isfinite().all(), "plain torch"
+    assert backend.for_call(call).local.forward(call)[0].isfinite().all(), "plain torch"
 
 
 def test_float64_is_for_plain_torch():

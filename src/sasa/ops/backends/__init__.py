@@ -6,9 +6,15 @@ back-ends: an entry can be requested by name, is listed by `sasa.backends()` and
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from sasa.errors import ArgumentError
+from sasa.ops.arguments import Calls
 from sasa.ops.backends import cpu, cuda, eager, reference, triton
 from sasa.ops.backends.base import Backend, Inputs, Options
+from sasa.ops.fusion import needs_reference
+from sasa.ops.precision import without_autocast
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (reference.BACKEND, eager.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND)
@@ -30,6 +36,16 @@ class BackendStatus:
 def backends() -> tuple[BackendStatus, ...]:
     """List the back-ends of the operators, with the reason for each that cannot run on this machine."""
     return tuple(BackendStatus(b.name, b.summary, b.why_not()) for b in BACKENDS.values())
+
+
+def attend(calls: Calls, inputs: Inputs, options: Options, backend: str) -> Tensor:
+    """Call an operator on one back-end; for "auto" the dispatcher op, or the reference where only it will do."""
+    if backend == "auto" and needs_reference(inputs):
+        backend = "reference"
+    if backend != "auto":
+        return getattr(find_backend(backend, inputs, options), calls.name)(inputs, options)
+    with without_autocast(inputs[0].device):
+        return getattr(torch.ops.sasa, calls.name)(*inputs, *options)[0]
 
 
 def check_backend(name: str) -> None:

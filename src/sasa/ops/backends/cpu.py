@@ -1,21 +1,49 @@
 """The back-end "cpu": the C++ kernels (csrc/), which register themselves with the dispatcher for CPU tensors."""
 
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
 from sasa.ops import native
-from sasa.ops.backends.base import DispatcherBackend
+from sasa.ops.arguments import BlockInputs, BlockOptions, LocalInputs, LocalOptions
+from sasa.ops.backends.base import Backend, Inputs, Options
+from sasa.ops.checks import check_no_forward_mode
+from sasa.ops.precision import without_autocast
+from sasa.ops.register import has_kernel
 
 
-class CpuBackend(DispatcherBackend):
+class CpuBackend(Backend):
     """C++ on the CPU."""
 
     name = "cpu"
     summary = "C++ kernels for CPU tensors; what auto runs there"
-
-    device_type = "cpu"
     dispatch_key = "CPU"
 
-    def missing(self) -> str | None:
-        """Return the reason why the library of kernels is not loaded, or None."""
-        return native.missing()
+    def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
+        """Accept every call on CPU tensors; without kernels the dispatcher would fall back to plain torch."""
+        if inputs is not None and inputs[0].device.type != "cpu":
+            return f"{inputs._fields[0]} is on {inputs[0].device}, and these kernels run on CPU tensors"
+        reason = native.missing()
+        if reason is None and not self._is_registered:
+            return f"the library has registered no kernels for {self.dispatch_key} tensors"
+        return reason
+
+    @cached_property
+    def _is_registered(self) -> bool:
+        return has_kernel("local_attention", self.dispatch_key)
+
+    def local_attention(self, inputs: LocalInputs, options: LocalOptions) -> Tensor:
+        """The dispatcher op."""
+        check_no_forward_mode(inputs)
+        with without_autocast(inputs.query.device):
+            return torch.ops.sasa.local_attention(*inputs, *options)[0]
+
+    def block_attention(self, inputs: BlockInputs, options: BlockOptions) -> Tensor:
+        """The dispatcher op."""
+        check_no_forward_mode(inputs)
+        with without_autocast(inputs.image.device):
+            return torch.ops.sasa.block_attention(*inputs, *options)[0]
 
 
 BACKEND = CpuBackend()

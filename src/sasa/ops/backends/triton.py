@@ -1,20 +1,29 @@
 """The back-end "triton": kernels in Triton for CUDA tensors. Triton is imported on use, because that takes a second."""
 
+import importlib
+from typing import NamedTuple
+
 from torch import Tensor
 
-from sasa.ops.arguments import (
-    BlockBackward,
-    BlockForward,
-    BlockInputs,
-    BlockOptions,
-    LocalBackward,
-    LocalForward,
-    LocalInputs,
-)
+from sasa.ops.arguments import BackwardCall, BlockInputs, BlockOptions, ForwardCall, LocalInputs
 from sasa.ops.backends import eager
 from sasa.ops.backends.base import FunctionBackend, Inputs, Options
 from sasa.ops.gpu import available
-from sasa.ops.gpu.limits import LARGEST_BLOCK, MOST_HEAD_CHANNELS, MOST_IMAGE_CHANNELS, MOST_VALUES, is_wide
+from sasa.ops.gpu.available import LARGEST_BLOCK, MOST_HEAD_CHANNELS, MOST_IMAGE_CHANNELS, MOST_VALUES, is_wide
+
+
+class Launch(NamedTuple):
+    """A module of `sasa.ops.gpu` that launches kernels, imported at the first call."""
+
+    module: str
+
+    def forward(self, call: ForwardCall) -> tuple[Tensor, Tensor]:
+        """One kernel."""
+        return importlib.import_module(self.module).forward(call)
+
+    def backward(self, call: BackwardCall) -> tuple[Tensor | None, ...]:
+        """Local attention has two kernels, for queries and embeddings and for keys and values; block attention one."""
+        return importlib.import_module(self.module).backward(call)
 
 
 class TritonBackend(FunctionBackend):
@@ -22,6 +31,8 @@ class TritonBackend(FunctionBackend):
 
     name = "triton"
     summary = "Triton kernels for CUDA tensors; what auto runs there unless SASA_GPU is cuda"
+    local = Launch("sasa.ops.gpu.local_launch")
+    block = Launch("sasa.ops.gpu.block_launch")
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
         """Check for Triton, a GPU, a dtype that tensor cores support, and heads small enough to stay in registers."""
@@ -34,30 +45,6 @@ class TritonBackend(FunctionBackend):
             return _why_not_local(inputs, options.num_heads)
         assert isinstance(options, BlockOptions)
         return _why_not_block(inputs, options)
-
-    def local_forward(self, call: LocalForward) -> tuple[Tensor, Tensor]:
-        """One kernel."""
-        from sasa.ops.gpu import local_launch
-
-        return local_launch.forward(call.inputs, call.options)
-
-    def local_backward(self, call: LocalBackward) -> tuple[Tensor | None, ...]:
-        """Two kernels: queries and embeddings, keys and values."""
-        from sasa.ops.gpu import local_launch
-
-        return local_launch.backward(call)
-
-    def block_forward(self, call: BlockForward) -> tuple[Tensor, Tensor]:
-        """One kernel."""
-        from sasa.ops.gpu import block_launch
-
-        return block_launch.forward(call.inputs, call.options)
-
-    def block_backward(self, call: BlockBackward) -> tuple[Tensor | None, ...]:
-        """One kernel, and sums."""
-        from sasa.ops.gpu import block_launch
-
-        return block_launch.backward(call)
 
 
 def _why_not_local(inputs: LocalInputs, num_heads: int) -> str | None:
@@ -85,13 +72,6 @@ def _why_not_block(inputs: BlockInputs, options: BlockOptions) -> str | None:
 BACKEND = TritonBackend()
 
 
-def for_call(inputs: Inputs, options: Options) -> FunctionBackend:
+def for_call(call: ForwardCall | BackwardCall) -> FunctionBackend:
     """Return the back-end of the dispatcher ops for CUDA tensors: Triton if it can run the call, else plain torch."""
-    return BACKEND if BACKEND.why_not(inputs, options) is None else eager.BACKEND
-
-
-def local_backward_into(grads: tuple[Tensor, Tensor | None, Tensor], call: LocalBackward) -> tuple[Tensor | None, ...]:
-    """Compute `local_backward`, writing the gradients of query, key and value into the given maps."""
-    from sasa.ops.gpu import local_launch
-
-    return local_launch.backward(call, into=grads)
+    return BACKEND if BACKEND.why_not(call.inputs, call.options) is None else eager.BACKEND

@@ -1,4 +1,4 @@
-"""The check that decides whether the Triton kernels can run; it does not import Triton.
+"""Where the Triton kernels can run, and the largest sizes that they support; this module does not import Triton.
 
 With TRITON_INTERPRET=1 in the environment before Triton is first imported, kernels run in Triton's interpreter, in
 numpy, on CPU tensors. Tests use this on machines without a GPU.
@@ -14,6 +14,8 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 OLDEST = (8, 0)  # compute capability: bfloat16 on tensor cores begins here
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MOST_HEAD_CHANNELS = 128  # of local attention: a head's pixels are held in registers
+LARGEST_BLOCK, MOST_IMAGE_CHANNELS, MOST_VALUES = 7, 8, 64  # of block attention; value channels of a head
 
 
 @cache
@@ -49,3 +51,9 @@ def why_not(query: Tensor | None) -> str | None:
     if query.device.type != "cuda":
         return f"query is on {query.device}, and these kernels run on CUDA devices"
     return _no_device(query.device.index)
+
+
+def is_wide(map_BCHW: Tensor) -> bool:
+    """Return whether offsets within a group (a head's values, 7 rows, 32 columns) need 64 bits; the kernels use 32."""
+    strides = map_BCHW.stride()[1:]
+    return sum(size * stride for size, stride in zip((MOST_VALUES, 8, 64), strides, strict=True)) >= 2**31

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sasa.ops.arguments import BlockBackward, BlockInputs, BlockOptions
+from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs
 from sasa.ops.gpu import available
+from sasa.ops.gpu.available import is_wide
 from sasa.ops.gpu.block_backward import block_backward
 from sasa.ops.gpu.block_forward import block_forward
 from sasa.ops.gpu.block_tile import LOG2E
-from sasa.ops.gpu.limits import is_wide
 from sasa.ops.gpu.tuning import power_of_two
 from sasa.ops.precision import empty_map, without_autocast
 
@@ -26,7 +26,7 @@ WARPS = 4  # 8 for float32, which uses no tensor cores: half the registers for e
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchSizes:
     """Sizes that a launch and the sums after it share."""
 
     channels: int  # C
@@ -57,7 +57,7 @@ def padded(size: int) -> int:
     return max(16, power_of_two(size))
 
 
-def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) -> Plan:
+def launch_sizes(image: Tensor, value_channels: int, block_size: int, num_heads: int) -> LaunchSizes:
     """Divide the image into groups of blocks, and the groups into programs."""
     batch, channels, height, width = image.shape
     pixels = padded(block_size**2)
@@ -67,19 +67,20 @@ def plan(image: Tensor, value_channels: int, block_size: int, num_heads: int) ->
     groups_across = -(-across // blocks)
     groups = batch * down * groups_across
     values = value_channels // num_heads
-    return Plan(
+    return LaunchSizes(
         channels, num_heads, values, block_size, pixels, padded(channels + 2 * block_size),
         padded(values), down, groups_across, groups, blocks, min(groups, PROGRAMS), WARPS if half else 2 * WARPS,
     )  # fmt: skip
 
 
-def right_side(w_query: Tensor, w_key: Tensor | None, rel_row: Tensor | None, rel_col: Tensor | None,
-               channels: int, block_size: int, num_heads: int) -> Tensor:  # fmt: skip
+def right_side(inputs: BlockInputs, of: LaunchSizes) -> Tensor:
     """(N, D, F): the right factor of the logits: the key matrix, then the row and the column embeddings.
 
     Terms that are switched off are zeros, so that the kernels compute one kind of logit.
     """
-    head_dim, offsets = w_query.shape[0] // num_heads, 2 * block_size - 1
+    _, w_query, w_key, _, rel_row, rel_col, _ = inputs
+    channels, num_heads, offsets = of.channels, of.heads, 2 * of.side - 1
+    head_dim = w_query.shape[0] // num_heads
     right = w_query.new_zeros((num_heads, head_dim, channels + 2 * offsets), dtype=torch.float32)
     if w_key is not None:
         right[:, :, :channels] = w_key.unflatten(0, (num_heads, head_dim))
@@ -102,7 +103,7 @@ def precisions(image: Tensor) -> dict:
     return {"HALF": half, "PRECISION": "tf32" if allowed and not half else "ieee"}
 
 
-def launch(kernel, of: Plan, image: Tensor, *arguments, **constants) -> None:
+def launch(kernel, of: LaunchSizes, image: Tensor, *arguments, **constants) -> None:
     """Run T programs for each head on the image's device, which may differ from the current one."""
     if of.groups == 0:
         return
@@ -121,15 +122,15 @@ def strides(*maps: Tensor) -> list[int]:
     return [stride for map_ in maps for stride in map_.stride()]
 
 
-def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
+def forward(call: BlockForward) -> tuple[Tensor, Tensor]:
     """Eq. 7-8 with relative positions: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W)."""
-    image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
-    block_size, num_heads, scale = options
-    of = plan(image, inputs.value_channels, block_size, num_heads)
+    inputs, (block_size, num_heads, scale) = call
+    image, w_query, _, w_value, _, _, value = inputs
+    of = launch_sizes(image, inputs.value_channels, block_size, num_heads)
     output = empty_map(image, of.heads * of.values)
     logsumexp = image.new_empty((image.shape[0], num_heads, *image.shape[2:]), dtype=torch.float32)
     with without_autocast(image.device):
-        right = right_side(w_query, w_key, rel_row, rel_col, of.channels, block_size, num_heads)
+        right = right_side(inputs, of)
         forms = left_side(w_query, num_heads, scale * LOG2E.value).mT @ right
         matrices = image if w_value is None else w_value.contiguous()  # a placeholder: the kernel does not read it
         values = image if value is None else value
@@ -144,9 +145,9 @@ def forward(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]
 def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
     """Gradients for image (if asked for), w_query, w_key, w_value, rel_row, rel_col, value (None for None)."""
     grad_output, inputs, logsumexp, options, image_gradient = call
-    image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
+    image, w_query, _, w_value, _, _, value = inputs
     block_size, num_heads, scale = options
-    of = plan(image, inputs.value_channels, block_size, num_heads)
+    of = launch_sizes(image, inputs.value_channels, block_size, num_heads)
     if is_wide(grad_output):  # the user chose its layout; that of the output fits, as `why_not` has checked
         grad_output = empty_map(image, of.heads * of.values).copy_(grad_output)
     parts = {"device": image.device, "dtype": torch.float32}
@@ -157,7 +158,7 @@ def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
     part_image = torch.empty((image.shape[0], of.heads, *image.shape[1:]) if image_gradient else (1,), **parts)
     grad_value = None if value is None else empty_map(value, value.shape[1])
     with without_autocast(image.device):
-        right = right_side(w_query, w_key, rel_row, rel_col, of.channels, block_size, num_heads)
+        right = right_side(inputs, of)
         forms = left_side(w_query, num_heads, scale * LOG2E.value).mT @ right
         matrices = image if w_value is None else w_value.contiguous()
         values, grad_values = (image, image) if value is None or grad_value is None else (value, grad_value)
@@ -170,7 +171,7 @@ def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
             WARPS=of.warps, VALUE_MAP=value is not None, IMAGE_GRADIENT=image_gradient, **precision,
             GRADIENT_PRECISION="tf32" if precision["HALF"] else precision["PRECISION"],
         )  # fmt: skip
-        grads = _of_forms(part_forms.sum(0), of, right, w_query, w_key, rel_row, rel_col, scale)
+        grads = _of_forms(part_forms.sum(0), of, right, inputs, scale)
         grad_w_value = None if w_value is None else _of_values(part_values.sum(0), of, w_value)
         grad_image = None if not image_gradient else _of_image(part_image, image)
     grad_w_query, grad_w_key, grad_row, grad_col = grads
@@ -178,10 +179,10 @@ def backward(call: BlockBackward) -> tuple[Tensor | None, ...]:
 
 
 def _of_forms(
-    sums_NCPK: Tensor, of: Plan, right_NDF: Tensor, w_query: Tensor, w_key: Tensor | None, rel_row: Tensor | None,
-    rel_col: Tensor | None, scale: float,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+    sums_NCPK: Tensor, of: LaunchSizes, right_NDF: Tensor, inputs: BlockInputs, scale: float
+) -> tuple[Tensor | None, ...]:
     """Convert gradients of the forms to gradients of the matrices and embeddings that they were computed from."""
+    _, w_query, w_key, _, rel_row, rel_col, _ = inputs
     channels, side, offsets = of.channels, of.side, 2 * of.side - 1
     grad_NCPK = sums_NCPK[:, :, : side**2, : channels + 2 * side]
     content, rows, cols = grad_NCPK.split([channels, side, side], dim=3)
@@ -204,7 +205,7 @@ def _of_forms(
     return tuple(None if like is None else grad.to(like.dtype).contiguous() for grad, like in pairs)
 
 
-def _of_values(sums_NCPE: Tensor, of: Plan, w_value: Tensor) -> Tensor:
+def _of_values(sums_NCPE: Tensor, of: LaunchSizes, w_value: Tensor) -> Tensor:
     """Convert (N, C, P, E), padded, to the layout of w_value, (P, N * E, C)."""
     grad = sums_NCPE[:, :, : of.side**2, : of.values].permute(2, 0, 3, 1)
     return grad.flatten(1, 2).to(w_value.dtype).contiguous()

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sasa.ops.arguments import LocalBackward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LocalBackward, LocalForward
 from sasa.ops.gpu.local_forward import local_forward
 from sasa.ops.gpu.local_keys import local_keys
 from sasa.ops.gpu.local_queries import local_queries
-from sasa.ops.gpu.tuning import Tiling, power_of_two, tiling
+from sasa.ops.gpu.tuning import TileSizes, power_of_two, tiling
 from sasa.ops.precision import empty_map
 
 ARCHITECTURE = 90  # assumed for CPU tensors: in the interpreter, and when compiling without a GPU
@@ -26,10 +26,10 @@ ARCHITECTURE = 90  # assumed for CPU tensors: in the interpreter, and when compi
 PROGRAMS = 4096
 
 
-def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, Tensor]:
+def forward(call: LocalForward) -> tuple[Tensor, Tensor]:
     """Eq. 3: output (B, N * E, H, W) and log-sum-exp of the logits (B, N, H, W) in float32."""
-    query, key, value, rel_row, rel_col = inputs
-    kernel_size, num_heads, padding, scale = options
+    query, key, value, rel_row, rel_col = call.inputs
+    kernel_size, num_heads, padding, scale = call.options
     rel_row, rel_col = _narrow(rel_row), _narrow(rel_col)
     output = empty_map(query, value.shape[1])
     logsumexp = query.new_empty((query.shape[0], num_heads, *query.shape[2:]), dtype=torch.float32)
@@ -103,7 +103,7 @@ def _grad_embeddings(grad_rel, rel_row, rel_col, offsets: int) -> tuple[Tensor |
     return grad_row.to(rel_row.dtype).contiguous(), grad_col.to(rel_col.dtype).contiguous()
 
 
-def _run(kernel, cut: Tiling, query: Tensor, num_heads: int, *arguments, scale, maps, **constants) -> None:
+def _run(kernel, cut: TileSizes, query: Tensor, num_heads: int, *arguments, scale, maps, **constants) -> None:
     """Launch one program for each group of heads, tile and chunk of images."""
     batch, _, height, width = query.shape
     grid = _grid(cut, query, num_heads)
@@ -118,7 +118,7 @@ def _run(kernel, cut: Tiling, query: Tensor, num_heads: int, *arguments, scale, 
         )  # fmt: skip
 
 
-def _tiling(kernel: str, maps: Sequence[Tensor | None], kernel_size: int, num_heads: int) -> Tiling:
+def _tiling(kernel: str, maps: Sequence[Tensor | None], kernel_size: int, num_heads: int) -> TileSizes:
     there = [m for m in maps if m is not None]
     architecture = ARCHITECTURE
     if there[0].is_cuda:
@@ -129,7 +129,7 @@ def _tiling(kernel: str, maps: Sequence[Tensor | None], kernel_size: int, num_he
     return tiling(kernel, channels, kernel_size, there[0].element_size(), architecture, apart)
 
 
-class Grid(NamedTuple):
+class LaunchGrid(NamedTuple):
     """Programs: the product of the four. A program works through the images of its chunk, one after the other."""
 
     heads: int  # groups of them
@@ -138,12 +138,12 @@ class Grid(NamedTuple):
     chunks: int
 
 
-def _grid(cut: Tiling, query: Tensor, num_heads: int) -> Grid:
+def _grid(cut: TileSizes, query: Tensor, num_heads: int) -> LaunchGrid:
     batch, _, height, width = query.shape
     heads = -(-num_heads // cut.heads)
     rows, columns = -(-height // cut.tile[0]), -(-width // (cut.tile[1] * cut.across))
     images = 1 if cut.single else max(1, batch * heads * rows * columns // PROGRAMS)
-    return Grid(heads, rows, columns, -(-batch // images))
+    return LaunchGrid(heads, rows, columns, -(-batch // images))
 
 
 def _constants(query, key, value, rel_row, kernel_size: int, num_heads: int) -> dict[str, Any]:

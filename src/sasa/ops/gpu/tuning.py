@@ -26,7 +26,7 @@ WIDE = ((4, 8), (2, 8), (1, 8))  # in float32, or of more than 64 channels
 
 
 @dataclass(frozen=True)
-class Tiling:
+class TileSizes:
     """Tile sizes of a kernel; local_tile.py explains the symbols."""
 
     tile: tuple[int, int]  # TH, TW: queries of a group
@@ -40,7 +40,7 @@ class Tiling:
     single: bool = False  # one image a program: values kept across a loop over images cost registers
 
 
-TABLE: dict[tuple[str, int, int, int, int, bool], Tiling] = {}
+TABLE: dict[tuple[str, int, int, int, int, bool], TileSizes] = {}
 
 
 def power_of_two(x: int) -> int:
@@ -51,7 +51,7 @@ def power_of_two(x: int) -> int:
 @cache
 def tiling(
     kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int, apart: bool = False
-) -> Tiling:
+) -> TileSizes:
     """The table's choice, else the rule's: the tile with the fewest keys, in as few steps as registers allow.
 
     Args:
@@ -66,7 +66,7 @@ def tiling(
     return TABLE.get(arguments) or _rule(*arguments)
 
 
-def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int, apart: bool) -> Tiling:
+def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int, apart: bool) -> TileSizes:
     wide = itemsize == 4 or head_dim > 64
     most = KEYS_AT_ONCE_WIDE if wide else _keys_at_once(kernel, head_dim, architecture, apart)
     width, columns, rows, steps = min(
@@ -78,7 +78,7 @@ def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architect
     # Otherwise there are no registers for it, and single elements are not prefetched.
     ahead = 2 if kernel == "forward" and head_dim <= 16 and itemsize == 2 and not apart else 1
     single = kernel == "queries" and head_dim > 32  # their maps are small: images have little to share
-    return Tiling((QUERIES // width, width), columns, rows, steps, heads, groups // heads, warps, ahead, single)
+    return TileSizes((QUERIES // width, width), columns, rows, steps, heads, groups // heads, warps, ahead, single)
 
 
 def _keys_at_once(kernel: str, head_dim: int, architecture: int, apart: bool) -> int:

@@ -13,7 +13,7 @@ from sasa.data.detection.open import open_detection_split
 from sasa.data.detection.source import DetectionSource
 from sasa.errors import DataError
 from sasa.metrics.average_precision import AveragePrecision, average_precision
-from sasa.models.boxes import Boxes
+from sasa.models.boxes import ScoredBoxes
 from sasa.models.retinanet_config import RetinaNetConfig
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.detection.predictor import Detector, find
@@ -135,7 +135,7 @@ def find_all(
     return results, skipped
 
 
-def coco_results(found: Boxes, image_id: int | str, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
+def coco_results(found: ScoredBoxes, image_id: int | str, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
     """Return the boxes of an image as entries of COCO's results files: bbox is (x, y, width, height)."""
     return [
         {"image_id": image_id, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sasa.data.detection.batch import PAD_MULTIPLE, pad_batch
 from sasa.data.detection.transforms import DetectionPreprocessing
 from sasa.models import RetinaNet
-from sasa.models.boxes import SCORED, Boxes, Selection, select
+from sasa.models.boxes import SCORED, ScoredBoxes, Selection, select
 from sasa.models.retinanet_config import RetinaNetConfig
 from sasa.tasks.trained import TrainedNetwork
 
@@ -63,7 +63,7 @@ class Detector(TrainedNetwork):
         groups: dict[Size, list[int]] = {}
         for place, (tensor, _) in enumerate(prepared):
             groups.setdefault(_padded_size(tensor), []).append(place)
-        found: dict[int, Boxes] = {}
+        found: dict[int, ScoredBoxes] = {}
         for places in groups.values():
             tensors = [prepared[place][0] for place in places]
             boxes = find(
@@ -81,7 +81,7 @@ class Detector(TrainedNetwork):
         """Yield the boxes of each (name, image); images are RGB, of any size."""
         return (found for found, _ in self.stream(images, selection))
 
-    def _named(self, name: str, found: Boxes) -> Detected:
+    def _named(self, name: str, found: ScoredBoxes) -> Detected:
         labels = [self.labels[label] for label in found.labels.tolist()]
         boxes = [(round(a, 2), round(b, 2), round(c, 2), round(d, 2)) for a, b, c, d in found.boxes.tolist()]
         return Detected(name, boxes, labels, found.scores.tolist())
@@ -100,7 +100,7 @@ def find(
     originals: list[Size],
     config: RetinaNetConfig,
     selection: Selection = SCORED,
-) -> list[Boxes]:
+) -> list[ScoredBoxes]:
     """Find boxes in a batch; return them in pixels of the original images, on the CPU.
 
     Args:
@@ -116,5 +116,5 @@ def find(
         select(config, model(images), sizes, selection), sizes, originals, strict=True
     ):
         scale = torch.tensor([width / w, height / h] * 2)
-        result.append(Boxes(boxes.boxes.cpu() * scale, boxes.labels.cpu(), boxes.scores.cpu()))
+        result.append(ScoredBoxes(boxes.boxes.cpu() * scale, boxes.labels.cpu(), boxes.scores.cpu()))
     return result

@@ -19,9 +19,9 @@ from sasa.errors import DataError, UsageError
 from sasa.metrics.average_precision import average_precision
 from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
+from sasa.models.config import VARIANTS
 from sasa.models.create import load_pretrained
 from sasa.models.hub import locate
-from sasa.models.variants import VARIANTS
 from sasa.tasks.base import BaseTask, network_options, set_up
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.detection.evaluation import DetectionScore, find_all

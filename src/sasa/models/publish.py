@@ -1,11 +1,18 @@
-"""The model card of a network on the Hugging Face Hub: description, classes, figures and use."""
+"""Publish a network on the Hugging Face Hub with a model card: description, classes, figures and use."""
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from sasa.errors import SasaError
+from sasa.models.create import load_pretrained
+from sasa.models.hub import CARD_NAME, FILES, PREFIX, check_name, library, one_sentence
 from sasa.models.resnet import ResNet
 from sasa.models.retinanet import RetinaNet
+from sasa.models.weights import CONFIG_NAME, WEIGHTS_NAME
+from sasa.nn.conversion import count_parameters
 
-CARD_NAME = "README.md"
 MOST_LABELS = 100  # on the card; config.json has all
 FRONT_MATTER = """---
 library_name: sasa
@@ -22,6 +29,44 @@ class Figures(NamedTuple):
 
     heading: str
     rows: list[tuple[str, object]]
+
+
+def upload(directory: str | Path, repo_id: str, private: bool = False, figures: Figures | None = None) -> str:
+    """Publish the network that `save_pretrained` or training wrote; return the address of its page.
+
+    A README.md in the directory is uploaded as it is; without one a model card is written.
+
+    Args:
+        directory: with model.safetensors and config.json, which must fit each other.
+        repo_id: OWNER/NAME; created if missing.
+        private: whether only the owner may see it. A repository that is already public is refused.
+        figures: of the network, for the model card.
+
+    Raises:
+        ArgumentError: repo_id has another form.
+        SasaError: the directory holds no complete network; the extra is missing; the Hub does not answer or refuses.
+    """
+    check_name(repo_id)
+    directory, api = Path(directory), library().HfApi(library_name="sasa")
+    network = load_pretrained(directory)
+    with tempfile.TemporaryDirectory() as staged:
+        for name in (WEIGHTS_NAME, CONFIG_NAME):
+            shutil.copyfile(directory / name, Path(staged) / name)
+        own = directory / CARD_NAME
+        card = own.read_text(encoding="utf-8") if own.is_file() else model_card(network, repo_id, figures)
+        (Path(staged) / CARD_NAME).write_text(card, encoding="utf-8")
+        with one_sentence("upload", repo_id):
+            address = str(api.create_repo(repo_id, repo_type="model", private=private or None, exist_ok=True))
+            if private and not api.model_info(repo_id).private:
+                raise SasaError(f"{PREFIX}{repo_id} exists already and is public: nothing was uploaded")
+            api.upload_folder(
+                repo_id=repo_id,
+                repo_type="model",
+                folder_path=staged,
+                allow_patterns=FILES,
+                commit_message=f"{network.name}, saved by sasa",
+            )
+    return address
 
 
 def model_card(network: ResNet | RetinaNet, repo_id: str, figures: Figures | None = None) -> str:
@@ -44,7 +89,7 @@ def model_card(network: ResNet | RetinaNet, repo_id: str, figures: Figures | Non
 
 
 def _description(network: ResNet | RetinaNet) -> str:
-    parameters = sum(p.numel() for p in network.parameters())
+    parameters = count_parameters(network)
     if isinstance(network, RetinaNet):
         own, config = network.config, network.config.backbone
         what, where = "An object detector", f"pyramid of {own.pyramid}, heads of {own.heads}, in its backbone "
