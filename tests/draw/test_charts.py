@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from sasa.draw.annotate import LabelledBoxes, colour_of
-from sasa.draw.charts import Panel, draw_curves, draw_detections_grid, points
-from sasa.draw.confusion import draw_confusion
+from sasa.draw.charts import Panel, draw_confusion, draw_curves, draw_detections_grid, points
 from sasa.errors import ArgumentError, SasaError
 
 CLASSES = ["cat", "Ωmega"]

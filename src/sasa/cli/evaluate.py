@@ -81,7 +81,7 @@ def evaluate(
     if len(evaluation.labels) > FEW:
         print_confused(evaluation)
     if confusion:
-        from sasa.draw.confusion import draw_confusion
+        from sasa.draw.charts import draw_confusion
 
         draw_confusion(evaluation.score.confusion, evaluation.labels, confusion)
         typer.echo(f"\ndrawn: {confusion}")

@@ -1,4 +1,4 @@
-"""Figures drawn with matplotlib: curves, and grids of images with classes or boxes."""
+"""Figures drawn with matplotlib: curves, grids of images with classes or boxes, confusion matrices."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from sasa.draw.annotate import LabelledBoxes, draw_boxes, reduce
 from sasa.errors import ArgumentError
 from sasa.files import atomic_file, write_errors
+from sasa.metrics.confusion import check_labels
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 MOST_IMAGES = 8  # with boxes
+# Of a confusion matrix: classes whose names fit beside the axes, classes whose counts fit into the cells, letters.
+MOST_NAMED, MOST_COUNTED, LONGEST_NAME = 30, 20, 24
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -131,3 +135,74 @@ def _with_boxes(image: Any, found: LabelledBoxes, classes: Sequence[str]) -> Any
     across, down = shown.width / image.width, shown.height / image.height
     boxes = found.boxes * found.boxes.new_tensor([across, down, across, down])
     return draw_boxes(shown, dataclasses.replace(found, boxes=boxes), classes)
+
+
+def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
+    """Draw a (C, C) matrix of counts as a PNG, coloured by the share of the true class; rows without images are gray.
+
+    Up to 30 classes are named, and up to 20 have counts in the cells; of more classes about ten are numbered.
+    """
+    check_labels(confusion, labels)
+    counts = confusion.cpu().numpy()
+    classes, totals = len(labels), counts.sum(1, keepdims=True)
+    shares = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
+    side = 2.6 + (0.42 * classes if classes <= MOST_COUNTED else 0.26 * min(classes, MOST_NAMED))
+    margin = 0.07 * max(map(len, _names(labels))) if classes <= MOST_NAMED else 0.4
+    figure = new_figure(side + margin + 0.9, side + margin * 0.8)
+    axes = figure.subplots()
+    image = axes.imshow(np.ma.masked_invalid(shares), cmap=_colours(), norm=_norm(), interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], shrink=0.8, pad=0.02)
+    bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"], fontsize=8)
+    bar.set_label("share of the true class", fontsize=8)
+    _ticks(axes, labels, side / classes)
+    if classes <= MOST_COUNTED:
+        _write_counts(axes, counts, shares)
+    right, images = int(counts.trace()), int(counts.sum())
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(f"{right:,} of {images:,} images right ({right / max(1, images):.1%})", fontsize=10)
+    save_figure(figure, path)
+
+
+def _colours():
+    from matplotlib import colormaps
+
+    return colormaps["Blues"].with_extremes(bad="#d0d0d0")
+
+
+def _norm():
+    """Return a square-root colour scale, on which a share of 1 % is visible."""
+    from matplotlib.colors import PowerNorm
+
+    return PowerNorm(0.5, 0, 1)
+
+
+def _names(labels: list[str]) -> list[str]:
+    short = [label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…" for label in labels]
+    return [label.replace("$", r"\$") for label in short]  # matplotlib reads $ as a formula
+
+
+def _ticks(axes, labels: list[str], cell: float) -> None:
+    """Label the axes with names or numbers of the classes, turned below if wider than a cell (in inches)."""
+    classes = len(labels)
+    if classes <= MOST_NAMED:
+        places, names = list(range(classes)), _names(labels)
+    else:
+        step = next(step for step in (5, 10, 20, 50, 100, 200, 500, 1000, classes) if classes / step <= 12)
+        places = list(range(0, classes, step))
+        names = [str(place) for place in places]
+    turned = 90 if classes <= MOST_NAMED and 0.08 * max(map(len, names)) > cell else 0
+    axes.set_xticks(places, names, rotation=turned, fontsize=8)
+    axes.set_yticks(places, names, fontsize=8)
+    if classes <= MOST_NAMED:  # lines between the cells
+        axes.set_xticks(np.arange(-0.5, classes), minor=True)
+        axes.set_yticks(np.arange(-0.5, classes), minor=True)
+        axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)
+        axes.tick_params(which="minor", length=0)
+
+
+def _write_counts(axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.35 else "black"
+            size = 8 if count < 1000 else 6
+            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=size, color=colour)

@@ -14,7 +14,7 @@ from sasa.ops.arguments import BLOCK, BlockBackward, BlockForward, BlockInputs, 
 from sasa.ops.backends import attend, cuda, triton
 from sasa.ops.checks import check_heads, check_relative, check_same
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map
-from sasa.ops.register import Pair, register_attention, register_twins
+from sasa.ops.register import FunctionPair, register_attention, register_twins
 
 
 def block_attention(
@@ -130,9 +130,9 @@ def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, 
 register_attention(
     BLOCK,
     plain=eager_block,
-    cuda=Pair(lambda c: triton.for_call(c).block.forward(c), lambda c: triton.for_call(c).block.backward(c)),
-    fake=Pair(_fake, fake_backward),
-    flops=Pair(flops.block_attention, flops.block_attention_backward),
+    cuda=FunctionPair(lambda c: triton.for_call(c).block.forward(c), lambda c: triton.for_call(c).block.backward(c)),
+    fake=FunctionPair(_fake, fake_backward),
+    flops=FunctionPair(flops.block_attention, flops.block_attention_backward),
     reference=reference.block_attention,
 )
 register_twins(cuda.NAMESPACE, BLOCK)

@@ -107,18 +107,16 @@ def _gradient(grads, inputs, position, options, image_gradient):
 
 
 register(
-    "block_attention_pooled",
+    "block_attention_pooled -> (Tensor extreme, Tensor position, Tensor sums)",
     PooledForward,
-    "(Tensor extreme, Tensor position, Tensor sums)",
     plain=_forward,
     fake=_fake,
     gradient=Gradient(inputs=7, skipped=1, kept=1, backward=_gradient),  # skipped: the signs
     flops=flops.block_attention,
 )
 register(
-    "block_attention_pooled_backward",
+    "block_attention_pooled_backward -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     PooledBackward,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     plain=_backward,
     fake=fake_backward,
     gradient=SecondGradient(_composed_backward),

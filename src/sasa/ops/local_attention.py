@@ -14,7 +14,7 @@ from sasa.ops.arguments import LOCAL, LocalBackward, LocalForward, LocalInputs, 
 from sasa.ops.backends import attend, cuda, triton
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_relative, check_same
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map
-from sasa.ops.register import Pair, register_attention, register_twins
+from sasa.ops.register import FunctionPair, register_attention, register_twins
 
 
 def local_attention(
@@ -116,9 +116,9 @@ def _fake_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
 register_attention(
     LOCAL,
     plain=eager,
-    cuda=Pair(lambda c: triton.for_call(c).local.forward(c), lambda c: triton.for_call(c).local.backward(c)),
-    fake=Pair(_fake, _fake_backward),
-    flops=Pair(flops.local_attention, flops.local_attention_backward),
+    cuda=FunctionPair(lambda c: triton.for_call(c).local.forward(c), lambda c: triton.for_call(c).local.backward(c)),
+    fake=FunctionPair(_fake, _fake_backward),
+    flops=FunctionPair(flops.local_attention, flops.local_attention_backward),
     reference=reference.local_attention,
 )
 register_twins(cuda.NAMESPACE, LOCAL)

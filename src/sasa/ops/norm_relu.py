@@ -125,17 +125,15 @@ def _autograd(ctx, grad, _grad_mean, _grad_variance):
 
 
 register(
-    "norm_relu",
+    "norm_relu -> (Tensor y, Tensor mean, Tensor variance)",
     NormForward,
-    "(Tensor y, Tensor mean, Tensor variance)",
     plain=_forward,
     fake=_fake,
     gradient=CustomGradient(_setup_context, _autograd),
 )
 register(
-    "norm_relu_backward",
+    "norm_relu_backward -> (Tensor, Tensor, Tensor, Tensor)",
     NormBackward,
-    "(Tensor, Tensor, Tensor, Tensor)",
     plain=_backward,
     fake=_fake_backward,
     gradient=SecondGradient(_composed_backward),
@@ -188,9 +186,8 @@ def _affine(call: Affine) -> None:
 
 
 register(
-    "affine_",
+    "affine_ -> ()",
     Affine,
-    "()",
     plain=_affine,
     fake=lambda call: None,
     gradient=None,

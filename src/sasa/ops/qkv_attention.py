@@ -26,7 +26,7 @@ from sasa.ops.fusion import needs_reference
 from sasa.ops.local_attention import local_attention
 from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
-from sasa.ops.register import Pair, register, register_attention
+from sasa.ops.register import FunctionPair, register, register_attention
 
 
 def qkv_attention(inputs: QkvInputs, options: QkvOptions, backend: str = "auto") -> Tensor:
@@ -128,16 +128,15 @@ def _fake_inference(call: QkvInference) -> Tensor:
 
 register_attention(
     QKV,
-    plain=Pair(_forward, _backward),
-    cuda=Pair(_cuda, _cuda_backward),
-    fake=Pair(_fake, _fake_backward),
-    flops=Pair(lambda c: flops.local_attention(c.local), lambda c: flops.local_attention_backward(c.local)),
+    plain=FunctionPair(_forward, _backward),
+    cuda=FunctionPair(_cuda, _cuda_backward),
+    fake=FunctionPair(_fake, _fake_backward),
+    flops=FunctionPair(lambda c: flops.local_attention(c.local), lambda c: flops.local_attention_backward(c.local)),
     reference=lambda inputs, options: reference.local_attention(*QkvForward(inputs, options).local),
 )
 register(
-    "qkv_attention_inference",
+    "qkv_attention_inference -> Tensor",
     QkvInference,
-    "Tensor",
     plain=_inference,
     cuda=_cuda_inference,
     fake=_fake_inference,

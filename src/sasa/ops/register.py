@@ -36,7 +36,7 @@ class Functions(Protocol):
 
 
 @dataclass(frozen=True)
-class Pair:
+class FunctionPair:
     """Two functions as `Functions`."""
 
     forward: Callable[[Any], Any]
@@ -69,21 +69,20 @@ def register_attention(
         return composed_gradients(lambda inputs: reference(inputs, call.options)[:1], call.inputs, [call.grad_output])
 
     register(
-        calls.name, calls.forward, "(Tensor output, Tensor logsumexp)",
+        f"{calls.name} -> (Tensor output, Tensor logsumexp)", calls.forward,
         plain=plain.forward, cuda=cuda.forward, fake=fake.forward, flops=flops.forward,
         gradient=Gradient(inputs=count, kept=1, backward=gradient),
     )  # fmt: skip
     register(
-        name, calls.backward, f"({', '.join(['Tensor'] * count)})",
+        f"{name} -> ({', '.join(['Tensor'] * count)})", calls.backward,
         plain=plain.backward, cuda=cuda.backward, fake=fake.backward, flops=flops.backward,
         gradient=SecondGradient(composed),
     )  # fmt: skip
 
 
 def register(
-    name: str,
+    signature: str,
     arguments: Arguments,
-    results: str,
     *,
     plain: Implementation,
     fake: Implementation,
@@ -94,9 +93,9 @@ def register(
     """Register an op of `torch.ops.sasa`.
 
     Args:
-        name: without the namespace.
+        signature: NAME -> RESULTS, as a schema has them; the results of an op that overwrites its first argument
+            are "()".
         arguments: the named tuple of its arguments.
-        results: as a schema has them; "()" for an op that overwrites its first argument.
         plain: the op in plain torch, for every device without a kernel of its own. As in `cuda` and `fake`, a result
             that is None becomes an empty tensor: a schema cannot return an optional one.
         fake: uninitialised results of the right shape, dtype and strides.
@@ -105,6 +104,7 @@ def register(
         cuda: the op for CUDA tensors; not used where the library has registered kernels for them.
         flops: FLOPs of a call, from its arguments; for torch's FlopCounterMode.
     """
+    name, _, results = signature.partition(" -> ")
     qualified, schema = f"sasa::{name}", schema_of(arguments, results)
     if not hasattr(torch.ops.sasa, name):
         torch.library.define(qualified, schema)
@@ -163,7 +163,7 @@ def flop_formula(arguments: Arguments, count: Callable[[Any], int]) -> Callable[
 
 
 def schema_of(arguments: Arguments, results: str) -> str:
-    """Return the schema, without the op's name, for `register`'s arguments."""
+    """Return the schema of an op, without its name."""
     text = ", ".join(f"{SCHEMA_TYPES[kind]} {field}" for field, kind in _fields(arguments))
     if results == "()":
         text = text.replace("Tensor", "Tensor(a!)", 1)

@@ -3,8 +3,7 @@
 `sasa.speed.pair` needs the extra `train`; the rest needs torch only.
 """
 
-from sasa.speed.stop import Stop, StopMeasuringError
-from sasa.speed.timing import Spread, Step, ratios, spread, take_turns, torch_threads
+from sasa.speed.timing import Spread, Step, Stop, StopMeasuringError, ratios, spread, take_turns, torch_threads
 from sasa.speed.twin import convolutional_twin
 
 __all__ = [

@@ -19,8 +19,7 @@ from sasa.markdown import markdown_table
 from sasa.models import ResNet, RetinaNet, load_pretrained
 from sasa.models.boxes import losses
 from sasa.nn.conversion import count_parameters
-from sasa.speed.stop import Stop, StopMeasuringError
-from sasa.speed.timing import Spread, Step, ratios, spread, take_turns
+from sasa.speed.timing import Spread, Step, Stop, StopMeasuringError, ratios, spread, take_turns
 from sasa.speed.twin import convolutional_twin
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.registry import make_task, read_config

@@ -1,8 +1,7 @@
-"""Tile sizes for the kernels of local attention: a rule for any kernel size, and a table of measured exceptions.
+"""Tile sizes for the kernels of local attention: a rule for any kernel size.
 
-There is no autotuning: a user's first step compiles one variant of each kernel. TABLE holds tilings that were measured
-to be faster than the rule's, by the arguments of `tiling`; it is empty. The rule comes from instruction counts of
-compiled kernels (benchmarks/README.md).
+There is no autotuning: a user's first step compiles one variant of each kernel. The rule comes from instruction counts
+of compiled kernels (benchmarks/README.md).
 """
 
 from dataclasses import dataclass
@@ -40,9 +39,6 @@ class TileSizes:
     single: bool = False  # one image a program: values kept across a loop over images cost registers
 
 
-TABLE: dict[tuple[str, int, int, int, int, bool], TileSizes] = {}
-
-
 def power_of_two(x: int) -> int:
     """The smallest power of two >= x."""
     return 1 << (x - 1).bit_length()
@@ -52,7 +48,7 @@ def power_of_two(x: int) -> int:
 def tiling(
     kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int, apart: bool = False
 ) -> TileSizes:
-    """The table's choice, else the rule's: the tile with the fewest keys, in as few steps as registers allow.
+    """Return the tile with the fewest keys, in as few steps as registers allow.
 
     Args:
         kernel: "forward", "queries" or "keys".
@@ -62,11 +58,6 @@ def tiling(
         architecture: compute capability, 90 for Hopper.
         apart: whether the channels of a pixel lie apart in some map, as in contiguous ones.
     """
-    arguments = (kernel, head_dim, kernel_size, itemsize, architecture, apart)
-    return TABLE.get(arguments) or _rule(*arguments)
-
-
-def _rule(kernel: str, head_dim: int, kernel_size: int, itemsize: int, architecture: int, apart: bool) -> TileSizes:
     wide = itemsize == 4 or head_dim > 64
     most = KEYS_AT_ONCE_WIDE if wide else _keys_at_once(kernel, head_dim, architecture, apart)
     width, columns, rows, steps = min(

@@ -17,8 +17,7 @@ from sasa.data.classification.transforms import Augmentation
 from sasa.data.loader import check_on_bad_image, shares
 from sasa.data.sampler import epoch_order
 from sasa.draw.attention import attention_layers
-from sasa.draw.charts import Panel, draw_curves, draw_predictions, points
-from sasa.draw.confusion import draw_confusion
+from sasa.draw.charts import Panel, draw_confusion, draw_curves, draw_predictions, points
 from sasa.errors import SasaError, UsageError
 from sasa.models import ResNet, create_model
 from sasa.tasks.base import BaseTask, network_options, set_up
