@@ -50,8 +50,7 @@ class ClassFolders(FileSource, Source):
         others = sum((found[name].others for name in names), Counter())
         if not any(images.values()):
             raise NoImagesError(
-                f"{printable(root)} holds no images in directories: expected a directory for each class with files "
-                f"ending in {', '.join(SUFFIXES)}"
+                f"{printable(root)} holds no images in directories: expected a directory for each class with images"
             )
         if classes is None and (empty := [name for name in names if not images[name]]):
             held = _files(found[empty[0]].others)

@@ -12,13 +12,16 @@ from sasa.data.text import listed, printable
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip", ".7z", ".rar")
 _FOREIGN = tuple(".npz .npy .mat .h5 .hdf5 .bin .pt .pth .pkl .arrow .tfrecord .tfrecords .mdb .rec .xlsx".split())
 _IDX = ("ubyte", "ubyte.gz")
-_LEADING_WORDS = re.compile(r"([^\W\d]{2,}(?:[ _-]?[^\W\d]+)*)[ ._-]*\(?\d")
+_LEADING_WORDS = re.compile(r"([^\W\d_]{2,}(?:[ _-]?[^\W\d_]+)*)[ ._-]*\(?\d")
 LOOKED_AT = 1000  # images whose names are compared
 
 
 def hint(path: Path) -> str:
     """Return what to do with a file or directory that holds no images with labels in a known format, or ""."""
-    directories = [path, *sub_directories(path)] if path.is_dir() else [path.parent]
+    inner = sub_directories(path) if path.is_dir() else []
+    directories = (
+        [path, *inner, *(deep for d in inner for deep in sub_directories(d))] if path.is_dir() else [path.parent]
+    )
     for suffixes, advice in (
         (_COMPRESSED, "is compressed: unpack it; shards must be plain .tar files"),
         (
@@ -37,7 +40,7 @@ def _labels_in_names(directories: list[Path]) -> str:
     for directory in filter(has_images, directories):
         names = (path.name for path in islice(files_in(directory, *SUFFIXES), LOOKED_AT))
         words = {
-            match[1] for name in names if (match := re.match(r"([^\W\d]{2,}(?:[ _-]?[^\W\d]+)*)[ ._-]*\(?\d", name))
+            match[1] for name in names if (match := re.match(r"([^\W\d_]{2,}(?:[ _-]?[^\W\d_]+)*)[ ._-]*\(?\d", name))
         }
         if len(words) > 1:
             return (

@@ -116,9 +116,8 @@ def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int
             first, second = (printable(member.name) for member in images[:2])
             raise DataError(f"{where} has two images, {first} and {second}")
         if not images:
-            what = (
-                "tar files: unpack it" if "tar" in by_suffix else f"expected a member ending in {', '.join(SUFFIXES)}"
-            )
+            expected = f"expected a member ending in {', '.join(SUFFIXES)}"
+            what = "it holds tar files, so unpack it" if "tar" in by_suffix else expected
             raise DataError(f"{where} has no image: {what}")
         suffix = next((suffix for suffix in LABELS if suffix in by_suffix), None)
         if suffix is None:
@@ -131,9 +130,7 @@ def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int
             texts.add(str(label))
         yield key, (images[0].offset_data, images[0].size), label
     if len(texts) > max(samples // 2, FEW_TEXTS):
-        raise DataError(
-            f"{printable(path)} has {len(texts)} different texts in {samples} samples: captions, not classes"
-        )
+        raise DataError(f"{printable(path)} has {len(texts)} texts in {samples} samples: captions, not classes")
 
 
 def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
@@ -152,9 +149,8 @@ def _label(where: str, suffix: str, member: TarInfo, path: Path, handles: Handle
     try:
         label = json.loads(content) if suffix == "json" else content.decode().strip()
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{where} has a .{suffix} member that is not {'JSON' if suffix == 'json' else 'text'}"
-        ) from error
+        kind = "JSON" if suffix == "json" else "UTF-8 text"
+        raise DataError(f"{where} has a .{suffix} member that is not {kind}") from error
     if suffix == "json":
         label = label.get("label", label.get("cls")) if isinstance(label, dict) else None
     elif re.fullmatch(r"-?[0-9]{1,18}", label):

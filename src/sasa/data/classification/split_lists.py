@@ -79,9 +79,13 @@ def _of_cub(place: Path) -> Lists:
     path = place / "train_test_split.txt"
     if not path.is_file() or not (place / "images.txt").is_file():
         return {}
-    names, training = (dict(line.partition(" ")[::2] for line in read_lines(p)) for p in (place / "images.txt", path))
+    names, training = _second_words(place / "images.txt"), _second_words(path)
     of = {flag: [name for number, name in names.items() if training.get(number) == flag] for flag in "01"}
     return {split: (path, of[flag]) for split, flag in (("train", "1"), ("test", "0")) if of[flag]}
+
+
+def _second_words(path: Path) -> dict[str, str]:
+    return {number: rest for number, _, rest in (line.partition(" ") for line in read_lines(path))}
 
 
 def _key(path: str) -> str:

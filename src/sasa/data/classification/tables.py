@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -16,7 +17,7 @@ from sasa.data.directories import (
     exact_split,
     files_in,
     find_layout,
-    has_images,
+    has_images_below,
     split_of,
     sub_directories,
 )
@@ -62,6 +63,22 @@ class ImageTable(FileSource, Source):
         directory, names, self.description = find_images(where, directories, [name for _, name, _ in rows])
         self.labels, self.classes = number_labels(where, [label for _, _, label in rows], classes)
         self._directory, self._names = str(directory), NameTable(names)
+        if classes is None and (combined := _combined(self.classes)):
+            self.description.append(
+                f"{where} has labels such as {combined!r}, each of which is taken as one class: images with several "
+                "labels are not supported"
+            )
+
+    def directories(self) -> set[Path]:
+        """The directories that hold the images."""
+        return {self.path(index).parent for index in range(len(self))}
+
+
+def _combined(labels: list[str]) -> str | None:
+    """Return a label that is made of parts of others: "haze primary" where there are "haze" and "clear primary"."""
+    parts = {label: set(re.split(r"\s*[|;,]\s*|\s+", label)) for label in labels}
+    counts = Counter(part for found in parts.values() for part in found)
+    return next((label for label in labels if len(parts[label]) > 1 and all(counts[p] > 1 for p in parts[label])), None)
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:
@@ -106,7 +123,7 @@ def _has_classes(root: Path) -> bool:
         train = find_layout(root).train
     except DataError:
         return False
-    return sum(map(has_images, sub_directories(train))) > 1
+    return sum(map(has_images_below, sub_directories(train))) > 1
 
 
 def _open(root: Path, tables: list[Path]) -> Found:
@@ -131,6 +148,10 @@ def _open(root: Path, tables: list[Path]) -> Found:
     train = _source("train", *by_split["train"])
     other = _source(held_out, *by_split[held_out], classes=train.classes) if held_out else None
     notes += [*train.description, *(other.description if other else [])]
+    directories = train.directories() | (other.directories() if other else set())
+    listed_images = sum(len(rows) for _, rows in by_split.values())
+    if (unlisted := sum(len(files_in(directory, *IMAGES)) for directory in directories) - listed_images) > 0:
+        notes.append(f"not used: {unlisted} images in the same directories that are in no table")
     place = printable(by_split[held_out][0]) if held_out else ""
     return Found(train, other, notes, (printable(by_split["train"][0]), place))
 

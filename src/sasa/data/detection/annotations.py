@@ -12,6 +12,10 @@ from sasa.errors import DataError
 
 # Tolerance in pixels for boxes beyond their image: tools round, and some count from 1.
 OVERHANG = 1.0
+MOST_FRACTION = 1.5  # pixels: boxes whose numbers are all smaller are fractions
+FEWEST_CORNERS = 4  # boxes: fewer do not show whether they are corners
+# The part of a box's size between its left top corner and the first point in the file.
+_FIRST_POINT = {"left, top, width, height": 0, "centre x, centre y, width, height": 0.5}
 # Position of a box, in messages.
 PLACE = "its image of {size} pixels (x {x1:g} to {x2:g}, y {y1:g} to {y2:g})"
 
@@ -153,7 +157,12 @@ class Objects:
 
 
 def clean(
-    objects: Objects, unusable: list[Problem], sizes: np.ndarray, names: list[str], title: str
+    objects: Objects,
+    unusable: list[Problem],
+    sizes: np.ndarray,
+    names: list[str],
+    title: str,
+    meaning: str = "left, top, right, bottom",
 ) -> tuple[TargetTable, list[Problem]]:
     """Select the boxes that can be trained on, clipped to their images, and report all that was left out or clipped.
 
@@ -165,13 +174,15 @@ def clean(
         sizes: (N, 2): height and width of the images.
         names: of the N images, for the problems.
         title: of the set, for the error.
+        meaning: of the four numbers of a box in the format, a key of `_FIRST_POINT`, or the default.
 
     Raises:
-        DataError: no box is left, or there was none.
+        DataError: no box is left, or there was none; or the numbers have another meaning in this file.
     """
     images, labels = np.array(objects.images, np.int64), np.array(objects.labels, np.int64)
     boxes, crowd = np.array(objects.boxes, np.float64).reshape(-1, 4), np.array(objects.crowd, bool)
     right_bottom = sizes[images][:, [1, 0]]
+    _check_meaning(title, boxes, right_bottom, meaning)
     clipped = np.clip(boxes, 0, np.concatenate([right_bottom, right_bottom], 1)).astype(np.float32)
     empty = _without_area(boxes)
     outside = ~empty & _without_area(clipped)
@@ -192,6 +203,26 @@ def clean(
         first = f"; {found[0]}" if found else ""
         raise DataError(f"{title} has {total} boxes and {why}{first}" if total else f"{title} has no boxes")
     return TargetTable(images[keep], clipped[keep], labels[keep], crowd[keep], len(sizes)), found
+
+
+def _check_meaning(title: str, boxes: np.ndarray, right_bottom: np.ndarray, meaning: str) -> None:
+    """Refuse boxes in fractions of the image, and corners where the format has a point and a size.
+
+    Boxes are taken for corners if half of them reach beyond their images, and all would lie inside as corners.
+    """
+    if len(boxes) and np.abs(boxes).max() <= MOST_FRACTION and right_bottom.min() > 2 * MOST_FRACTION:
+        raise DataError(f"{title} has boxes in fractions of the images, up to {boxes.max():g}: expected pixels")
+    if "right" in meaning or len(boxes) < FEWEST_CORNERS or not np.isfinite(boxes).all():
+        return
+    sides = boxes[:, 2:] - boxes[:, :2]
+    first = boxes[:, :2] + _FIRST_POINT[meaning] * sides  # the four numbers in the file are `first` and `sides`
+    inside = (first < sides) & (sides <= right_bottom + OVERHANG)
+    beyond = (boxes[:, :2] < -OVERHANG) | (boxes[:, 2:] > right_bottom + OVERHANG)
+    if inside.all() and beyond.any(1).mean() >= 0.5:
+        raise DataError(
+            f"{title} has boxes of which {beyond.any(1).mean():.0%} reach beyond their images, and which would all lie "
+            f"inside if they were left, top, right, bottom: expected {meaning}"
+        )
 
 
 def _without_area(boxes: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from sasa.data.detection.annotations import Objects, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import by_split, child, exact_split, files_in, has_images, sub_directories
 from sasa.data.images import SUFFIXES
-from sasa.data.text import printable, read_lines
+from sasa.data.text import class_name, printable, read_lines
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -146,6 +146,8 @@ class VocSource(ImageFiles):
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
         categories: dict[str, int | str] = {name: number for number, name in enumerate(classes, 1)}
+        if not places.lists and (bare := len(set(places.images_by_id()) - set(places.all_ids()))):
+            self.description = [f"not used: {bare} images in {printable(places.images)} without an XML file"]
         super().__init__(places.images, names, range(1, len(ids) + 1), sizes, table, categories, problems)
 
 
@@ -306,7 +308,7 @@ def _size(root: ET.Element) -> tuple[int, int] | None:
 
 
 def _drawn(element: ET.Element) -> Drawn:
-    name = (element.findtext("name") or "").strip()
+    name = class_name(element.findtext("name") or "")
     difficult = (element.findtext("difficult") or "").strip() == "1"
     return Drawn(name, _box(element) if name else "has no name and is left out", difficult)
 
