@@ -294,15 +294,11 @@ def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
         )
 
 
-def are_parts(directories: Sequence[Path]) -> bool:
-    """Return whether directories are parts of one: images_part_1/, images_part_2/, but not class_1/, class_2/."""
-    words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in directories}
-    return len(directories) > 1 and len(words) == 1 and bool(_PARTS.intersection(words.pop()))
-
-
 def _refuse_parts(root: Path, directories: list[Path]) -> None:
+    """Refuse images_part_1/, images_part_2/ as classes, but not class_1/, class_2/."""
     full = [d for d in directories if has_images_below(d)]
-    if are_parts(full):
+    words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in full}
+    if len(full) > 1 and len(words) == 1 and _PARTS.intersection(words.pop()):
         raise DataError(
             f"{printable(root)} holds {_named(full)}, whose names are not classes but parts of one directory: expected "
             "a directory for each class, or a table of labels such as train.csv"

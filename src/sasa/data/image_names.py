@@ -45,18 +45,26 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     if changed := [name for name in names if name not in found]:
         tree = trees.get(directory) or _Tree(directory)
         found |= {name: tree.find(name) for name in changed}
-    missing = [name for name in names if not found[name]]
-    if missing:
-        raise DataError(
-            f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
-            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
-        )
+    check_found(where, directory, names, [name for name in names if not found[name]])
     _check_different(where, found)
     notes = []
     if changed:
         first = f"{printable(changed[0])!r} is {printable(found[changed[0]])!r}"
         notes = [f"{len(changed)} names of images in {where} were found by their last parts: {first}"]
     return directory, [found[name] or "" for name in names], notes
+
+
+def check_found(where: str, directory: Path, names: Sequence[str], missing: Sequence[str]) -> None:
+    """Check that none of the images that a file names is missing.
+
+    Raises:
+        DataError: some are; names the first.
+    """
+    if missing:
+        raise DataError(
+            f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
+            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
+        )
 
 
 def _can_be_a_name(name: str) -> bool:

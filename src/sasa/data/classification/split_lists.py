@@ -7,9 +7,9 @@ from pathlib import Path
 from sasa.data.classification.source import Found, Source, Subset
 from sasa.data.classification.tables import SUFFIXES, ImageTable, read_rows
 from sasa.data.directories import HELD_OUT, Layout, files_in, has_images_below, split_of, sub_directories
+from sasa.data.image_names import check_found
 from sasa.data.images import SUFFIXES as IMAGE_SUFFIXES
 from sasa.data.text import printable, read_lines
-from sasa.errors import DataError
 
 # Directories of lists, beside the one of the images.
 _DIRECTORIES = frozenset("meta lists list labels splits split partitions annotations imagesets filelists".split())
@@ -43,7 +43,8 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
     Args:
         source: all images.
         paths: of the images, below their directory.
-        places: directories that may hold the lists, or a directory of them.
+        places: the directory of the images, and directories above it; in one of them, or in a directory there, are the
+            lists.
 
     Raises:
         DataError: a list names images that are not there.
@@ -56,7 +57,7 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
         index = {_key(path): number for number, path in enumerate(paths)}
         if any(_find(lists[split][1][0], index) is None for split in ("train", held_out)):
             continue  # lists of other images
-        train, other = (_numbers(*lists[split], index) for split in ("train", held_out))
+        train, other = (_numbers(*lists[split], places[0], index) for split in ("train", held_out))
         files = [printable(lists[split][0]) for split in ("train", held_out)]
         notes = [f"split by {' and '.join(dict.fromkeys(files))}"]
         if unlisted := len(paths) - len({*train, *other}):
@@ -104,10 +105,7 @@ def _find(line: str, index: dict[str, int]) -> int | None:
     return None
 
 
-def _numbers(path: Path, lines: list[str], index: dict[str, int]) -> list[int]:
+def _numbers(path: Path, lines: list[str], directory: Path, index: dict[str, int]) -> list[int]:
     found = {line: _find(line, index) for line in lines}
-    if missing := [line for line, number in found.items() if number is None]:
-        raise DataError(
-            f"{printable(path)} lists {len(lines)} images, of which {len(missing)} are missing: {missing[0]}"
-        )
+    check_found(printable(path), directory, lines, [line for line, number in found.items() if number is None])
     return sorted({number for number in found.values() if number is not None})

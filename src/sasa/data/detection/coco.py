@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import by_split, child, exact_split, files_in, split_of, sub_directories
@@ -156,9 +156,10 @@ def _objects(
     places: dict[Id, int],
     numbers: dict[Id, int],
     names: list[str],
-) -> tuple[Objects, list[Problem]]:
+) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes whose image and class are known, problems of the others)."""
-    objects, problems = Objects(), []
+    objects: list[Annotated] = []
+    problems: list[Problem] = []
     for annotation in annotations:
         identity, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
         identity = identity if is_id(identity) else None
@@ -172,7 +173,7 @@ def _objects(
         if isinstance(box, str) or place is None or number is None:
             problems.append(Problem(where, "" if place is None else names[place], identity, str(box)))
         else:
-            objects.add(place, number, box, bool(annotation.get("iscrowd")), identity, where)
+            objects.append(Annotated(place, number, box, bool(annotation.get("iscrowd")), identity, where))
     return objects, problems
 
 

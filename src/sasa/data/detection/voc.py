@@ -13,9 +13,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import by_split, child, exact_split, files_in, has_images, sub_directories
+from sasa.data.image_names import check_found
 from sasa.data.images import SUFFIXES
 from sasa.data.text import class_name, printable, read_lines
 from sasa.errors import DataError
@@ -239,12 +240,7 @@ def _identity(line: str, known: dict[str, str]) -> str:
 
 def _image_names(places: Places, title: str, ids: list[str]) -> list[str]:
     by_id = places.images_by_id()
-    missing = [identity for identity in ids if identity not in by_id]
-    if missing:
-        raise DataError(
-            f"{title} names {len(ids)} images, of which {len(missing)} are not in {printable(places.images)}: "
-            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
-        )
+    check_found(title, places.images, ids, [identity for identity in ids if identity not in by_id])
     return [by_id[identity] for identity in ids]
 
 
@@ -254,9 +250,10 @@ def _classes(records: Iterable[Record]) -> list[str]:
 
 def _objects(
     places: Places, ids: list[str], names: list[str], records: list[Record], classes: list[str]
-) -> tuple[Objects, list[Problem]]:
+) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes of four numbers, problems of the others)."""
-    objects, problems = Objects(), []
+    objects: list[Annotated] = []
+    problems: list[Problem] = []
     numbers = {name: number for number, name in enumerate(classes)}
     for place, (identity, name, record) in enumerate(zip(ids, names, records, strict=True)):
         where = printable(places.xml(identity))
@@ -268,7 +265,7 @@ def _objects(
             elif drawn.name not in numbers:
                 raise DataError(f"{where} has a class {drawn.name!r} that the training images lack")
             else:
-                objects.add(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where)
+                objects.append(Annotated(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where))
     return objects, problems
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import (
     SPLITS,
@@ -335,9 +335,10 @@ def _check_first_class(title: str, rows: list[list[Row]], count: int) -> None:
 
 def _objects(
     images: list[str], labels: list[Path | None], rows: list[list[Row]], sizes: np.ndarray, numbers: list[int]
-) -> tuple[Objects, list[Problem]]:
+) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes in pixels, problems of the others); `numbers` maps the files' classes to labels."""
-    objects, problems = Objects(), []
+    objects: list[Annotated] = []
+    problems: list[Problem] = []
     for place, (image, path, file) in enumerate(zip(images, labels, rows, strict=True)):
         where, (height, width) = printable(path), sizes[place].tolist()
         for row in file:
@@ -349,5 +350,5 @@ def _objects(
                 continue
             x, y, w, h = box
             corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
-            objects.add(place, numbers[row.label], corners, False, row.number, where)
+            objects.append(Annotated(place, numbers[row.label], corners, False, row.number, where))
     return objects, problems
