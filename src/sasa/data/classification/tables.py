@@ -71,7 +71,8 @@ class ImageTable(FileSource, Source):
 
     def directories(self) -> set[Path]:
         """The directories that hold the images."""
-        return {self.path(index).parent for index in range(len(self))}
+        parents = {self.path_below(index).rpartition("/")[0] for index in range(len(self))}
+        return {Path(self._directory, parent) for parent in parents}
 
 
 def _combined(labels: list[str]) -> str | None:
@@ -149,8 +150,8 @@ def _open(root: Path, tables: list[Path]) -> Found:
     other = _source(held_out, *by_split[held_out], classes=train.classes) if held_out else None
     notes += [*train.description, *(other.description if other else [])]
     directories = train.directories() | (other.directories() if other else set())
-    listed_images = sum(len(rows) for _, rows in by_split.values())
-    if (unlisted := sum(len(files_in(directory, *IMAGES)) for directory in directories) - listed_images) > 0:
+    images = sum(len(files_in(directory, *IMAGES)) for directory in directories)
+    if (unlisted := images - sum(len(rows) for _, rows in by_split.values())) > 0:
         notes.append(f"not used: {unlisted} images in the same directories that are in no table")
     place = printable(by_split[held_out][0]) if held_out else ""
     return Found(train, other, notes, (printable(by_split["train"][0]), place))
