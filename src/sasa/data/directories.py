@@ -24,12 +24,19 @@ _FILLERS = frozenset(
     "set sets data dataset datasets split subset image images img imgs photo photos picture pictures pic pics frame "
     "frames file files folder dir directory jpg jpeg jpegs png jpegimages daten the of for all raw".split()
 )
+_MASKS = frozenset(
+    "mask masks label labels annotation annotations segmentation segmentations trimaps gt groundtruth".split()
+)
 _PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
 # Directories made by operating systems, network drives and tools. Names with a dot in front are left out as well.
 _SYSTEM = frozenset(
     "__macosx @eadir @tmp #recycle @recycle @recently-snapshot $recycle.bin recycler lost+found __pycache__ "
     "thumbs.db ehthumbs.db desktop.ini".split()
 ) | {"system volume information"}
+
+
+class NoImagesError(DataError):
+    """There are no class directories with images."""
 
 
 def is_clutter(name: str) -> bool:
@@ -140,8 +147,19 @@ def has_image_directories(directory: Path) -> bool:
 
 
 def _says_nothing(name: str) -> bool:
+    return exact_split(name) is not None or is_of_images(name)
+
+
+def is_of_images(name: str) -> bool:
+    """Return whether a directory is named "images", "data" or the like, which says nothing about a class."""
     words = re.findall(r"[^\W\d_]+", name.lower())
-    return exact_split(name) is not None or (bool(words) and _FILLERS.issuperset(words))
+    return bool(words) and _FILLERS.issuperset(words)
+
+
+def is_of_masks(name: str) -> bool:
+    """Return whether a directory is named for masks of images: "masks", "SegmentationClass", "ground_truth"."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    return not _MASKS.isdisjoint([*words, "".join(words)]) and len(words) < 3
 
 
 @dataclass
@@ -152,11 +170,17 @@ class Layout:
         train: directory of the training images, or of all images.
         held_out: directory of the images to hold out, if there is one.
         notes: sentences about the directories that were entered and those that are ignored.
+        unused: why other directories beside those of the splits are not used.
     """
 
     train: Path
     held_out: Path | None = None
     notes: list[str] = field(default_factory=list)
+    unused: dict[Path, str] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        """All that is to be said about the layout."""
+        return [*self.notes, *(f"not used: {printable(path)}/ ({why})" for path, why in self.unused.items())]
 
 
 def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directories) -> Layout:
@@ -219,20 +243,16 @@ def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
             f"beside {_named(full[:1])}"
         )
     held_out = next((found[split] for split in HELD_OUT if split in found), None)
-    used = [found["train"], held_out]
-    notes = clutter(root)
-    notes += [_unused(d, held_out, holds(d)) for d in directories if d not in used]
-    return Layout(found["train"], held_out, notes)
+    others = (directory for directory in directories if directory not in (found["train"], held_out))
+    return Layout(found["train"], held_out, clutter(root), {d: _unused(d, held_out, holds(d)) for d in others})
 
 
 def _unused(directory: Path, held_out: Path | None, holds: bool) -> str:
     if holds and held_out and split_of(directory.name)[0] in HELD_OUT:
-        why = f"{printable(held_out.name)}/ is the held-out split"
-    elif split_of(directory.name)[0] and not holds:
-        why = "its images are in no directories of classes" if has_images_below(directory) else "it holds no data"
-    else:
-        why = "it is beside the directories of the splits"
-    return f"not used: {printable(directory)}/ ({why})"
+        return f"{printable(held_out.name)}/ is the held-out split"
+    if split_of(directory.name)[0] and not holds:
+        return "its images are in no directories of classes" if has_images_below(directory) else "it holds no data"
+    return "it is beside the directories of the splits"
 
 
 def _sharing_a_word(directories: Sequence[Path], holds: Callable[[Path], bool]) -> list[Path]:
@@ -268,21 +288,17 @@ def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
     flat = [d for d in directories if exact_split(d.name) and has_images_below(d)]
     others = [d for d in directories if not exact_split(d.name) and has_images_below(d)]
     if len({exact_split(d.name) for d in flat}) > 1 or (flat and not others):
-        raise DataError(
+        raise NoImagesError(
             f"{printable(root)} holds {_named(flat)} with images that are in no directory of a class: "
             f"expected a directory for each class, as in {printable(flat[0].name)}/CLASS/"
         )
 
 
-def are_parts(directories: Sequence[Path]) -> bool:
-    """Return whether directories are parts of one: images_part_1/, images_part_2/, but not class_1/, class_2/."""
-    words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in directories}
-    return len(directories) > 1 and len(words) == 1 and bool(_PARTS.intersection(words.pop()))
-
-
 def _refuse_parts(root: Path, directories: list[Path]) -> None:
+    """Refuse images_part_1/, images_part_2/ as classes, but not class_1/, class_2/."""
     full = [d for d in directories if has_images_below(d)]
-    if are_parts(full):
+    words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in full}
+    if len(full) > 1 and len(words) == 1 and _PARTS.intersection(words.pop()):
         raise DataError(
             f"{printable(root)} holds {_named(full)}, whose names are not classes but parts of one directory: expected "
             "a directory for each class, or a table of labels such as train.csv"

@@ -1,8 +1,11 @@
 """Images that annotations and tables name: found below a directory, though written on another system or machine."""
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from sasa.data.directories import is_clutter
 from sasa.data.images import SUFFIXES
@@ -14,8 +17,9 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     """Find the images that annotations name: (their directory, paths below it, sentences about changed names).
 
     A name that does not exist as written may be a Windows path (`images\\1.jpg`), relative to another directory, or an
-    absolute path of another machine. Then the longest tail of the path that exists in the directory is taken, or else
-    the only image of that name anywhere below it, also without the suffix. Nothing outside the directory is read.
+    absolute path or an address of another machine. Then the longest tail of the path that exists in the directory is
+    taken, or else the only image of that name anywhere below it, also without the suffix. Upper and lower case, and
+    composed and decomposed accents, count as equal. Nothing outside the directory is read.
 
     Args:
         where: the annotation file, for errors.
@@ -23,11 +27,13 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
         names: of the images.
 
     Raises:
-        DataError: an image is missing, or two names would be the same file.
+        DataError: an image is missing, named twice, or two names would be the same file.
     """
     for name in names:
         if not _can_be_a_name(name):
             raise DataError(f"{where} names an image {name!a}, which is not a valid file name")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{where} names the image {printable(twice[0])} twice")
     there = [directory for directory in directories if directory.is_dir()]
     holding = (directory for directory in there if _as_written(directory, names[:1]))
     trees: dict[Path, _Tree] = {}
@@ -36,21 +42,29 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
         trees = {place: _Tree(place) for place in there}
         directory = next((place for place in there if trees[place].find(names[0])), (there or [*directories])[0])
     found: dict[str, str | None] = dict(_as_written(directory, names))
-    if changed := [name for name in dict.fromkeys(names) if name not in found]:
+    if changed := [name for name in names if name not in found]:
         tree = trees.get(directory) or _Tree(directory)
         found |= {name: tree.find(name) for name in changed}
-    missing = [name for name in names if not found[name]]
-    if missing:
-        raise DataError(
-            f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
-            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
-        )
+    check_found(where, directory, names, [name for name in names if not found[name]])
     _check_different(where, found)
     notes = []
     if changed:
         first = f"{printable(changed[0])!r} is {printable(found[changed[0]])!r}"
         notes = [f"{len(changed)} names of images in {where} were found by their last parts: {first}"]
     return directory, [found[name] or "" for name in names], notes
+
+
+def check_found(where: str, directory: Path, names: Sequence[str], missing: Sequence[str]) -> None:
+    """Check that none of the images that a file names is missing.
+
+    Raises:
+        DataError: some are; names the first.
+    """
+    if missing:
+        raise DataError(
+            f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
+            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
+        )
 
 
 def _can_be_a_name(name: str) -> bool:
@@ -78,28 +92,37 @@ class _Tree:
     """Index of all files below a directory, searched by the tails of paths."""
 
     def __init__(self, root: Path) -> None:
-        self._paths: dict[str, str] = {}  # lower case -> path; "" for two files that differ by case only
+        self._paths: dict[str, str] = {}  # folded -> path; "" for two files that differ by case only
         self._by_name: dict[str, list[str]] = {}
         for directory, inner, files in os.walk(root):
             inner[:] = sorted(name for name in inner if not is_clutter(name))
             for file in files:
                 path = os.path.relpath(f"{directory}/{file}", root)
-                lower = path.lower()
-                self._paths[lower] = "" if lower in self._paths else path
-                if lower.endswith(SUFFIXES):
-                    for name in (file.lower(), file.lower().rpartition(".")[0]):
-                        self._by_name.setdefault(name, []).append(path)
+                key = _folded(path)
+                self._paths[key] = "" if key in self._paths else path
+                if key.endswith(SUFFIXES):
+                    name = key.rpartition("/")[2]
+                    for known in (name, name.rpartition(".")[0]):
+                        self._by_name.setdefault(known, []).append(path)
 
     def find(self, name: str) -> str | None:
         """Return the path below the root; None if nothing or more than one file matches."""
-        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-        if ".." in parts:
-            parts = parts[len(parts) - parts[::-1].index("..") :]
-        for first in range(len(parts)):
-            if path := self._paths.get("/".join(parts[first:]).lower()):
-                return path
-        same = self._by_name.get(parts[-1].lower(), []) if parts else []
-        return same[0] if len(same) == 1 else None
+        # Label Studio's exports hold parts of addresses: /data/local-files/?d=images%2F1.jpg
+        for text in dict.fromkeys((name, unquote(name.replace("?d=", "/")))):
+            parts = [part for part in _folded(text).replace("\\", "/").split("/") if part not in ("", ".")]
+            if ".." in parts:
+                parts = parts[len(parts) - parts[::-1].index("..") :]
+            for first in range(len(parts)):
+                if path := self._paths.get("/".join(parts[first:])):
+                    return path
+            same = self._by_name.get(parts[-1], []) if parts else []
+            if len(same) == 1:
+                return same[0]
+        return None
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", path).lower()
 
 
 def _check_different(where: str, found: dict[str, str | None]) -> None:

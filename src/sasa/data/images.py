@@ -15,7 +15,7 @@ from sasa.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = tuple(f".{name}" for name in "jpg jpeg jpe jfif png bmp gif webp avif jp2 tif tiff ppm pgm pbm pnm".split())
 
 
 def is_image(path: Path) -> bool:

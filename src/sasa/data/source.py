@@ -80,6 +80,10 @@ class FileSource(ImageSource):
         """Path of image `index`."""
         return Path(self._directory, self._names[index])
 
+    def path_below(self, index: int) -> str:
+        """Path of image `index` below the directory."""
+        return self._names[index]
+
     def name(self, index: int) -> str:
         """The file's path."""
         return printable(self.path(index))

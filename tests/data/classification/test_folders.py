@@ -81,6 +81,44 @@ def test_a_broken_link_is_an_error(tmp_path):
         ClassFolders(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("link", "target", "sentence"),
+    [
+        ("c", "gone", "set/c is a link that leads nowhere"),
+        ("c", "a", "set has two directories of one class, 'a' and 'c'"),
+    ],
+)
+def test_links_that_are_not_classes(tmp_path, link, target, sentence):
+    save_image(tmp_path / "set" / "a" / "1.png")
+    save_image(tmp_path / "set" / "b" / "1.png")
+    (tmp_path / "set" / link).symlink_to(tmp_path / "set" / target)
+    with pytest.raises(DataError, match=sentence):
+        ClassFolders(tmp_path / "set")
+
+
+@pytest.mark.parametrize("target", ["set", "."])
+def test_a_link_to_a_directory_above_is_not_a_class(tmp_path, target):
+    save_image(tmp_path / "set" / "a" / "1.png")
+    save_image(tmp_path / "set" / "b" / "1.png")
+    (tmp_path / "set" / "latest").symlink_to(tmp_path / target)
+    source = ClassFolders(tmp_path / "set")
+    assert source.classes == ["a", "b"]
+    assert source.description == [f"not used: {tmp_path}/set/latest/ (a link to a directory that holds it)"]
+
+
+def test_names_of_classes_are_compared_as_they_are_read(tmp_path):
+    for split, names in (("train", ["cat ", "caf\u0065\u0301"]), ("val", ["cat", "caf\u00e9"])):
+        for name in names:
+            save_image(tmp_path / split / name / "1.png")
+    train, held_out = open_splits(str(tmp_path), 0.2, 0)
+    assert train.classes == held_out.classes == ["caf\u00e9", "cat"]
+    assert list(train.labels) == list(held_out.labels) == [0, 1]
+    assert train.read(0).size == (20, 12)
+    save_image(tmp_path / "val" / "cat " / "1.png")
+    with pytest.raises(DataError, match="val has two directories of one class, 'cat' and 'cat '"):
+        open_splits(str(tmp_path), 0.2, 0)
+
+
 def test_names_that_are_not_utf8_can_be_read_and_printed(tmp_path):
     save_image(tmp_path / "a" / "1.png")
     save_image(tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"\xff.png"), (1, 2, 3))

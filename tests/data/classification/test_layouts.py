@@ -277,3 +277,65 @@ def test_unlabelled_images_in_the_wrapper_of_an_archive(tmp_path):
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert [len(source) for source in sources] == [4, 2]
     assert f"not used: {tmp_path}/signs_test/ (its images are in no directories of classes)" in description(sources)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images", "masks"),
+        ("image", "label"),
+        ("img", "gt"),
+        ("JPEGImages", "SegmentationClass"),
+        ("Images", "Ground Truth"),
+        ("data", "annotations"),
+    ],
+)
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_images_and_masks_are_not_classes(tmp_path, split, images, masks):
+    save_images(tmp_path, f"{split}{images}", f"{split}{masks}")
+    with pytest.raises(DataError, match=f"holds {images}/ and {masks}/: masks of images, not classes; expected a dir"):
+        open_splits(str(tmp_path), 0.34, 0)
+
+
+@pytest.mark.parametrize(
+    "names", [("mask", "no_mask"), ("with_mask", "without_mask"), ("label", "no label"), ("gt", "rs")]
+)
+def test_classes_may_be_called_masks(tmp_path, names):
+    save_images(tmp_path, *names)
+    assert open_splits(str(tmp_path), 0.34, 0)[0].classes == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "mask", ["{}/masks/{}.png", "{}/images/{}_mask.png", "{}/images/{}_mask_1.png", "{}/{}_segmentation.png"]
+)
+def test_masks_beside_the_images_of_a_class(tmp_path, mask):
+    place = "{}/{}.png" if "/images" not in mask and "/masks" not in mask else "{}/images/{}.png"
+    for name in (path.format(c, n) for c in CLASSES for n in range(3) for path in (place, mask)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (5, 4), next(_colours) % 256).save(tmp_path / name)
+    sources = open_splits(str(tmp_path), 0.34, 0)
+    assert [len(source) for source in sources] == [4, 2]
+    assert f"not used: 6 masks beside their images in cat/, dog/ of {tmp_path}" in description(sources)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".heic", "ending in .heic"), (".NPY", "ending in .npy"), ("", "without a suffix")]
+)
+def test_files_that_are_not_read_are_reported(tmp_path, suffix, kind):
+    save_classes(tmp_path, "")
+    for n in range(4):
+        (tmp_path / "cat" / f"photo{n}{suffix}").write_bytes(b"x")
+    assert f"not used in the classes of {tmp_path}: 4 files {kind}" in description(open_splits(str(tmp_path), 0.34, 0))
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "bird" / f"x{suffix}").write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"bird holds no images but 1 files {kind} \(1 of 3 classes empty\)"):
+        open_splits(str(tmp_path), 0.34, 0)
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "JPE", "avif", "jp2"])
+def test_rarer_suffixes(tmp_path, suffix):
+    save_classes(tmp_path, "")
+    Image.new("RGB", (5, 4)).save(tmp_path / "cat" / f"new.{suffix}")
+    sources = open_splits(str(tmp_path), 0.34, 0)
+    assert sum(map(len, sources)) == 7
+    assert all(source.read(n).size == (5, 4) for source in sources for n in range(len(source)))

@@ -451,7 +451,7 @@ def test_words_in_some_files_and_in_the_held_out_part(tmp_path):
     pq.write_table(table_of(2, label=["cat", "cat"]), tmp_path / "val-0.parquet")
     assert list(open_splits(str(tmp_path), 0.2, 0)[1].labels) == [0, 0]
     pq.write_table(table_of(2, label=[0, 1]), tmp_path / "train-1.parquet")
-    with pytest.raises(DataError, match="have labels that are integers, and others that are words"):
+    with pytest.raises(DataError, match="has labels that are integers, and others that are words"):
         open_splits(str(tmp_path), 0.2, 0)
 
 

@@ -44,6 +44,38 @@ def reds(source):
     return [source.read(index).getpixel((0, 0))[0] for index in range(len(source))]
 
 
+def words(count, name, suffix="txt"):
+    """Members of samples whose labels are text; `name` is called with the number of the sample."""
+    for number in range(count):
+        yield f"{number:04d}.png", png_bytes((number, 0, 0))
+        yield f"{number:04d}.{suffix}", name(number).encode()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "label"),
+    [("cls", "{}"), ("cls", " {}\n"), ("json", '{{"label": "{}"}}'), ("json", '{{"cls": "{}"}}'), ("txt", "{}")],
+)
+def test_names_of_classes(tmp_path, suffix, label):
+    names = ["dog", "caf\u0065\u0301"]  # an accent of its own, as macOS writes it
+    for split in ("train", "val"):
+        write_tar(tmp_path / f"{split}.tar", words(6, lambda number: label.format(names[number % 2]), suffix))
+    train, held_out = open_splits(str(tmp_path), 0.2, 0)
+    assert train.classes == held_out.classes == ["caf\u00e9", "dog"]
+    assert list(train.labels) == list(held_out.labels) == [1, 0, 1, 0, 1, 0]
+
+
+def test_names_of_classes_in_the_order_of_a_list(tmp_path):
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    write_tar(tmp_path / "a.tar", [("1.png", png_bytes((1, 0, 0))), ("1.cls", b"cat")])
+    assert list(TarShards([tmp_path / "a.tar"]).labels) == [1]
+
+
+def test_captions_are_not_classes(tmp_path):
+    write_tar(tmp_path / "a.tar", words(20, "photo {}".format))
+    with pytest.raises(DataError, match=r"a\.tar has 20 texts in 20 samples: captions, not classes"):
+        TarShards([tmp_path / "a.tar"])
+
+
 LAYOUTS = [
     ("train-000000.tar", "train-000001.tar", "val-000000.tar"),
     ("imagenet-train-0000.tar", "imagenet-train-0001.tar", "imagenet-val-0000.tar"),
@@ -201,7 +233,9 @@ def test_pickled_labels_are_never_opened(tmp_path, suffix):
         ([("1.png", b"x"), ("2.cls", b"0")], "sample '1' has no label: expected a member ending in .cls or .json"),
         ([("1.cls", b"0"), ("2.png", b"x")], "sample '1' has no image: expected a member ending in .jpg"),
         ([("1.png", b"x"), ("1.jpg", b"x"), ("1.cls", b"0")], r"sample '1' has two images, 1\.png and 1\.jpg"),
-        ([("1.png", b"x"), ("1.cls", b"cat")], "has the label 'cat'; expected an integer"),
+        ([("1.png", b"x"), ("1.cls", b"a\ncat")], r"has the label 'a\\ncat'; expected an integer"),
+        ([("1.png", b"x"), ("1.cls", b"\xff")], "has a .cls member that is not UTF-8 text"),
+        ([("1.png", b"x"), ("1.cls", b"cat"), ("2.png", b"x"), ("2.cls", b"0")], "integers, and others that are words"),
         ([("1.png", b"x"), ("1.cls", b"")], "has the label ''; expected an integer"),
         ([("1.png", b"x"), ("1.cls", b"9" * 5000)], "has the label '99999999999999999999'; expected an integer"),
         ([("1.png", b"x"), ("1.cls", b"9" * 18)], "has the label 999999999999999999, and labels outside 0 to 999999"),
@@ -210,9 +244,9 @@ def test_pickled_labels_are_never_opened(tmp_path, suffix):
         ([("1.png", b"x"), ("1.json", b"{")], "has a .json member that is not JSON"),
         ([("1.png", b"x"), ("1.json", b"[" * 100_000)], "has a .json member that is not JSON"),
         ([("1.png", b"x"), ("1.json", b"\xff")], "has a .json member that is not JSON"),
-        ([("1.png", b"x"), ("1.json", b"[1]")], "without an integer 'label' or 'cls'"),
-        ([("1.png", b"x"), ("1.json", b'{"label": true}')], "without an integer 'label' or 'cls'"),
-        ([("1.png", b"x"), ("1.json", b'{"label": "cat"}')], "without an integer 'label' or 'cls'"),
+        ([("1.png", b"x"), ("1.json", b"[1]")], "without an integer or a word as 'label' or 'cls'"),
+        ([("1.png", b"x"), ("1.json", b'{"label": true}')], "without an integer or a word as 'label' or 'cls'"),
+        ([("1.tar", b"x")], "has no image: it holds tar files, so unpack it"),
     ],
 )
 def test_odd_samples_are_named_with_their_shard(tmp_path, members, sentence):

@@ -39,6 +39,20 @@ FLAT = {
     "two columns": ("train_labels.csv", "train", table_of([n.split(".")[0] for n in NAMES], "image_id,answer")),
     "directories": ("data.csv", "images/all", table_of([f"images/all/{n}" for n in NAMES])),
     "another machine": ("data.csv", "images", table_of([f"C:\\Users\\me\\images\\{n}" for n in NAMES], "path,label")),
+    "without names of columns": ("train.csv", "images", table_of(NAMES, "").lstrip()),
+    "with the index of pandas": (
+        "data.csv",
+        "",
+        "".join(f"{n - 1 if n else ''},{row}\n" for n, row in enumerate(table_of(NAMES).splitlines())),
+    ),
+    "a column for each class": (
+        "train.csv",
+        "images",
+        "image_id, cat, dog\n" + "".join(f"{n}, {float(i % 2 == 0)}, {float(i % 2)}\n" for i, n in enumerate(NAMES)),
+    ),
+    "a list": ("train_list.txt", "images", table_of([f"images/{n}" for n in NAMES], "", " ").lstrip()),
+    "a list with tabs": ("train.txt", "images", table_of(NAMES, "", "\t").lstrip()),
+    "spaces behind commas": ("data.csv", "", table_of([f'"{n}"' for n in NAMES], "file_name, label", ", ")),
     "quoted": ("train.csv", "images", table_of([f'"{n}"' for n in NAMES])),
     "JSON": (
         "metadata.jsonl",
@@ -97,9 +111,11 @@ def test_kaggles_files_beside_the_table(tmp_path):
     save_images(tmp_path / "train", NAMES)
     save_images(tmp_path / "test", ["a.jpeg"])
     (tmp_path / "train.csv").write_text(table_of(NAMES, "id,label"))
-    (tmp_path / "sample_submission.csv").write_text("id,label\na,cat\n")
+    (tmp_path / "sample_submission.csv").write_text("id,label\na,cow\n")
+    (tmp_path / "extra.csv").write_text("id,label\na,cow\n")
     train, _ = open_splits(str(tmp_path), 0.25, 0)
-    assert f"not used: {tmp_path}/sample_submission.csv (its name says no split)" in train.description
+    assert train.classes == ["cat", "dog"]
+    assert f"not used: {tmp_path}/extra.csv (its name says no split)" in train.description
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,7 @@ def test_parts_of_a_directory_are_not_classes(tmp_path, directories):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a,b\n1,2\n", r"labels\.csv has no two columns of names and labels: expected one of file_name, filename"),
+        ("a,b\n1,2\n", r"labels\.csv has the columns a, b: expected one of file_name, filename"),
         ("file_name,label\n0.jpeg,\n", r"labels\.csv line 2 has no label"),
         ("file_name,label\n0.jpeg,cat\n,dog\n", r"labels\.csv line 3 has no name of an image"),
         ("file_name,label\n0.jpeg,cat,1\n", r"labels\.csv line 2 has 3 columns; the first line has 2"),
@@ -145,7 +161,11 @@ def test_parts_of_a_directory_are_not_classes(tmp_path, directories):
         ("file_name,label\n0.jpeg,cat\n0.jpeg,dog\n", r"labels\.csv names the image .*0\.jpeg twice"),
         ('file_name,label\n"0.jpeg,cat\n', r"labels\.csv line 2 is damaged: unexpected end of data"),
         ("file_name,label\n", r"labels\.csv has tables without rows"),
-        ("", r"has no two columns"),
+        ("", r"labels\.csv has the columns : expected"),
+        ("file_name,label,label\n0.jpeg,cat,dog\n", r"labels\.csv has two columns 'label'"),
+        ("file_name,label\n0.jpeg,-1\n1.jpeg,0\n", r"labels\.csv has images with the label -1: they have no label"),
+        ("file_name,cat,dog\n0.jpeg,0,0\n", r"labels\.csv line 2 marks 0 classes: images with one label each are read"),
+        ("file_name,cat,dog\n0.jpeg,1,1\n", r"labels\.csv line 2 marks 2 classes \(cat, dog\): images with one label"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, text, sentence):
@@ -161,3 +181,27 @@ def test_two_tables_for_one_split(tmp_path):
         (tmp_path / name).write_text(table_of(NAMES))
     with pytest.raises(DataError, match=r"several tables for the train split \(train\.csv, train_labels\.csv\): give"):
         open_splits(str(tmp_path), 0.25, 0)
+
+
+def test_accents_of_macos(tmp_path):
+    save_images(tmp_path, [f"caf\u0065\u0301{n}.jpeg" for n in range(8)])
+    (tmp_path / "data.csv").write_text(table_of([f"caf\u00e9{n}.jpeg" for n in range(8)]))
+    check(open_splits(str(tmp_path), 0.25, 0)[0])
+
+
+@pytest.mark.parametrize("between", [" ", "|", ", "])
+def test_several_labels_in_one_are_reported(tmp_path, between):
+    save_images(tmp_path, NAMES)
+    labels = ["haze", f"clear{between}primary", f"haze{between}primary", "clear"] * 2
+    rows = [f'{name},"{label}"' for name, label in zip(NAMES, labels, strict=True)]
+    (tmp_path / "data.csv").write_text("\n".join(["file_name,label", *rows]))
+    train, _ = open_splits(str(tmp_path), 0.5, 0)
+    assert f"data.csv has labels such as 'clear{between}primary', each of which" in " ".join(train.description)
+
+
+def test_images_in_no_table_and_classes_that_differ_in_case_are_reported(tmp_path):
+    save_images(tmp_path, NAMES)
+    (tmp_path / "data.csv").write_text(table_of(NAMES[:6]) + f"{NAMES[6]},Cat\n")
+    train, _ = open_splits(str(tmp_path), 0.5, 0)
+    assert "not used: 1 images in the same directories that are in no table" in train.description
+    assert "classes that differ in upper and lower case only: Cat, cat" in train.description

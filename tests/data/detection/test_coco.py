@@ -40,6 +40,30 @@ def test_boxes_labels_and_names(coco):
     assert source.problems == []
 
 
+@pytest.mark.parametrize(
+    ("box", "sentence"),
+    [
+        (
+            [25, 15, 38, 29],
+            "100% reach beyond their images, and which would all lie inside if they were left, top",
+        ),
+        ([0.2, 0.3, 0.5, 0.4], "has boxes in fractions of the images, up to 0.7: expected pixels"),
+    ],
+)
+def test_boxes_with_another_meaning(coco, box, sentence):
+    boxes = [annotation(n, 10, [*box[:3], box[3] - n / 100], 7) for n in range(4)]
+    with pytest.raises(DataError, match=sentence):
+        CocoSource(*coco(boxes))
+    assert (
+        len(CocoSource(*coco([*boxes, annotation(9, 10, [20, 9, 10, 20], 7)])).targets(0)) == 5
+    )  # as a whole they are possible
+
+
+def test_an_image_with_two_ids(coco):
+    with pytest.raises(DataError, match=r"names the image a\.png twice"):
+        CocoSource(*coco([GOOD], ["a.png", "a.png"]))
+
+
 def test_targets_are_copies(coco):
     source = CocoSource(*coco([GOOD]))
     source.targets(0).boxes.zero_()

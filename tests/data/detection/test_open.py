@@ -126,7 +126,7 @@ def test_pascal_voc_of_two_years_or_without_lists(voc, tmp_path):
     [
         ({}, "it holds nothing, it is empty"),
         ({"train/_annotations.csv": "a,b", "train/1.png": None}, r"a CSV file \(train/_annotations\.csv\)"),
-        ({"1.json": '{"shapes": []}', "1.png": None}, r"a JSON file \(1\.json\)"),
+        ({"1.json": '{"shapes": []}', "1.png": None}, r"a JSON file \(1\.json\): .* is LabelMe's format"),
         ({"notes/1.xml": "<annotation/>", "train/1.png": None}, r"an XML file \(notes/1\.xml\)"),
         ({"cat/1.png": None, "dog/1.png": None}, "images without boxes"),
         ({"1.png": None}, "it holds images without boxes"),

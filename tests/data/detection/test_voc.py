@@ -1,11 +1,12 @@
 """Pascal VOC's format."""
 
 import pickle
+import shutil
 
 import pytest
 from PIL import Image
 
-from sasa.data.detection import DetectionSubset, VocSource
+from sasa.data.detection import DetectionSubset, VocSource, open_detection_splits
 from sasa.errors import DataError
 
 DOG = ("dog", (1, 1, 4, 3))
@@ -145,3 +146,17 @@ def test_an_image_of_another_size_than_was_annotated(voc):
     Image.new("RGB", (8, 9)).save(root / "JPEGImages" / "2007_1.jpg")
     with pytest.raises(DataError, match=r"2007_1\.jpg is 9 x 8 pixels when upright, but was annotated as 30 x 40"):
         VocSource(root, "train").read(0)
+
+
+def test_fractions_are_not_pixels(voc):
+    root = voc({"train": {"1": [("dog", (0.1, 0.2, 0.5, 0.6))]}})
+    with pytest.raises(DataError, match=r"has boxes in fractions of the images, up to 0\.6: expected pixels"):
+        VocSource(root, "train")
+
+
+def test_images_without_a_file_are_reported(voc):
+    root = voc({"train": {str(n): [("dog", (1, 1, 4, 3))] for n in range(4)}})
+    shutil.rmtree(root / "ImageSets")
+    (root / "Annotations" / "3.xml").unlink()
+    train, _ = open_detection_splits(str(root), 0.34, 0)
+    assert f"not used: 1 images in {root}/JPEGImages without an XML file" in train.description

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.detection import DetectionSubset, YoloSource, open_detection_splits
-from sasa.data.detection.yolo import label_path, read_rows, read_settings
+from sasa.data.detection.yolo import label_directory, read_rows, read_settings
 from sasa.errors import DataError
 
 BOX = "1 0.5 0.5 0.25 0.2\n"  # of 40 x 30 pixels: x 15 to 25, y 12 to 18
@@ -101,7 +101,7 @@ def test_key_points_are_not_outlines(tmp_path):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("2 0.5 0.5 0.1 0.1", "has the class 2, and there are 2 classes, from 0; it is left out"),
+        ("3 0.5 0.5 0.1 0.1", "has the class 3, and there are 2 classes, from 0; it is left out"),
         ("cat 0.5 0.5 0.1 0.1", "has the class 'cat', not a whole number, and is left out"),
         ("-1 0.5 0.5 0.1 0.1", "has the class '-1', not a whole number, and is left out"),
         ("0.5 0.5 0.5 0.1 0.1", "has the class '0.5', not a whole number"),
@@ -205,5 +205,54 @@ def test_notes_of_label_studio_are_not_coco(tmp_path):
 
 def test_where_boxes_are(tmp_path):
     write(tmp_path, "images/images/x", "images/labels/x", {"a": BOX})
-    assert label_path(tmp_path / "images/images/x/a.png") == tmp_path / "images/labels/x/a.txt"
-    assert label_path(tmp_path / "other/a.b.png") == tmp_path / "other/a.b.txt"
+    assert label_directory(tmp_path / "images/images/x") == tmp_path / "images/labels/x"
+    assert label_directory(tmp_path / "other") == tmp_path / "other"
+
+
+@pytest.mark.parametrize("name", ["b.TXT", "B.txt", "b.png.txt", "b.PNG.txt"])
+def test_names_of_files_of_boxes(tmp_path, name):
+    write(tmp_path, "images/train", "labels/train", {"a": BOX, "b": None})
+    (tmp_path / "labels" / "train" / name).write_text(BOX)
+    (tmp_path / "labels" / "train" / "gone.txt").write_text(BOX)
+    (tmp_path / "data.yaml").write_text(YAML.replace("val: images/val\n", ""))
+    source = open_source(tmp_path)
+    assert [len(source.targets(n)) for n in range(2)] == [1, 1]
+    assert source.description == [
+        f"not used: 1 files of boxes without an image, such as {tmp_path}/labels/train/gone.txt"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        ('{"0": cat, "1": dog}', ["cat", "dog"]),
+        ("[no, yes]", ["no", "yes"]),
+        ("[01, 1]", ["01", "1"]),
+        ("[null, 1.10]", ["null", "1.10"]),
+        ("[' cat', caf\u0065\u0301]", ["cat", "caf\u00e9"]),
+    ],
+)
+def test_names_are_read_as_written(tmp_path, names, classes):
+    write(tmp_path, "images/train", "labels/train", {"a": BOX})
+    (tmp_path / "data.yaml").write_text(f"names: {names}\nnc: 2\ntrain: images/train\nval:\ntest: null\n")
+    assert open_source(tmp_path).classes == classes
+
+
+@pytest.mark.parametrize(
+    ("boxes", "sentence"),
+    [
+        (
+            ["1 .5 .5 .2 .2", "2 .5 .5 .2 .2"],
+            "train has boxes of the classes 1 to 2, and none of 0: expected numbers from 0",
+        ),
+        (
+            ["0 .4 .5 .9 .95", "1 .3 .5 .9 .95", "0 .1 .1 .3 .3", "0 .7 .7 .9 .9"],
+            "100% reach beyond their images, .* if they were left, top, right, bottom: expected centre x, centre y",
+        ),
+    ],
+)
+def test_numbers_with_another_meaning(tmp_path, boxes, sentence):
+    write(tmp_path, "images/train", "labels/train", {"a": "\n".join(boxes)})
+    (tmp_path / "data.yaml").write_text(YAML.replace("val: images/val\n", ""))
+    with pytest.raises(DataError, match=sentence):
+        open_source(tmp_path)

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST as torchvision downloads them: four files in the idx format of MNIST's authors."""
+"""MNIST, Fashion-MNIST and KMNIST as torchvision downloads them: four files in the idx format of MNIST's authors."""
 
 import gzip
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sasa.data.classification.source import Found, Pixels
+from sasa.data.directories import sub_directories
 from sasa.errors import DataError
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -21,7 +22,8 @@ LARGEST = 1 << 32  # bytes of pixels: a few kilobytes of gzip can ask for more t
 def look(root: Path) -> dict[str, Callable[[], Found]]:
     """Return openers, by name, of the sets in torchvision's root directory, or of the set that `root` itself is."""
     found: dict[str, Callable[[], Found]] = {}
-    for directory in (root, root / "raw", root / "MNIST" / "raw", root / "FashionMNIST" / "raw"):
+    inner = sub_directories(root) if root.is_dir() else []
+    for directory in (root, root / "raw", *(directory / "raw" for directory in inner)):
         if _path(directory, "train-images-idx3-ubyte"):
             place = directory.absolute()  # the directory may have been given as "."
             name = place.parent.name if place.name == "raw" else place.name
@@ -51,8 +53,8 @@ def _pixels(directory: Path, part: str, classes: list[str]) -> Pixels:
 
 
 def _path(directory: Path, name: str) -> list[Path]:
-    # Some copies of the set write a dot for the last hyphen.
-    names = (name, f"{name}.gz", name.replace("-idx", ".idx"))
+    # Some copies of the set write a dot for the last hyphen, or have each file in a directory of its name.
+    names = (name, f"{name}.gz", name.replace("-idx", ".idx"), f"{name}/{name}")
     return [directory / name for name in names if (directory / name).is_file()]
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from sasa.data.classification import cifar, class_folders, idx, parquet, shards, tables
-from sasa.data.classification.class_folders import NoImagesError
 from sasa.data.classification.digits import Digits
+from sasa.data.classification.hints import hint
 from sasa.data.classification.shards import TarShards, expand
 from sasa.data.classification.source import Found, Look, Source, Subset
-from sasa.data.directories import exact_split, files_in, sub_directories
+from sasa.data.directories import NoImagesError, exact_split, sub_directories
 from sasa.data.findings import describe_duplicates, describe_split
 from sasa.data.images import is_image
 from sasa.data.text import printable
@@ -44,10 +44,10 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
     found = _open(data)
     train, other = found.train, found.held_out
     if len(set(train.labels)) < 2:
-        name = train.classes[train.labels[0]]
+        name, why = train.classes[train.labels[0]], hint(Path(data).expanduser()) if Path(data).is_dir() else ""
         raise DataError(
             f"{data} holds images of one class only, {name!r} ({len(train)} images): expected two classes or more, "
-            "each in a directory of its own or with a label of its own"
+            f"each in a directory of its own or with a label of its own{why and f'; {why}'}"
         )
     place, other_place = found.places
     if other is None:
@@ -96,8 +96,10 @@ def _open(data: str) -> Found:
 def _open_path(root: Path) -> Found:
     found = {name: opener for look in FORMATS for name, opener in look(root).items()} if root.exists() else {}
     if not found and not root.is_dir():
+        what = hint(root) if root.is_file() else ""
         raise DataError(
-            f"{str(root)!r} is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the "
+            what
+            or f"{str(root)!r} is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the "
             "built-in set 'digits'"
         )
     packed = [kind for kind in found if kind != tables.KIND]  # tables are read only where there are no classes
@@ -113,11 +115,7 @@ def _open_path(root: Path) -> Found:
     try:
         return class_folders.open_class_folders(root)
     except NoImagesError as error:
-        if archives := files_in(root, ".tar.gz", ".tgz", ".zip"):
-            raise DataError(
-                f"{printable(archives[0])} is compressed: unpack it; shards must be plain .tar files"
-            ) from error
-        raise DataError(f"{error}; looked for {LOOKED_FOR}") from error
+        raise DataError(f"{error}; {hint(root) or f'looked for {LOOKED_FOR}'}") from error
 
 
 def _has_classes(root: Path) -> bool:

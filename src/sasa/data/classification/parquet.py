@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from sasa.data.classification.source import Found, Source, check_labels, number_words
+from sasa.data.classification.source import Found, Source, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import read_image
 from sasa.data.source import fingerprint
@@ -92,7 +92,10 @@ class ImageParquet(Source):
         if not self._parts:
             raise DataError(f"{printable(paths[0])} holds no images: it has no rows")
         self._starts = list(accumulate((part.rows for part in self._parts), initial=0))
-        self.labels, self.classes = _numbered(printable(paths[0]), labels, own_classes, classes)
+        where = printable(paths[0])
+        if classes is not None and own_classes not in (None, classes):
+            raise DataError(f"{where} has other classes than the training images")
+        self.labels, self.classes = number_labels(where, labels, own_classes or classes)
         self._row_groups = RowGroups(self._parts, column, hold=size <= held)
         if size > held:
             self.groups = [group for group, part in enumerate(self._parts) for _ in range(part.rows)]
@@ -269,20 +272,6 @@ def _labels(path: Path, file: pq.ParquetFile, label: str, rows: int) -> list[int
         if isinstance(value, float) and not value.is_integer():
             raise DataError(f"{printable(path)} row {row} has the label {value}; expected a whole number or a word")
     return labels if words else [int(value) for value in labels]
-
-
-def _numbered(
-    where: str, labels: list[Any], own_classes: list[str] | None, classes: list[str] | None
-) -> tuple[list[int], list[str]]:
-    """Return (labels, classes), the labels as indices into the classes."""
-    if classes is not None and own_classes not in (None, classes):
-        raise DataError(f"{where} has other classes than the training images")
-    words = {isinstance(label, str) for label in labels}
-    if len(words) > 1:
-        raise DataError(f"{where} and the files beside it have labels that are integers, and others that are words")
-    if words == {True}:
-        return number_words(where, labels, own_classes or classes)
-    return labels, check_labels(where, labels, own_classes or classes)
 
 
 def _size(path: Path, file: pq.ParquetFile, image: str) -> int:

@@ -15,7 +15,7 @@ from tarfile import TarInfo
 import numpy as np
 from PIL import Image
 
-from sasa.data.classification.source import Found, Source, check_labels
+from sasa.data.classification.source import Found, Source, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import SUFFIXES, read_image
 from sasa.data.source import fingerprint
@@ -24,7 +24,11 @@ from sasa.errors import DataError
 
 IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
-LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json member
+LABELS = ("cls", "json", "txt")  # suffixes of members, in order of preference
+EXPECTED = ".cls or .json, or .txt with the name of a class"
+LARGEST_LABEL = 1 << 20  # bytes of a member
+LONGEST_NAME = 200  # characters of a class
+FEW_TEXTS = 10  # names of classes that may all be different; more are captions
 MOST_SHARDS = 100_000  # of a pattern
 OPEN_FILES = 64  # of a source, in a process: systems allow a process about 1,000
 # The key of a sample ends at the first dot of the file name; the rest is the type of the member.
@@ -43,14 +47,16 @@ DAMAGE = (tarfile.TarError, ValueError, IndexError, OverflowError, MemoryError, 
 class TarShards(Source):
     """Tar files whose members with the same key (`a/0017.jpg`, `a/0017.cls`) make a sample.
 
-    A sample has one image, and its label as text in .cls, or as "label" or "cls" of the object in .json; other
-    members, and files without samples, are ignored. Opening reads the headers of all files once, about 45,000 a
-    second: a minute for the 2.6 million of ImageNet, if the disk is fast enough. About 20 bytes and the key of each
-    sample are kept; reading an image is then one read at its offset, so any order is possible. `groups` are the files.
+    A sample has one image, and its label, an integer or the name of a class: as text in .cls, as "label" or "cls" of
+    the object in .json, or as text in .txt. Other members, and files without samples, are ignored. Opening reads the
+    headers of all files once, about 45,000 a second: a minute for the 2.6 million of ImageNet, if the disk is fast
+    enough. About 20 bytes and the key of each sample are kept; reading an image is then one read at its offset, so any
+    order is possible. `groups` are the files.
 
     Args:
         paths: the tar files; images are ordered as they are in them.
-        classes: class names in label order; by default the lines of classes.txt beside the files, or numbers.
+        classes: class names in label order; by default the lines of classes.txt beside the files, or the names in
+            the samples, sorted, or numbers.
 
     Raises:
         DataError: a file is damaged or cut off, all are empty, or a sample lacks its image or label; names both.
@@ -70,9 +76,9 @@ class TarShards(Source):
         filled = set(groups)
         if empty := [printable(path.name) for number, path in enumerate(paths) if number not in filled]:
             self.description = [f"no samples in {listed(empty)} of {printable(paths[0].parent)}"]
-        self.labels, self.groups = labels, groups
-        self._places, self._keys = np.array(places, dtype=np.int64), NameTable(keys)
-        self.classes = check_labels(printable(paths[0].parent), labels, classes or _class_names(paths[0].parent))
+        self._places, self._keys, self.groups = np.array(places, dtype=np.int64), NameTable(keys), groups
+        names = classes or _class_names(paths[0].parent)
+        self.labels, self.classes = number_labels(printable(paths[0].parent), labels, names)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
         """Read the image of sample `index`."""
@@ -95,25 +101,36 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
     return open_split_files(path, "tar files", ".tar", TarShards)
 
 
-def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int], int]]:
-    """(key, (offset, size) of the image, label) of each sample of a tar file."""
+def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int], int | str]]:
+    """(key, (offset, size) of the image, label) of each sample of a tar file.
+
+    Raises:
+        DataError: a sample lacks its image or label, or has two images; or the labels are captions.
+    """
+    samples, texts = 0, set[str]()
     for key, members in groupby(_keyed(path), key=lambda keyed: keyed[0]):
         where = f"{printable(path)} sample {printable(key)!r}"
-        image, label = None, None
-        for _, suffix, member in members:
-            if suffix in IMAGES:
-                if image:
-                    raise DataError(f"{where} has two images, {printable(image.name)} and {printable(member.name)}")
-                image = member
-            elif suffix == "cls" or (suffix == "json" and not isinstance(label, int)):
-                label = _label(where, suffix, member, path, handles)
-            elif suffix in PICKLES and label is None:
-                label = f"has its label in a pickle (.{suffix}), which could run code: expected .cls or .json"
-        if image is None:
-            raise DataError(f"{where} has no image: expected a member ending in {', '.join(SUFFIXES)}")
-        if not isinstance(label, int):
-            raise DataError(f"{where} {label or 'has no label: expected a member ending in .cls or .json'}")
-        yield key, (image.offset_data, image.size), label
+        parts = [(suffix, member) for _, suffix, member in members]
+        by_suffix, images = dict(parts), [member for suffix, member in parts if suffix in IMAGES]
+        if len(images) > 1:
+            first, second = (printable(member.name) for member in images[:2])
+            raise DataError(f"{where} has two images, {first} and {second}")
+        if not images:
+            expected = f"expected a member ending in {', '.join(SUFFIXES)}"
+            what = "it holds tar files, so unpack it" if "tar" in by_suffix else expected
+            raise DataError(f"{where} has no image: {what}")
+        suffix = next((suffix for suffix in LABELS if suffix in by_suffix), None)
+        if suffix is None:
+            pickled = next((f".{suffix}" for suffix in PICKLES if suffix in by_suffix), None)
+            why = f"its label in a pickle ({pickled}), which could run code" if pickled else "no label"
+            raise DataError(f"{where} has {why}: expected a member ending in {EXPECTED}")
+        label = _label(where, suffix, by_suffix[suffix], path, handles)
+        samples += 1
+        if suffix == "txt":
+            texts.add(str(label))
+        yield key, (images[0].offset_data, images[0].size), label
+    if len(texts) > max(samples // 2, FEW_TEXTS):
+        raise DataError(f"{printable(path)} has {len(texts)} texts in {samples} samples: captions, not classes")
 
 
 def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
@@ -124,21 +141,24 @@ def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
             yield match[1], match[2].lower(), member
 
 
-def _label(where: str, suffix: str, member: TarInfo, path: Path, handles: Handles) -> int:
+def _label(where: str, suffix: str, member: TarInfo, path: Path, handles: Handles) -> int | str:
+    """Read a label: an integer, or the name of a class."""
     if member.size > LARGEST_LABEL:
         raise DataError(f"{where} has a label of {member.size} bytes; expected {LARGEST_LABEL} at most")
     content = handles.read(path, member.offset_data, member.size)
-    if suffix == "cls":
-        if not re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content):
-            raise DataError(f"{where} has the label {content[:20].decode('utf-8', 'replace')!r}; expected an integer")
-        return int(content)
     try:
-        label = json.loads(content)
-        label = label.get("label", label.get("cls")) if isinstance(label, dict) else None
+        label = json.loads(content) if suffix == "json" else content.decode().strip()
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} has a .json member that is not JSON") from error
-    if not isinstance(label, int) or isinstance(label, bool):
-        raise DataError(f"{where} has a .json member without an integer 'label' or 'cls'")
+        kind = "JSON" if suffix == "json" else "UTF-8 text"
+        raise DataError(f"{where} has a .{suffix} member that is not {kind}") from error
+    if suffix == "json":
+        label = label.get("label", label.get("cls")) if isinstance(label, dict) else None
+    elif re.fullmatch(r"-?[0-9]{1,18}", label):
+        label = int(label)
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        raise DataError(f"{where} has a .json member without an integer or a word as 'label' or 'cls'")
+    if isinstance(label, str) and not (label.strip() and len(label) <= LONGEST_NAME and label.isprintable()):
+        raise DataError(f"{where} has the label {label[:20]!r}; expected an integer or the name of a class")
     return label
 
 

@@ -3,16 +3,18 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from sasa.data.source import ImageSource, SubsetOf
+from sasa.data.text import class_name
 from sasa.errors import DataError
 
 # A larger label is treated as damage: a list of that many class names would fill the memory.
 MOST_CLASSES = 1_000_000
+NO_LABEL = "{where} has images with the label -1: they have no label, and cannot be trained or scored"
 
 
 class Source(ImageSource):
@@ -82,15 +84,32 @@ class Pixels(Source):
         return hashlib.blake2b(self._pixels[index].tobytes(), digest_size=16).digest()
 
 
-def check_labels(where: object, labels: Sequence[int], classes: list[str] | None) -> list[str]:
-    """Check that all labels are indices into `classes`; without them, the names are numbers up to the largest label.
+def number_labels(
+    where: object, labels: Sequence[int] | Sequence[str], classes: list[str] | None
+) -> tuple[Sequence[int], list[str]]:
+    """Return (labels as indices into the classes, classes).
+
+    Args:
+        where: the file or directory, for errors.
+        labels: indices already, or words: names of the classes.
+        classes: their names in the order of the labels. By default the words, sorted (whole numbers by value), or the
+            numbers up to the largest label.
 
     Raises:
-        DataError: a label outside, or -1, which stands for unknown labels in published test sets.
+        DataError: a label outside, or -1, which stands for unknown labels in published test sets; integers and words.
     """
+    words = {isinstance(label, str) for label in labels}
+    if len(words) > 1:
+        raise DataError(f"{where} has labels that are integers, and others that are words")
+    if words == {True}:
+        return _number_words(where, [str(label) for label in labels], classes)
+    return [int(label) for label in labels], _check_range(where, labels, classes)
+
+
+def _check_range(where: object, labels: Sequence[Any], classes: list[str] | None) -> list[str]:
     smallest, largest = min(labels), max(labels)
     if smallest == -1:
-        raise DataError(f"{where} has images with the label -1: they have no label, and cannot be trained or scored")
+        raise DataError(NO_LABEL.format(where=where))
     last = len(classes) - 1 if classes is not None else MOST_CLASSES - 1
     if smallest < 0 or largest > last:
         wrong = smallest if smallest < 0 else largest
@@ -98,19 +117,15 @@ def check_labels(where: object, labels: Sequence[int], classes: list[str] | None
     return classes if classes is not None else [str(number) for number in range(largest + 1)]
 
 
-def number_words(where: object, words: Sequence[str], classes: list[str] | None) -> tuple[list[int], list[str]]:
-    """(labels, classes) of labels that are words: indices into `classes`, or into the words themselves, sorted.
-
-    Words that are all whole numbers are sorted as numbers.
-
-    Raises:
-        DataError: a word is not in `classes`.
-    """
-    found = set(words)
+def _number_words(where: object, words: Sequence[str], classes: list[str] | None) -> tuple[list[int], list[str]]:
+    names = {word: class_name(word) for word in set(words)}
+    found = set(names.values())
+    numeric = all(name.isdecimal() and name.isascii() for name in found - {"-1"})
+    if numeric and "-1" in found:
+        raise DataError(NO_LABEL.format(where=where))
     if classes is None:
-        numeric = all(word.isdecimal() and word.isascii() for word in found)
-        classes = sorted(found, key=lambda word: (int(word), word)) if numeric else sorted(found)
+        classes = sorted(found, key=lambda name: (int(name), name)) if numeric else sorted(found)
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := sorted(found - set(numbers)):
         raise DataError(f"{where} has a class {unknown[0]!r} that the training images lack")
-    return [numbers[word] for word in words], classes
+    return [numbers[names[word]] for word in words], classes

@@ -59,9 +59,9 @@ def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[st
     layout = find_layout(root, holds)
     train = files_in(layout.train, suffix)
     if layout.held_out:
-        return train, files_in(layout.held_out, suffix), layout.notes
+        return train, files_in(layout.held_out, suffix), layout.sentences()
     train, other, notes = _by_name(layout.train, train)
-    return train, other, [*layout.notes, *notes]
+    return train, other, [*layout.sentences(), *notes]
 
 
 def _holds(suffix: str, depth: int, directory: Path) -> bool:

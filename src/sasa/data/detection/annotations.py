@@ -1,8 +1,8 @@
 """Boxes with labels: as read from annotation files, and as selected for training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,10 @@ from sasa.errors import DataError
 
 # Tolerance in pixels for boxes beyond their image: tools round, and some count from 1.
 OVERHANG = 1.0
+MOST_FRACTION = 1.5  # pixels: boxes whose numbers are all smaller are fractions
+FEWEST_CORNERS = 4  # boxes: fewer do not show whether they are corners
+# The part of a box's size between its left top corner and the first point in the file.
+_FIRST_POINT = {"left, top, width, height": 0, "centre x, centre y, width, height": 0.5}
 # Position of a box, in messages.
 PLACE = "its image of {size} pixels (x {x1:g} to {x2:g}, y {y1:g} to {y2:g})"
 
@@ -111,49 +115,32 @@ class TargetTable:
         return np.bincount(self._labels[chosen], minlength=classes).tolist()
 
 
-@dataclass
-class Objects:
-    """The boxes of a set, one entry in each list for each of them.
+class Annotated(NamedTuple):
+    """An object as it is in a file.
 
     Args:
-        images: place of the image in the source.
-        labels: class, from 0.
-        boxes: left, top, right, bottom in pixels; finite.
+        image: place of the image in the source.
+        label: class, from 0.
+        box: left, top, right, bottom in pixels; finite.
         crowd: see `Targets`.
-        ids: their ids for a `Problem`.
-        files: the annotation files they are from.
+        id, file: for a `Problem`.
     """
 
-    images: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    crowd: list[bool] = field(default_factory=list)
-    ids: list[int | str | None] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-
-    def add(
-        self,
-        image: int,
-        label: int,
-        box: tuple[float, float, float, float],
-        crowd: bool,
-        id: int | str | None,
-        file: str,
-    ) -> None:
-        """Append one."""
-        self.images.append(image)
-        self.labels.append(label)
-        self.boxes.append(box)
-        self.crowd.append(crowd)
-        self.ids.append(id)
-        self.files.append(file)
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    image: int
+    label: int
+    box: tuple[float, float, float, float]
+    crowd: bool
+    id: int | str | None
+    file: str
 
 
 def clean(
-    objects: Objects, unusable: list[Problem], sizes: np.ndarray, names: list[str], title: str
+    objects: list[Annotated],
+    unusable: list[Problem],
+    sizes: np.ndarray,
+    names: list[str],
+    title: str,
+    meaning: str = "left, top, right, bottom",
 ) -> tuple[TargetTable, list[Problem]]:
     """Select the boxes that can be trained on, clipped to their images, and report all that was left out or clipped.
 
@@ -165,13 +152,17 @@ def clean(
         sizes: (N, 2): height and width of the images.
         names: of the N images, for the problems.
         title: of the set, for the error.
+        meaning: of the four numbers of a box in the format, a key of `_FIRST_POINT`, or the default.
 
     Raises:
-        DataError: no box is left, or there was none.
+        DataError: no box is left, or there was none; or the numbers have another meaning in this file.
     """
-    images, labels = np.array(objects.images, np.int64), np.array(objects.labels, np.int64)
-    boxes, crowd = np.array(objects.boxes, np.float64).reshape(-1, 4), np.array(objects.crowd, bool)
+    images = np.array([each.image for each in objects], np.int64)
+    labels = np.array([each.label for each in objects], np.int64)
+    boxes = np.array([each.box for each in objects], np.float64).reshape(-1, 4)
+    crowd = np.array([each.crowd for each in objects], bool)
     right_bottom = sizes[images][:, [1, 0]]
+    _check_meaning(title, boxes, right_bottom, meaning)
     clipped = np.clip(boxes, 0, np.concatenate([right_bottom, right_bottom], 1)).astype(np.float32)
     empty = _without_area(boxes)
     outside = ~empty & _without_area(clipped)
@@ -180,7 +171,7 @@ def clean(
     beyond = keep & (np.abs(boxes - clipped).max(1, initial=0) > OVERHANG)
 
     def problems(rows: np.ndarray, what: str) -> list[Problem]:
-        return [_problem(objects, row, sizes, names, what) for row in np.flatnonzero(rows).tolist()]
+        return [_problem(objects[row], sizes, names, what) for row in np.flatnonzero(rows).tolist()]
 
     found = [*unusable, *problems(empty, "has no area (width {width:g}, height {height:g}) and is left out")]
     found += problems(outside, f"lies outside {PLACE} and is left out")
@@ -192,6 +183,31 @@ def clean(
         first = f"; {found[0]}" if found else ""
         raise DataError(f"{title} has {total} boxes and {why}{first}" if total else f"{title} has no boxes")
     return TargetTable(images[keep], clipped[keep], labels[keep], crowd[keep], len(sizes)), found
+
+
+def _check_meaning(title: str, boxes: np.ndarray, right_bottom: np.ndarray, meaning: str) -> None:
+    """Refuse boxes in fractions of the image, and corners where the format has a point and a size.
+
+    Boxes are taken for corners if half of them reach beyond their images, and all would lie inside as corners.
+    """
+    if (
+        len(boxes)
+        and boxes.max() > 0
+        and np.abs(boxes).max() <= MOST_FRACTION
+        and right_bottom.min() > 2 * MOST_FRACTION
+    ):
+        raise DataError(f"{title} has boxes in fractions of the images, up to {boxes.max():g}: expected pixels")
+    if "right" in meaning or len(boxes) < FEWEST_CORNERS or not np.isfinite(boxes).all():
+        return
+    sides = boxes[:, 2:] - boxes[:, :2]
+    first = boxes[:, :2] + _FIRST_POINT[meaning] * sides  # the four numbers in the file are `first` and `sides`
+    inside = (first < sides) & (sides <= right_bottom + OVERHANG)
+    beyond = (boxes[:, :2] < -OVERHANG) | (boxes[:, 2:] > right_bottom + OVERHANG)
+    if inside.all() and beyond.any(1).mean() >= 0.5:
+        raise DataError(
+            f"{title} has boxes of which {beyond.any(1).mean():.0%} reach beyond their images, and which would all lie "
+            f"inside if they were left, top, right, bottom: expected {meaning}"
+        )
 
 
 def _without_area(boxes: np.ndarray) -> np.ndarray:
@@ -209,8 +225,8 @@ def _repeated(rows: np.ndarray) -> np.ndarray:
     return repeated
 
 
-def _problem(objects: Objects, row: int, sizes: np.ndarray, names: list[str], what: str) -> Problem:
-    image, (x1, y1, x2, y2) = objects.images[row], objects.boxes[row]
+def _problem(annotated: Annotated, sizes: np.ndarray, names: list[str], what: str) -> Problem:
+    image, (x1, y1, x2, y2) = annotated.image, annotated.box
     size = f"{sizes[image][0]} x {sizes[image][1]}"
     text = what.format(width=x2 - x1, height=y2 - y1, size=size, x1=x1, y1=y1, x2=x2, y2=y2)
-    return Problem(objects.files[row], names[image], objects.ids[row], text)
+    return Problem(annotated.file, names[image], annotated.id, text)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import by_split, child, exact_split, files_in, split_of, sub_directories
 from sasa.data.image_names import find_images
-from sasa.data.text import listed, printable
+from sasa.data.text import class_name, listed, printable
 from sasa.errors import DataError
 
 # Words in the names of COCO files that do not hold boxes.
@@ -52,7 +52,7 @@ class CocoSource(ImageFiles):
         places = {image_id: place for place, image_id in enumerate(image_ids)}
         numbers = {category: known.index(name) for category, name in by_id.items()}
         objects, unusable = _objects(where, document["annotations"], places, numbers, names)
-        table, cleaned = clean(objects, unusable, sizes, names, where)
+        table, cleaned = clean(objects, unusable, sizes, names, where, "left, top, width, height")
         problems += cleaned
         if classes is None:
             unseen = [name for name, count in zip(known, table.counts(len(known)), strict=True) if not count]
@@ -113,7 +113,7 @@ def _categories(where: str, document: dict[str, Any]) -> tuple[dict[Id, str], li
         if not is_id(category.get("id")) or not isinstance(category.get("name"), str):
             raise DataError(f"{where} has a category that lacks an id (an integer or a word) or a name: {category}")
     _check_once(where, "categories", [category["id"] for category in document["categories"]])
-    by_id = {category["id"]: category["name"] for category in document["categories"]}
+    by_id = {category["id"]: class_name(category["name"]) for category in document["categories"]}
     by_id = dict(sorted(by_id.items(), key=lambda item: _order(item[0])))
     used = {a["category_id"] for a in document["annotations"] if is_id(a.get("category_id"))}
     problems = []
@@ -156,9 +156,10 @@ def _objects(
     places: dict[Id, int],
     numbers: dict[Id, int],
     names: list[str],
-) -> tuple[Objects, list[Problem]]:
+) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes whose image and class are known, problems of the others)."""
-    objects, problems = Objects(), []
+    objects: list[Annotated] = []
+    problems: list[Problem] = []
     for annotation in annotations:
         identity, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
         identity = identity if is_id(identity) else None
@@ -172,7 +173,7 @@ def _objects(
         if isinstance(box, str) or place is None or number is None:
             problems.append(Problem(where, "" if place is None else names[place], identity, str(box)))
         else:
-            objects.add(place, number, box, bool(annotation.get("iscrowd")), identity, where)
+            objects.append(Annotated(place, number, box, bool(annotation.get("iscrowd")), identity, where))
     return objects, problems
 
 

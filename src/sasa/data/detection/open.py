@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sasa.data.detection import coco, voc, yolo
+from sasa.data.detection.coco_json import load
 from sasa.data.detection.source import DetectionSource, DetectionSubset, Look, Openers
 from sasa.data.directories import SPLITS, files_in, look_through, sub_directories
 from sasa.data.findings import describe_duplicates, describe_split
@@ -129,10 +130,19 @@ def _contents(root: Path) -> str:
     directories = (root, *sub_directories(root))
     for suffix, what in ((".csv", "a CSV file"), (".json", "a JSON file"), (".xml", "an XML file")):
         if path := next((p for directory in directories for p in files_in(directory, suffix)), None):
-            return f"{what} ({printable(path.relative_to(root))})"
+            return f"{what} ({printable(path.relative_to(root))})" + (_kind(path) if suffix == ".json" else "")
     if any(is_image(path) for directory in directories for path in islice(directory.iterdir(), 100)):
         return "images without boxes"
     return "nothing that looks like boxes" if any(root.iterdir()) else "nothing, it is empty"
+
+
+def _kind(path: Path) -> str:
+    """What is known of a JSON file that is not COCO's."""
+    try:
+        load(path)
+    except DataError as error:
+        return f": {error}"
+    return ""
 
 
 def _open(data: str, openers: Openers, split: str, classes: list[str] | None) -> DetectionSource:

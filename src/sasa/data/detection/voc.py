@@ -13,11 +13,12 @@ from typing import NoReturn
 
 import numpy as np
 
-from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import by_split, child, exact_split, files_in, has_images, sub_directories
+from sasa.data.image_names import check_found
 from sasa.data.images import SUFFIXES
-from sasa.data.text import printable, read_lines
+from sasa.data.text import class_name, printable, read_lines
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -146,6 +147,8 @@ class VocSource(ImageFiles):
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
         categories: dict[str, int | str] = {name: number for number, name in enumerate(classes, 1)}
+        if not places.lists and (bare := len(set(places.images_by_id()) - set(places.all_ids()))):
+            self.description = [f"not used: {bare} images in {printable(places.images)} without an XML file"]
         super().__init__(places.images, names, range(1, len(ids) + 1), sizes, table, categories, problems)
 
 
@@ -237,12 +240,7 @@ def _identity(line: str, known: dict[str, str]) -> str:
 
 def _image_names(places: Places, title: str, ids: list[str]) -> list[str]:
     by_id = places.images_by_id()
-    missing = [identity for identity in ids if identity not in by_id]
-    if missing:
-        raise DataError(
-            f"{title} names {len(ids)} images, of which {len(missing)} are not in {printable(places.images)}: "
-            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
-        )
+    check_found(title, places.images, ids, [identity for identity in ids if identity not in by_id])
     return [by_id[identity] for identity in ids]
 
 
@@ -252,9 +250,10 @@ def _classes(records: Iterable[Record]) -> list[str]:
 
 def _objects(
     places: Places, ids: list[str], names: list[str], records: list[Record], classes: list[str]
-) -> tuple[Objects, list[Problem]]:
+) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes of four numbers, problems of the others)."""
-    objects, problems = Objects(), []
+    objects: list[Annotated] = []
+    problems: list[Problem] = []
     numbers = {name: number for number, name in enumerate(classes)}
     for place, (identity, name, record) in enumerate(zip(ids, names, records, strict=True)):
         where = printable(places.xml(identity))
@@ -266,7 +265,7 @@ def _objects(
             elif drawn.name not in numbers:
                 raise DataError(f"{where} has a class {drawn.name!r} that the training images lack")
             else:
-                objects.add(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where)
+                objects.append(Annotated(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where))
     return objects, problems
 
 
@@ -306,7 +305,7 @@ def _size(root: ET.Element) -> tuple[int, int] | None:
 
 
 def _drawn(element: ET.Element) -> Drawn:
-    name = (element.findtext("name") or "").strip()
+    name = class_name(element.findtext("name") or "")
     difficult = (element.findtext("difficult") or "").strip() == "1"
     return Drawn(name, _box(element) if name else "has no name and is left out", difficult)
 

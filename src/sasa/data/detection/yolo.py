@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sasa.data.detection.annotations import Objects, Problem, clean
+from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import (
     SPLITS,
@@ -25,7 +25,7 @@ from sasa.data.directories import (
 )
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
-from sasa.data.text import listed, printable, read_lines, read_text
+from sasa.data.text import class_name, listed, printable, read_lines, read_text
 from sasa.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
@@ -72,21 +72,25 @@ class YoloSource(ImageFiles):
         paths, notes = _image_paths(settings, places)
         if not paths:
             raise DataError(f"{title} holds no images")
-        labels = [label_path(path) for path in paths]
-        if not any(label.is_file() for label in labels):
-            raise DataError(f"{title}: none of {len(paths)} images has a file of boxes, such as {printable(labels[0])}")
+        labels, orphans = label_files(paths)
+        if not any(labels):
+            example = printable(label_directory(paths[0].parent) / f"{paths[0].stem}.txt")
+            raise DataError(f"{title}: none of {len(paths)} images has a file of boxes, such as {example}")
         directory = Path(os.path.commonpath([path.parent for path in paths]))
         images = [os.path.relpath(path, directory) for path in paths]
         sizes = np.array([upright_size(path) for path in paths])
-        rows = [read_rows(label, settings.keypoints) if label.is_file() else [] for label in labels]
+        rows = [read_rows(label, settings.keypoints) if label else [] for label in labels]
         known = settings.names or _numbers(rows)
+        _check_first_class(title, rows, len(known))
         if unknown := [name for name in known if classes is not None and name not in classes]:
             raise DataError(f"{title} has a class {unknown[0]!r} that the training images lack")
         classes = classes or known
         objects, problems = _objects(images, labels, rows, sizes, [classes.index(name) for name in known])
-        table, problems = clean(objects, problems, sizes, images, title)
-        if absent := sum(not label.is_file() for label in labels):
+        table, problems = clean(objects, problems, sizes, images, title, "centre x, centre y, width, height")
+        if absent := labels.count(None):
             notes.append(f"no file of boxes for {absent} of {len(paths)} images in {title}: they have no objects")
+        if orphans:
+            notes.append(f"not used: {len(orphans)} files of boxes without an image, such as {printable(orphans[0])}")
         self.description = notes
         categories: dict[str, int | str] = {name: number for number, name in enumerate(classes)}
         super().__init__(directory, images, range(1, len(paths) + 1), sizes, table, categories, problems)
@@ -138,7 +142,8 @@ def read_settings(path: Path) -> Settings:
 
     where = printable(path)
     try:
-        values = yaml.safe_load(read_text(path))
+        # All values are strings: a class may be called "no" or "01". No other objects are made.
+        values = yaml.load(read_text(path), yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{where} is damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict) or "train" not in values:
@@ -146,7 +151,7 @@ def read_settings(path: Path) -> Settings:
     places: dict[str, list[Path]] = {}
     for key, given in values.items():
         split = exact_split(key) if isinstance(key, str) else None
-        if split and given and split not in places:
+        if split and given not in ("", "null", "~") and split not in places:
             entries = given if isinstance(given, list) else [given]
             found = [_place(path, values.get("path"), str(entry)) for entry in entries]
             if None not in found:
@@ -156,23 +161,24 @@ def read_settings(path: Path) -> Settings:
     return Settings(_names(where, values), places, path.parent, "kpt_shape" in values)
 
 
-def _names(where: str, values: dict[Any, Any]) -> list[str] | None:
-    names = values.get("names")
+def _names(where: str, values: dict[str, Any]) -> list[str] | None:
+    names, count = values.get("names"), values.get("nc")
+    count = int(count) if isinstance(count, str) and re.fullmatch(r"[0-9]{1,6}", count) else None
     if names is None:
-        count = values.get("nc")
-        return [str(number) for number in range(count)] if isinstance(count, int) and 0 < count < 10**6 else None
+        return [str(number) for number in range(count)] if count else None
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+        if set(names) != {str(number) for number in range(len(names))}:
             raise DataError(f"{where} must name the classes 0 to {len(names) - 1}; it names {listed(names)}")
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
+        names = [names[str(number)] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where} must have a list of classes as 'names'; it has {names!r}")
-    if isinstance(values.get("nc"), int) and values["nc"] != len(names):
-        raise DataError(f"{where} names {len(names)} classes, and its nc is {values['nc']}")
-    return _checked_names(where, [str(name) for name in names])
+    if count not in (None, len(names)):
+        raise DataError(f"{where} names {len(names)} classes, and its nc is {count}")
+    return _checked_names(where, names)
 
 
 def _checked_names(where: str, names: list[str]) -> list[str]:
+    names = [class_name(name) for name in names]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{where} names the class {twice!r} twice")
@@ -247,15 +253,32 @@ def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path]
     return list(dict.fromkeys(paths)), notes
 
 
-def label_path(image: Path) -> Path:
-    """Return the text file of an image: in labels/ in place of the last images/ of its path, else beside it."""
-    parts = list(image.with_suffix(".txt").parts)
-    places = [place for place, part in enumerate(parts[:-1]) if part.lower() == "images"]
-    if places:
-        directory = child(Path(*parts[: places[-1]]), "labels")
-        if directory:
-            return Path(directory, *parts[places[-1] + 1 :])
-    return image.with_suffix(".txt")
+def label_directory(images: Path) -> Path:
+    """Return the directory of the text files of images: labels/ in place of the last images/ of its path, or itself."""
+    parts = images.parts
+    places = [place for place, part in enumerate(parts) if part.lower() == "images"]
+    labels = child(Path(*parts[: places[-1]]), "labels") if places else None
+    return Path(labels, *parts[places[-1] + 1 :]) if labels else images
+
+
+def label_files(paths: Sequence[Path]) -> tuple[list[Path | None], list[Path]]:
+    """Return (the text file of each image, or None; text files in the same directories without an image).
+
+    The file of 1.jpg is 1.txt or 1.jpg.txt, in any case.
+    """
+    directories = {directory: label_directory(directory) for directory in {path.parent for path in paths}}
+    known: dict[Path, dict[str, Path]] = {
+        place: {path.name.lower(): path for path in files_in(place, ".txt")} if place.is_dir() else {}
+        for place in directories.values()
+    }
+    found: list[Path | None] = []
+    for path in paths:
+        here = known[directories[path.parent]]
+        names = f"{path.stem}.txt".lower(), f"{path.name}.txt".lower()
+        found.append(next((here[name] for name in names if name in here), None))
+    used = set(found)
+    others = [path for here in known.values() for path in here.values() if path not in used]
+    return found, sorted(path for path in others if path.name not in _NAMES and exact_split(path.stem) is None)
 
 
 def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
@@ -304,11 +327,18 @@ def _numbers(rows: list[list[Row]]) -> list[str]:
     return [str(number) for number in range(1 + max((row.label for file in rows for row in file), default=0))]
 
 
+def _check_first_class(title: str, rows: list[list[Row]], count: int) -> None:
+    numbers = {row.label for file in rows for row in file if row.label >= 0}
+    if numbers and min(numbers) > 0 and max(numbers) == count:
+        raise DataError(f"{title} has boxes of the classes 1 to {count}, and none of 0: expected numbers from 0")
+
+
 def _objects(
-    images: list[str], labels: list[Path], rows: list[list[Row]], sizes: np.ndarray, numbers: list[int]
-) -> tuple[Objects, list[Problem]]:
+    images: list[str], labels: list[Path | None], rows: list[list[Row]], sizes: np.ndarray, numbers: list[int]
+) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes in pixels, problems of the others); `numbers` maps the files' classes to labels."""
-    objects, problems = Objects(), []
+    objects: list[Annotated] = []
+    problems: list[Problem] = []
     for place, (image, path, file) in enumerate(zip(images, labels, rows, strict=True)):
         where, (height, width) = printable(path), sizes[place].tolist()
         for row in file:
@@ -320,5 +350,5 @@ def _objects(
                 continue
             x, y, w, h = box
             corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
-            objects.add(place, numbers[row.label], corners, False, row.number, where)
+            objects.append(Annotated(place, numbers[row.label], corners, False, row.number, where))
     return objects, problems
