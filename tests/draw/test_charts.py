@@ -8,6 +8,7 @@ from PIL import Image
 from sasa.draw.annotate import LabelledBoxes, colour_of
 from sasa.draw.charts import Panel, draw_confusion, draw_curves, draw_detections_grid, points
 from sasa.errors import ArgumentError, SasaError
+from sasa.metrics.confusion import count_pairs
 
 CLASSES = ["cat", "Ωmega"]
 GRAY = (90, 90, 90)
@@ -77,3 +78,13 @@ def test_a_confusion_matrix(tmp_path, classes):
     draw_confusion(matrix, [f"class $ {n} of a long name, which goes on" for n in range(classes)], path)
     with Image.open(path) as drawn:
         assert max(drawn.size) < 2500
+
+
+def test_no_pair_of_thousands_of_classes_is_lost(tmp_path):
+    classes = 2500  # three share a cell
+    matrix = count_pairs(torch.tensor([7]), torch.tensor([2000]), classes)
+    draw_confusion(matrix, [str(n) for n in range(classes)], tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as drawn:
+        pixels = np.asarray(drawn.convert("RGB")).astype(int)
+    map_ = pixels[:, : pixels.shape[1] * 4 // 5]  # without the scale of colours
+    assert (np.abs(map_ - (8, 48, 107)).max(-1) < 40).any(), "the darkest blue"

@@ -391,5 +391,12 @@ def test_a_classifier_is_not_a_detector(data):
 
 
 def test_a_batch_too_small_for_batch_norm_is_an_error(data, tmp_path):
-    with pytest.raises(SasaError, match=r"batch norm needs more than one value .* recipe\.batch_size 1 in 1 parts"):
+    with pytest.raises(SasaError, match=r"batch norm needs more than one value .* of 1 image \(recipe\.batch_size 1,"):
         train(tiny(data, ("recipe.batch_size", 1)), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("size", "jitter"), [(1, 1.2), (64, 0.02)])
+def test_boxes_that_are_smaller_than_a_pixel_after_resizing_are_an_error(data, size, jitter):
+    changes = ("data.image_size", size), ("data.jitter_min", jitter), ("data.jitter_max", jitter)
+    with pytest.raises(DataError, match=rf"no box of the 16 training images .* resized to data.image_size \({size}\)"):
+        start(tiny(data, *changes))

@@ -137,9 +137,9 @@ def test_out_of_memory_is_an_error_with_advice():
     sentence = r"out of memory in a step of 32 images: try --set recipe.accumulate=2"
     cuda, cpu = torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory")
     for error in (cuda, cpu, MemoryError()):
-        with pytest.raises(SasaError, match=sentence), batch_size_errors(recipe):
+        with pytest.raises(SasaError, match=sentence), batch_size_errors(recipe, 32):
             raise error
-    with pytest.raises(RuntimeError, match="something else"), batch_size_errors(recipe):
+    with pytest.raises(RuntimeError, match="something else"), batch_size_errors(recipe, 32):
         raise RuntimeError("something else")
 
 

@@ -70,6 +70,15 @@ def test_schedule_rises_and_falls():
     assert 0 < factors[-1] < 0.001
 
 
+@pytest.mark.parametrize("total", [1, 2, 3, 8, 9])
+def test_a_warm_up_longer_than_the_run_takes_half_of_it(total):
+    factors = [schedule(step, total, 1000) for step in range(total)]
+    assert factors == [schedule(step, total, total / 2) for step in range(total)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert max(factors) > 0.6
+    assert total < 3 or factors[-1] < max(factors)
+
+
 def test_weight_decay_spares_norms_biases_and_positions():
     network = start(tiny()).task.network
     names = {id(p): name for name, p in network.named_parameters()}

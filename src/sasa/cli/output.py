@@ -12,7 +12,10 @@ from sasa.files import atomic_write, write_errors
 
 
 def print_table(values: dict[str, Any]) -> None:
-    """Print a name and a value on each line; JSON's "pictures" are images here, and a network's options are wrapped."""
+    """Print a name and a value on each line.
+
+    JSON's "pictures" are images here, None is a dash, and a network's options are wrapped.
+    """
     shown = {name.replace("_", " ").replace("picture", "image"): value for name, value in values.items()}
     width = max(map(len, shown))
     for name, value in shown.items():
@@ -21,7 +24,7 @@ def print_table(values: dict[str, Any]) -> None:
             value = f"\n{' ' * (width + 2)}".join(
                 textwrap.wrap(" ".join([value.get("name", ""), *options]), 78 - width)
             )
-        typer.echo(f"{name:<{width}}  {value}")
+        typer.echo(f"{name:<{width}}  {'-' if value is None else value}")
 
 
 def print_columns(heading: list[str], rows: list[list[str]]) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sasa.draw.annotate import LabelledBoxes, draw_boxes, reduce
 from sasa.errors import ArgumentError
 from sasa.files import atomic_file, write_errors
-from sasa.metrics.confusion import check_labels
+from sasa.metrics.confusion import MOST_DENSE, Pairs, check_labels, pairs
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 MOST_IMAGES = 8  # with boxes
@@ -140,27 +141,41 @@ def _with_boxes(image: Any, found: LabelledBoxes, classes: Sequence[str]) -> Any
 def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
     """Draw a (C, C) matrix of counts as a PNG, coloured by the share of the true class; rows without images are gray.
 
-    Up to 30 classes are named, and up to 20 have counts in the cells; of more classes about ten are numbered.
+    Up to 30 classes are named, and up to 20 have counts in the cells; of more classes about ten are numbered. Of more
+    than 1,000 classes neighbours share a cell, because a cell for each would be smaller than a pixel.
     """
     check_labels(confusion, labels)
-    counts = confusion.cpu().numpy()
-    classes, totals = len(labels), counts.sum(1, keepdims=True)
+    found, classes = pairs(confusion), len(labels)
+    shared = -(-classes // MOST_DENSE)  # classes of a cell, in each direction
+    counts = _grid(found, classes, shared)
+    totals = counts.sum(1, keepdims=True)
     shares = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
     side = 2.6 + (0.42 * classes if classes <= MOST_COUNTED else 0.26 * min(classes, MOST_NAMED))
     margin = 0.07 * max(map(len, _names(labels))) if classes <= MOST_NAMED else 0.4
     figure = new_figure(side + margin + 0.9, side + margin * 0.8)
     axes = figure.subplots()
-    image = axes.imshow(np.ma.masked_invalid(shares), cmap=_colours(), norm=_norm(), interpolation="nearest")
+    end = shared * len(counts) - 0.5
+    style = {"cmap": _colours(), "norm": _norm(), "interpolation": "nearest", "extent": (-0.5, end, end, -0.5)}
+    image = axes.imshow(np.ma.masked_invalid(shares), **style)
     bar = figure.colorbar(image, ax=axes, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], shrink=0.8, pad=0.02)
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"], fontsize=8)
     bar.set_label("share of the true class", fontsize=8)
     _ticks(axes, labels, side / classes)
     if classes <= MOST_COUNTED:
         _write_counts(axes, counts, shares)
-    right, images = int(counts.trace()), int(counts.sum())
-    axes.set(xlabel="predicted class", ylabel="true class")
+    right, images = int(found.images[found.truth == found.answer].sum()), int(found.images.sum())
+    note = f" (a cell is {shared} x {shared} classes)" if shared > 1 else ""
+    axes.set(xlabel=f"predicted class{note}", ylabel="true class")
     axes.set_title(f"{right:,} of {images:,} images right ({right / max(1, images):.1%})", fontsize=10)
     save_figure(figure, path)
+
+
+def _grid(found: Pairs, classes: int, shared: int) -> np.ndarray:
+    """Sum the images of each cell: (N, N) for N = classes / shared, rounded up."""
+    side = -(-classes // shared)
+    cells = (found.truth // shared) * side + found.answer // shared
+    counts = torch.zeros(side * side, dtype=torch.int64).index_add_(0, cells, found.images)
+    return counts.view(side, side).numpy()
 
 
 def _colours():

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sasa.data.sampler import EpochBatches
 from sasa.errors import UsageError
 from sasa.tasks.stand_in import KnownSet
 from sasa.tasks.trained import Evaluation, EvaluationOptions, TrainedNetwork, preprocessing_to
-from sasa.training.settings import Config
+from sasa.training.settings import Config, RecipeConfig
 from sasa.training.task import Task
+
+MOST_LEFT_OUT = 0.1  # of the training images in an epoch, as an incomplete batch, without a note
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class BaseTask:
         self.config, self.fabric, self.network = config, fabric, network
         self.train, self.held_out = splits
         order = self.order(0)
-        self.steps_per_epoch, self.steps = order.steps_per_epoch, order.steps
+        self.steps_per_epoch, self.steps, self.part = order.steps_per_epoch, order.steps, order.part
+        self.notes = changed_settings(config.recipe, order)
         self.skipped: set[str] = set()
 
     def order(self, step: int) -> EpochBatches:
@@ -77,22 +80,31 @@ class BaseTask:
         """Return the names of the images of a training batch, for messages."""
         return [self.train.name(index) for index in batch.indices.tolist()]
 
-    @property
-    def part(self) -> int:
-        """Images of a micro-batch: the share of a process and an accumulation step in `recipe.batch_size`."""
-        recipe = self.config.recipe
-        return max(1, recipe.batch_size // (self.fabric.world_size * recipe.accumulate))
-
-    def sum_over_processes(self, tensor: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes, on the CPU."""
-        if self.fabric.world_size == 1:
-            return tensor
-        return self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum").cpu()
-
     def save(self, directory: Path) -> None:
         """Write the network with its class names and preprocessing, as `sasa.create_model` and the commands read it."""
         preprocessing = preprocessing_to(self.config.data.preprocessing())
         self.network.save_pretrained(directory, labels=self.train.classes, preprocessing=preprocessing)
+
+
+def changed_settings(recipe: RecipeConfig, order: EpochBatches) -> list[str]:
+    """Return a sentence for each setting of a recipe that does not fit the training images or the length of the run."""
+    notes, left_out = [], order.size - order.steps_per_epoch * order.batch_size
+    if order.batch_size < recipe.batch_size:
+        notes.append(
+            f"batches: reduced from {recipe.batch_size} images (recipe.batch_size) to the {order.batch_size} that "
+            f"there are, for which recipe.learning_rate ({recipe.learning_rate:g}) may be too high"
+        )
+    if left_out > MOST_LEFT_OUT * order.size:
+        notes.append(
+            f"batches: each epoch leaves out {left_out} of the {order.size} training images, other ones every time, "
+            f"because they do not fill a batch of {order.batch_size}"
+        )
+    if recipe.warmup_epochs > recipe.epochs / 2:
+        notes.append(
+            f"warm-up: reduced from {recipe.warmup_epochs:g} epochs (recipe.warmup_epochs) to half of the run, "
+            f"{recipe.epochs / 2:g} of {recipe.epochs}"
+        )
+    return notes
 
 
 def network_options(config: Config, num_classes: int) -> dict[str, Any]:

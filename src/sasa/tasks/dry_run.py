@@ -21,7 +21,7 @@ def time_steps(trainer: Trainer, steps: int) -> list[float]:
     task, accumulate = trainer.task, trainer.config.recipe.accumulate
     batches, seconds = task.batches(0), []
     trainer.model.train()
-    with batch_size_errors(trainer.config.recipe):
+    with batch_size_errors(trainer.config.recipe, task.part):
         for _ in range(min(steps, task.steps)):
             began = time.perf_counter()
             trainer.train_step(islice(batches, accumulate))

@@ -25,6 +25,6 @@ def run_figures(directory: Path) -> Figures | None:
         return None
     if not isinstance(summary, dict):
         return None
-    rows = [(text, summary[name]) for name, text in NAMES.items() if name in summary]
+    rows = [(text, summary[name]) for name, text in NAMES.items() if summary.get(name) is not None]
     data = Path(str(summary.get("data", ""))).name  # the name alone: the path is private
     return Figures("Measured by `sasa train` on held-out images" + (f" of `{data}`." if data else "."), rows)

@@ -1,5 +1,6 @@
 """A training run of any task: from a config to a directory with weights, metrics and figures."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -40,7 +41,8 @@ def train(config: Config, path: Path) -> dict[str, Any] | None:
     directory = RunDirectory(path)
     if trainer.fabric.is_global_zero:
         directory.create(trainer.config)
-        for sentence in (*trainer.task.train.description, *trainer.task.held_out.description):
+        task = trainer.task
+        for sentence in (*task.train.description, *task.held_out.description, *task.notes):
             sys.stderr.write(f"{sentence}\n")
     trainer.fabric.barrier()
     return _run(trainer, directory)
@@ -109,9 +111,11 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     task, fabric, first = trainer.task, trainer.fabric, trainer.fabric.is_global_zero
     began = time.monotonic()
     progress = Progress(task.steps, trainer.step)
-    reports = Reports(directory, progress, trainer.config.run, trainer.step, silent=not first)
+    run = trainer.config.run
+    logged = dataclasses.replace(run, log_steps=min(run.log_steps, task.steps_per_epoch))
+    reports = Reports(directory, progress, logged, trainer.step, silent=not first)
     try:
-        with batch_size_errors(trainer.config.recipe):
+        with batch_size_errors(trainer.config.recipe, task.part):
             score = trainer.run(directory, reports)
     finally:
         reports.close()

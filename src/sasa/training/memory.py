@@ -38,8 +38,13 @@ def peak_memory_gb() -> float:
 
 
 @contextlib.contextmanager
-def batch_size_errors(recipe: RecipeConfig) -> Iterator[None]:
-    """Turn torch's errors about a batch that is too large or too small into a `SasaError` with advice."""
+def batch_size_errors(recipe: RecipeConfig, part: int) -> Iterator[None]:
+    """Turn torch's errors about a batch that is too large or too small into a `SasaError` with advice.
+
+    Args:
+        recipe: of the run.
+        part: images in a micro-batch.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -55,6 +60,7 @@ def batch_size_errors(recipe: RecipeConfig) -> Iterator[None]:
         if not any(text in str(error) for text in ONE_VALUE):
             raise
         raise SasaError(
-            f"batch norm needs more than one value for each channel, and has one: recipe.batch_size "
-            f"{recipe.batch_size} in {recipe.accumulate} parts is too small for these images"
+            f"batch norm needs more than one value for each channel, and has one: the smallest feature map is 1 x "
+            f"1, and micro-batches are of {part} image{'s' * (part > 1)} (recipe.batch_size {recipe.batch_size}, "
+            f"recipe.accumulate {recipe.accumulate}); use more images, larger micro-batches or a larger data.image_size"
         ) from error

@@ -29,8 +29,11 @@ def make_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimi
 
 
 def schedule(step: int, total: int, warmup: float) -> float:
-    """Return the factor of the learning rate at `step`: linear from 0 to 1 over `warmup` steps, then a cosine to 0."""
+    """Return the factor of the learning rate at `step`: linear from 0 to 1 over `warmup` steps, then a cosine to 0.
+
+    The warm-up takes at most half of the `total` steps, so that short runs reach the highest rate and come down again.
+    """
+    warmup = min(warmup, total / 2)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1.0, total - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

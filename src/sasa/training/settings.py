@@ -8,6 +8,7 @@ name, its nearest spelling and both values.
 import copy
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass, field
 from importlib import resources
@@ -33,7 +34,7 @@ class RecipeConfig:
         learning_rate: the highest of the schedule, for this batch size.
         momentum: of SGD.
         weight_decay: on weights of convolutions and linear layers; norms, biases and position embeddings are exempt.
-        warmup_epochs: epochs in which the learning rate rises from zero.
+        warmup_epochs: epochs in which the learning rate rises from zero; half of the run if that is less.
         clip_grad_norm: largest norm of the gradient, 0 for no limit.
         ema_decay: decay of the moving average of the weights, which is scored and saved: a number, 0 for none, or
             "auto": over the last fiftieth of the run, none below 500 steps (see `sasa.training.averages`).
@@ -67,7 +68,7 @@ class RunConfig:
         gradient_checkpointing: keep only the inputs of blocks and compute each block again in the backward pass:
             less memory, about a third more time.
         checkpoint_steps: steps between checkpoints, 0 for one at the end of each epoch.
-        log_steps: steps between rows of steps.csv.
+        log_steps: steps between rows of steps.csv; an epoch if that is less.
         tensorboard: whether to write TensorBoard's event files as well.
     """
 
@@ -118,12 +119,18 @@ class Config:
             ("recipe.batch_size", recipe.batch_size, 1),
             ("recipe.accumulate", recipe.accumulate, 1),
             ("recipe.learning_rate", recipe.learning_rate, 0),
+            ("recipe.momentum", recipe.momentum, 0),
+            ("recipe.weight_decay", recipe.weight_decay, 0),
+            ("recipe.warmup_epochs", recipe.warmup_epochs, 0),
             ("recipe.clip_grad_norm", recipe.clip_grad_norm, 0),
             ("run.checkpoint_steps", run.checkpoint_steps, 0),
             ("run.log_steps", run.log_steps, 1),
         ):
-            if value < least:
-                raise UsageError(f"{key} must be at least {least}, got {value}")
+            if not least <= value < math.inf:
+                finite = "" if math.isfinite(value) else " and finite"
+                raise UsageError(f"{key} must be at least {least}{finite}, got {value}")
+        if recipe.momentum >= 1:
+            raise UsageError(f"recipe.momentum must be below 1, got {recipe.momentum}")
         if not 0 <= self.data.held_out < 1:
             raise UsageError(f"data.held_out must be at least 0 and below 1, got {self.data.held_out}")
         for key in AUTOMATIC:

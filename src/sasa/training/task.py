@@ -35,12 +35,15 @@ class Images(Protocol):
 class Task(Protocol):
     """A network, its images, its loss and its score.
 
-    `steps_per_epoch` and `steps` count steps of the optimizer. `skipped` holds the names of images that could not be
-    read and were left out.
+    `steps_per_epoch` and `steps` count steps of the optimizer, `part` the images of a micro-batch. `notes` has a
+    sentence for each setting that does not fit the training images or the length of the run. `skipped` holds the names
+    of images that could not be read and were left out.
     """
 
     steps_per_epoch: int
     steps: int
+    part: int
+    notes: list[str]
     skipped: set[str]
 
     @property

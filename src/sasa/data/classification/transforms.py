@@ -32,8 +32,12 @@ class Preprocessing:
     crop_fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ArgumentError(f"channels must be 3 (RGB) or 1 (gray), got {self.channels}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ArgumentError(f"mean {self.mean} and std {self.std} must have {self.channels} values, one a channel")
+        if not min(self.std) > 0:
+            raise ArgumentError(f"std must be above 0, got {self.std}")
         if not 0 < self.crop_fraction <= 1:
             raise ArgumentError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
 

@@ -15,7 +15,8 @@ class DataConfig:
     Args:
         source: "digits"; a directory of class directories, of parquet files, of WebDataset shards, or as torchvision
             stores CIFAR and MNIST; a parquet file.
-        held_out: the fraction held out where the data has no split of its own.
+        held_out: the fraction of each class that is held out where the data has no split of its own: at least one
+            image, but none of a class of one image.
         limit: train on this many images, the first of a seeded order; 0 for all.
         image_size: side of the square that the network sees, in pixels.
         channels: 3 (RGB) or 1 (gray).
@@ -89,6 +90,14 @@ class TrainConfig(Config):
         super().check()
         if self.data.limit < 0:
             raise UsageError(f"data.limit must be at least 0, got {self.data.limit}")
+        smoothing = self.recipe.label_smoothing
+        if not 0 <= smoothing < 1:
+            raise UsageError(f"recipe.label_smoothing must be at least 0 and below 1, got {smoothing}")
+        if self.data.crop == "pad" and self.data.crop_padding >= self.data.image_size:
+            raise UsageError(
+                f"data.crop_padding ({self.data.crop_padding}) must be smaller than data.image_size "
+                f"({self.data.image_size}): crops of padding alone show nothing of the image"
+            )
 
     def without_images_in_memory(self) -> Self:
         """Return a copy that reads images on demand, for uses that need only a few of them."""

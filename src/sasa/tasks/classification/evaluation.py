@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from sasa.data.classification import open_splits
 from sasa.data.classification.batch import Batch, evaluation_loader
 from sasa.errors import DataError
-from sasa.metrics.confusion import ClassScore, Confusion, most_confused, per_class
+from sasa.metrics.confusion import MOST_DENSE, ClassScore, Confusion, count_pairs, most_confused, pairs, per_class
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.classification.predictor import Predictor
 from sasa.tasks.trained import EvaluationOptions, config_and_options
 
 MOST_CONFUSED = 20  # pairs of classes that are listed
+TOP = 5  # highest logits among which top-5 accuracy looks for the true class
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Score:
         loss: mean cross-entropy.
         top1, top5: fraction of the images whose class has the highest logit, or one of the five highest.
         count: images.
-        confusion: (classes, classes), int64, on the CPU: images of class `row` that were predicted as `column`.
+        confusion: (classes, classes), int64, sparse, on the CPU: images of class `row` that were predicted as `column`.
         skipped: indices in the source of images that could not be read.
     """
 
@@ -44,10 +45,10 @@ class Score:
         return {"held_out_loss": round(self.loss, 6), "held_out_top1": round(self.top1, 6)}
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures by the names in summary.json."""
+        """Return the figures by the names in summary.json; no top-5 of five classes or fewer: it would always be 1."""
         return {
             "held_out_top1": round(self.top1, 6),
-            "held_out_top5": round(self.top5, 6),
+            "held_out_top5": round(self.top5, 6) if len(self.confusion) > TOP else None,
             "held_out_loss": round(self.loss, 6),
             "held_out_pictures": self.count,
         }
@@ -65,7 +66,7 @@ def score_batches(
     num_classes: int,
     device: torch.device,
     channels_last: bool = False,
-    sum_over_processes: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    gather: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],
 ) -> Score:
     """Score a model in eval mode; its previous mode is restored.
 
@@ -75,34 +76,31 @@ def score_batches(
         num_classes: classes of the model.
         device: of the model.
         channels_last: memory layout of the images.
-        sum_over_processes: returns the sum of a tensor over all processes.
+        gather: returns the tensors of all processes.
     """
     training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)  # loss, correct top-1, correct top-5, images
-    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64)
-    skipped: list[int] = []
+    loss, found, skipped = torch.zeros((), dtype=torch.float64), [], []
     for batch in batches:
         skipped += batch.skipped
         if len(batch):
             batch = batch.to(device, channels_last)
-            sums += _sums(model(batch.images).float(), batch.labels, confusion)
+            logits = model(batch.images).float()
+            loss += F.cross_entropy(logits, batch.labels, reduction="sum").cpu()
+            found.append(torch.cat([batch.labels[:, None], logits.topk(min(TOP, num_classes)).indices], 1).cpu())
     model.train(training)
-    loss, top1, top5, count = sum_over_processes(sums).tolist()
-    seen = max(1.0, count)
-    confusion = sum_over_processes(confusion).view(num_classes, -1)
-    return Score(loss / seen, top1 / seen, top5 / seen, int(count), confusion, skipped)
-
-
-def _sums(logits: Tensor, labels: Tensor, confusion: Tensor) -> Tensor:
-    """Return [loss, correct top-1, correct top-5, images] of a batch, on the CPU; add it to the flat `confusion`."""
-    predicted = logits.topk(min(5, logits.shape[1])).indices
-    correct = predicted == labels[:, None]
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    cells = (labels * logits.shape[1] + predicted[:, 0]).cpu()
-    confusion += torch.bincount(cells, minlength=len(confusion))
-    values = [loss.item(), correct[:, 0].sum().item(), correct.sum().item(), len(labels)]
-    return torch.tensor(values, dtype=torch.float64)
+    none = torch.zeros(0, 1 + min(TOP, num_classes), dtype=torch.int64)
+    truth, *best = torch.cat([none, *gather(torch.cat([none, *found]))]).unbind(1)
+    right = [(answer == truth).sum().item() for answer in best]
+    seen = max(1, len(truth))
+    return Score(
+        torch.stack(gather(loss)).sum().item() / seen,
+        right[0] / seen,
+        sum(right) / seen,
+        len(truth),
+        count_pairs(truth, best[0], num_classes),
+        skipped,
+    )
 
 
 @dataclass(frozen=True)
@@ -141,14 +139,22 @@ class ClassificationEvaluation:
         return most_confused(self.score.confusion, self.labels, MOST_CONFUSED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON holds it. `confusion` has a row for each true class."""
+        """Return everything as JSON holds it.
+
+        `confusion` has a row for each true class. With more than 1,000 classes it is None, and `confusion_pairs` lists
+        [true class, predicted class, images] of every pair that occurred, with the classes as indices into `labels`.
+        """
+        confusion, dense = self.score.confusion, len(self.labels) <= MOST_DENSE
+        matrix: dict[str, Any] = {"confusion": confusion.to_dense().tolist() if dense else None}
+        if not dense:
+            matrix["confusion_pairs"] = torch.stack(pairs(confusion), 1).tolist()
         return {
             **self.summary(),
             "skipped": self.skipped,
             "labels": self.labels,
             "classes": [_to_json(row) for row in self.classes()],
             "most_confused": [_to_json(pair) for pair in self.confused()],
-            "confusion": self.score.confusion.tolist(),
+            **matrix,
         }
 
 

@@ -1,6 +1,7 @@
 """The task of classification: labelled images, cross-entropy, accuracy."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sasa.tasks.base import BaseTask, network_options, set_up
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.classification.evaluation import Score, score_batches
 from sasa.tasks.classification.predictor import Predictor
+from sasa.training.processes import gather
 from sasa.training.same_data import directory_of
 
 SHOWN = 32  # images in the grid of predictions
@@ -111,7 +113,7 @@ class Classification(BaseTask):
         """Score the held-out images, each once over all processes."""
         channels_last, classes = self.config.run.channels_last, len(self.train.classes)
         score = score_batches(
-            model, self._held_out_batches(), classes, self.fabric.device, channels_last, self.sum_over_processes
+            model, self._held_out_batches(), classes, self.fabric.device, channels_last, partial(gather, self.fabric)
         )
         self.skipped.update(self.held_out.name(index) for index in score.skipped)
         if not score.count:

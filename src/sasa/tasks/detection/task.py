@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sasa.data.detection.batch import DetectionBatch, evaluation_batches, training_batches
 from sasa.data.detection.open import open_detection_splits
 from sasa.data.detection.source import DetectionSource, DetectionSubset
+from sasa.data.detection.transforms import SMALLEST_SIDE
 from sasa.data.loader import check_on_bad_image
 from sasa.data.sampler import epoch_order
 from sasa.draw.annotate import LabelledBoxes
@@ -23,7 +24,7 @@ from sasa.models.config import VARIANTS
 from sasa.models.create import load_pretrained
 from sasa.models.hub import locate
 from sasa.tasks.base import BaseTask, network_options, set_up
-from sasa.tasks.detection.config import DetectionConfig
+from sasa.tasks.detection.config import DetectionConfig, DetectionData
 from sasa.tasks.detection.evaluation import DetectionScore, find_all
 from sasa.tasks.detection.predictor import Detector
 from sasa.training.processes import gather
@@ -56,6 +57,7 @@ class Detection(BaseTask):
         train, held_out = splits or open_detection_splits(data.source, data.held_out, config.run.seed)
         check_boxes(data.source, train, "training")
         check_boxes(data.source, held_out, "held-out")
+        check_box_sizes(data, train)
         super().__init__(config, fabric, (train, held_out), make_detector(config, len(train.classes)))
         self.problems = list(dict.fromkeys(str(p) for source in (train, held_out) for p in source.problems))
         if fabric.is_global_zero:
@@ -175,6 +177,24 @@ def check_boxes(data: str, source: DetectionSource, split: str) -> None:
     """
     if not any((~source.targets(index).crowd).any() for index in range(len(source))):
         raise DataError(f"{data}: none of the {len(source)} {split} images has a box (crowds do not count)")
+
+
+def check_box_sizes(data: DetectionData, source: DetectionSource) -> None:
+    """Check, before the first epoch, that training enlarges some image enough for the network to see a box in it.
+
+    Raises:
+        DataError: all boxes are smaller than training keeps, a pixel.
+    """
+    side = data.image_size * data.jitter_max
+    for index in range(len(source)):
+        targets, scale = source.targets(index), side / max(source.size(index))
+        sides = scale * (targets.boxes[:, 2:] - targets.boxes[:, :2])
+        if ((sides >= SMALLEST_SIDE).all(1) & ~targets.crowd).any():
+            return
+    raise DataError(
+        f"{data.source}: no box of the {len(source)} training images is {SMALLEST_SIDE:g} pixel high and wide when the "
+        f"images are resized to data.image_size ({data.image_size}): use a larger one"
+    )
 
 
 def first_problems(problems: list[str]) -> str:
