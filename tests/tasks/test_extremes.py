@@ -6,7 +6,7 @@ import pytest
 
 from runs import tiny
 from sasa.data.sampler import EpochBatches
-from sasa.errors import SasaError, UsageError
+from sasa.errors import SasaError
 from sasa.tasks.base import changed_settings
 from sasa.tasks.train import start, train
 
@@ -22,11 +22,12 @@ from sasa.tasks.train import start, train
         ("recipe.warmup_epochs", -1.0, r"warmup_epochs must be at least 0, got -1\.0"),
         ("recipe.learning_rate", float("nan"), "learning_rate must be at least 0 and finite, got nan"),
         ("recipe.clip_grad_norm", float("inf"), "clip_grad_norm must be at least 0 and finite, got inf"),
+        ("data.std", [0.0], r"std must be above 0, got \(0\.0,\)"),
         ("data.crop_padding", 16, r"crop_padding \(16\) must be smaller than data\.image_size \(16\)"),
     ],
 )
 def test_values_out_of_range(tmp_path, key, value, sentence):
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(SasaError, match=sentence):
         train(tiny((key, value)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

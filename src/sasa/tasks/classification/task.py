@@ -56,6 +56,7 @@ class Classification(BaseTask):
         self._directory = directory_of(config.data.source)
         check_on_bad_image(config.data.on_bad_image)
         augmentation = config.data.augmentation()  # here, so that errors in it come before any file is written
+        config.data.preprocessing()  # likewise
         if config.data.in_memory:
             self._in_memory(self.train, augmentation)
 
