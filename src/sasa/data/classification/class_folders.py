@@ -42,40 +42,20 @@ class ClassFolders(FileSource, Source):
     """
 
     def __init__(self, root: Path, classes: list[str] | None = None) -> None:
-        directories, self.description = _class_directories(root)
-        names = [directory.name for directory in directories]
-        self._directory = str(root)
-        found = {name: _Images.below(f"{root}/{name}", name) for name in names}
-        images = {name: sorted(found[name].names) for name in names}
-        others = sum((found[name].others for name in names), Counter())
-        if not any(images.values()):
-            raise NoImagesError(
-                f"{printable(root)} holds no images in directories: expected a directory for each class with images"
-            )
-        if classes is None and (empty := [name for name in names if not images[name]]):
-            held = _files(found[empty[0]].others)
-            raise DataError(
-                f"{printable(root / empty[0])} holds no images{f' but {held}' if held else ''} "
-                f"({len(empty)} of {len(names)} classes empty)"
-            )
-        title = {name: class_name(name) for name in names}
-        self.classes = classes or list(title.values())
+        directories, links = _class_directories(root)
+        found = {directory.name: _Images.below(f"{root}/{directory.name}", directory.name) for directory in directories}
+        _check_filled(root, found, every=classes is None)
+        self.classes = classes or [class_name(name) for name in found]
         numbers = {name: number for number, name in enumerate(self.classes)}
-        if unknown := [title[name] for name in names if images[name] and title[name] not in numbers]:
+        filled = {name: class_name(name) for name in found if found[name].names}
+        if unknown := [name for name in filled.values() if name not in numbers]:
             raise DataError(
                 f"{printable(root)} has a class {unknown[0]!r} that the training images lack (those have "
                 f"{listed(self.classes, 5)})"
             )
-        self._names = NameTable(path for name in names for path in images[name])
-        self.labels = [number for name in names for number in [numbers.get(title[name], -1)] * len(images[name])]
-        self.description += _passed_over(root, images)
-        if masks := [name for name in names if found[name].masks]:
-            count = sum(found[name].masks for name in masks)
-            self.description.append(
-                f"not used: {count} masks beside their images in {_listed(masks)} of {printable(root)}"
-            )
-        if others:
-            self.description.append(f"not used in the classes of {printable(root)}: {_files(others)}")
+        self._directory, self._names = str(root), NameTable(path for name in filled for path in found[name].names)
+        self.labels = [label for name in filled for label in [numbers[filled[name]]] * len(found[name].names)]
+        self.description = [*links, *_passed_over(root, found)]
 
 
 def open_class_folders(root: Path) -> Found:
@@ -87,24 +67,37 @@ def open_class_folders(root: Path) -> Found:
     layout = find_layout(root)
     train = ClassFolders(layout.train)
     place = printable(layout.train)
-    if layout.held_out is None:
-        if labelled := labelled_images(layout, train.classes):
-            directory, held_out = labelled
-            del layout.unused[directory]
-            notes = [*layout.sentences(), *train.description, *held_out.description]
-            return Found(train, held_out, notes, (place, printable(directory)))
-        notes = [*layout.sentences(), *train.description]
+    if layout.held_out:
+        directory, notes = layout.held_out, []
+        if not {class_name(d.name) for d in sub_directories(directory)} & set(train.classes):
+            directory, notes = look_through(directory)
+        held_out = ClassFolders(directory, train.classes)
+    elif labelled := labelled_images(layout, train.classes):
+        directory, held_out = labelled
+        notes = []
+        del layout.unused[directory]
+    else:
+        above = [path for path in (layout.train, *layout.train.parents) if root in (path, *path.parents)]
         paths = [train.path_below(index) for index in range(len(train))]
-        by_lists = open_split_lists(
-            train, paths, [p for p in (layout.train, *layout.train.parents) if root in (p, *p.parents)]
+        found = open_split_lists(train, paths, above) or Found(train, None, [], (place, ""))
+        return found._replace(notes=[*layout.sentences(), *train.description, *found.notes])
+    notes = [*layout.sentences(), *train.description, *notes, *held_out.description]
+    return Found(train, held_out, notes, (place, printable(directory)))
+
+
+def _check_filled(root: Path, found: dict[str, "_Images"], every: bool) -> None:
+    """Check that one of the classes has images, or that every one has."""
+    empty = [name for name in found if not found[name].names]
+    if len(empty) == len(found):
+        raise NoImagesError(
+            f"{printable(root)} holds no images in directories: expected a directory for each class with images"
         )
-        return by_lists._replace(notes=notes + by_lists.notes) if by_lists else Found(train, None, notes, (place, ""))
-    directory, notes = layout.held_out, [*layout.sentences(), *train.description]
-    if not {class_name(d.name) for d in sub_directories(directory)} & set(train.classes):
-        directory, more = look_through(directory)
-        notes += more
-    held_out = ClassFolders(directory, train.classes)
-    return Found(train, held_out, [*notes, *held_out.description], (place, printable(directory)))
+    if every and empty:
+        others = found[empty[0]].others
+        raise DataError(
+            f"{printable(root / empty[0])} holds no images{f' but {_files(others)}' if others else ''} "
+            f"({len(empty)} of {len(found)} classes empty)"
+        )
 
 
 def _class_directories(root: Path) -> tuple[list[Path], list[str]]:
@@ -137,17 +130,20 @@ def _class_directories(root: Path) -> tuple[list[Path], list[str]]:
     return directories, [f"not used: {printable(link)}/ (a link to a directory that holds it)" for link in loops]
 
 
-def _passed_over(root: Path, images: dict[str, list[str]]) -> list[str]:
-    """Return sentences about images outside of classes, empty classes and nested directories."""
-    sentences = []
+def _passed_over(root: Path, found: dict[str, "_Images"]) -> list[str]:
+    """Return sentences about files that are not used, empty classes and nested directories."""
+    sentences, where = [], printable(root)
     if loose := sum(is_image(path) and path.is_file() for path in root.iterdir()):
-        sentences.append(f"not used: {loose} images directly in {printable(root)}, which are in no class")
-    if empty := [name for name in images if not images[name]]:
-        sentences.append(f"no images in {_listed(empty)} of {printable(root)}")
-    if deep := [name for name in images if any(path.count("/") > 1 for path in images[name])]:
-        sentences.append(
-            f"directories inside of {_listed(deep)} of {printable(root)} are taken as parts of these classes"
-        )
+        sentences.append(f"not used: {loose} images directly in {where}, which are in no class")
+    if empty := [name for name in found if not found[name].names]:
+        sentences.append(f"no images in {_listed(empty)} of {where}")
+    if deep := [name for name in found if any(path.count("/") > 1 for path in found[name].names)]:
+        sentences.append(f"directories inside of {_listed(deep)} of {where} are taken as parts of these classes")
+    if masks := [name for name in found if found[name].masks]:
+        count = sum(found[name].masks for name in masks)
+        sentences.append(f"not used: {count} masks beside their images in {_listed(masks)} of {where}")
+    if others := sum((images.others for images in found.values()), Counter()):
+        sentences.append(f"not used in the classes of {where}: {_files(others)}")
     return sentences
 
 
@@ -180,9 +176,10 @@ class _Images:
 
     @classmethod
     def below(cls, directory: str, relative: str) -> "_Images":
-        """Find the images in a directory and below."""
+        """Find the images in a directory and below, sorted."""
         found = cls()
         found._add(directory, relative)
+        found.names.sort()
         return found
 
     def _add(self, directory: str, relative: str) -> None:
