@@ -73,6 +73,17 @@ inline void check_map(const char* name, const Tensor& tensor, const Tensor& like
                   " does not fit the other arguments in device, dtype or shape");
 }
 
+// Some kernels take float32 maps that are dense in channels_last, as (pixels, channels).
+inline void check_rows(const char* name, const Tensor& map, const Sizes& expected) {
+  STD_TORCH_CHECK(map.dim() == 4 && map.is_cpu() && map.scalar_type() == ScalarType::Float && sizes(map) == expected,
+                  name, " does not fit the other arguments in device, dtype or shape");
+  const int64_t C = map.size(1), H = map.size(2), W = map.size(3);
+  STD_TORCH_CHECK(map.stride(1) == 1 && map.stride(3) == C && map.stride(2) == C * W && map.stride(0) == C * W * H,
+                  name, " must be dense and channels_last");
+}
+
+inline const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
+
 // Weights or embeddings as the kernels need them: on the device of `like`, contiguous, in its compute type.
 class SASA_HIDDEN Parameter {
  public:
