@@ -126,14 +126,12 @@ inline int64_t block_length(int64_t channels, int64_t most, int64_t step) {
 void pointwise_gradient(const PointwiseGradient& call, const sasa::Parallel& threads) {
   const int64_t O = call.out_channels, I = call.in_channels;
   const int64_t parts = sasa::pointwise_parts(call.pixels), part = (call.pixels + parts - 1) / parts;
-  int64_t most_rows = kLargestBlock, most_columns = kLargestBlock, rows = 0, columns = 0, down = 0, across = 0;
-  for (;;) {  // smaller blocks until there are four for each thread; a sum does not depend on its block
-    rows = block_length(O, most_rows, kTileRows), columns = block_length(I, most_columns, kTileColumns);
+  int64_t rows = 0, columns = 0, down = 0, across = 0;
+  for (int64_t most = kLargestBlock; most >= kSmallestBlock;
+       most /= 2) {  // until there are four blocks for each thread
+    rows = block_length(O, most, kTileRows), columns = block_length(I, most, kTileColumns);
     down = (O + rows - 1) / rows, across = (I + columns - 1) / columns;
-    int64_t& longer = rows > columns ? most_rows : most_columns;
-    const int64_t length = rows > columns ? rows : columns;
-    if (parts * down * across >= 4 * threads.threads || length <= kSmallestBlock) break;
-    longer = length / 2 > kSmallestBlock ? length / 2 : kSmallestBlock;
+    if (parts * down * across >= 4 * threads.threads) break;
   }
   parallel(threads, parts * down * across, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {

@@ -10,10 +10,6 @@ Tensor empty_rows(const Tensor& like) {
                               MemoryFormat::ChannelsLast);
 }
 
-const float* floats(const MaybeTensor& tensor) { return tensor ? floats(*tensor) : nullptr; }
-const float* floats(const Parameter& parameter) { return static_cast<const float*>(parameter.data()); }
-float* mutable_floats(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weight, const Tensor& bias,

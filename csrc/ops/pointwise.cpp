@@ -11,8 +11,7 @@ Tensor pointwise_gradient(const Tensor& grad, const Tensor& x) {
   if (pixels == 0) return torch::stable::zero_(total);
   const int64_t number = pointwise_parts(pixels);
   Tensor parts = number == 1 ? total : empty({number, O, I}, ScalarType::Float, x);
-  kernels().pointwise_gradient({floats(grad), floats(x), static_cast<float*>(parts.data_ptr()), pixels, O, I},
-                               parallel());
+  kernels().pointwise_gradient({floats(grad), floats(x), mutable_floats(parts), pixels, O, I}, parallel());
   if (number > 1) add_parts(parts, total);
   return total;
 }

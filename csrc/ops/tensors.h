@@ -82,8 +82,6 @@ inline void check_rows(const char* name, const Tensor& map, const Sizes& expecte
                   name, " must be dense and channels_last");
 }
 
-inline const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
-
 // Weights or embeddings as the kernels need them: on the device of `like`, contiguous, in its compute type.
 class SASA_HIDDEN Parameter {
  public:
@@ -101,6 +99,11 @@ class SASA_HIDDEN Parameter {
  private:
   MaybeTensor tensor_;
 };
+
+inline const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
+inline const float* floats(const MaybeTensor& tensor) { return tensor ? floats(*tensor) : nullptr; }
+inline const float* floats(const Parameter& parameter) { return static_cast<const float*>(parameter.data()); }
+inline float* mutable_floats(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
 
 // The sum of `parts` over its first axis, in a fixed order (run.cpp).
 void add_parts(const Tensor& parts, Tensor& total);
