@@ -78,8 +78,10 @@ inline void check_rows(const char* name, const Tensor& map, const Sizes& expecte
   STD_TORCH_CHECK(map.dim() == 4 && map.is_cpu() && map.scalar_type() == ScalarType::Float && sizes(map) == expected,
                   name, " does not fit the other arguments in device, dtype or shape");
   const int64_t C = map.size(1), H = map.size(2), W = map.size(3);
-  STD_TORCH_CHECK(map.stride(1) == 1 && map.stride(3) == C && map.stride(2) == C * W && map.stride(0) == C * W * H,
-                  name, " must be dense and channels_last");
+  const int64_t rows[] = {C * W * H, 1, C * W, C};
+  bool dense = true;  // the stride of an axis of one is arbitrary
+  for (int64_t axis = 0; axis < 4; ++axis) dense = dense && (map.size(axis) == 1 || map.stride(axis) == rows[axis]);
+  STD_TORCH_CHECK(dense, name, " must be dense and channels_last");
 }
 
 // Weights or embeddings as the kernels need them: on the device of `like`, contiguous, in its compute type.

@@ -10,7 +10,7 @@ from sasa.ops.precision import is_rows
 
 
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    """Compute conv(x); where the kernel can compute the gradient of the weights, it will."""
+    """Compute conv(x); the gradient of its weights is computed by the kernel where that is possible."""
     if _has_kernel(conv, x):
         return PointwiseConvolution.apply(x, conv.weight)
     return conv(x)

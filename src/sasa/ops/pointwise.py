@@ -1,7 +1,7 @@
 """`sasa::pointwise_gradient`: the gradient of the weights of a 1 x 1 convolution, for channels_last float32 maps.
 
-On CPUs torch reaches 40 to 70 % of the peak in this gradient, and 80 to 90 % in the convolution itself and in the
-gradient of its input, which therefore remain torch's.
+On CPUs torch is further from the peak rate in this gradient than in the convolution and the gradient of its input,
+which remain torch's (benchmarks/README.md).
 """
 
 from typing import Any, NamedTuple
@@ -37,20 +37,11 @@ class PointwiseConvolution(torch.autograd.Function):
         grad = grads[0].contiguous(memory_format=torch.channels_last)
         of_x, of_weight = ctx.needs_input_grad
         by_kernel = of_weight and not torch.is_grad_enabled()  # only torch's gradient can be differentiated again
+        by_torch = [of_x, of_weight and not by_kernel, False]
         grad_x = grad_weight = None
-        if of_x or not by_kernel:
+        if any(by_torch):
             grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-                grad,
-                x,
-                weight,
-                None,
-                [1, 1],
-                [0, 0],
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-                [of_x, of_weight and not by_kernel, False],
+                grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, by_torch
             )
         if by_kernel:
             grad_weight = torch.ops.sasa.pointwise_gradient(grad, x)
