@@ -85,6 +85,7 @@ def test_other_convolutions_are_torchs(case):
         assert torch.equal(y, conv(x))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward-mode formulas use it
 def test_forward_mode():
     conv, x, tangent = make_conv(), image(), image() + 1
     with forward_ad.dual_level():
