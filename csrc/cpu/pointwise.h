@@ -26,12 +26,11 @@ struct PixelStream {
   int64_t stride;
 };
 
-// out (+)= grad^T x for R rows of a tile. grad: (pixels, kTileRows), x: (pixels, kTileColumns), both packed.
-template <int R>
+// out (+)= grad^T x for a tile. grad: (pixels, kTileRows), x: (pixels, kTileColumns), both packed.
 SASA_INLINE void weight_tile(int64_t pixels, const float* grad, const float* x, float* out, int64_t row, bool add,
                              PixelStream next_grad, PixelStream next_x) {
   constexpr int L = kLanes<float>;
-  Vec<float, L> sum[R][kTileVectors] = {};
+  Vec<float, L> sum[kTileRows][kTileVectors] = {};
   for (int64_t p = 0; p < pixels; ++p, grad += kTileRows, x += kTileColumns) {
     __builtin_prefetch(next_grad.data + p * next_grad.stride, 0, 2);
     __builtin_prefetch(next_x.data + p * next_x.stride, 0, 2);
@@ -42,12 +41,12 @@ SASA_INLINE void weight_tile(int64_t pixels, const float* grad, const float* x, 
       keep_in_register(of_x[n]);
     }
 #pragma GCC unroll 12
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 2
       for (int n = 0; n < kTileVectors; ++n) sum[r][n] += of_x[n] * grad[r];
   }
 #pragma GCC unroll 12
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 2
     for (int n = 0; n < kTileVectors; ++n) {
       float* to = out + r * row + n * L;
@@ -59,7 +58,7 @@ SASA_INLINE void weight_tile(int64_t pixels, const float* grad, const float* x, 
 inline void border_tile(int64_t pixels, const float* grad, const float* x, float* out, int64_t row, bool add,
                         int64_t rows, int64_t columns) {
   float tile[kTileRows * kTileColumns];
-  weight_tile<kTileRows>(pixels, grad, x, tile, kTileColumns, false, {grad, 0}, {x, 0});
+  weight_tile(pixels, grad, x, tile, kTileColumns, false, {grad, 0}, {x, 0});
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c) out[r * row + c] = (add ? out[r * row + c] : 0) + tile[r * kTileColumns + c];
 }
@@ -102,8 +101,7 @@ void add_chunk(const PointwiseGradient& call, const WeightBlock& block, int64_t 
       const PixelStream ahead_x = {next_x + tile * kLanes<float>, I},
                         ahead_grad = {call.grad + next * O + block.row + r, O};
       const PixelStream none = {x, 0};
-      weight_tile<kTileRows>(pixels, panel, x, out, I, add, c == 0 ? ahead_grad : none,
-                             tile < kTileVectors ? ahead_x : none);
+      weight_tile(pixels, panel, x, out, I, add, c == 0 ? ahead_grad : none, tile < kTileVectors ? ahead_x : none);
     }
   }
 }
