@@ -93,6 +93,19 @@ def test_forward_mode():
         torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, conv(tangent))
 
 
+def test_traces_contain_the_layer():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = make_conv()
+
+        def forward(self, x):
+            return convolve(self.conv, x)
+
+    graph = torch.fx.symbolic_trace(Network()).graph
+    assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "output"]
+
+
 def test_wrong_channels_are_torchs_error():
     with pytest.raises(RuntimeError, match=r"expected input.* to have 12 channels"):
         convolve(make_conv(), image()[:, :8].contiguous(memory_format=LAST))

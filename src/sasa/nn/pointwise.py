@@ -18,7 +18,8 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
 
 def _has_kernel(conv: nn.Module, x: Tensor) -> bool:
     return (
-        type(conv) is nn.Conv2d
+        type(x) in (Tensor, nn.Parameter)  # first: while torch.fx traces, x and the weights are proxies
+        and type(conv) is nn.Conv2d
         and torch.is_grad_enabled()
         and conv.kernel_size == conv.stride == (1, 1)
         and conv.padding == (0, 0)
@@ -27,7 +28,6 @@ def _has_kernel(conv: nn.Module, x: Tensor) -> bool:
         and conv.weight.requires_grad
         and conv.weight.dtype == torch.float32
         and may_fuse("pointwise_gradient", x, conv)
-        and type(x) in (Tensor, nn.Parameter)
         and is_rows(x)
         and x.shape[1] == conv.in_channels
         and not torch.is_autocast_enabled("cpu")
