@@ -174,6 +174,19 @@ struct NormBackward {
   bool relu;
 };
 
+// The gradient of the weights of a 1 x 1 convolution of dense channels_last float32 maps: grad^T x, over all pixels. The
+// pixels are divided into parts, by their number alone, so that no sum depends on the number of threads.
+static inline int64_t pointwise_parts(int64_t pixels) {
+  const int64_t parts = (pixels + 2047) / 2048;
+  return parts < 1 ? 1 : parts < 8 ? parts : 8;
+}
+
+struct PointwiseGradient {
+  const float *grad, *x;  // (pixels, O), (pixels, I)
+  float* parts;           // (parts, O, I); the caller adds them
+  int64_t pixels, out_channels, in_channels;
+};
+
 // The functions of one instruction set.
 struct Kernels {
   const char* name;
@@ -184,6 +197,7 @@ struct Kernels {
   void (*affine)(const Affine&, const Parallel&);
   void (*norm_forward)(const NormForward&, const Parallel&);
   void (*norm_backward)(const NormBackward&, const Parallel&);
+  void (*pointwise_gradient)(const PointwiseGradient&, const Parallel&);
   double (*multiply_adds)(int64_t rounds);  // does fused multiply-adds, as fast as possible; returns how many
 };
 

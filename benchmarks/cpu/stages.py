@@ -27,6 +27,7 @@ BY_NAME = (
     ("block_attention", "stem attention"),
     ("affine", "batch norm"),  # with the shortcut and ReLU, in one pass
     ("norm_relu", "batch norm"),
+    ("pointwise_gradient", "gradients of 1 x 1 weights"),
     ("sasa::", "other sasa operations"),
     ("batch_norm", "batch norm"),
     ("pool", "pooling"),

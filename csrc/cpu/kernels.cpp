@@ -8,12 +8,13 @@
 #include "local.h"
 #include "norm.h"
 #include "peak.h"
+#include "pointwise.h"
 
 namespace sasa {
 
 const Kernels& SASA_TABLE() {
-  static const Kernels table{SASA_ISA_NAME, local_forward, local_backward, block_forward, block_backward,
-                             affine,        norm_forward,  norm_backward,  multiply_adds};
+  static const Kernels table{SASA_ISA_NAME, local_forward, local_backward, block_forward,      block_backward,
+                             affine,        norm_forward,  norm_backward,  pointwise_gradient, multiply_adds};
   return table;
 }
 

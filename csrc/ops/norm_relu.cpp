@@ -4,32 +4,18 @@
 namespace sasa {
 namespace {
 
-// The kernels take float32 maps that are dense in channels_last, as (pixels, channels).
-void check_rows(const char* name, const Tensor& map, const Tensor& like) {
-  const int64_t C = map.size(1), H = map.size(2), W = map.size(3);
-  STD_TORCH_CHECK(map.dim() == 4 && map.is_cpu() && map.scalar_type() == ScalarType::Float && sizes(map) == sizes(like),
-                  name, " does not fit the other arguments in device, dtype or shape");
-  STD_TORCH_CHECK(map.stride(1) == 1 && map.stride(3) == C && map.stride(2) == C * W && map.stride(0) == C * W * H,
-                  name, " must be dense and channels_last");
-}
-
 Tensor empty_rows(const Tensor& like) {
   using torch::headeronly::MemoryFormat;
   return torch::stable::empty(sizes(like), ScalarType::Float, std::nullopt, like.device(), std::nullopt,
                               MemoryFormat::ChannelsLast);
 }
 
-const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
-const float* floats(const MaybeTensor& tensor) { return tensor ? floats(*tensor) : nullptr; }
-const float* floats(const Parameter& parameter) { return static_cast<const float*>(parameter.data()); }
-float* mutable_floats(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                              const MaybeTensor& residual, bool relu, double eps) {
-  check_rows("x", x, x);
-  if (residual) check_rows("residual", *residual, x);
+  check_rows("x", x, sizes(x));
+  if (residual) check_rows("residual", *residual, sizes(x));
   const int64_t C = x.size(1), pixels = x.numel() / C;
   const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
   Tensor y = empty_rows(x);
@@ -49,9 +35,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
                                                               const Tensor& weight, const Tensor& bias,
                                                               const Tensor& mean, const Tensor& variance, bool relu,
                                                               double eps) {
-  check_rows("x", x, x);
-  check_rows("grad", grad, x);
-  if (y) check_rows("y", *y, x);
+  check_rows("x", x, sizes(x));
+  check_rows("grad", grad, sizes(x));
+  if (y) check_rows("y", *y, sizes(x));
   const int64_t C = x.size(1), pixels = x.numel() / C;
   const Parameter weights("weight", weight, x, {C}), biases("bias", bias, x, {C});
   const Parameter means("mean", mean, x, {C}), variances("variance", variance, x, {C});

@@ -72,6 +72,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
                                                               const Tensor& mean, const Tensor& variance, bool relu,
                                                               double eps);
 
+// pointwise.cpp
+Tensor pointwise_gradient(const Tensor& grad, const Tensor& x);
+
 // about.cpp
 std::string cpu_kernels();
 std::string cpu_kernels_error();

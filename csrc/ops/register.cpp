@@ -68,6 +68,7 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
   }
   if (table.norm_forward != nullptr) m.impl("norm_relu", TORCH_BOX(&norm_relu));
   if (table.norm_backward != nullptr) m.impl("norm_relu_backward", TORCH_BOX(&norm_relu_backward));
+  if (table.pointwise_gradient != nullptr) m.impl("pointwise_gradient", TORCH_BOX(&pointwise_gradient));
   if (table.affine != nullptr) m.impl("affine_", TORCH_BOX(&affine_));
   if (table.block_backward != nullptr) {
     m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));

@@ -42,5 +42,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sasa, m) {
   m.def(
       "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, Tensor "
       "variance, bool relu, float eps) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("pointwise_gradient(Tensor grad, Tensor x) -> Tensor");
   m.def("affine_(Tensor(a!) x, Tensor? gain, Tensor? shift, Tensor? residual, bool relu) -> ()");
 }

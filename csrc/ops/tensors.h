@@ -73,6 +73,17 @@ inline void check_map(const char* name, const Tensor& tensor, const Tensor& like
                   " does not fit the other arguments in device, dtype or shape");
 }
 
+// Some kernels take float32 maps that are dense in channels_last, as (pixels, channels).
+inline void check_rows(const char* name, const Tensor& map, const Sizes& expected) {
+  STD_TORCH_CHECK(map.dim() == 4 && map.is_cpu() && map.scalar_type() == ScalarType::Float && sizes(map) == expected,
+                  name, " does not fit the other arguments in device, dtype or shape");
+  const int64_t C = map.size(1), H = map.size(2), W = map.size(3);
+  const int64_t rows[] = {C * W * H, 1, C * W, C};
+  bool dense = true;  // the stride of an axis of one is arbitrary
+  for (int64_t axis = 0; axis < 4; ++axis) dense = dense && (map.size(axis) == 1 || map.stride(axis) == rows[axis]);
+  STD_TORCH_CHECK(dense, name, " must be dense and channels_last");
+}
+
 // Weights or embeddings as the kernels need them: on the device of `like`, contiguous, in its compute type.
 class SASA_HIDDEN Parameter {
  public:
@@ -90,6 +101,11 @@ class SASA_HIDDEN Parameter {
  private:
   MaybeTensor tensor_;
 };
+
+inline const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
+inline const float* floats(const MaybeTensor& tensor) { return tensor ? floats(*tensor) : nullptr; }
+inline const float* floats(const Parameter& parameter) { return static_cast<const float*>(parameter.data()); }
+inline float* mutable_floats(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
 
 // The sum of `parts` over its first axis, in a fixed order (run.cpp).
 void add_parts(const Tensor& parts, Tensor& total);

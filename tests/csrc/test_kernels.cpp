@@ -7,6 +7,7 @@
 #include "cpu/instruction_sets.h"
 #include "local.h"
 #include "norms.h"
+#include "pointwise.h"
 
 namespace {
 
@@ -44,6 +45,8 @@ int test(const TestedSet& set) {
   }
   for (const NormCase& c : norm_cases)
     for (int repeat = 0; repeat < 4; ++repeat) test_norm(set.table(), c, number++, judge);
+  for (const PointwiseCase& c : pointwise_cases)
+    for (int repeat = 0; repeat < 2; ++repeat) test_pointwise(set.table(), c, number++, judge);
   for (Storage storage : {Storage::float16, Storage::bfloat16})
     for (Layout layout : {contiguous, channels_last}) test_halves(set.table(), storage, layout, judge);
   std::printf("%s: %d comparisons, %d failed; largest error", set.name, judge.compared, judge.failed);

@@ -226,3 +226,17 @@ def test_between_convolutions(shape, bad):
                 return [y.detach(), *torch.autograd.grad(y, leaves, t[-1])]
 
             assert_same_everywhere(normed, of_torch, [x, gain, shift, *rest, grad], bad, f"norm_relu {relu}")
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("channels", [(37, 70), (12, 32), (5, 3)], ids=str)
+def test_gradient_of_pointwise_weights(channels, bad):
+    grad, x = (normal(2, c, 9, 11, seed=c, dtype=torch.float32).contiguous(memory_format=LAST) for c in channels)
+
+    def run(t):
+        return [torch.ops.sasa.pointwise_gradient(*t)]
+
+    def expected(t):
+        return [torch.einsum("bohw,bihw->oi", *t)[:, :, None, None]]
+
+    assert_same_everywhere(run, expected, [grad, x], bad, "pointwise_gradient")

@@ -27,6 +27,7 @@ from sasa.ops.backends import BACKENDS
 from sasa.ops.backends.base import Backend, FunctionBackend
 from sasa.ops.backends.cpu import CpuBackend
 from sasa.ops.norm_relu import Affine, NormBackward, NormForward
+from sasa.ops.pointwise import PointwiseGradient
 from sasa.ops.register import flatten, packer, schema_of
 
 # Exported graphs of older versions and csrc/ depend on this text.
@@ -58,6 +59,7 @@ SCHEMAS = {
     "Tensor image, Tensor w_query, Tensor? w_key, Tensor? w_value, Tensor? rel_row, Tensor? rel_col, "
     "Tensor? value, int block_size, int num_heads, float scale, bool image_gradient) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    PointwiseGradient: "pointwise_gradient(Tensor grad, Tensor x) -> Tensor",
     NormForward: "norm_relu(Tensor x, Tensor weight, Tensor bias, Tensor? residual, bool relu, float eps) "
     "-> (Tensor y, Tensor mean, Tensor variance)",
     NormBackward: "norm_relu_backward(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor mean, "

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
+from sasa.nn.pointwise import convolve
 from sasa.nn.position import POSITIONS, NoPosition, find_position
 from sasa.ops import reference
 from sasa.ops.arguments import Epilogue, QkvInputs, QkvOptions, local_options, split
@@ -135,7 +136,7 @@ class LocalAttention2d(nn.Module):
         """q, k (not without content) and v of Eq. 3, concatenated: (B, 3 or 2 * out_channels, H, W)."""
         if isinstance(x, Tensor) and (x.dim() != 4 or x.shape[1] != self.in_channels):
             raise ArgumentError(f"the input must be (batch, {self.in_channels}, height, width), got {tuple(x.shape)}")
-        return self.qkv(self.encoding.encode(x))
+        return convolve(self.qkv, self.encoding.encode(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""

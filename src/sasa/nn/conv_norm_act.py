@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from sasa.nn.attention import LocalAttention2d
 from sasa.nn.batch_norm import gain_and_shift, move_statistics, uses_batch_statistics
+from sasa.nn.pointwise import convolve
 from sasa.ops.arguments import Epilogue
 from sasa.ops.fusion import is_watched, may_fuse
 from sasa.ops.norm_relu import affine_, norm_relu
-from sasa.ops.precision import is_channels_last
+from sasa.ops.precision import is_rows
 
 
 def conv_norm_act(
@@ -36,7 +37,7 @@ def conv_norm_act(
         assert isinstance(conv, LocalAttention2d)
         return conv.infer(x, Epilogue(*_constants(norm), relu=True, pool=conv.stride))
     overwrites = _is_constant(norm) and type(conv) is nn.Conv2d and may_fuse("affine_", x, conv, norm)
-    y = conv(x)
+    y = convolve(conv, x)
     if overwrites:
         return _scale_in_place(y, norm, residual, relu)
     if _is_normalised_by_kernel(norm, y, residual):
@@ -94,19 +95,9 @@ def _is_normalised_by_kernel(norm: nn.Module, y: Tensor, residual: Tensor | None
         and may_fuse("norm_relu", y, norm)
         and norm.weight is not None
         and norm.weight.dtype == torch.float32
-        and all(_is_rows(map_) for map_ in (y, residual) if map_ is not None)
+        and all(is_rows(map_) for map_ in (y, residual) if map_ is not None)
         and (residual is None or residual.shape == y.shape)
         and y.numel() > y.shape[1]  # one value per channel has no variance: torch raises
-    )
-
-
-def _is_rows(map_BCHW: Tensor) -> bool:
-    return (
-        map_BCHW.dtype == torch.float32
-        and map_BCHW.dim() == 4
-        and map_BCHW.numel() > 0
-        and is_channels_last(map_BCHW)
-        and map_BCHW.is_contiguous(memory_format=torch.channels_last)
     )
 
 

@@ -1,7 +1,7 @@
 """Functions of tensors: the operators, their implementations, and the choice of implementation."""
 
 from sasa.imports import after_import
-from sasa.ops import block_pooled, norm_relu, qkv_attention  # noqa: F401 - they register ops as well
+from sasa.ops import block_pooled, norm_relu, pointwise, qkv_attention  # noqa: F401 - they register ops as well
 from sasa.ops.backends import backends
 from sasa.ops.block_attention import block_attention
 from sasa.ops.local_attention import local_attention

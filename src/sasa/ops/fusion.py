@@ -17,7 +17,7 @@ from sasa.ops.checks import has_tangent
 # Device types with fused kernels, and for each a function that says why this process has none.
 FUSING = {"cpu": native.missing, "cuda": native.cuda_not_chosen}
 WITHOUT_GRADIENT = {"affine_", "qkv_attention_inference"}
-POINTWISE = {"affine_", "norm_relu"}  # torch.compile fuses these itself; they have no CUDA kernel
+CPU_EAGER = {"affine_", "norm_relu", "pointwise_gradient"}  # without a CUDA kernel; compilers get torch's operations
 DIFFERENTIATING = {_functorch.TransformType.Grad, _functorch.TransformType.Jvp}
 
 
@@ -33,7 +33,7 @@ def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
         return False  # a trace must record the general form, which is valid for every later input
     if operator in WITHOUT_GRADIENT and torch.is_grad_enabled():
         return False
-    if operator in POINTWISE and (torch.compiler.is_compiling() or x.device.type != "cpu"):
+    if operator in CPU_EAGER and (torch.compiler.is_compiling() or x.device.type != "cpu"):
         return False
     missing = FUSING.get(x.device.type)
     return missing is not None and missing() is None and not is_watched(*modules) and not _is_transforming()

@@ -34,6 +34,17 @@ def is_channels_last(tensor: Tensor) -> bool:
     return tensor.shape[1] > 1 and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 
+def is_rows(map_BCHW: Tensor) -> bool:
+    """Return whether a map is float32, dense, channels_last and not empty, as some kernels need it."""
+    return (
+        map_BCHW.dtype == torch.float32
+        and map_BCHW.dim() == 4
+        and map_BCHW.numel() > 0
+        and is_channels_last(map_BCHW)
+        and map_BCHW.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 def empty_map(
     like: Tensor, channels: int, dtype: torch.dtype | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:

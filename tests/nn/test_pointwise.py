@@ -1,0 +1,125 @@
+"""`convolve` gives the results of nn.Conv2d in every case, and takes the kernel's gradient only where it may."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+import sasa
+from helpers import NEEDS_KERNELS
+from helpers import normal as normal_in
+from sasa.nn.pointwise import convolve
+
+pytestmark = NEEDS_KERNELS
+LAST = torch.channels_last
+
+
+def make_conv(**options):
+    torch.manual_seed(0)
+    return nn.Conv2d(12, 20, **{"kernel_size": 1, "bias": False, **options}).to(memory_format=LAST)
+
+
+def image(dtype=torch.float32):
+    return normal_in(3, 12, 9, 7, seed=1, dtype=dtype).contiguous(memory_format=LAST)
+
+
+def uses_kernel(y):
+    return y.grad_fn is not None and y.grad_fn.name() == "PointwiseConvolutionBackward"
+
+
+def gradients(function, conv, x):
+    """The output, and the gradients of x and of the weights."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    y = function(x)
+    grad = normal_in(*y.shape, seed=2, dtype=y.dtype)  # contiguous, as that of a flattening layer
+    return y, *torch.autograd.grad(y, (x, conv.weight), grad)
+
+
+def test_output_and_gradients():
+    conv, x = make_conv(), image()
+    got, want = gradients(lambda x: convolve(conv, x), conv, x), gradients(conv, conv, x)
+    assert uses_kernel(got[0])
+    assert torch.equal(got[0], want[0])
+    assert torch.equal(got[1], want[1])
+    torch.testing.assert_close(got[2], want[2], rtol=1e-5, atol=1e-5)
+    assert got[2].shape == conv.weight.shape
+
+
+def test_second_derivatives():
+    conv, x = make_conv(), image()
+
+    def penalty(function):
+        leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        y = function(leaf).square().sum()
+        grads = torch.autograd.grad(y, (leaf, conv.weight), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in grads), (leaf, conv.weight))
+
+    for got, want in zip(penalty(lambda x: convolve(conv, x)), penalty(conv), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["stride", "padding", "groups", "bias", "3 x 3", "contiguous", "float64", "bfloat16", "frozen", "no grad", "hook",
+     "autocast", "subclass"],
+)  # fmt: skip
+def test_other_convolutions_are_torchs(case):
+    options = {"stride": {"stride": 2}, "padding": {"padding": 1}, "groups": {"groups": 2}, "bias": {"bias": True},
+               "3 x 3": {"kernel_size": 3}}  # fmt: skip
+    conv, x = make_conv(**options.get(case, {})), image()
+    if case == "contiguous":
+        x = x.contiguous()
+    elif case in ("float64", "bfloat16"):
+        conv, x = conv.to(getattr(torch, case)), x.to(getattr(torch, case))
+    elif case == "frozen":
+        conv.requires_grad_(False)
+    elif case == "hook":
+        conv.register_forward_hook(lambda *_: None)
+    elif case == "subclass":
+        conv.__class__ = type("Conv2d", (nn.Conv2d,), {})
+    with torch.set_grad_enabled(case != "no grad"), torch.autocast("cpu", enabled=case == "autocast"):
+        y = convolve(conv, x.requires_grad_())
+        assert not uses_kernel(y)
+        assert torch.equal(y, conv(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward-mode formulas use it
+def test_forward_mode():
+    conv, x, tangent = make_conv(), image(), image() + 1
+    with forward_ad.dual_level():
+        y = convolve(conv, forward_ad.make_dual(x, tangent))
+        torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, conv(tangent))
+
+
+def test_traces_contain_the_layer():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = make_conv()
+
+        def forward(self, x):
+            return convolve(self.conv, x)
+
+    graph = torch.fx.symbolic_trace(Network()).graph
+    assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "output"]
+
+
+def test_wrong_channels_are_torchs_error():
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 12 channels"):
+        convolve(make_conv(), image()[:, :8].contiguous(memory_format=LAST))
+
+
+def test_a_step_of_a_network():
+    torch.manual_seed(0)
+    model = sasa.create_model("sasa_resnet26", width=0.25, num_classes=5, num_heads=2).to(memory_format=LAST)
+    other = copy.deepcopy(model)
+    for module in other.modules():  # watched modules are called
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda *_: None)
+    x = normal_in(2, 3, 64, 64, seed=3, dtype=torch.float32).contiguous(memory_format=LAST)
+    for network in (model, other):
+        network(x).square().sum().backward()
+    for one, expected in zip(model.parameters(), other.parameters(), strict=True):
+        assert (one.grad - expected.grad).norm() <= 1e-4 * expected.grad.norm() + 1e-6
