@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sasa.errors import ArgumentError, SasaError
@@ -22,6 +23,7 @@ from sasa.nn import optimize_for_inference
 
 TOLERANCE = 1e-4  # largest difference, relative to the largest number of an output, or to 1 if that is larger
 
+DYNAMIC = 160  # smallest sides of the images that are traced for images of any size
 WITH_BOXES = ("pt2", "onnx")
 
 
@@ -73,11 +75,6 @@ def export(
         ArgumentError: (a ValueError) an unknown format, another end of the name, or options that do not fit.
         SasaError: the network cannot be exported; the file cannot be written, loaded or run, or it differs by more
             than TOLERANCE. `output` is then as it was.
-
-    >>> network = sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)
-    >>> images = torch.randn(2, 3, 64, 64)
-    >>> sasa.export.export(network, images, "safetensors", "/tmp/network.safetensors").difference
-    0.0
     """
     output, batches = Path(output), [example] if isinstance(example, Tensor) else list(example)
     _check(network, format, output, dynamic_size, boxes)
@@ -89,8 +86,7 @@ def export(
     description = describe(network, wrapped, largest, dynamic_size, metadata)
     if format == "onnx":
         description["opset"] = OPSET
-    traced_with = largest if len(largest) > 1 else largest.expand(2, -1, -1, -1)  # 1 would be taken for a constant
-    traced = Traced(graph, traced_with.contiguous(), dynamic_size, description["outputs"], description)
+    traced = Traced(graph, _traced_with(largest, dynamic_size), dynamic_size, description["outputs"], description)
     content = FORMATS[format].content(traced)
 
     def run(images: Tensor) -> list[Tensor]:
@@ -102,7 +98,7 @@ def export(
         with write_errors(path):
             path.write_bytes(content)
         skeleton = _skeleton(network) if format == "safetensors" and "options" not in description else None
-        compared = compare(path, run, [*batches, largest[:1]], skeleton)
+        compared = compare(path, run, _compared_on(batches, dynamic_size), skeleton)
     if not compared.difference <= TOLERANCE:
         raise SasaError(
             f"the exported network differs by {compared.difference:.1e} of the largest output, and {TOLERANCE:.0e} is "
@@ -140,6 +136,21 @@ def _wrap(network: nn.Module, boxes: bool) -> nn.Module:
     if not isinstance(network, RetinaNet):
         return network
     return FoundBoxes(network) if boxes else RawMaps(network)
+
+
+def _traced_with(images: Tensor, dynamic_size: bool) -> Tensor:
+    """Images whose open sizes differ and are above 1 in every map of the network: a trace takes 1 for a constant."""
+    images = images[:2] if len(images) > 1 else images.expand(2, -1, -1, -1)
+    if dynamic_size:
+        images = F.interpolate(images, (max(DYNAMIC, images.shape[2]) + 32, max(DYNAMIC, images.shape[3]) + 64))
+    return images.contiguous()
+
+
+def _compared_on(batches: list[Tensor], dynamic_size: bool) -> list[Tensor]:
+    """The batches, one image alone, and with `dynamic_size` images of another size."""
+    height, width = batches[0].shape[2:]
+    others = [F.interpolate(batches[0], (height + height // 3, width + width // 5))] if dynamic_size else []
+    return [*batches, batches[0][:1], *others]
 
 
 def _skeleton(network: nn.Module) -> nn.Module:

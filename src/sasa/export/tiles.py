@@ -58,7 +58,9 @@ class Tiles(NamedTuple):
 
     def pad(self, map_BCHW: Tensor) -> Tensor:
         """Add zeros at the right and the bottom, up to whole tiles: (B, C, I * T, J * T)."""
-        right, bottom = (count * self.side - size for count, size in zip(reversed(self.grid), (self.width, self.height), strict=True))
+        right, bottom = (
+            count * self.side - size for count, size in zip(reversed(self.grid), (self.width, self.height), strict=True)
+        )
         if isinstance(right, int) and isinstance(bottom, int) and right == bottom == 0:
             return map_BCHW
         return F.pad(map_BCHW, (0, right, 0, bottom))
