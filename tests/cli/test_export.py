@@ -10,7 +10,7 @@ from sasa.cli.export import FORMATS
 
 
 def test_formats_are_those_of_the_package():
-    assert FORMATS == tuple(package.export.FORMATS)
+    assert tuple(package.export.FORMATS) == FORMATS
 
 
 def test_a_run_on_its_validation_images(sasa, run_directory, tmp_path):

@@ -89,7 +89,7 @@ class Unpredictable(nn.Module):
 
 
 def test_a_network_that_cannot_be_traced(tmp_path, images):
-    with pytest.raises(SasaError, match="^torch.export cannot trace Unpredictable: "):
+    with pytest.raises(SasaError, match=r"^torch.export cannot trace Unpredictable: "):
         sasa.export.export(Unpredictable(), images, "pt2", tmp_path / "network.pt2")
 
 
@@ -118,7 +118,7 @@ def test_arguments(tmp_path, network, images):
     refused("format must be one of pt2, aoti, onnx, safetensors; got 'tflite'", "tflite")
     refused("must end in .onnx, got .*network.pt2", name="network.pt2")
     refused("boxes are found by detectors, and this is a ResNet", boxes=True)
-    with pytest.raises(SasaError, match="cannot write .*: No such file or directory"):
+    with pytest.raises(SasaError, match=r"cannot write .*: No such file or directory"):
         sasa.export.export(network, images, "onnx", tmp_path / "none" / "network.onnx")
 
 

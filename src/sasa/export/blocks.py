@@ -30,20 +30,26 @@ def block_attention(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor,
 
 def block_attention_pooled(inputs: BlockInputs, sign: Tensor, options: BlockOptions) -> tuple[Tensor, Tensor, Tensor]:
     """Extremes (B, N * E, I, J), their positions, and sums (2, N * E); see `sasa.ops.block_pooled`."""
-    output_BIJNPE, _ = attend(inputs, options)
-    image, num_heads = inputs.image, options.num_heads
+    image = inputs.image
+    toward_C = torch.where(sign < 0, -1.0, 1.0).to(compute_dtype(image))
+    directed, _ = attend(_times(inputs, toward_C), options)  # constant weights times constant signs cost nothing
     inside_IJP = inside_blocks(image, options.block_size)
-    toward_NE = torch.where(sign < 0, -1.0, 1.0).to(output_BIJNPE.dtype).unflatten(0, (num_heads, -1))
-    directed = output_BIJNPE * toward_NE[:, None]
+    wide = directed.double()
     if inside_IJP is not None:
         inside = inside_IJP[:, :, None, :, None]
-        directed = torch.where(inside, directed, HIDDEN)
-        output_BIJNPE = torch.where(inside, output_BIJNPE, 0.0)
-    extreme_BIJC = (directed.amax(4) * toward_NE).flatten(3)
-    position_BIJC = directed.argmax(4).flatten(3).to(torch.uint8)
-    wide = output_BIJNPE.double()
-    sums = torch.stack([total.sum((0, 1, 2, 4)).flatten() for total in (wide, wide.square())])
-    return extreme_BIJC.permute(0, 3, 1, 2).to(image.dtype), position_BIJC.permute(0, 3, 1, 2), sums
+        directed, wide = torch.where(inside, directed, HIDDEN), torch.where(inside, wide, 0.0)
+    extreme = (directed.amax(4).flatten(3) * toward_C).permute(0, 3, 1, 2)
+    position = directed.argmax(4).flatten(3).to(torch.uint8).permute(0, 3, 1, 2)
+    sums = torch.stack([wide.sum((0, 1, 2, 4)).flatten() * toward_C, wide.square().sum((0, 1, 2, 4)).flatten()])
+    return extreme.to(image.dtype), position, sums
+
+
+def _times(inputs: BlockInputs, factor_C: Tensor) -> BlockInputs:
+    """The same inputs with the values, and so the output, multiplied by a factor for each channel."""
+    if inputs.value is not None:
+        return inputs._replace(value=inputs.value * factor_C[:, None, None])
+    assert inputs.w_value is not None
+    return inputs._replace(w_value=inputs.w_value * factor_C[:, None])
 
 
 def attend(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
@@ -56,15 +62,18 @@ def attend(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
     with without_autocast(device):
         pixels_BIJPC = split_blocks(image, block_size)
         query_NDC = w_query.unflatten(0, (num_heads, -1)) * scale
-        logits = image.new_zeros(())
+        queries, keys = [], []  # what is multiplied for the logits: (N, P, n) of each pixel, and (n, P)
         if w_key is not None:
             product_NCC = w_key.unflatten(0, (num_heads, -1)).mT @ query_NDC
-            projected = _by_position(pixels_BIJPC, product_NCC.expand(block_size**2, -1, -1, -1))
-            logits = logits + projected @ pixels_BIJPC[:, :, :, None].mT
+            queries.append(product_NCC.expand(block_size**2, -1, -1, -1))
+            keys.append(pixels_BIJPC.mT)
         if rel_row is not None and rel_col is not None:
             rows, columns = block_offsets(block_size, device)
             rel_NQPD = torch.cat([rel_row[:, rows], rel_col[:, columns]], -1)
-            logits = logits + _by_position(pixels_BIJPC, (rel_NQPD @ query_NDC[:, None]).transpose(0, 1))
+            queries.append((rel_NQPD @ query_NDC[:, None]).transpose(0, 1))
+            own = torch.eye(block_size**2, dtype=dtype, device=device)
+            keys.append(own.expand(*pixels_BIJPC.shape[:3], -1, -1))
+        logits = _by_position(pixels_BIJPC, torch.cat(queries, 2)) @ torch.cat(keys, 3)[:, :, :, None]
         inside_IJP = inside_blocks(image, block_size)
         if inside_IJP is not None:
             logits = torch.where(inside_IJP[:, :, None, None], logits, HIDDEN)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._decomp import decomposition_table
 
 from sasa.errors import SasaError
 from sasa.export import blocks, tiles
@@ -81,9 +82,11 @@ def register() -> None:
 
     The results have the shapes, dtypes and strides of the ops', since torch's tracing may take them from here.
     """
+    from torch.onnx import register_custom_op_symbolic  # pyright: ignore[reportPrivateImportUsage]
+
     for op, decomposition in DECOMPOSITIONS.items():
-        torch._decomp.decomposition_table[op] = decomposition
-        torch.onnx.register_custom_op_symbolic(op.name().partition(".")[0], _refuse, OLDEST_OPSET)
+        decomposition_table[op] = decomposition
+        register_custom_op_symbolic(op.name().partition(".")[0], _refuse, OLDEST_OPSET)
 
 
 def _refuse(*_: Any) -> NoReturn:

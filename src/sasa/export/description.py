@@ -21,7 +21,8 @@ def describe(
         dynamic_size: whether height and width are open.
         metadata: labels, preprocessing and other plain values; None for those of the network.
     """
-    metadata = getattr(network, "metadata", {}) if metadata is None else metadata
+    if metadata is None:
+        metadata = dict(getattr(network, "metadata", {}))
     described: dict[str, Any] = {"sasa": __version__, "architecture": type(network).__name__}
     if hasattr(network, "config"):  # a network of sasa.create_model, which can be made again from this
         described |= {"architecture": network.name, "options": network.config.to_dict()}  # pyright: ignore

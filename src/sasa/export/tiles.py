@@ -84,17 +84,18 @@ class Tiles(NamedTuple):
         longer = math.ceil(self.keys / self.side) * self.side - margin  # the last tile's keys, read in whole tiles
         bottom, right = (rows - 1) * self.side + longer - self.height, (columns - 1) * self.side + longer - self.width
         padded = F.pad(map_BCHW, (margin, right, margin, bottom))
-        keys = self._overlapping(self._overlapping(padded, 2, rows), 4, columns)
-        keys = keys.reshape(map_BCHW.shape[0], num_heads, -1, rows, self.keys, columns, self.keys)
-        keys = keys.permute(0, 1, 3, 5, 2, 4, 6)
-        return keys.reshape(*keys.shape[:5], self.keys * self.keys)
+        with_rows = self._overlapping(padded.unflatten(2, (-1, self.side)), 2, 3, rows)
+        tiles = with_rows.reshape(padded.shape[0], num_heads, -1, rows, self.keys, padded.shape[3] // self.side, self.side)
+        tiles = tiles.permute(0, 1, 3, 5, 2, 4, 6)  # now, as tiles without margins are smaller to move
+        return self._overlapping(tiles, 3, 6, columns).flatten(5)
 
-    def _overlapping(self, x: Tensor, axis: int, count: int) -> Tensor:
-        """Split an axis into `count` stretches of S that begin T apart: (..., count, S, ...)."""
-        starts = range(0, self.keys, self.side)
-        parts = [x.narrow(axis, start, count * self.side).unflatten(axis, (count, self.side)) for start in starts]
-        parts[-1] = parts[-1].narrow(axis + 1, 0, self.keys - starts[-1])
-        return torch.cat(parts, axis + 1)
+    def _overlapping(self, x: Tensor, tile: int, place: int, count: int) -> Tensor:
+        """Lengthen `count` tiles along the axis `place` from T to S with parts of the tiles after them."""
+        parts = []
+        for number, start in enumerate(range(0, self.keys, self.side)):
+            part = x.narrow(tile, number, count)
+            parts.append(part.narrow(place, 0, min(self.side, self.keys - start)))
+        return torch.cat(parts, place)
 
 
 def tile_side(height: int, width: int, kernel_size: int) -> int:
