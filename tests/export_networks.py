@@ -12,7 +12,7 @@ PREPROCESSING = {"image_size": 24, "channels": 3, "mean": [0.5, 0.4, 0.3], "std"
 def make_network(name="sasa_resnet26", **options):
     """A network of four blocks whose batch norms have statistics of their own."""
     torch.manual_seed(0)
-    tiny = {"width": 0.1, "num_heads": 2, "kernel_size": 3, "layers": (1, 1, 1, 1), "num_classes": 3}
+    tiny = {"width": 0.1, "num_heads": 2, "kernel_size": 3, "layers": (1, 1, 1, 1), "groups": "ccca", "num_classes": 3}
     network = sasa.create_model(name, **{**tiny, **options})
     with torch.no_grad():
         network.train()(normal(4, 3, 24, 24, dtype=torch.float32))

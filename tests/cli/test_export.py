@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 import sasa as package
 from command import assert_one_sentence
 from sasa.cli.export import FORMATS
@@ -14,12 +12,11 @@ def test_formats_are_those_of_the_package():
 
 
 def test_a_run_on_its_validation_images(sasa, run_directory, tmp_path):
-    path = tmp_path / "digits.onnx"
-    pytest.importorskip("onnxscript")
-    status, out, error = sasa("export", "--model", run_directory, "--format", "onnx", "--output", path)
+    path = tmp_path / "digits.pt2"
+    status, out, error = sasa("export", "--model", run_directory, "--format", "pt2", "--output", path)
     assert (status, error) == (0, "")
     lines = dict(re.split("  +", line, maxsplit=1) for line in out.splitlines())
-    assert lines["file"] == f"{path}, {path.stat().st_size / 1e6:.2f} MB, onnx (opset 18)"
+    assert lines["file"] == f"{path}, {path.stat().st_size / 1e6:.2f} MB, pt2"
     assert lines["input"] == "float32 (batch, 1, 8, 8)"
     assert lines["values"].startswith("gray, shorter side resized to 8, centre crop of 8 x 8; pixels / 255, minus mean")
     assert lines["compared on"] == "4 validation images, in a new process"

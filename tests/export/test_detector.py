@@ -17,10 +17,10 @@ SELECTION = Selection(score=0.3, most=40, per_level=200)
 def detector():
     """A detector with scores on both sides of the threshold, and large moves of the anchors."""
     torch.manual_seed(1)
-    network = small("retinanet_resnet26")
+    network = small("retinanet_resnet26", head_layers=1)
     with torch.no_grad():
         network.train()(normal(4, 3, 64, 96, dtype=torch.float32))
-        network.classify.predict.weight.mul_(40)
+        network.classify.predict.weight.mul_(200)
         network.classify.predict.bias.fill_(-1.0)
         network.locate.predict.weight.mul_(40)
     return network.eval()

@@ -80,21 +80,26 @@ class Tiles(NamedTuple):
 
     def split_keys(self, map_BCHW: Tensor, num_heads: int) -> Tensor:
         """(B, N * D, H, W) -> (B, N, I, J, D, M): the keys of each tile, zeros beyond the map."""
-        (rows, columns), margin = self.grid, self.margin
-        longer = math.ceil(self.keys / self.side) * self.side - margin  # the last tile's keys, read in whole tiles
-        bottom, right = (rows - 1) * self.side + longer - self.height, (columns - 1) * self.side + longer - self.width
-        padded = F.pad(map_BCHW, (margin, right, margin, bottom))
-        with_rows = self._overlapping(padded.unflatten(2, (-1, self.side)), 2, 3, rows)
-        tiles = with_rows.reshape(padded.shape[0], num_heads, -1, rows, self.keys, padded.shape[3] // self.side, self.side)
-        tiles = tiles.permute(0, 1, 3, 5, 2, 4, 6)  # now, as tiles without margins are smaller to move
+        (rows, columns), side, margin = self.grid, self.side, self.margin
+        whole = math.ceil(self.keys / side) - 1  # tiles after a tile that its keys reach into
+        bottom, right = (rows + whole) * side - self.height, (columns + whole) * side - self.width
+        padded = F.pad(map_BCHW, (margin, right - margin, margin, bottom - margin))
+        batch, tall = padded.shape[0], self._overlapping(padded.unflatten(2, (rows + whole, side)), 2, 3, rows)
+        tiles = tall.reshape(batch, num_heads, -1, rows, self.keys, columns + whole, side)
+        tiles = tiles.permute(0, 1, 3, 5, 2, 4, 6)  # before the columns overlap too, which makes them larger
         return self._overlapping(tiles, 3, 6, columns).flatten(5)
 
     def _overlapping(self, x: Tensor, tile: int, place: int, count: int) -> Tensor:
-        """Lengthen `count` tiles along the axis `place` from T to S with parts of the tiles after them."""
-        parts = []
-        for number, start in enumerate(range(0, self.keys, self.side)):
-            part = x.narrow(tile, number, count)
-            parts.append(part.narrow(place, 0, min(self.side, self.keys - start)))
+        """Lengthen the first `count` tiles from T to S along the axis `place`, with parts of the tiles after them.
+
+        Args:
+            x: has more tiles along the axis `tile`.
+            tile: the axis of tiles.
+            place: the axis within a tile.
+            count: number of tiles that result.
+        """
+        lengths = [min(self.side, self.keys - start) for start in range(0, self.keys, self.side)]
+        parts = [x.narrow(tile, number, count).narrow(place, 0, length) for number, length in enumerate(lengths)]
         return torch.cat(parts, place)
 
 
