@@ -1,10 +1,17 @@
 """Helpers of the tests of export: a tiny network with class names, preprocessing and statistics of its own."""
 
+import importlib.util
+
+import pytest
 import torch
 
 import sasa
 from helpers import normal
+from sasa.export.formats import NEEDED_BY_ONNX
 
+NEEDS_ONNX = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED_BY_ONNX), reason="needs sasa[export]"
+)
 LABELS = ["cat", "dog", "ship"]
 PREPROCESSING = {"image_size": 24, "channels": 3, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "crop_fraction": 1.0}
 

@@ -5,6 +5,7 @@ import torch
 
 import sasa
 from detectors import small
+from export_networks import NEEDS_ONNX
 from helpers import normal
 from sasa.errors import ArgumentError
 from sasa.export.detector import FoundBoxes, RawMaps
@@ -51,8 +52,8 @@ def test_raw_maps(detector):
     assert torch.equal(got[1], deltas)
 
 
+@NEEDS_ONNX
 def test_export_with_boxes(detector, tmp_path):
-    pytest.importorskip("onnxscript")
     images = normal(2, 3, 64, 64, seed=2, dtype=torch.float32)
     done = sasa.export.export(detector, images, "onnx", tmp_path / "boxes.onnx", boxes=True)
     assert done.description["outputs"] == ["boxes", "scores", "labels"]

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import sasa
-from export_networks import LABELS
+from export_networks import LABELS, NEEDS_ONNX
 from helpers import NEEDS_KERNELS, normal
 from sasa.errors import ArgumentError, SasaError
 from sasa.export import TOLERANCE, check, formats
 
-FORMATS = ["pt2", pytest.param("aoti", marks=NEEDS_KERNELS), "onnx", "safetensors"]
+FORMATS = ["pt2", pytest.param("aoti", marks=NEEDS_KERNELS), pytest.param("onnx", marks=NEEDS_ONNX), "safetensors"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -33,8 +33,10 @@ def test_every_format(exported, network, images, format):
         assert check.relative_difference([got], [network(five)]) < 1e-5
 
 
+@NEEDS_ONNX
 def test_onnx_has_plain_operators_only(exported):
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     model = onnx.load(exported("onnx").path)
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
@@ -44,8 +46,8 @@ def test_onnx_has_plain_operators_only(exported):
     assert shapes == ["batch", 3, 24, 24]
 
 
+@NEEDS_ONNX
 def test_images_of_any_size(tmp_path, images):
-    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     network = nn.Sequential(sasa.AttentionStem(3, 8, num_heads=2), sasa.LocalAttention2d(8, 8, 3, 2, num_heads=2))
     done = sasa.export.export(network, images, "onnx", tmp_path / "any.onnx", dynamic_size=True)

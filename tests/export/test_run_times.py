@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sasa
-from export_networks import LABELS
+from export_networks import LABELS, NEEDS_ONNX
 from helpers import NEEDS_KERNELS, normal
 from processes import run_python
 from sasa.errors import SasaError
@@ -19,9 +19,9 @@ from sasa.ops import native
 ROOT = Path(__file__).parents[2]
 
 
+@NEEDS_ONNX
 def test_onnx_runtime_without_torch(exported, network, tmp_path):
     """The example of docs/deploy.md, in a process that cannot import torch or sasa."""
-    pytest.importorskip("onnxruntime")
     (code,) = [
         block
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
@@ -62,9 +62,10 @@ def test_cpp_program(exported, network, images, tmp_path):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@NEEDS_ONNX
 def test_torch_onnx_export_of_a_network_with_our_layers(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    import onnxruntime
+
     layer = sasa.LocalAttention2d(4, 8, 3, stride=2, num_heads=2).eval()
     x = normal(2, 4, 7, 9, dtype=torch.float32)
     torch.onnx.export(layer, (x,), tmp_path / "layer.onnx", verbose=False)
@@ -73,9 +74,9 @@ def test_torch_onnx_export_of_a_network_with_our_layers(tmp_path):
     torch.testing.assert_close(torch.from_numpy(got), layer(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@NEEDS_ONNX
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:`torch.jit")
 def test_the_older_exporter_is_refused_with_a_sentence(tmp_path):
-    pytest.importorskip("onnx")
     layer = sasa.LocalAttention2d(4, 8, 3, num_heads=2).eval()
     x = normal(1, 4, 5, 5, dtype=torch.float32)
     with pytest.raises(SasaError, match="dynamo=False cannot export local attention: leave dynamo=False out"):

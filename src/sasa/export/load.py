@@ -60,9 +60,13 @@ def _is_compiled(path: Path) -> bool:
 
 
 def _pt2(path: Path) -> Loaded:
-    description = {KEY: ""}
-    module = torch.export.load(path, extra_files=description).module()
-    return Loaded(lambda images: tensors(module(images)), json.loads(description[KEY]))
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(f"/extra/{KEY}"))
+        description = json.loads(archive.read(name))
+    if "boxes" in description["outputs"]:
+        import torchvision  # noqa: F401 - registers its operator of non-maximum suppression
+    module = torch.export.load(path).module()
+    return Loaded(lambda images: tensors(module(images)), description)
 
 
 def _aoti(path: Path) -> Loaded:
