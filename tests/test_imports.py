@@ -31,6 +31,7 @@ ORDER = [
     "training",
     "tasks",
     "explore",
+    "export",
     "speed",
     "reproduce",
     "cli",

@@ -1,7 +1,8 @@
 """sasa: stand-alone self-attention in vision models (Ramachandran et al., NeurIPS 2019) for PyTorch.
 
 Names are imported on first use, so that `sasa --help` does not wait for torch. The operators are registered as soon as
-both torch and sasa are imported, in any order, so loading a saved graph needs no other import.
+both torch and sasa are imported, in any order, so loading a saved graph needs no other import; likewise their plain
+forms with `torch.onnx`.
 """
 
 import importlib
@@ -11,7 +12,7 @@ from sasa.errors import SasaError
 from sasa.imports import after_import
 
 if TYPE_CHECKING:
-    from sasa import models, nn, ops
+    from sasa import export, models, nn, ops
     from sasa.counting import count
     from sasa.models import create_model, list_models
     from sasa.nn import AttentionStem, LocalAttention2d, convert, optimize_for_inference
@@ -27,6 +28,7 @@ __all__ = [
     "convert",
     "count",
     "create_model",
+    "export",
     "list_models",
     "models",
     "nn",
@@ -47,7 +49,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("models", "nn", "ops"):
+    if name in ("export", "models", "nn", "ops"):
         return importlib.import_module(f"sasa.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'sasa' has no attribute {name!r}")
@@ -61,3 +63,4 @@ def __dir__() -> list[str]:
 
 
 after_import("torch", lambda: importlib.import_module("sasa.ops"))
+after_import("torch.onnx", lambda: importlib.import_module("sasa.export.decompositions").register())

@@ -2,7 +2,8 @@
 
 # ruff: noqa: I001
 from sasa.cli.app import app
-from sasa.cli import data, train, evaluate, predict, attend, explore, detect, push, bench, networks, reproduce, doctor
+from sasa.cli import data, train, evaluate, predict, attend, explore, export, detect, push, bench, networks, reproduce
+from sasa.cli import doctor
 
 __all__ = [
     "app",
@@ -13,6 +14,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "explore",
+    "export",
     "networks",
     "predict",
     "push",

@@ -108,7 +108,7 @@ def losses(
         objects[n], counted[n] = matches >= 0, matches != IGNORED
         taken = matches[objects[n]]
         targets[n, objects[n], own_labels[taken]] = 1
-        wanted[n, objects[n]] = _coder().encode_single(own[taken], all_anchors[objects[n]])
+        wanted[n, objects[n]] = coder().encode_single(own[taken], all_anchors[objects[n]])
     count = objects.sum().clamp_min(1)
     focal = sigmoid_focal_loss(logits, targets, reduction="none").sum(2)
     box = F.smooth_l1_loss(deltas[objects], wanted[objects], reduction="sum", beta=BETA)
@@ -191,10 +191,11 @@ def _best_of_level(
     best, order = scores[good].topk(min(selection.per_level, len(good)))
     places = good[order]
     anchor, label = places // logits.shape[1], places % logits.shape[1]
-    return _coder().decode_single(deltas[anchor], level[anchor]), label, best
+    return coder().decode_single(deltas[anchor], level[anchor]), label, best
 
 
-def _coder() -> Any:
+def coder() -> Any:
+    """Return torchvision's coder of boxes as deltas from anchors."""
     from torchvision.models.detection._utils import BoxCoder
 
     return BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))

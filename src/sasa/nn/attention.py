@@ -175,9 +175,11 @@ class LocalAttention2d(nn.Module):
         """
         # On the CPU large maps are processed in chunks of a few images: q, k and v are read while still in a cache, and
         # equal-sized chunks reuse the allocator's memory.
+        if torch.compiler.is_compiling() or x.device.type != "cpu":  # first: a graph must not depend on the batch size
+            return qkv_attention_inference(self.inputs(x), epilogue, self.options)
         bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()
         images = max(1, PROJECTED_BYTES // max(1, bytes_each))
-        if images >= x.shape[0] or torch.compiler.is_compiling() or x.device.type != "cpu":
+        if images >= x.shape[0]:
             return qkv_attention_inference(self.inputs(x), epilogue, self.options)
         parts = [qkv_attention_inference(self.inputs(part), epilogue, self.options) for part in x.split(images)]
         return torch.cat(parts)

@@ -1,0 +1,93 @@
+"""Our operators as plain tensor operations, with which `torch.onnx.export` replaces those that it does not know.
+
+`import sasa` imports this module as soon as `torch.onnx` is imported, so that networks with our layers export as any
+other network does.
+"""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._decomp import decomposition_table
+
+from sasa.errors import SasaError
+from sasa.export import blocks, tiles
+from sasa.ops.arguments import BlockForward, LocalForward, PooledForward, QkvForward, QkvInference
+from sasa.ops.precision import is_channels_last
+from sasa.ops.register import packer
+
+
+def _in_layout_of(like: Tensor, map_BCHW: Tensor) -> Tensor:
+    """Return the map in the memory layout that the op's result has, as tracing by torch relies on it."""
+    layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
+    return map_BCHW.contiguous(memory_format=layout)
+
+
+def _local(call: LocalForward) -> tuple[Tensor, Tensor]:
+    output, logsumexp = tiles.local_attention(call.inputs, call.options)
+    return _in_layout_of(call.inputs.query, output), logsumexp.contiguous()
+
+
+def _qkv(call: QkvForward) -> tuple[Tensor, Tensor]:
+    output, logsumexp = tiles.local_attention(*call.local)
+    return _in_layout_of(call.inputs.qkv, output), logsumexp.contiguous()
+
+
+def _inference(call: QkvInference) -> Tensor:
+    y, _ = tiles.local_attention(*QkvForward(call.inputs, call.options).local)
+    gain, shift, relu, pool = call.epilogue
+    if pool > 1:
+        y = F.avg_pool2d(y, pool, ceil_mode=True, count_include_pad=False)
+    if gain is not None:
+        y = y * gain[:, None, None]
+    if shift is not None:
+        y = y + shift[:, None, None]
+    return _in_layout_of(call.inputs.qkv, (y.relu() if relu else y).to(call.inputs.qkv.dtype))
+
+
+def _block(call: BlockForward) -> tuple[Tensor, Tensor]:
+    output, logsumexp = blocks.block_attention(call.inputs, call.options)
+    return _in_layout_of(call.inputs.image, output), logsumexp.contiguous()
+
+
+def _pooled(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
+    extreme, position, sums = blocks.block_attention_pooled(*call)
+    return _in_layout_of(call.inputs.image, extreme), _in_layout_of(call.inputs.image, position), sums
+
+
+def _flat(function: Callable[[Any], Any], arguments: type[Any]) -> Callable[..., Any]:
+    """Wrap a function of an op's named tuple in the op's own signature."""
+    pack = packer(arguments)
+
+    def call(*values: Any) -> Any:
+        return function(pack(iter(values)))
+
+    return call
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.sasa.local_attention.default: _flat(_local, LocalForward),
+    torch.ops.sasa.qkv_attention.default: _flat(_qkv, QkvForward),
+    torch.ops.sasa.qkv_attention_inference.default: _flat(_inference, QkvInference),
+    torch.ops.sasa.block_attention.default: _flat(_block, BlockForward),
+    torch.ops.sasa.block_attention_pooled.default: _flat(_pooled, PooledForward),
+}
+OLDEST_OPSET = 9  # of the exporter that works by torch.jit.trace
+
+
+def register() -> None:
+    """Register the decompositions with torch, and an error for the exporter that cannot use them.
+
+    The results have the shapes, dtypes and strides of the ops', since torch's tracing may take them from here.
+    """
+    from torch.onnx import register_custom_op_symbolic  # pyright: ignore[reportPrivateImportUsage]
+
+    for op, decomposition in DECOMPOSITIONS.items():
+        decomposition_table[op] = decomposition
+        register_custom_op_symbolic(op.name().partition(".")[0], _refuse, OLDEST_OPSET)
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise SasaError("torch.onnx.export with dynamo=False cannot export local attention: leave dynamo=False out")
