@@ -24,7 +24,7 @@ QUESTIONS = {
     "How do I read my COCO boxes?": "docs/data.html#what-is-read",
     "How do I replace nn.Conv2d?": "docs/start.html#use-the-layer",
     "Is it faster on my GPU?": "docs/speed.html#on-gpus",
-    "How do I deploy a trained network?": "docs/kernels.html#saved-graphs-and-c",
+    "How do I deploy a trained network?": "docs/deploy.html",
     "What does this option mean?": "docs/commands.html",
     "How do I resume a run?": "docs/training.html#stop-and-resume",
     "What differs from the paper?": "docs/choices.html",
