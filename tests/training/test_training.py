@@ -43,6 +43,12 @@ def test_a_run_is_not_overwritten(finished):
         train(tiny(), finished[0])
 
 
+def test_a_run_without_a_checkpoint_is_not_said_to_resume(tmp_path):
+    RunDirectory(tmp_path / "run").create(tiny())
+    with pytest.raises(SasaError, match="ended before its first checkpoint: remove it, or name another --output"):
+        train(tiny(), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("rate", "sentence", "step"),
     [(1e30, "the weights are not finite after step 1 ", 0), (1e6, r"the loss became (nan|inf) at step \d", 1)],

@@ -42,6 +42,9 @@ class RunDirectory:
     def create(self, config: Config) -> None:
         """Make the directory and write the run's config; refuse one that already holds a run."""
         if (self.path / "config.yaml").exists():
+            if not (self.checkpoint_path.exists() or self.previous_path.exists()):
+                sentence = "holds a run that ended before its first checkpoint: remove it, or name another --output"
+                raise SasaError(f"{self.path} {sentence}")
             raise SasaError(f"{self.path} already holds a run: continue it with --resume, or name another --output")
         with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
