@@ -100,7 +100,7 @@ def _by_position(pixels_BIJPC: Tensor, weights_PNOC: Tensor) -> Tensor:
 def split_blocks(map_BCHW: Tensor, block_size: int) -> Tensor:
     """(B, C, H, W) -> (B, I, J, P, C): the pixels of every block, row by row; zeros beyond the map."""
     batch, channels, height, width = map_BCHW.shape
-    rows, columns = -(-height // block_size), -(-width // block_size)
+    rows, columns = (_count(size, block_size) for size in (height, width))
     padded = F.pad(map_BCHW, (0, columns * block_size - width, 0, rows * block_size - height))
     blocks = padded.reshape(batch, channels, rows, block_size, columns, block_size)
     return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
@@ -112,7 +112,12 @@ def inside_blocks(image: Tensor, block_size: int) -> Tensor | None:
     if all(isinstance(size, int) and size % block_size == 0 for size in (height, width)):
         return None
     rows, columns = (
-        (torch.arange(-(-size // block_size) * block_size, device=image.device) < size).unflatten(0, (-1, block_size))
+        (torch.arange(_count(size, block_size) * block_size, device=image.device) < size).unflatten(0, (-1, block_size))
         for size in (height, width)
     )
     return (rows[:, None, :, None] & columns[None, :, None]).flatten(2)
+
+
+def _count(size: int, block_size: int) -> int:
+    """Blocks along a side. Not by -(-size // block_size): ONNX rounds the quotient of a negative number towards 0."""
+    return (size + block_size - 1) // block_size

@@ -147,9 +147,9 @@ def _traced_with(images: Tensor, dynamic_size: bool) -> Tensor:
 
 
 def _compared_on(batches: list[Tensor], dynamic_size: bool) -> list[Tensor]:
-    """The batches, one image alone, and with `dynamic_size` images of another size."""
+    """The batches, one image alone, and with `dynamic_size` images of another size, which blocks do not divide."""
     height, width = batches[0].shape[2:]
-    others = [F.interpolate(batches[0], (height + height // 3, width + width // 5))] if dynamic_size else []
+    others = [F.interpolate(batches[0], (height + height // 3 + 1, width + width // 5 + 1))] if dynamic_size else []
     return [*batches, batches[0][:1], *others]
 
 
