@@ -24,8 +24,6 @@ TINY = [
     ("recipe.optimizer", "sgd"),
     ("recipe.learning_rate", 0.05),
     ("recipe.weight_decay", 5e-4),
-    ("recipe.ema_decay", 0.98),  # "auto" takes no average in so short a run
-    ("recipe.batch_norm_momentum", 0.02),
     ("run.log_steps", 1),
     ("run.tensorboard", False),
     ("run.accelerator", "cpu"),

@@ -62,6 +62,13 @@ def test_an_average_that_lags_is_not_called_overfitting():
     assert kinds(rows(train_top1=0.95, held_out_top1=0.5, last_top1=0.9)) == {"average"}
 
 
+def test_held_out_accuracy_that_jumps_up_is_not_overfitting():
+    jumps = [0.1, 0.18, 0.3, 0.4, 0.5, 0.6, 0.66, 0.7, 0.7, 0.9]
+    assert (
+        kinds(rows(train_top1=[j + 0.35 for j in jumps[:8]] + [0.9] * 2, held_out_top1=jumps, last_top1=jumps)) == set()
+    )
+
+
 def test_an_average_may_lag_in_the_first_half():
     table = rows(held_out_top1=[0.3] * 5 + [0.9] * 5, last_top1=0.6, train_top1=0.6)
     assert kinds(table) == set()

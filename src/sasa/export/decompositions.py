@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._decomp import decomposition_table
+from torch._decomp import decomposition_table, meta_table
 
 from sasa.errors import SasaError
 from sasa.export import blocks, tiles
@@ -80,12 +80,14 @@ OLDEST_OPSET = 9  # of the exporter that works by torch.jit.trace
 def register() -> None:
     """Register the decompositions with torch, and an error for the exporter that cannot use them.
 
-    The results have the shapes, dtypes and strides of the ops', since torch's tracing may take them from here.
+    Torch's fake tensors of symbolic sizes would run a decomposition in place of the op's own fake, which would tie
+    compiled graphs to its conditions on sizes; an op in the table of Python metas is exempt.
     """
     from torch.onnx import register_custom_op_symbolic  # pyright: ignore[reportPrivateImportUsage]
 
     for op, decomposition in DECOMPOSITIONS.items():
         decomposition_table[op] = decomposition
+        meta_table[op] = op
         register_custom_op_symbolic(op.name().partition(".")[0], _refuse, OLDEST_OPSET)
 
 

@@ -9,7 +9,9 @@ from sasa.training.settings import RecipeConfig
 Rows = Sequence[dict[str, Any]]
 
 ACCURACIES = ("top1", "map50")  # columns that are shares of 1
-OVERFIT, BEHIND = 0.3, 0.03  # differences of such shares, in two successive epochs
+OVERFIT, OVERFIT_EPOCHS = 0.3, 3  # difference of such shares, in successive epochs
+STAGNANT = 0.02  # that held-out accuracy gains meanwhile; early in a run it follows training accuracy by jumps
+BEHIND = 0.03  # in two successive epochs
 PATIENCE_EPOCHS, PATIENCE_STEPS = 3, 50  # after the warm-up, for a loss that does not fall
 FELL = 0.97  # of the first epoch's loss; with few images an epoch's loss varies by one or two percent
 ROSE = 1.5  # times the first epoch's loss
@@ -33,8 +35,11 @@ def symptoms(rows: Rows, recipe: RecipeConfig) -> dict[str, str]:
 
 def overfitting(rows: Rows) -> str | None:
     """Compare accuracy on the training set with that on held-out images."""
-    gaps = [row["train_top1"] - _held_out(row, "top1") for row in rows[-2:] if "train_top1" in row]
-    if len(gaps) < 2 or min(gaps) < OVERFIT:
+    late = [row for row in rows[-OVERFIT_EPOCHS:] if "train_top1" in row]
+    held_out = [_held_out(row, "top1") for row in late]
+    if len(late) < OVERFIT_EPOCHS or held_out[-1] > held_out[0] + STAGNANT:
+        return None
+    if any(row["train_top1"] - score < OVERFIT for row, score in zip(late, held_out, strict=True)):
         return None
     row = rows[-1]
     return (
