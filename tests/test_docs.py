@@ -73,7 +73,7 @@ def blocks(document, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-WITH_PYTHON = ("docs/start.md", "docs/how_it_works.md", "docs/detection.md")
+WITH_PYTHON = ("README.md", "docs/start.md", "docs/how_it_works.md", "docs/detection.md")
 
 
 @pytest.mark.parametrize("code", [code for document in WITH_PYTHON for code in blocks(document, "python")])
