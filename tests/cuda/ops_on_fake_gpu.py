@@ -19,13 +19,13 @@ from torch import Tensor
 import sasa
 import sasa.ops
 from cuda import emulator, fake_gpu
-from sasa.ops import eager
+from sasa.ops import eager, eager_windows
 from sasa.ops.arguments import (
     BlockInputs,
     BlockOptions,
     Epilogue,
+    LocalForward,
     LocalInputs,
-    LocalOptions,
     QkvInputs,
     QkvOptions,
 )
@@ -177,18 +177,18 @@ def stem(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
 
 def not_taken(dtype: torch.dtype, device: str, _backend: str) -> dict[str, float]:
     """A call that no kernel supports runs in plain torch, here on the CPU: forward only."""
-    on_gpu, original = [], eager.forward
+    on_gpu, are_needed = [], eager_windows.are_needed
 
-    def forward(inputs: LocalInputs, options: LocalOptions) -> tuple[Tensor, ...]:
-        on_gpu.append(all(t.device.type == "cuda" for t in inputs if t is not None))
-        here = LocalInputs(*(None if t is None else t.cpu() for t in inputs))
-        return tuple(t.to(device) for t in original(here, options))
+    def forward(call: LocalForward) -> tuple[Tensor, ...]:
+        eager_windows.are_needed = are_needed
+        on_gpu.append(all(t.device.type == "cuda" for t in call.inputs if t is not None))
+        here = LocalInputs(*(None if t is None else t.cpu() for t in call.inputs))
+        return tuple(t.to(device) for t in eager.forward(LocalForward(here, call.options)))
 
-    eager.forward = forward
+    eager_windows.are_needed, eager_windows.forward = lambda *_: True, forward  # what `eager.forward` calls first
     query, key, value = maps(dtype, 32, 9, 11, 3)
     got = sasa.ops.local_attention(*(t.to(device) for t in (query, key, value)), kernel_size=3, num_heads=2)
     assert on_gpu == [True]
-    eager.forward = original
     want = sasa.ops.local_attention(
         *(t.double() for t in (query, key, value)), kernel_size=3, num_heads=2, backend="reference"
     )

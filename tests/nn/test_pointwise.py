@@ -47,6 +47,13 @@ def test_output_and_gradients():
     assert got[2].shape == conv.weight.shape
 
 
+@pytest.mark.parametrize("layout", [LAST, torch.contiguous_format])
+def test_the_gradient_has_the_strides_of_the_weights(layout):
+    conv = make_conv().to(memory_format=layout)
+    convolve(conv, image()).square().sum().backward()
+    assert conv.weight.grad.stride() == conv.weight.stride()  # else DistributedDataParallel warns, and copies
+
+
 def test_second_derivatives():
     conv, x = make_conv(), image()
 

@@ -27,6 +27,7 @@ def _has_kernel(conv: nn.Module, x: Tensor) -> bool:
         and conv.bias is None
         and conv.weight.requires_grad
         and conv.weight.dtype == torch.float32
+        and conv.weight.stride()[:2] == (conv.in_channels, 1)
         and may_fuse("pointwise_gradient", x, conv)
         and is_rows(x)
         and x.shape[1] == conv.in_channels

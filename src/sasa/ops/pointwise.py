@@ -45,6 +45,8 @@ class PointwiseConvolution(torch.autograd.Function):
             )
         if by_kernel:
             grad_weight = torch.ops.sasa.pointwise_gradient(grad, x)
+            # The strides of the axes of one are those of the weights, which DistributedDataParallel expects.
+            grad_weight = grad_weight.as_strided(weight.shape, weight.stride())
         return grad_x, grad_weight
 
 
