@@ -10,7 +10,7 @@ from sasa.tasks.train import train
 from sasa.training.settings import RecipeConfig
 from sasa.training.symptoms import symptoms
 
-RECIPE = RecipeConfig(epochs=10, warmup_epochs=1)
+RECIPE = RecipeConfig(epochs=10, warmup_epochs=1, ema_decay=0.9999)
 LOSSES = [2.3, 1.9, 1.5, 1.2, 1.0, 0.8, 0.7, 0.65, 0.62, 0.6]
 
 
@@ -76,6 +76,17 @@ def test_an_average_may_lag_in_the_first_half():
 
 def test_a_network_that_has_learned_may_keep_its_loss():
     assert kinds(rows(train_loss=0.01, train_top1=0.99, held_out_top1=0.9, held_out_loss=0.1, last_loss=0.1)) == set()
+
+
+def test_a_trained_network_may_start_near_zero():
+    losses = [0.01] * 5 + [0.02] * 5
+    assert kinds(rows(train_loss=losses, train_top1=0.99, held_out_top1=0.9, held_out_loss=0.4, last_loss=0.4)) == set()
+
+
+def test_automatic_averages_are_not_advised_again():
+    table = rows(held_out_top1=0.5, last_top1=0.6, train_top1=0.6)
+    sentence = symptoms(table, RecipeConfig(epochs=10))["average"]
+    assert "set recipe.ema_decay and recipe.batch_norm_momentum to 0 and 0.1 (they are auto and auto)" in sentence
 
 
 def test_columns_of_other_tasks_are_enough():

@@ -14,7 +14,8 @@ STAGNANT = 0.02  # that held-out accuracy gains meanwhile; early in a run it fol
 BEHIND = 0.03  # in two successive epochs
 PATIENCE_EPOCHS, PATIENCE_STEPS = 3, 50  # after the warm-up, for a loss that does not fall
 FELL = 0.97  # of the first epoch's loss; with few images an epoch's loss varies by one or two percent
-ROSE = 1.5  # times the first epoch's loss
+ROSE, JUMPED = 1.5, 10  # times the first epoch's loss: of training, of held-out images
+HARMLESS = 1.0  # loss up to which no run is called diverging: a trained network starts near 0
 
 
 def symptoms(rows: Rows, recipe: RecipeConfig) -> dict[str, str]:
@@ -58,10 +59,12 @@ def average_behind(rows: Rows, recipe: RecipeConfig) -> str | None:
         pairs = [(row.get(f"held_out_{name}"), row.get(f"last_{name}")) for row in rows[-2:]]
         if all(average is not None and last is not None and last - average > BEHIND for average, last in pairs):
             average, last = pairs[-1]
+            settings = recipe.ema_decay, recipe.batch_norm_momentum
+            better = "0 and 0.1" if settings == ("auto", "auto") else "auto"
             return (
                 f"the averaged weights reach {average:.1%}, those of the last step {last:.1%} (epoch "
                 f"{rows[-1]['epoch']}): the average is too long for this run; set recipe.ema_decay and "
-                f"recipe.batch_norm_momentum to auto (they are {recipe.ema_decay} and {recipe.batch_norm_momentum})"
+                f"recipe.batch_norm_momentum to {better} (they are {settings[0]} and {settings[1]})"
             )
     return None
 
@@ -85,9 +88,9 @@ def diverging(rows: Rows, recipe: RecipeConfig) -> str | None:
     """Look for losses far above where they began, or that are not finite."""
     row, first = rows[-1], rows[0]["train_loss"]
     losses = {"training": row["train_loss"], "held-out": row.get("last_loss", row.get("held_out_loss", 0.0))}
-    limits = {"training": ROSE * first, "held-out": 10 * max(first, row["train_loss"])}
+    limits = {"training": ROSE * first, "held-out": JUMPED * max(first, row["train_loss"])}
     for name, loss in losses.items():
-        if not math.isfinite(loss) or loss > limits[name]:
+        if not math.isfinite(loss) or loss > max(HARMLESS, limits[name]):
             return (
                 f"the {name} loss is {loss:.4g} after epoch {row['epoch']}, and training began at {first:.4g}: the run "
                 f"is close to diverging; lower recipe.learning_rate (it is {recipe.learning_rate:g}) or set "

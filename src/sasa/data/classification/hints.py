@@ -39,9 +39,7 @@ def _labels_in_names(directories: list[Path]) -> str:
     """Describe names such as cat.0.jpg and dog.1.jpg, whose first words may be labels."""
     for directory in filter(has_images, directories):
         names = (path.name for path in islice(files_in(directory, *SUFFIXES), LOOKED_AT))
-        words = {
-            match[1] for name in names if (match := re.match(r"([^\W\d_]{2,}(?:[ _-]?[^\W\d_]+)*)[ ._-]*\(?\d", name))
-        }
+        words = {match[1] for name in names if (match := _LEADING_WORDS.match(name))}
         if len(words) > 1:
             return (
                 f"names of files in {printable(directory)} begin with {listed(sorted(words), 3)}: if these are labels, "
