@@ -33,6 +33,15 @@ def test_every_format(exported, network, images, format):
         assert check.relative_difference([got], [network(five)]) < 1e-5
 
 
+def test_the_compiler_writes_to_a_directory_of_its_own():
+    from torch._inductor.codecache import cache_dir
+
+    before = cache_dir()
+    with formats._own_compiler_cache():
+        within = cache_dir()
+    assert within != before == cache_dir()
+
+
 @NEEDS_ONNX
 def test_onnx_has_plain_operators_only(exported):
     import onnx

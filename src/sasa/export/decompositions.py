@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._decomp import decomposition_table, meta_table
 
 from sasa.errors import SasaError
 from sasa.export import blocks, tiles
@@ -78,16 +77,21 @@ OLDEST_OPSET = 9  # of the exporter that works by torch.jit.trace
 
 
 def register() -> None:
-    """Register the decompositions with torch, and an error for the exporter that cannot use them.
+    """Give the decompositions to the ONNX exporter alone, and an error to the old exporter that cannot use them.
 
-    Torch's fake tensors of symbolic sizes would run a decomposition in place of the op's own fake, which would tie
-    compiled graphs to its conditions on sizes; an op in the table of Python metas is exempt.
+    Torch's global table of decompositions is left as it is: what is in it also changes what `torch.compile` and fake
+    tensors make of an op.
     """
     from torch.onnx import register_custom_op_symbolic  # pyright: ignore[reportPrivateImportUsage]
+    from torch.onnx._internal.exporter import _decomp
 
-    for op, decomposition in DECOMPOSITIONS.items():
-        decomposition_table[op] = decomposition
-        meta_table[op] = op
+    table_of_torch = _decomp.create_onnx_friendly_decomposition_table
+
+    def table_with_ours(onnx_registered_ops: set[Any]) -> dict[Any, Callable[..., Any]]:
+        return {**table_of_torch(onnx_registered_ops), **DECOMPOSITIONS}
+
+    _decomp.create_onnx_friendly_decomposition_table = table_with_ours
+    for op in DECOMPOSITIONS:
         register_custom_op_symbolic(op.name().partition(".")[0], _refuse, OLDEST_OPSET)
 
 

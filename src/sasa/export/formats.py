@@ -7,10 +7,12 @@ file holds as JSON under the key "sasa".
 import importlib.util
 import io
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -73,7 +75,7 @@ def aoti(traced: Traced) -> bytes:
     """The network compiled by AOTInductor for this machine's kind of processor, for Python and C++."""
     content = io.BytesIO()
     program = traced.program()
-    with _one_sentence("AOTInductor cannot compile", traced.network):
+    with _one_sentence("AOTInductor cannot compile", traced.network), _own_compiler_cache():
         torch._inductor.aoti_compile_and_package(
             program, package_path=content, inductor_configs={"aot_inductor.metadata": {KEY: traced.text}}
         )
@@ -132,6 +134,19 @@ def check_packages() -> None:
     missing = [name for name in NEEDED_BY_ONNX if importlib.util.find_spec(name) is None]
     if missing:
         raise SasaError(f"the format onnx needs {', '.join(missing)}: pip install 'sasa[export]'")
+
+
+@contextmanager
+def _own_compiler_cache() -> Iterator[None]:
+    """Let the compiler write to a directory of this process, as two that share one can leave a damaged package."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    with TemporaryDirectory(prefix="sasa-export-") as directory:
+        os.environ[name] = directory
+        try:
+            yield
+        finally:
+            os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 @contextmanager
