@@ -11,6 +11,7 @@ import sasa
 from helpers import NEEDS_KERNELS
 from helpers import normal as normal_in
 from sasa.nn.pointwise import convolve
+from sasa.ops.precision import is_rows
 
 pytestmark = NEEDS_KERNELS
 LAST = torch.channels_last
@@ -37,14 +38,26 @@ def gradients(function, conv, x):
     return y, *torch.autograd.grad(y, (x, conv.weight), grad)
 
 
-def test_output_and_gradients():
-    conv, x = make_conv(), image()
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [(3, 12, 9, 7), (2, 12, 1, 6), (17, 12, 8, 8)], ids=str)
+def test_output_and_gradients(size, stride):
+    conv = make_conv(stride=stride)
+    x = normal_in(*size, seed=1, dtype=torch.float32).contiguous(memory_format=LAST)
     got, want = gradients(lambda x: convolve(conv, x), conv, x), gradients(conv, conv, x)
     assert uses_kernel(got[0])
     assert torch.equal(got[0], want[0])
-    assert torch.equal(got[1], want[1])
-    torch.testing.assert_close(got[2], want[2], rtol=1e-5, atol=1e-5)
-    assert got[2].shape == conv.weight.shape
+    for one, expected in zip(got[1:], want[1:], strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
+    assert is_rows(got[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_is_not_finite_remains(stride, value):
+    conv, x = make_conv(stride=stride), image()
+    x[1, 3, 4, 2] = x[0, 2, 3, 3] = value  # of which a stride of 2 reads the first only
+    for one, expected in zip(gradients(lambda x: convolve(conv, x), conv, x), gradients(conv, conv, x), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", [LAST, torch.contiguous_format])
@@ -54,8 +67,9 @@ def test_the_gradient_has_the_strides_of_the_weights(layout):
     assert conv.weight.grad.stride() == conv.weight.stride()  # else DistributedDataParallel warns, and copies
 
 
-def test_second_derivatives():
-    conv, x = make_conv(), image()
+@pytest.mark.parametrize("stride", [1, 2])
+def test_second_derivatives(stride):
+    conv, x = make_conv(stride=stride), image()
 
     def penalty(function):
         leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -69,12 +83,12 @@ def test_second_derivatives():
 
 @pytest.mark.parametrize(
     "case",
-    ["stride", "padding", "groups", "bias", "3 x 3", "contiguous", "float64", "bfloat16", "frozen", "no grad", "hook",
+    ["strides", "padding", "groups", "bias", "3 x 3", "contiguous", "float64", "bfloat16", "frozen", "no grad", "hook",
      "autocast", "subclass"],
 )  # fmt: skip
 def test_other_convolutions_are_torchs(case):
-    options = {"stride": {"stride": 2}, "padding": {"padding": 1}, "groups": {"groups": 2}, "bias": {"bias": True},
-               "3 x 3": {"kernel_size": 3}}  # fmt: skip
+    options = {"strides": {"stride": (1, 2)}, "padding": {"padding": 1}, "groups": {"groups": 2},
+               "bias": {"bias": True}, "3 x 3": {"kernel_size": 3}}  # fmt: skip
     conv, x = make_conv(**options.get(case, {})), image()
     if case == "contiguous":
         x = x.contiguous()

@@ -11,17 +11,18 @@ from sasa.ops.precision import is_rows
 
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     """Compute conv(x); the gradient of its weights is computed by the kernel where that is possible."""
-    if _has_kernel(conv, x):
-        return PointwiseConvolution.apply(x, conv.weight)
+    if isinstance(conv, nn.Conv2d) and _has_kernel(conv, x):
+        return PointwiseConvolution.apply(x, conv.weight, conv.stride[0])
     return conv(x)
 
 
-def _has_kernel(conv: nn.Module, x: Tensor) -> bool:
+def _has_kernel(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
         type(x) in (Tensor, nn.Parameter)  # first: while torch.fx traces, x and the weights are proxies
         and type(conv) is nn.Conv2d
         and torch.is_grad_enabled()
-        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.kernel_size == (1, 1)
+        and conv.stride[0] == conv.stride[1]
         and conv.padding == (0, 0)
         and conv.groups == 1
         and conv.bias is None

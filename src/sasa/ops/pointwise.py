@@ -1,7 +1,7 @@
 """`sasa::pointwise_gradient`: the gradient of the weights of a 1 x 1 convolution, for channels_last float32 maps.
 
 On CPUs torch is further from the peak rate in this gradient than in the convolution and the gradient of its input,
-which remain torch's (benchmarks/README.md).
+which remain torch's, and slower with a stride than from a copy of the pixels that are read (benchmarks/README.md).
 """
 
 from typing import Any, NamedTuple
@@ -22,32 +22,50 @@ class PointwiseGradient(NamedTuple):
 
 
 class PointwiseConvolution(torch.autograd.Function):
-    """1 x 1 convolution of x (B, I, H, W), float32, dense, channels_last, with weights (O, I, 1, 1)."""
+    """1 x 1 convolution of x (B, I, H, W), float32, dense, channels_last, with weights (O, I, 1, 1) and any stride."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """(B, O, H, W), torch's own convolution."""
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        """(B, O, ceil(H / stride), ceil(W / stride)), torch's own convolution."""
         ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight)
+        ctx.stride = stride
+        return F.conv2d(x, weight, stride=stride)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of x and weight."""
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous(memory_format=torch.channels_last)
-        of_x, of_weight = ctx.needs_input_grad
-        by_kernel = of_weight and not torch.is_grad_enabled()  # only torch's gradient can be differentiated again
-        by_torch = [of_x, of_weight and not by_kernel, False]
-        grad_x = grad_weight = None
-        if any(by_torch):
-            grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-                grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, by_torch
-            )
-        if by_kernel:
-            grad_weight = torch.ops.sasa.pointwise_gradient(grad, x)
-            # The strides of the axes of one are those of the weights, which DistributedDataParallel expects.
-            grad_weight = grad_weight.as_strided(weight.shape, weight.stride())
-        return grad_x, grad_weight
+        of_x, of_weight, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # only torch's gradients can be differentiated again
+            return *_by_torch(grad, x, weight, ctx.stride, of_x=of_x, of_weight=of_weight), None
+        return *_by_kernel(grad, x, weight, ctx.stride, of_x=of_x, of_weight=of_weight), None
+
+
+def _by_torch(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, *, of_x: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], 1, [of_x, of_weight, False]
+    )
+    return grad_x, grad_weight
+
+
+def _by_kernel(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, *, of_x: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute the gradients from the pixels that the convolution reads."""
+    read = x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+    grad_x = grad_weight = None
+    if of_x:
+        grad_x, _ = _by_torch(grad, read, weight, 1, of_x=True, of_weight=False)
+    if grad_x is not None and stride > 1:
+        grad_read, grad_x = grad_x, torch.zeros_like(x)
+        grad_x[:, :, ::stride, ::stride] = grad_read
+    if of_weight:
+        # The strides of the axes of one are those of the weights, which DistributedDataParallel expects.
+        grad_weight = torch.ops.sasa.pointwise_gradient(grad, read).as_strided(weight.shape, weight.stride())
+    return grad_x, grad_weight
 
 
 def _gradient(call: PointwiseGradient) -> Tensor:
