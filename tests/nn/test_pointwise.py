@@ -8,9 +8,11 @@ from torch import nn
 from torch.autograd import forward_ad
 
 import sasa
+import sasa.nn.pointwise as pointwise
 from helpers import NEEDS_KERNELS
 from helpers import normal as normal_in
 from sasa.nn.pointwise import convolve
+from sasa.ops.pointwise import convolve_by_onednn as by_onednn
 from sasa.ops.precision import is_rows
 
 pytestmark = NEEDS_KERNELS
@@ -38,6 +40,16 @@ def gradients(function, conv, x):
     return y, *torch.autograd.grad(y, (x, conv.weight), grad)
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """The number of threads during a test; on one, small batches take another way than torch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [(3, 12, 9, 7), (2, 12, 1, 6), (17, 12, 8, 8)], ids=str)
 def test_output_and_gradients(size, stride):
@@ -45,12 +57,33 @@ def test_output_and_gradients(size, stride):
     x = normal_in(*size, seed=1, dtype=torch.float32).contiguous(memory_format=LAST)
     got, want = gradients(lambda x: convolve(conv, x), conv, x), gradients(conv, conv, x)
     assert uses_kernel(got[0])
-    assert torch.equal(got[0], want[0])
-    for one, expected in zip(got[1:], want[1:], strict=True):
+    for one, expected in zip(got, want, strict=True):
         torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
+    assert is_rows(got[0])
     assert is_rows(got[1])
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "case", ["batch of 1", "batch of 15", "batch of 16", "stride", "contiguous", "gradient", "hook"]
+)
+def test_inference_by_onednn(case, bias, threads, monkeypatch):
+    calls = []
+    monkeypatch.setattr(pointwise, "convolve_by_onednn", lambda *inputs: calls.append(None) or by_onednn(*inputs))
+    conv = make_conv(bias=bias, stride=2 if case == "stride" else 1)
+    if case == "hook":
+        conv.register_forward_hook(lambda *_: None)
+    batch = int(case.rpartition(" ")[2]) if case.startswith("batch") else 3
+    x = normal_in(batch, 12, 5, 7, dtype=torch.float32)
+    x = x if case == "contiguous" else x.contiguous(memory_format=LAST)
+    with torch.set_grad_enabled(case == "gradient"):
+        got, want = convolve(conv, x), conv(x)
+    assert bool(calls) == (threads == 1 and case in ("batch of 1", "batch of 15"))
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert got.stride() == want.stride()
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_what_is_not_finite_remains(stride, value):
@@ -103,7 +136,7 @@ def test_other_convolutions_are_torchs(case):
     with torch.set_grad_enabled(case != "no grad"), torch.autocast("cpu", enabled=case == "autocast"):
         y = convolve(conv, x.requires_grad_())
         assert not uses_kernel(y)
-        assert torch.equal(y, conv(x))
+        torch.testing.assert_close(y, conv(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward-mode formulas use it

@@ -16,8 +16,13 @@ from sasa.ops.checks import has_tangent
 
 # Device types with fused kernels, and for each a function that says why this process has none.
 FUSING = {"cpu": native.missing, "cuda": native.cuda_not_chosen}
-WITHOUT_GRADIENT = {"affine_", "qkv_attention_inference"}
-CPU_EAGER = {"affine_", "norm_relu", "pointwise_gradient"}  # without a CUDA kernel; compilers get torch's operations
+WITHOUT_GRADIENT = {"affine_", "qkv_attention_inference", "mkldnn_convolution"}
+CPU_EAGER = {
+    "affine_",
+    "norm_relu",
+    "pointwise_gradient",
+    "mkldnn_convolution",
+}  # without a CUDA kernel; compilers get torch's operations
 DIFFERENTIATING = {_functorch.TransformType.Grad, _functorch.TransformType.Jvp}
 
 
@@ -25,7 +30,7 @@ def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
     """Return whether `sasa::operator` may replace calls of `modules` and the operations between them.
 
     Args:
-        operator: name without the namespace.
+        operator: name without the namespace; or torch's own "mkldnn_convolution".
         x: the input map; a proxy of a trace is not a map.
         modules: those that would not be called, or would be called with a part of the batch.
     """

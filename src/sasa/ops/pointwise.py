@@ -1,7 +1,8 @@
-"""`sasa::pointwise_gradient`: the gradient of the weights of a 1 x 1 convolution, for channels_last float32 maps.
+"""1 x 1 convolutions of channels_last float32 maps on a CPU, and `sasa::pointwise_gradient`, their weights' gradient.
 
 On CPUs torch is further from the peak rate in this gradient than in the convolution and the gradient of its input,
-which remain torch's, and slower with a stride than from a copy of the pixels that are read (benchmarks/README.md).
+which remain torch's, and slower with a stride than from a copy of the pixels that are read. On one thread it computes
+small batches by products of MKL, which take up to twice the time of oneDNN's convolution (benchmarks/README.md).
 """
 
 from typing import Any, NamedTuple
@@ -21,14 +22,29 @@ class PointwiseGradient(NamedTuple):
     x: Tensor
 
 
+SMALL_BATCH = 16  # images; for fewer, on one thread, torch does not call oneDNN for a 1 x 1 convolution of stride 1
+
+
+def needs_onednn(x: Tensor) -> bool:
+    """Return whether torch has oneDNN but would not use it for a 1 x 1 convolution of x with stride 1."""
+    return x.shape[0] < SMALL_BATCH and torch.get_num_threads() == 1 and torch.backends.mkldnn.is_available()
+
+
+def convolve_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1 x 1 convolution of x (B, I, H, W) with weights (O, I, 1, 1), without a gradient."""
+    return torch.ops.aten.mkldnn_convolution(x, weight, bias, [0, 0], [1, 1], [1, 1], 1)
+
+
 class PointwiseConvolution(torch.autograd.Function):
     """1 x 1 convolution of x (B, I, H, W), float32, dense, channels_last, with weights (O, I, 1, 1) and any stride."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        """(B, O, ceil(H / stride), ceil(W / stride)), torch's own convolution."""
+        """(B, O, ceil(H / stride), ceil(W / stride))."""
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
+        if stride == 1 and needs_onednn(x):
+            return convolve_by_onednn(x, weight)
         return F.conv2d(x, weight, stride=stride)
 
     @staticmethod
@@ -57,7 +73,9 @@ def _by_kernel(
     """Compute the gradients from the pixels that the convolution reads."""
     read = x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
     grad_x = grad_weight = None
-    if of_x:
+    if of_x and needs_onednn(x):
+        grad_x = convolve_by_onednn(grad, weight.transpose(0, 1))
+    elif of_x:
         grad_x, _ = _by_torch(grad, read, weight, 1, of_x=True, of_weight=False)
     if grad_x is not None and stride > 1:
         grad_read, grad_x = grad_x, torch.zeros_like(x)
