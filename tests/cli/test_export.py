@@ -17,7 +17,7 @@ def test_a_run_on_its_validation_images(sasa, run_directory, tmp_path):
     assert (status, error) == (0, "")
     lines = dict(re.split("  +", line, maxsplit=1) for line in out.splitlines())
     assert lines["file"] == f"{path}, {path.stat().st_size / 1e6:.2f} MB, pt2"
-    assert lines["input"] == "float32 (batch, 1, 16, 16)"
+    assert lines["input"] == "float32 (batch, 1, 24, 24)"
     assert lines["values"].startswith(
         "gray, shorter side resized to 16, centre crop of 16 x 16; pixels / 255, minus mean"
     )

@@ -23,7 +23,7 @@ from sasa.tasks.train import start, train
         ("recipe.learning_rate", float("nan"), "learning_rate must be at least 0 and finite, got nan"),
         ("recipe.clip_grad_norm", float("inf"), "clip_grad_norm must be at least 0 and finite, got inf"),
         ("data.std", [0.0], r"std must be above 0, got \(0\.0,\)"),
-        ("data.crop_padding", 16, r"crop_padding \(16\) must be smaller than data\.image_size \(16\)"),
+        ("data.crop_padding", 24, r"crop_padding \(24\) must be smaller than data\.image_size \(24\)"),
     ],
 )
 def test_values_out_of_range(tmp_path, key, value, sentence):
