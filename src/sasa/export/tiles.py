@@ -167,7 +167,7 @@ def _split(heads: Heads, tiles: Tiles) -> list[Heads]:
 
 
 def _relative_terms(rel_row_NKD: Tensor, rel_col_NKD: Tensor) -> Tensor:
-    """(N, P, D, 2 * S): what a query in each place of a tile is multiplied with for q.r of each row, and column, of keys.
+    """(N, P, D, 2 * S): for each query of a tile, the factors that give q.r of each row, and each column, of keys.
 
     0 where the row or the column is outside the query's window.
     """
