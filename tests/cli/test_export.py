@@ -52,6 +52,8 @@ def test_wrong_arguments(sasa, run_directory, images, tmp_path):
     onnx = ("--format", "onnx")
     assert_one_sentence(run("--format", "tflite"), 2, "--format must be pt2 or aoti or onnx or safetensors")
     assert_one_sentence(run(*onnx, output=tmp_path / "none" / "x.onnx"), 1, "cannot write", "is not a directory")
+    assert_one_sentence(run(*onnx, output=tmp_path), 1, "cannot write", "it is a directory")
+    assert_one_sentence(run(*onnx, output=""), 1, "cannot write .: it is a directory")
     assert_one_sentence(run(*onnx, output=tmp_path / "x.pt2"), 1, "must end in .onnx")
     assert_one_sentence(run(*onnx, model=tmp_path), 1, "config.json is missing")
     assert_one_sentence(run(*onnx, model="no_such_network"), 1, "'no_such_network' is not the directory of a run")

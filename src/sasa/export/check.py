@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sasa.errors import SasaError
 from sasa.export.load import Run, load
 
-WARM_UP, ENOUGH_RUNS, ENOUGH_SECONDS = 2, 50, 2.0
+WARM_UP, ENOUGH_RUNS, ENOUGH_SECONDS = 2, 50, 1.0
 
 
 @dataclass(frozen=True)
