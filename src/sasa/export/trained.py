@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sasa.errors import SasaError
 from sasa.models import create_model, list_models
 from sasa.models.hub import locate
 from sasa.models.retinanet_config import DETECTORS
@@ -40,10 +41,12 @@ def open_subject(name: str, paths: Sequence[Path]) -> Subject:
         paths: image files; not for a freshly initialised network.
 
     Raises:
-        SasaError: neither a trained network nor a name.
+        SasaError: neither a trained network nor a name; images for a freshly initialised network.
         DataError: an image that cannot be read.
     """
     if name in list_models() and not Path(name).is_dir():
+        if paths:
+            raise SasaError(f"{name} is untrained and has no preprocessing for images: leave {paths[0]} out")
         side = DETECTOR_SIZE if name in DETECTORS else CLASSIFIER_SIZE
         return Subject(create_model(name), _noise(3, side), f"{IMAGES} generated images; the weights are untrained")
     trained = load(name, "cpu", 0.0)
