@@ -32,7 +32,7 @@ def _torchvision_resnet18() -> nn.Module:
 def _timm_convnext_tiny() -> nn.Module:
     import timm
 
-    return sasa.convert(timm.create_model("convnext_tiny"))
+    return sasa.convert(timm.create_model("convnext_tiny"), grouped="replace")
 
 
 CONVERTED: dict[str, Callable[[], nn.Module]] = {
