@@ -52,9 +52,12 @@ def test_wrong_arguments(sasa, run_directory, images, tmp_path):
     onnx = ("--format", "onnx")
     assert_one_sentence(run("--format", "tflite"), 2, "--format must be pt2 or aoti or onnx or safetensors")
     assert_one_sentence(run(*onnx, output=tmp_path / "none" / "x.onnx"), 1, "cannot write", "is not a directory")
+    assert_one_sentence(run(*onnx, output=tmp_path), 1, "cannot write", "it is a directory")
+    assert_one_sentence(run(*onnx, output=""), 1, "cannot write .: it is a directory")
     assert_one_sentence(run(*onnx, output=tmp_path / "x.pt2"), 1, "must end in .onnx")
     assert_one_sentence(run(*onnx, model=tmp_path), 1, "config.json is missing")
     assert_one_sentence(run(*onnx, model="no_such_network"), 1, "'no_such_network' is not the directory of a run")
+    assert_one_sentence(run(*onnx, images / "0.png", model="resnet26"), 1, "resnet26 is untrained and has no preproc")
     assert_one_sentence(run(*onnx, "--boxes"), 1, "boxes are found by detectors")
     image = images / "0.png"
     assert_one_sentence(run(*onnx, image, output=image), 2, f"--output {image} is one of the images")

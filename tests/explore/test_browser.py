@@ -8,8 +8,8 @@ import torch
 from browser import NEEDS_BROWSER, Browser
 from explore_pages import NASTY, read_page
 from sasa.explore.data import explore
-from sasa.explore.network import images_of, load
 from sasa.explore.page import make_page
+from sasa.tasks.any_task import images_of, load
 
 pytestmark = NEEDS_BROWSER
 READY = "performance.getEntriesByName('first overlay').length"

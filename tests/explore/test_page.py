@@ -15,8 +15,8 @@ from sasa.data.images import read_image
 from sasa.draw.attention import attention_layers, layer_weights
 from sasa.errors import SasaError
 from sasa.explore.data import explore, pack
-from sasa.explore.network import NamedImage, images_of, load
 from sasa.explore.page import make_page
+from sasa.tasks.any_task import NamedImage, images_of, load
 
 
 def page_of(directory, paths, budget=8e6, layers=(), score=0.0):

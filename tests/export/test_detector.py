@@ -52,10 +52,11 @@ def test_raw_maps(detector):
     assert torch.equal(got[1], deltas)
 
 
-@NEEDS_ONNX
-def test_export_with_boxes(detector, tmp_path):
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=NEEDS_ONNX)])
+def test_export_with_boxes(detector, tmp_path, format):
     images = normal(2, 3, 64, 64, seed=2, dtype=torch.float32)
-    done = sasa.export.export(detector, images, "onnx", tmp_path / "boxes.onnx", boxes=True)
+    path = tmp_path / f"boxes{sasa.export.FORMATS[format].suffix}"
+    done = sasa.export.export(detector, images, format, path, boxes=True)
     assert done.description["outputs"] == ["boxes", "scores", "labels"]
     with torch.no_grad():
         want = FoundBoxes(detector)(images[:1])
@@ -64,6 +65,14 @@ def test_export_with_boxes(detector, tmp_path):
     torch.testing.assert_close(scores, want[1])
     assert torch.equal(labels, want[2])
     torch.testing.assert_close(boxes, want[0], atol=1e-3, rtol=1e-4)
+
+
+@NEEDS_ONNX
+def test_raw_maps_of_images_of_any_size(detector, tmp_path):
+    """`export` itself compares images of another size and number."""
+    images = normal(2, 3, 64, 64, seed=2, dtype=torch.float32)
+    done = sasa.export.export(detector, images, "onnx", tmp_path / "maps.onnx", dynamic_size=True)
+    assert done.description["input"]["shape"] == ["batch", 3, "height", "width"]
 
 
 def test_formats_and_options_without_boxes(detector, tmp_path):

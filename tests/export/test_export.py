@@ -140,6 +140,9 @@ def test_arguments(tmp_path, network, images):
     refused("boxes are found by detectors, and this is a ResNet", boxes=True)
     with pytest.raises(SasaError, match=r"cannot write .*: No such file or directory"):
         sasa.export.export(network, images, "onnx", tmp_path / "none" / "network.onnx")
+    (tmp_path / "directory.onnx").mkdir()
+    with pytest.raises(SasaError, match=r"cannot write .*directory.onnx: Is a directory"):
+        sasa.export.export(network, images, "onnx", tmp_path / "directory.onnx")
 
 
 def test_missing_packages(tmp_path, network, images, monkeypatch):

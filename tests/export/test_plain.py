@@ -26,10 +26,13 @@ def test_local_attention(height, width, kernel_size, terms, padding):
         assert_close(a, b, name=name)
 
 
-def test_tiles_of_one_size_are_not_preferred_for_every_map():
-    assert tiles.tile_side(56, 56, 7) == 7
-    assert tiles.tile_side(8, 8, 7) in (4, 8)
-    assert tiles.tile_side(56, 56, 19) == 9, "a tile is at least as wide as the margin"
+@pytest.mark.parametrize("logits", [1, 2000])
+def test_heads_in_groups(monkeypatch, logits):
+    """Of three heads, one at a time, and two and one."""
+    monkeypatch.setattr(tiles, "CACHED_LOGITS", logits)
+    inputs, options = LocalInputs(*local_inputs(2, 3, 4, 5, 5, 7, 3)), LocalOptions(3, 3, "mask", 0.5)
+    for a, b in zip(tiles.local_attention(inputs, options), reference.local_attention(inputs, options), strict=True):
+        assert_close(a, b)
 
 
 @WITHOUT_KERNELS

@@ -30,8 +30,8 @@ def explore(
     check_directory_of(output)
     from sasa.cli.inputs import find_images
     from sasa.explore.data import explore as explore_image
-    from sasa.explore.network import images_of, load
     from sasa.explore.page import MEGABYTE, make_page
+    from sasa.tasks.any_task import images_of, load
 
     paths = find_images(images or [])
     if output.resolve() in {path.resolve() for path in paths}:

@@ -1,6 +1,7 @@
 """Printing tables, and writing files, for the commands."""
 
 import json
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,18 @@ def shorten(text: str, length: int) -> str:
 
 
 def check_directory_of(*paths: Path | None) -> None:
-    """Check, before the work, that the directories of the files to write exist.
+    """Check, before the work, that files can be written: their directories exist, and they are not directories.
 
     Raises:
-        SasaError: one does not.
+        SasaError: a file cannot be written.
     """
     for path in paths:
         if path and not path.parent.is_dir():
             raise SasaError(f"cannot write {path}: {path.parent} is not a directory")
+        if path and path.is_dir():
+            raise SasaError(f"cannot write {path}: it is a directory")
+        if path and not os.access(path.parent, os.W_OK):
+            raise SasaError(f"cannot write {path}: {path.parent} is not writable")
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from sasa.draw.attention import attention_layers, choose_layer
 from sasa.errors import SasaError
-from sasa.explore.network import Answer, Explorable, NamedImage
 from sasa.nn import LocalAttention2d
+from sasa.tasks.any_task import Answer, NamedImage, Trained
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def pack(weights_NKKHW: Tensor) -> bytes:
     return zlib.compress(scales.astype("<u2").tobytes() + values.clip(0, 255).astype(np.uint8).tobytes(), 9)
 
 
-def explore(model: Explorable, named: NamedImage, layers: Sequence[str] = ()) -> Explored:
+def explore(model: Trained, named: NamedImage, layers: Sequence[str] = ()) -> Explored:
     """Run the network on an image once; keep the answers and the weights of its attention layers.
 
     Args:

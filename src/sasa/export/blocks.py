@@ -62,18 +62,17 @@ def attend(inputs: BlockInputs, options: BlockOptions) -> tuple[Tensor, Tensor]:
     with without_autocast(device):
         pixels_BIJPC = split_blocks(image, block_size)
         query_NDC = w_query.unflatten(0, (num_heads, -1)) * scale
-        queries, keys = [], []  # what is multiplied for the logits: (N, P, n) of each pixel, and (n, P)
+        logits = pixels_BIJPC.new_zeros(1)
         if w_key is not None:
             product_NCC = w_key.unflatten(0, (num_heads, -1)).mT @ query_NDC
-            queries.append(product_NCC.expand(block_size**2, -1, -1, -1))
-            keys.append(pixels_BIJPC.mT)
+            query_BIJNPC = _by_position(pixels_BIJPC, product_NCC.expand(block_size**2, -1, -1, -1))
+            # One product for the queries of all heads: small products cost more than their arithmetic.
+            content = query_BIJNPC.flatten(3, 4) @ pixels_BIJPC.mT
+            logits = content.unflatten(3, (num_heads, block_size**2))
         if rel_row is not None and rel_col is not None:
             rows, columns = block_offsets(block_size, device)
             rel_NQPD = torch.cat([rel_row[:, rows], rel_col[:, columns]], -1)
-            queries.append((rel_NQPD @ query_NDC[:, None]).transpose(0, 1))
-            own = torch.eye(block_size**2, dtype=dtype, device=device)
-            keys.append(own.expand(*pixels_BIJPC.shape[:3], -1, -1))
-        logits = _by_position(pixels_BIJPC, torch.cat(queries, 2)) @ torch.cat(keys, 3)[:, :, :, None]
+            logits = logits + _by_position(pixels_BIJPC, (rel_NQPD @ query_NDC[:, None]).transpose(0, 1))
         inside_IJP = inside_blocks(image, block_size)
         if inside_IJP is not None:
             logits = torch.where(inside_IJP[:, :, None, None], logits, HIDDEN)

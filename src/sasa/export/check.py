@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sasa.errors import SasaError
 from sasa.export.load import Run, load
 
-WARM_UP, ENOUGH_RUNS, ENOUGH_SECONDS = 2, 10, 1.0
+WARM_UP, ENOUGH_RUNS, ENOUGH_SECONDS = 2, 50, 1.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def compare(path: Path, run: Run, batches: Sequence[Tensor], skeleton: nn.Module
     """
     with tempfile.TemporaryDirectory() as directory:
         examples = Path(directory) / "examples.pt"
-        torch.save({"batches": [(batch, run(batch)) for batch in batches], "network": skeleton}, examples)
+        given = {"batches": [(batch, run(batch)) for batch in batches], "network": skeleton}
+        torch.save({**given, "threads": torch.get_num_threads()}, examples)
         command = [sys.executable, "-m", "sasa.export.check", str(path), str(examples)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if done.returncode:
@@ -87,6 +88,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 def main(path: str, examples: str) -> None:
     """Compare, and print the result as JSON."""
     given = torch.load(examples, weights_only=False)  # written a moment ago by the process that started this one
+    torch.set_num_threads(given["threads"])
     with torch.no_grad():
         run = load(path, given["network"]).run
         difference = max(relative_difference(run(images), want) for images, want in given["batches"])

@@ -4,6 +4,7 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,10 @@ def _check(network: nn.Module, format: str, output: Path, dynamic_size: bool, bo
 
 
 def _check_writable(output: Path) -> None:
-    """Raise a `SasaError` now, not after minutes of work, if the directory is missing or may not be written to."""
+    """Raise a `SasaError` now, not after minutes of work, if the file could not be put in place."""
     with write_errors(output), tempfile.TemporaryFile(dir=output.parent):
-        pass
+        if output.is_dir():
+            raise IsADirectoryError(EISDIR, "Is a directory")
 
 
 def _wrap(network: nn.Module, boxes: bool) -> nn.Module:

@@ -6,14 +6,13 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from sasa.data.detection.batch import PAD_MULTIPLE, pad_batch
-from sasa.explore.network import Classifier, Explorable, images_of, load
+from sasa.errors import SasaError
 from sasa.models import create_model, list_models
 from sasa.models.hub import locate
 from sasa.models.retinanet_config import DETECTORS
+from sasa.tasks.any_task import images_of, load
 
 IMAGES = 4  # that an export is compared on
 CLASSIFIER_SIZE, DETECTOR_SIZE = 224, 640  # pixels a side for networks by name, which have no preprocessing
@@ -42,10 +41,12 @@ def open_subject(name: str, paths: Sequence[Path]) -> Subject:
         paths: image files; not for a freshly initialised network.
 
     Raises:
-        SasaError: neither a trained network nor a name.
+        SasaError: neither a trained network nor a name; images for a freshly initialised network.
         DataError: an image that cannot be read.
     """
     if name in list_models() and not Path(name).is_dir():
+        if paths:
+            raise SasaError(f"{name} is untrained and has no preprocessing for images: leave {paths[0]} out")
         side = DETECTOR_SIZE if name in DETECTORS else CLASSIFIER_SIZE
         return Subject(create_model(name), _noise(3, side), f"{IMAGES} generated images; the weights are untrained")
     trained = load(name, "cpu", 0.0)
@@ -53,24 +54,8 @@ def open_subject(name: str, paths: Sequence[Path]) -> Subject:
         images = [named.image for named in islice(images_of(trained, name, paths), IMAGES)]
         kind = "image" if paths else "validation image"
         source = f"{len(images)} {kind}{'s'[: len(images) != 1]}"
-        return Subject(trained.network, _prepared(trained, images), source)
-    side = _square(trained)
-    return Subject(trained.network, _noise(trained.channels, side), f"{IMAGES} generated images")
-
-
-def _prepared(trained: Explorable, images: Sequence[Image.Image]) -> Tensor:
-    if isinstance(trained, Classifier):
-        return torch.stack([trained.predictor.prepare(image) for image in images])
-    tensors = [trained.detector.prepare(image)[0] for image in images]
-    side = _square(trained)
-    return pad_batch([*tensors, tensors[0].new_zeros(trained.channels, side, side)])[:-1]
-
-
-def _square(trained: Explorable) -> int:
-    """Side of the network's input; a detector's images are padded to it."""
-    if isinstance(trained, Classifier):
-        return trained.predictor.preprocessing.image_size
-    return -(-trained.detector.preprocessing.image_size // PAD_MULTIPLE) * PAD_MULTIPLE
+        return Subject(trained.network, trained.prepare(images), source)
+    return Subject(trained.network, _noise(trained.channels, trained.side), f"{IMAGES} generated images")
 
 
 def _noise(channels: int, side: int) -> Tensor:

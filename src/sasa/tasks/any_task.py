@@ -1,16 +1,15 @@
-"""The explorer's interface to classifiers and detectors: images in, predictions out.
-
-The only module of this package that imports `sasa.tasks`.
-"""
+"""Trained classifiers and detectors behind one interface, for what takes a network of either kind: explorer, export."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from sasa.data.classification import open_splits
+from sasa.data.detection.batch import PAD_MULTIPLE, pad_batch
 from sasa.data.detection.open import open_detection_split
 from sasa.data.images import read_image
 from sasa.errors import SasaError
@@ -24,7 +23,7 @@ from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.detection.predictor import Detector
 
 CLASSES, IMAGES = 10, 4  # validation images taken from a run: one of each of 10 classes; 4 for a detector
-LARGEST = 768  # pixels of the longer side of an image in the page
+LARGEST = 768  # pixels of the longer side of an image that is shown
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image to explore, with its true class if known."""
+    """An image with its name, and its true class if known."""
 
     name: str
     image: Image.Image
@@ -54,6 +53,11 @@ class Classifier:
         self.predictor = predictor
         self.network: nn.Module = predictor.network
         self.channels = predictor.preprocessing.channels
+        self.side = predictor.preprocessing.image_size  # of the network's square input
+
+    def prepare(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the network's input for images, (B, C, side, side)."""
+        return torch.stack([self.predictor.prepare(image) for image in images])
 
     def answers(self, image: Image.Image) -> list[Answer]:
         """Return the five most likely classes, best first."""
@@ -69,8 +73,7 @@ class Classifier:
 
     def seen_size(self, image: Image.Image) -> tuple[int, int]:
         """Return (height, width) in pixels of the network's input for an image."""
-        side = self.predictor.preprocessing.image_size
-        return side, side
+        return self.side, self.side
 
     def validation_images(self, directory: Path) -> Iterator[NamedImage]:
         """Return the first validation image of each class, for at most ten classes."""
@@ -96,6 +99,12 @@ class ObjectDetector:
         self.detector, self.score = detector, score
         self.network: nn.Module = detector.network
         self.channels = detector.preprocessing.channels
+        self.side = -(-detector.preprocessing.image_size // PAD_MULTIPLE) * PAD_MULTIPLE  # of an input for any image
+
+    def prepare(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the network's input for images, padded to (B, C, side, side)."""
+        tensors = [self.detector.prepare(image)[0] for image in images]
+        return pad_batch([*tensors, tensors[0].new_zeros(self.channels, self.side, self.side)])[:-1]
 
     def answers(self, image: Image.Image) -> list[Answer]:
         """Return the boxes found, best first."""
@@ -124,10 +133,10 @@ class ObjectDetector:
             yield NamedImage(source.name(index), source.read(index, self.channels))
 
 
-Explorable = Classifier | ObjectDetector
+Trained = Classifier | ObjectDetector
 
 
-def load(name: str, device: str, score: float) -> Explorable:
+def load(name: str, device: str, score: float) -> Trained:
     """Read a classifier or a detector.
 
     Args:
@@ -144,7 +153,7 @@ def load(name: str, device: str, score: float) -> Explorable:
     return Classifier(Predictor.load(name, device))
 
 
-def images_of(model: Explorable, name: str, paths: Sequence[Path]) -> Iterator[NamedImage]:
+def images_of(model: Trained, name: str, paths: Sequence[Path]) -> Iterator[NamedImage]:
     """Read the image files, or without any the validation images of the run.
 
     Raises:
@@ -155,5 +164,5 @@ def images_of(model: Explorable, name: str, paths: Sequence[Path]) -> Iterator[N
         return (NamedImage(str(path), read_image(path, channels=model.channels)) for path in paths)
     directory = locate(name)
     if not (directory / "config.yaml").is_file():
-        raise SasaError(f"{name} is not a run with data of its own: name an image to explore")
+        raise SasaError(f"{name} is not a run with data of its own: name an image")
     return model.validation_images(directory)
