@@ -1,5 +1,6 @@
 """Reports: the bar fits into the terminal, and a pipe gets plain lines."""
 
+import errno
 import io
 import re
 
@@ -81,3 +82,16 @@ def test_the_cursor_stays_visible(at_once):
         hidden, visible = (console.file.getvalue().rfind(code) for code in ("\x1b[?25l", "\x1b[?25h"))
         assert visible > hidden
     progress.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "the terminal is closed"), SystemExit(1)])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_run_goes_on_if_its_output_is_closed(at_once, error, terminal):
+    """rich exits on a closed pipe; a closed terminal or a full disk is an error of the system."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise error
+
+    console = Console(file=Closed(), force_terminal=terminal, force_interactive=terminal, width=80)
+    assert shown(console, 40, 3, 8.0) == ""
