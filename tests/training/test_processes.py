@@ -87,6 +87,9 @@ def test_what_launched_the_processes(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setenv("SLURM_NTASKS", "32")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    assert started() == (1, 1)  # a script of sbatch or a shell of salloc
+    assert make_fabric(tiny().run).world_size == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "32")
     assert started() == (8, 4)
 
 
