@@ -46,14 +46,26 @@ def shorten(text: str, length: int) -> str:
 
 
 def check_directory_of(*paths: Path | None) -> None:
-    """Check, before the work, that the directories of the files to write exist.
+    """Check, before the work, that files can be written: not where a directory is, and into a directory that exists.
 
     Raises:
-        SasaError: one does not.
+        SasaError: one cannot.
     """
+    check_not_directories(*paths)
     for path in paths:
         if path and not path.parent.is_dir():
             raise SasaError(f"cannot write {path}: {path.parent} is not a directory")
+
+
+def check_not_directories(*paths: Path | None) -> None:
+    """Check, before the work, that none of the files to write is a directory.
+
+    Raises:
+        SasaError: one is.
+    """
+    for path in paths:
+        if path and path.is_dir():
+            raise SasaError(f"cannot write {path}: it is a directory")
 
 
 def write_json(path: Path, values: Any) -> None:

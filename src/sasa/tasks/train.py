@@ -1,16 +1,17 @@
 """A training run of any task: from a config to a directory with weights, metrics and figures."""
 
+import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sasa.errors import UsageError
+from sasa.errors import SasaError, UsageError
 from sasa.tasks.dry_run import on_generated, report, stand_in, time_steps
 from sasa.tasks.registry import config_of, make_task, read_config
 from sasa.training.loop import Trainer
@@ -115,7 +116,7 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     logged = dataclasses.replace(run, log_steps=min(run.log_steps, task.steps_per_epoch))
     reports = Reports(directory, progress, logged, trainer.step, silent=not first)
     try:
-        with batch_size_errors(trainer.config.recipe, task.part):
+        with batch_size_errors(trainer.config.recipe, task.part), compiler_errors():
             score = trainer.run(directory, reports)
     finally:
         reports.close()
@@ -131,6 +132,19 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
         task.draw(score, trainer.rows, directory.path)
     end_process_group(fabric)
     return summary
+
+
+@contextlib.contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Turn the error of torch.compile without a C++ compiler into a `SasaError` with advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "InvalidCxxCompiler" not in str(error):
+            raise
+        raise SasaError(
+            "run.compile needs a C++ compiler, and torch finds none: install g++ or set CXX, or leave run.compile out"
+        ) from error
 
 
 def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) -> dict[str, Any]:
