@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,15 +137,20 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def compiler_errors() -> Iterator[None]:
-    """Turn the error of torch.compile without a C++ compiler into a `SasaError` with advice."""
+    """Turn errors of torch.compile about the C++ compiler into a `SasaError` with advice.
+
+    torch does not quote the paths in its commands.
+    """
     try:
         yield
     except RuntimeError as error:
-        if "InvalidCxxCompiler" not in str(error):
+        if "InvalidCxxCompiler" in str(error):
+            sentence = "needs a C++ compiler, and torch finds none: install g++ or set CXX, or leave run.compile out"
+        elif "CppCompileError" in str(error) and " " in (place := tempfile.gettempdir()):
+            sentence = f"cannot use {place} for temporary files, because of the space in it: set TMPDIR to another one"
+        else:
             raise
-        raise SasaError(
-            "run.compile needs a C++ compiler, and torch finds none: install g++ or set CXX, or leave run.compile out"
-        ) from error
+        raise SasaError(f"run.compile {sentence}") from error
 
 
 def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) -> dict[str, Any]:
