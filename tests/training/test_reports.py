@@ -16,7 +16,9 @@ ROW = {"epoch": 3, "train_loss": 2.1, "train_top1": 0.243, "held_out_loss": 1.7,
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Every step redraws the bar, or prints a line."""
+    """Every step redraws the bar, or prints a line. The variables are those of a terminal that can draw one."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)  # rich takes a file for a terminal then
     monkeypatch.setattr(reports, "REDRAW_SECONDS", 0.0)
     monkeypatch.setattr(reports, "LINE_SECONDS", 0.0)
 

@@ -53,7 +53,7 @@ def make_fabric(run: RunConfig) -> Any:
     strategy: Any = "auto" if alone else DDPStrategy(**options)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "You passed `Fabric")  # otherwise Fabric continues with another precision
+            warnings.filterwarnings("ignore", "You passed `Fabric")  # about another precision, which is an error below
             fabric = Fabric(
                 accelerator=run.accelerator,
                 strategy=strategy,
@@ -62,8 +62,11 @@ def make_fabric(run: RunConfig) -> Any:
                 precision=run.precision,  # pyright: ignore[reportArgumentType]
                 plugins=LightningEnvironment() if alone else None,  # no other process, whatever the variables say
             )
+        used = fabric.strategy.precision.precision
+        if not run.precision.startswith(used.partition("-")[0]):  # "16" is short for "16-mixed"
+            raise ValueError(f"Lightning Fabric would use {used}")
         fabric.launch()
-    except (ValueError, RuntimeError, TypeError, UserWarning) as error:
+    except (ValueError, RuntimeError, TypeError) as error:
         raise UsageError(
             f"cannot run with run.accelerator {run.accelerator!r}, run.precision {run.precision!r} and {devices} "
             f"processes on each of {machines} machines: {(str(error).splitlines() or [''])[0]}"
