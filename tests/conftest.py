@@ -8,6 +8,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Before torch is imported, and for every process that a test starts. The tensors here are tiny: a second thread costs
 # more than it brings, and where other processes run, as the other workers of the tests do, a hundred times more.
 os.environ["OMP_NUM_THREADS"] = "1"
+# As the command does: matplotlib refuses to be imported with a name that it does not know.
+os.environ["MPLBACKEND"] = "agg"
 
 import pytest
 import torch

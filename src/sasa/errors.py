@@ -1,5 +1,8 @@
 """Errors that a user can act on, each with a message of one sentence and an exit status for the command line."""
 
+# Parts of torch's messages, which raises RuntimeError.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
+
 
 class SasaError(Exception):
     """Base of all errors that sasa raises. The command line prints the message and exits with `exit_status`."""
@@ -27,3 +30,8 @@ class DivergedError(SasaError):
     """The training loss is not a finite number."""
 
     exit_status = 4
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether an error of Python or torch means that there is not enough memory."""
+    return isinstance(error, MemoryError) or any(part in str(error) for part in NO_MEMORY)

@@ -1,4 +1,4 @@
-"""Atomic file replacement, and write errors as sentences."""
+"""Paths with ~, atomic file replacement, and write errors as sentences."""
 
 import contextlib
 import os
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sasa.errors import SasaError
+
+
+def expand_user(path: str) -> Path:
+    """Return a path with ~ and ~USER expanded, or as it is where the system does not know that home directory."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises instead
 
 
 def atomic_write(path: Path, content: bytes) -> None:

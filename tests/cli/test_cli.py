@@ -69,6 +69,8 @@ def test_wrong_arguments_of_bench(sasa, run_directory, tmp_path):
     assert_one_sentence(sasa("bench", "--model", run_directory, "--size", 64), 2, "--size is for random")
     assert_one_sentence(sasa("bench", "--json", tmp_path / "no" / "b.json"), 1, "cannot write", tmp_path / "no")
     assert_one_sentence(sasa("bench", "--budget", "soon"), 2, "--budget takes a time such as 90s", "'soon'")
+    assert_one_sentence(sasa("bench", "--json", tmp_path), 1, "cannot write", f"{tmp_path}: it is a directory")
+    assert_one_sentence(sasa("bench", "--threads", 10**6), 2, "--threads (1000000) must be at most", "cores")
     assert_one_sentence(sasa("bench", "--model", tmp_path), 1, str(tmp_path))
     assert_one_sentence(sasa("bench", "--model", "resnet50"), 1, "resnet50 has no attention")
 
@@ -101,6 +103,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--set", "data.on_bad_image=replace"], 1, ["on_bad_image must be error or skip"]),
         (["--config", "nothing.yaml"], 2, ["'nothing.yaml' is neither a file nor a recipe"]),
         (["--data", "nowhere"], 3, ["'nowhere' is not a directory"]),
+        (["--set", "model.name=3"], 1, ["the name of a network must be text or a path, got 3"]),
         (["--resume", "nowhere"], 1, ["nowhere holds no checkpoint"]),
         (["--device", "tpu"], 2, ["--device must be auto or cpu or cuda or mps, got 'tpu'"]),
         (["--on-bad-image", "ignore"], 2, ["--on-bad-image must be error or skip, got 'ignore'"]),

@@ -139,9 +139,10 @@ def test_predict_files_directories_patterns(sasa, data, detector, tmp_path):
     assert status == 0
     *lines, drawn = out.splitlines()
     assert drawn == f"drawn: 4 images in {tmp_path / 'drawn'}"
-    assert [line.split()[0] for line in lines] == sorted(str(path) for path in (data / "val").iterdir())
+    names = [line.partition("  ")[0] for line in lines]
+    assert names == sorted(str(path) for path in (data / "val").iterdir())
     written = json.loads((tmp_path / "p.json").read_text())
-    assert [p["picture"] for p in written] == [line.split()[0] for line in lines]
+    assert [p["picture"] for p in written] == names
     found = [box for image in written for box in image["found"]]
     assert found
     for box in found:
@@ -151,7 +152,7 @@ def test_predict_files_directories_patterns(sasa, data, detector, tmp_path):
         assert box["label"] in ("red", "blue")
         assert 0.2 <= box["score"] <= 1
     for image, line in zip(written, lines, strict=True):
-        assert sum(int(word) for word in line.split() if word.isdigit()) == len(image["found"])
+        assert sum(int(word) for word in line.partition("  ")[2].split() if word.isdigit()) == len(image["found"])
         path = Path(image["picture"])
         with Image.open(path) as before, Image.open(tmp_path / "drawn" / path.name) as after:
             assert after.size == before.size

@@ -75,6 +75,8 @@ def test_images_that_cannot_be_read(sasa, run_directory, class_folders, tmp_path
 
 
 def test_wrong_arguments_of_eval(sasa, run_directory, tmp_path):
+    for option in ("--json", "--confusion"):
+        assert_one_sentence(sasa("eval", "--model", run_directory, option, tmp_path), 1, tmp_path, "it is a directory")
     arguments = ["eval", "--model", run_directory]
     assert_one_sentence(sasa(*arguments, "--on-bad-image", "x"), 2, "--on-bad-image must be error or skip, got 'x'")
     assert_one_sentence(sasa(*arguments, "--device", "x"), 2, "--device must be auto or cpu or cuda, got 'x'")

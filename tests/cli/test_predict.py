@@ -26,8 +26,8 @@ def test_predict_table_json_and_drawing(sasa, run_directory, images, tmp_path):
     assert all(len(p["labels"]) == 2 and p["shares"][0] >= p["shares"][1] for p in written)
     heading, *lines, drawn = out.splitlines()
     assert heading.split() == ["image", "top", "1", "top", "2"]
-    assert [line.split()[0] for line in lines] == [str(images / f"{n}.png") for n in range(3)]
-    assert lines[0].split()[1:3] == [written[0]["labels"][0], f"{written[0]['shares'][0]:.1%}"]
+    assert [line.rsplit(maxsplit=4)[0] for line in lines] == [str(images / f"{n}.png") for n in range(3)]
+    assert lines[0].rsplit(maxsplit=4)[1:3] == [written[0]["labels"][0], f"{written[0]['shares'][0]:.1%}"]
     assert drawn == f"drawn: {tmp_path / 'p.png'}"
     assert (tmp_path / "p.png").read_bytes().startswith(PNG)
     status, pattern, _ = sasa("predict", "--model", run_directory, images / "[01].png", "--top", 2)

@@ -82,6 +82,7 @@ def test_errors_are_one_sentence(sasa, tmp_path, monkeypatch):
     assert_one_sentence(sasa("reproduce", 1, "--list", "--collect"), 2, "exclude each other")
     assert_one_sentence(sasa("reproduce", 1), 3, "there is no 'cifar10' here: say with --data")
     assert_one_sentence(sasa("reproduce", 1, "--data", tmp_path / "no"), 3, "there is no")
+    assert_one_sentence(sasa("reproduce", 1, "--collect", "--output", tmp_path / "no"), 2, "--collect", "no has none")
     wrong = ["--dataset", "digits", "--data", "digits"]
     assert_one_sentence(sasa("reproduce", 4, *wrong, "--budget", "soon"), 2, "--budget takes a time such as 90s")
     assert_one_sentence(sasa("reproduce", 4, *wrong, "--set", "model.kernel_size=3"), 2, "differ in it")

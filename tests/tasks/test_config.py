@@ -80,6 +80,8 @@ def test_wrong_settings_are_errors(key, value, sentence):
     ("key", "value", "sentence"),
     [
         ("recipe.epochs", 0, "recipe.epochs must be at least 1, got 0"),
+        ("recipe.learning_rate", 1e99, r"recipe.learning_rate must be at least 0 and below 1e\+38, got 1e\+99"),
+        ("run.seed", 2**63, r"run.seed must be below 2\^63, got 9223372036854775808"),
         ("recipe.accumulate", 0, "recipe.accumulate must be at least 1, got 0"),
         ("data.workers", -1, "data.workers must be at least 0, got -1"),
         ("recipe.ema_decay", 2.0, "recipe.ema_decay must be 0 to 1 or auto, got 2.0"),
@@ -109,9 +111,17 @@ def test_yaml_tags_are_refused_and_not_run(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize(("text", "sentence"), [("- 1", "must hold sections"), ("a: [", "is not plain YAML")])
-def test_other_yaml_is_refused(tmp_path, text, sentence):
-    (tmp_path / "c.yaml").write_text(text)
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"- 1", "must hold sections"),
+        (b"", "must hold sections"),
+        (b"a: [", "is not plain YAML"),
+        (b"\x91\xde\x00\xff", "is not plain YAML"),
+    ],
+)
+def test_other_yaml_is_refused(tmp_path, content, sentence):
+    (tmp_path / "c.yaml").write_bytes(content)
     with pytest.raises(UsageError, match=sentence):
         TrainConfig.read(str(tmp_path / "c.yaml"))
 

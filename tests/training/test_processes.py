@@ -87,12 +87,16 @@ def test_what_launched_the_processes(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setenv("SLURM_NTASKS", "32")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    assert started() == (1, 1)  # a script of sbatch or a shell of salloc
+    assert make_fabric(tiny().run).world_size == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "32")
     assert started() == (8, 4)
 
 
 @pytest.mark.parametrize(
     "change", [("run.accelerator", "gpus"), ("run.precision", "12-mixed"), ("run.precision", "16-mixed")]
 )
-def test_an_unknown_accelerator_or_precision_is_an_error(change):
+def test_an_unknown_accelerator_or_precision_is_an_error(monkeypatch, change):
+    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)  # where Fabric warns of nothing
     with pytest.raises(UsageError, match=r"cannot run with run\.accelerator"):
         make_fabric(tiny(change).run)

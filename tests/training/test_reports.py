@@ -1,5 +1,6 @@
 """Reports: the bar fits into the terminal, and a pipe gets plain lines."""
 
+import errno
 import io
 import re
 
@@ -15,7 +16,9 @@ ROW = {"epoch": 3, "train_loss": 2.1, "train_top1": 0.243, "held_out_loss": 1.7,
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Every step redraws the bar, or prints a line."""
+    """Every step redraws the bar, or prints a line. The variables are those of a terminal that can draw one."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)  # rich takes a file for a terminal then
     monkeypatch.setattr(reports, "REDRAW_SECONDS", 0.0)
     monkeypatch.setattr(reports, "LINE_SECONDS", 0.0)
 
@@ -81,3 +84,16 @@ def test_the_cursor_stays_visible(at_once):
         hidden, visible = (console.file.getvalue().rfind(code) for code in ("\x1b[?25l", "\x1b[?25h"))
         assert visible > hidden
     progress.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "the terminal is closed"), SystemExit(1)])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_run_goes_on_if_its_output_is_closed(at_once, error, terminal):
+    """rich exits on a closed pipe; a closed terminal or a full disk is an error of the system."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise error
+
+    console = Console(file=Closed(), force_terminal=terminal, force_interactive=terminal, width=80)
+    assert shown(console, 40, 3, 8.0) == ""

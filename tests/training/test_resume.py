@@ -82,7 +82,7 @@ def run_until(path, stop_at, config, number=signal.SIGTERM):
     assert stopped.value.exit_status == 128 + number
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_by_a_signal_and_resumed_is_bit_equal(tmp_path, number):
     config = tiny(("recipe.optimizer", "adamw"), ("recipe.learning_rate", 1e-3))
     train(config, tmp_path / "whole")
@@ -149,3 +149,15 @@ def test_a_second_signal_ends_at_once():
         assert stop.signal_number == signal.SIGINT
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored():
+    """As SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal_number is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

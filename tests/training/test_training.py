@@ -8,7 +8,7 @@ import pytest
 
 from runs import tiny
 from sasa.errors import DivergedError, SasaError, UsageError
-from sasa.tasks.train import dry_run, start, train
+from sasa.tasks.train import compiler_errors, dry_run, start, train
 from sasa.training.optim import parameter_groups, schedule
 from sasa.training.run_directory import RunDirectory
 
@@ -129,3 +129,19 @@ def test_both_kinds_of_weights_are_scored_while_they_differ(tmp_path, finished):
     assert plain
     assert plain["weights"] == "last step"
     assert not [name for name in plain if name.startswith("last_")]
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        ("InvalidCxxCompiler: No working C++ compiler found", r"run.compile needs a C\+\+ compiler"),
+        ("CppCompileError: C++ compile error", "run.compile cannot use .*, because of the space in it"),
+    ],
+)
+def test_errors_of_the_compiler_are_sentences(monkeypatch, tmp_path, raised, sentence):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
+    with pytest.raises(SasaError, match=sentence), compiler_errors():
+        raise RuntimeError(raised)
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    with pytest.raises(RuntimeError, match="another"), compiler_errors():
+        raise RuntimeError("another CppCompileError")

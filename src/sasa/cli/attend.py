@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sasa.cli.app import DeviceOption, ModelOption, app, one_of
-from sasa.cli.output import print_columns
+from sasa.cli.output import check_not_directories, print_columns
 from sasa.errors import ArgumentError, UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def attend(
         raise UsageError("name an image to look at, or --list the layers")
     if many and len(pixels) > 1:
         raise UsageError(f"many layers are drawn for one pixel, got {len(pixels)}: name one --layer, or one --pixel")
+    check_not_directories(output)
     predictor = Predictor.load(model, device)
     if image is None or list_layers:
         return print_layers(predictor)

@@ -1,6 +1,7 @@
 """`sasa bench`."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +54,8 @@ def bench(
     run = Path(model) if (Path(model) / "config.yaml").is_file() else None
     if run and size:
         raise UsageError(f"--size is for random images, but {model} is a run, which is timed on its own data")
+    if threads and threads > (machine := os.cpu_count() or 1):
+        raise UsageError(f"--threads ({threads}) must be at most {machine}, the number of this machine's cores")
     check_directory_of(json_file)
     with Stop(parse_budget(budget) if budget else None) as stop, torch_threads(threads):
         if run:

@@ -16,7 +16,15 @@ from sasa.cli.app import (
     app,
     check_choices,
 )
-from sasa.cli.output import as_share, check_directory_of, print_columns, print_table, shorten, write_json
+from sasa.cli.output import (
+    as_share,
+    check_directory_of,
+    check_not_directories,
+    print_columns,
+    print_table,
+    shorten,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from sasa.tasks.classification.evaluation import ClassificationEvaluation
@@ -76,6 +84,7 @@ def evaluate(
     per_class: PerClassOption = False,
 ) -> None:
     """Score a trained network on held-out images: loss, top-1, top-5, recall and precision of each class."""
+    check_not_directories(confusion)
     data_options = {"data": data, "batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
     evaluation = run_eval("classification", model, device, json_file, per_class, **data_options)
     if len(evaluation.labels) > FEW:

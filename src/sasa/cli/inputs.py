@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sasa.data.images import SUFFIXES, is_image
 from sasa.errors import DataError
+from sasa.files import expand_user
 
 
 def find_images(arguments: list[str]) -> list[Path]:
@@ -17,7 +18,7 @@ def find_images(arguments: list[str]) -> list[Path]:
 
 
 def _named_by(argument: str) -> list[Path]:
-    path = Path(argument).expanduser()
+    path = expand_user(argument)
     if path.is_file():
         return [path]
     if path.is_dir():

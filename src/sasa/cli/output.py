@@ -47,18 +47,28 @@ def shorten(text: str, length: int) -> str:
 
 
 def check_directory_of(*paths: Path | None) -> None:
-    """Check, before the work, that files can be written: their directories exist, and they are not directories.
+    """Check, before the work, that files can be written: not where a directory is, and into one that is writable.
 
     Raises:
-        SasaError: a file cannot be written.
+        SasaError: one cannot.
     """
+    check_not_directories(*paths)
     for path in paths:
         if path and not path.parent.is_dir():
             raise SasaError(f"cannot write {path}: {path.parent} is not a directory")
+        if path and not path.exists() and not os.access(path.parent, os.W_OK):  # what exists may be a device
+            raise SasaError(f"cannot write {path}: {path.parent} is not writable")
+
+
+def check_not_directories(*paths: Path | None) -> None:
+    """Check, before the work, that none of the files to write is a directory.
+
+    Raises:
+        SasaError: one is.
+    """
+    for path in paths:
         if path and path.is_dir():
             raise SasaError(f"cannot write {path}: it is a directory")
-        if path and not os.access(path.parent, os.W_OK):
-            raise SasaError(f"cannot write {path}: {path.parent} is not writable")
 
 
 def write_json(path: Path, values: Any) -> None:

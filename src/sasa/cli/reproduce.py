@@ -98,8 +98,16 @@ def run_table(reproduction: "Reproduction", rows: Sequence["TableRow"]) -> None:
 
 
 def collect_table(reproduction: "Reproduction") -> None:
-    """Write and print the table of the runs that are done."""
+    """Write and print the table of the runs that are done.
+
+    Raises:
+        UsageError: none is.
+    """
+    from sasa.reproduce.runs import NEW, STARTED
+
     reproduction = reproduction.recorded()
+    if all(run.state in (NEW, STARTED) for run in reproduction.runs):
+        raise UsageError(f"--collect makes the table of the runs that are done: {reproduction.output} has none")
     reproduction.check_done()
     print_report(reproduction, report(reproduction))
 

@@ -49,6 +49,8 @@ def create_model(
     >>> sasa.create_model("sasa_resnet26", num_classes=10, width=0.25)(torch.randn(2, 3, 37, 50)).shape
     torch.Size([2, 10])
     """
+    if not isinstance(name_or_directory, str | Path):
+        raise ArgumentError(f"the name of a network must be text or a path, got {name_or_directory!r}")
     options = {name: value for name, value in options.items() if value is not None}
     if isinstance(options.get("groups"), tuple | list):
         options["groups"] = "".join(map(str, options["groups"]))

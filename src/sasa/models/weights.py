@@ -59,7 +59,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SasaError(f"{directory} holds no saved network: {CONFIG_NAME} is missing")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_bytes())
     except OSError as error:
         raise SasaError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

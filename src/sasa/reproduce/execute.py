@@ -12,6 +12,7 @@ import torch
 
 from sasa.durations import format_duration, parse_budget
 from sasa.errors import DataError, DivergedError, UsageError
+from sasa.files import expand_user
 from sasa.reproduce.budget import epochs_that_fit, measure
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan, write_text
 from sasa.reproduce.results import draw, results, to_markdown, write_csv
@@ -20,7 +21,7 @@ from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, check_images,
 from sasa.tasks.train import resume, train
 from sasa.training.processes import started
 from sasa.training.settings import Config, flatten
-from sasa.training.signals import StoppedError, StopRequest
+from sasa.training.signals import STOPPING, StoppedError, StopRequest
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Reproduction:
         """Start or continue the runs of some rows that are not done yet.
 
         Raises:
-            StoppedError: after SIGINT or SIGTERM, once a checkpoint is saved.
+            StoppedError: after a signal of STOPPING, once a checkpoint is saved.
         """
         runs = [run for run in self.runs if run.row in rows]
         began, count = time.perf_counter(), 0
@@ -158,7 +159,7 @@ class Reproduction:
                 "reproduce runs in one process: print the config of each row with --print-config, train it with "
                 "torchrun as its header says, and make the table with --collect"
             )
-        if self.data != "digits" and "{" not in self.data and not Path(self.data).expanduser().exists():
+        if self.data != "digits" and "{" not in self.data and not expand_user(self.data).exists():
             raise DataError(f"there is no {self.data!r} here: say with --data where the images are")
 
 
@@ -200,12 +201,12 @@ class SignalRecorder(StopRequest):
         """Raise with the sentence if a signal has arrived.
 
         Raises:
-            StoppedError: SIGINT or SIGTERM arrived.
+            StoppedError: a signal of STOPPING arrived.
         """
         try:
             received = os.read(self._read, 4096)
         except BlockingIOError:
             received = b""
-        numbers = [number for number in received if number in (signal.SIGINT, signal.SIGTERM)]
+        numbers = [number for number in received if number in STOPPING]
         if numbers:
             raise StoppedError(sentence, numbers[-1])

@@ -13,7 +13,7 @@ from torch import nn
 
 from sasa.counting.count import Count, count
 from sasa.errors import DataError, SasaError, UsageError
-from sasa.files import atomic_write, write_errors
+from sasa.files import atomic_write, expand_user, write_errors
 from sasa.models import create_model
 from sasa.reproduce.rows import DETECTION, TableRow, rows
 from sasa.reproduce.setups import SETUPS, Setup
@@ -191,7 +191,7 @@ def training_part(data: str) -> str:
     Raises:
         DataError: the names do not distinguish training from test images.
     """
-    root = Path(data).expanduser()
+    root = expand_user(data)
     if data == "digits" or not root.is_dir():
         return data  # one set, of which a part is held out; a missing file is reported when it is opened
     if (root / "train").is_dir():

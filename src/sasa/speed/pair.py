@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from sasa.training.memory import keep_freed_memory
 from sasa.training.optim import make_optimizer
 from sasa.training.processes import make_fabric
 from sasa.training.run_directory import environment
+from sasa.training.same_data import read_json
 from sasa.training.settings import Config
 from sasa.training.task import Task
 
@@ -196,9 +196,7 @@ def _config_on_cpu(path: Path) -> Config:
     config.run.accelerator, config.run.precision, config.data.workers = "cpu", "32-true", 0
     if isinstance(config, TrainConfig):
         config.data.in_memory = False  # only a few batches are needed
-    summary = path / "summary.json"
-    processes = json.loads(summary.read_text()).get("processes", 1) if summary.is_file() else 1
-    config.recipe.batch_size //= processes
+    config.recipe.batch_size //= read_json(path / "summary.json").get("processes", 1)
     return config
 
 

@@ -36,4 +36,4 @@ def read_config(path: Path) -> Config:
     Raises:
         UsageError: it is not a config.
     """
-    return config_of(parse_yaml(path.read_text(), str(path)))
+    return config_of(parse_yaml(path.read_bytes(), str(path)))

@@ -1,16 +1,18 @@
 """A training run of any task: from a config to a directory with weights, metrics and figures."""
 
+import contextlib
 import dataclasses
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sasa.errors import UsageError
+from sasa.errors import SasaError, UsageError
 from sasa.tasks.dry_run import on_generated, report, stand_in, time_steps
 from sasa.tasks.registry import config_of, make_task, read_config
 from sasa.training.loop import Trainer
@@ -115,7 +117,7 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     logged = dataclasses.replace(run, log_steps=min(run.log_steps, task.steps_per_epoch))
     reports = Reports(directory, progress, logged, trainer.step, silent=not first)
     try:
-        with batch_size_errors(trainer.config.recipe, task.part):
+        with batch_size_errors(trainer.config.recipe, task.part), compiler_errors():
             score = trainer.run(directory, reports)
     finally:
         reports.close()
@@ -131,6 +133,24 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
         task.draw(score, trainer.rows, directory.path)
     end_process_group(fabric)
     return summary
+
+
+@contextlib.contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Turn errors of torch.compile about the C++ compiler into a `SasaError` with advice.
+
+    torch does not quote the paths in its commands.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "InvalidCxxCompiler" in str(error):
+            sentence = "needs a C++ compiler, and torch finds none: install g++ or set CXX, or leave run.compile out"
+        elif "CppCompileError" in str(error) and " " in (place := tempfile.gettempdir()):
+            sentence = f"cannot use {place} for temporary files, because of the space in it: set TMPDIR to another one"
+        else:
+            raise
+        raise SasaError(f"run.compile {sentence}") from error
 
 
 def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Trainer:
         Afterwards the network has the averaged weights, which are the ones that were scored.
 
         Raises:
-            StoppedError: after SIGINT or SIGTERM, once a checkpoint is saved.
+            StoppedError: after a signal of `sasa.training.signals.STOPPING`, once a checkpoint is saved.
             DivergedError: the loss is not finite; the last checkpoint is kept.
         """
         every = self.config.run.checkpoint_steps or self.task.steps_per_epoch

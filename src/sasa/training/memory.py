@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import torch
 
-from sasa.errors import SasaError
+from sasa.errors import SasaError, out_of_memory
 from sasa.training.settings import RecipeConfig
 
-NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
 ONE_VALUE = ("more than 1 value per channel", "more than one value for each channel")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -48,7 +47,7 @@ def batch_size_errors(recipe: RecipeConfig, part: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in NO_MEMORY):
+        if not out_of_memory(error):
             raise
         parts = 2 * recipe.accumulate
         raise SasaError(

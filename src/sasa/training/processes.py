@@ -13,7 +13,9 @@ from sasa.training.settings import RunConfig
 
 
 def started() -> tuple[int, int]:
-    """Return (processes a machine, machines) that torchrun or Slurm launched; (1, 1) without them.
+    """Return (processes a machine, machines) that torchrun or srun launched; (1, 1) without them.
+
+    In a Slurm job without srun, such as a shell of salloc, Slurm's variables describe the job, not this process.
 
     Raises:
         UsageError: machines with different numbers of processes.
@@ -23,8 +25,8 @@ def started() -> tuple[int, int]:
 
     if TorchElasticEnvironment.detect():
         total, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    elif SLURMEnvironment.detect():
-        total, here = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NTASKS_PER_NODE", 1))
+    elif SLURMEnvironment.detect() and "SLURM_STEP_NUM_TASKS" in os.environ:  # set by srun only
+        total, here = int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ.get("SLURM_NTASKS_PER_NODE", 1))
     else:
         return 1, 1
     if total % here:
@@ -39,6 +41,7 @@ def make_fabric(run: RunConfig) -> Any:
         UsageError: an accelerator or precision that is not available.
     """
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.strategies.ddp import DDPStrategy
 
     devices, machines = started()
@@ -46,19 +49,24 @@ def make_fabric(run: RunConfig) -> Any:
     known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
     options: dict[str, Any] = {option: False}
-    strategy: Any = DDPStrategy(**options) if devices * machines > 1 else "auto"
+    alone = devices * machines == 1
+    strategy: Any = "auto" if alone else DDPStrategy(**options)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "You passed `Fabric")  # otherwise Fabric continues with another precision
+            warnings.filterwarnings("ignore", "You passed `Fabric")  # about another precision, which is an error below
             fabric = Fabric(
                 accelerator=run.accelerator,
                 strategy=strategy,
                 devices=devices,
                 num_nodes=machines,
                 precision=run.precision,  # pyright: ignore[reportArgumentType]
+                plugins=LightningEnvironment() if alone else None,  # no other process, whatever the variables say
             )
+        used = fabric.strategy.precision.precision
+        if not run.precision.startswith(used.partition("-")[0]):  # "16" is short for "16-mixed"
+            raise ValueError(f"Lightning Fabric would use {used}")
         fabric.launch()
-    except (ValueError, RuntimeError, TypeError, UserWarning) as error:
+    except (ValueError, RuntimeError, TypeError) as error:
         raise UsageError(
             f"cannot run with run.accelerator {run.accelerator!r}, run.precision {run.precision!r} and {devices} "
             f"processes on each of {machines} machines: {(str(error).splitlines() or [''])[0]}"

@@ -1,8 +1,10 @@
 """Reports of a run during training: a progress bar, steps.csv and metrics.csv, TensorBoard's events."""
 
+import contextlib
 import csv
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,8 @@ class Reports:
 class Progress:
     """Prints each epoch's metrics; between them a bar on a terminal, or a line every half minute elsewhere.
 
+    It prints nothing more once stdout fails, as a closed terminal or pipe does: the run goes on and saves.
+
     Args:
         total_steps: of the whole run.
         first_step: where it starts or resumes.
@@ -104,9 +108,10 @@ class Progress:
         self._last = now
         self.bar.update(self.task, memory=peak_memory_gb())
         if self.drawn:
-            self.bar.start()
-            self.console.show_cursor(True)  # a second Ctrl-C ends the process without a chance to show it again
-            self.bar.refresh()
+            with self._while_open():
+                self.bar.start()
+                self.console.show_cursor(True)  # a second Ctrl-C ends the process without a chance to show it again
+                self.bar.refresh()
         else:
             texts = [column.render(self.bar.tasks[0]) for column in self.bar.columns[1:]]  # pyright: ignore
             texts[-2] = f"{texts[-2]} left"
@@ -124,10 +129,19 @@ class Progress:
     def close(self) -> None:
         """Remove the bar."""
         if self.drawn:
-            self.bar.stop()
+            with self._while_open():
+                self.bar.stop()
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with self._while_open():
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def _while_open(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SystemExit):  # rich exits on a closed pipe
+            self.console.quiet, self.drawn = True, False
 
 
 def _figures(row: dict[str, Any], prefix: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sasa.errors import DataError
+from sasa.files import expand_user
 from sasa.training.task import Images, Task
 
 MOST_HASHED = 10_000  # images of a split, evenly spaced: the description of a million would take seconds to make
@@ -98,5 +99,5 @@ def directory_of(source: str) -> str:
 
     `source` is that directory, a file in it, or a pattern of files in it.
     """
-    root = Path(source).expanduser()
+    root = expand_user(source)
     return f"{root if root.is_dir() else root.parent}{os.sep}"

@@ -8,7 +8,6 @@ name, its nearest spelling and both values.
 import copy
 import dataclasses
 import difflib
-import math
 import re
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,10 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from sasa.errors import UsageError
+from sasa.files import expand_user
 
 AUTOMATIC = ("recipe.ema_decay", "recipe.batch_norm_momentum")  # numbers, or "auto"
 TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", list: "a list of numbers"}
 OPTIMIZERS = ("sgd", "adamw")
+LARGEST = 1e38  # a number of the config is below it, so that float32 can hold it
 
 
 @dataclass
@@ -126,9 +127,11 @@ class Config:
             ("run.checkpoint_steps", run.checkpoint_steps, 0),
             ("run.log_steps", run.log_steps, 1),
         ):
-            if not least <= value < math.inf:
-                finite = "" if math.isfinite(value) else " and finite"
-                raise UsageError(f"{key} must be at least {least}{finite}, got {value}")
+            if not least <= value < LARGEST:
+                below = "" if value < least else f" and below {LARGEST:g}"
+                raise UsageError(f"{key} must be at least {least}{below}, got {value}")
+        if run.seed >= 2**63:
+            raise UsageError(f"run.seed must be below 2^63, got {run.seed}")
         if recipe.momentum >= 1:
             raise UsageError(f"recipe.momentum must be below 1, got {recipe.momentum}")
         if not 0 <= self.data.held_out < 1:
@@ -230,7 +233,7 @@ class Config:
         """
         path = Path(path_or_name)
         return (
-            cls.from_dict(parse_yaml(path.read_text(), path_or_name))
+            cls.from_dict(parse_yaml(path.read_bytes(), path_or_name))
             if path.is_file()
             else cls.read_recipe(path_or_name)
         )
@@ -246,22 +249,22 @@ class Config:
         if name not in names:
             sentence = f"{name!r} is neither a file nor a recipe of the package ({', '.join(names)})"
             raise UsageError(sentence + _replacement(name))
-        return cls.from_dict(parse_yaml((cls._recipes() / f"{name}.yaml").read_text(), name))
+        return cls.from_dict(parse_yaml((cls._recipes() / f"{name}.yaml").read_bytes(), name))
 
 
-def parse_yaml(text: str, name: str) -> dict[str, Any]:
-    """Parse the text of a config; `name` is for messages.
+def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
+    """Parse the content of a config file, in UTF-8 or UTF-16 whatever the locale; `name` is for messages.
 
     Raises:
-        UsageError: not plain YAML, or not a mapping.
+        UsageError: not plain YAML, or not a mapping; empty, as after a full disk, which must not mean the defaults.
     """
     import yaml
 
     try:
-        values = yaml.safe_load(text) or {}
+        values = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise UsageError(f"{name} is not plain YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not values:
         raise UsageError(f"{name} must hold sections model, data, recipe, run")
     return values
 
@@ -271,7 +274,7 @@ def absolute(path: str) -> str:
 
     Anything else (a name) is returned as it is, and so is "digits", which always means the built-in data set.
     """
-    place = Path(path).expanduser()
+    place = expand_user(path)
     is_path = place.exists() or ("{" in path and place.parent.is_dir())
     return str(place.absolute()) if path not in ("", "digits") and is_path else path
 

@@ -1,10 +1,16 @@
-"""SIGINT (Ctrl-C) and SIGTERM: the first asks the loop to save and stop, a second one ends the process at once."""
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal): the first asks the loop to save and stop.
+
+A second one ends the process at once. A signal that the parent process ignores stays ignored: `nohup` does so with
+SIGHUP, and a shell script with the SIGINT of a command in the background.
+"""
 
 import signal
 from types import FrameType
 from typing import ClassVar
 
 from sasa.errors import SasaError
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StoppedError(SasaError):
@@ -16,7 +22,7 @@ class StoppedError(SasaError):
 
 
 class StopRequest:
-    """Context manager that records SIGINT and SIGTERM: `signal_number` is None until one of them arrives.
+    """Context manager that records the signals of STOPPING: `signal_number` is None until one of them arrives.
 
     A nested request starts with the signal that the outer one has received, if any: a run that gets a signal during
     setup stops after its first step.
@@ -32,8 +38,9 @@ class StopRequest:
         if self._entered:
             self.signal_number = self._entered[-1].signal_number
         self._entered.append(self)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
