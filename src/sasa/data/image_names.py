@@ -23,7 +23,8 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
 
     Args:
         where: the annotation file, for errors.
-        directories: possible directories of the images; the one that holds the first image is used.
+        directories: possible directories of the images; the one that holds most of them is used, first those that
+            hold the first image as it is written.
         names: of the images.
 
     Raises:
@@ -34,24 +35,30 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
             raise DataError(f"{where} names an image {name!a}, which is not a valid file name")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{where} names the image {printable(twice[0])} twice")
-    there = [directory for directory in directories if directory.is_dir()]
-    holding = (directory for directory in there if _as_written(directory, names[:1]))
-    trees: dict[Path, _Tree] = {}
-    directory = next(holding, None)
-    if directory is None:
-        trees = {place: _Tree(place) for place in there}
-        directory = next((place for place in there if trees[place].find(names[0])), (there or [*directories])[0])
-    found: dict[str, str | None] = dict(_as_written(directory, names))
-    if changed := [name for name in names if name not in found]:
-        tree = trees.get(directory) or _Tree(directory)
-        found |= {name: tree.find(name) for name in changed}
+    there = [directory for directory in directories if directory.is_dir()] or [directories[0]]
+    tried: list[tuple[Path, dict[str, str | None]]] = []
+    for place in sorted(there, key=lambda place: not _as_written(place, names[:1])):
+        tried.append((place, _locate(place, names)))
+        if all(tried[-1][1].values()):
+            break
+    directory, found = min(tried, key=lambda each: sum(path is None for path in each[1].values()))
     check_found(where, directory, names, [name for name in names if not found[name]])
     _check_different(where, found)
+    changed = [name for name in names if found[name] != name]
     notes = []
     if changed:
         first = f"{printable(changed[0])!r} is {printable(found[changed[0]])!r}"
         notes = [f"{len(changed)} names of images in {where} were found by their last parts: {first}"]
     return directory, [found[name] or "" for name in names], notes
+
+
+def _locate(directory: Path, names: Sequence[str]) -> dict[str, str | None]:
+    """The path of each name below a directory, None for those that are not there."""
+    found: dict[str, str | None] = dict(_as_written(directory, names))
+    if missing := [name for name in names if name not in found]:
+        tree = _Tree(directory)
+        found |= {name: tree.find(name) for name in missing}
+    return found
 
 
 def check_found(where: str, directory: Path, names: Sequence[str], missing: Sequence[str]) -> None:

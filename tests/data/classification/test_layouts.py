@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.classification import open_splits
-from sasa.data.directories import exact_split, split_of
+from sasa.data.naming import exact_split, split_of
 from sasa.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -293,7 +293,7 @@ def test_unlabelled_images_in_the_wrapper_of_an_archive(tmp_path):
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_images_and_masks_are_not_classes(tmp_path, split, images, masks):
     save_images(tmp_path, f"{split}{images}", f"{split}{masks}")
-    with pytest.raises(DataError, match=f"holds {images}/ and {masks}/: masks of images, not classes; expected a dir"):
+    with pytest.raises(DataError, match=f"holds {images}/ and {masks}/: masks or annotations of images, not classes"):
         open_splits(str(tmp_path), 0.34, 0)
 
 

@@ -149,7 +149,7 @@ def test_parts_of_a_directory_are_not_classes(tmp_path, directories):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a,b\n1,2\n", r"labels\.csv has the columns a, b: expected one of file_name, filename"),
+        ("a,b\n1,2\n", r"labels\.csv has the columns a, b: expected one of names"),
         ("file_name,label\n0.jpeg,\n", r"labels\.csv line 2 has no label"),
         ("file_name,label\n0.jpeg,cat\n,dog\n", r"labels\.csv line 3 has no name of an image"),
         ("file_name,label\n0.jpeg,cat,1\n", r"labels\.csv line 2 has 3 columns; the first line has 2"),
@@ -203,5 +203,5 @@ def test_images_in_no_table_and_classes_that_differ_in_case_are_reported(tmp_pat
     save_images(tmp_path, NAMES)
     (tmp_path / "data.csv").write_text(table_of(NAMES[:6]) + f"{NAMES[6]},Cat\n")
     train, _ = open_splits(str(tmp_path), 0.5, 0)
-    assert "not used: 1 images in the same directories that are in no table" in train.description
+    assert f"not used: 1 images in {tmp_path} that no annotation or list names" in train.description
     assert "classes that differ in upper and lower case only: Cat, cat" in train.description

@@ -10,9 +10,10 @@ from sasa.data.classification.digits import Digits
 from sasa.data.classification.hints import hint
 from sasa.data.classification.shards import TarShards, expand
 from sasa.data.classification.source import Found, Look, Source, Subset
-from sasa.data.directories import NoImagesError, exact_split, sub_directories
+from sasa.data.directories import NoImagesError, sub_directories
 from sasa.data.findings import describe_duplicates, describe_split
 from sasa.data.images import is_image
+from sasa.data.naming import exact_split
 from sasa.data.text import printable
 from sasa.errors import DataError
 

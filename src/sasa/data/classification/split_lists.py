@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sasa.data.classification.source import Found, Source, Subset
-from sasa.data.classification.tables import SUFFIXES, ImageTable, read_rows
-from sasa.data.directories import HELD_OUT, Layout, files_in, has_images_below, split_of, sub_directories
+from sasa.data.classification.table_files import SUFFIXES, read_table
+from sasa.data.classification.tables import ImageTable, columns_of, read_rows
+from sasa.data.directories import Layout, files_in, has_images_below, sub_directories
 from sasa.data.image_names import check_found
 from sasa.data.images import SUFFIXES as IMAGE_SUFFIXES
+from sasa.data.naming import HELD_OUT, split_of
 from sasa.data.text import printable, read_lines
 
 # Directories of lists, beside the one of the images.
@@ -27,8 +29,8 @@ def labelled_images(layout: Layout, classes: list[str]) -> tuple[Path, ImageTabl
         for directory in (d for d in layout.unused if split_of(d.name)[0] == split and has_images_below(d)):
             beside = [table for table in files_in(directory.parent, *SUFFIXES) if split_of(table.stem)[0] == split]
             for table in [*files_in(directory, *SUFFIXES), *beside]:
-                rows = read_rows(table)
-                if rows and {label for _, _, label in rows} <= set(classes):
+                rows = read_rows(table)[0] if columns_of(read_table(table, 1)) else []
+                if rows and {row.label for row in rows} <= set(classes):
                     places = [directory, *sub_directories(directory), directory.parent]
                     return directory, ImageTable(table, rows, places, classes)
     return None

@@ -12,8 +12,9 @@ import numpy as np
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, exact_split, files_in, split_of, sub_directories
+from sasa.data.directories import child, files_in, sub_directories
 from sasa.data.image_names import find_images
+from sasa.data.naming import by_split, exact_split, split_of
 from sasa.data.text import class_name, listed, printable
 from sasa.errors import DataError
 

@@ -10,9 +10,10 @@ import numpy as np
 from sasa.data.detection import coco, voc, yolo
 from sasa.data.detection.coco_json import load
 from sasa.data.detection.source import DetectionSource, DetectionSubset, Look, Openers
-from sasa.data.directories import SPLITS, files_in, look_through, sub_directories
+from sasa.data.directories import files_in, look_through, sub_directories
 from sasa.data.findings import describe_duplicates, describe_split
 from sasa.data.images import is_image
+from sasa.data.naming import SPLITS
 from sasa.data.text import printable
 from sasa.errors import ArgumentError, DataError
 

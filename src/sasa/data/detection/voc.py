@@ -15,9 +15,10 @@ import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, exact_split, files_in, has_images, sub_directories
+from sasa.data.directories import child, files_in, has_images, sub_directories
 from sasa.data.image_names import check_found
 from sasa.data.images import SUFFIXES
+from sasa.data.naming import by_split, exact_split
 from sasa.data.text import class_name, printable, read_lines
 from sasa.errors import DataError
 

@@ -13,18 +13,10 @@ import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import (
-    SPLITS,
-    by_split,
-    child,
-    exact_split,
-    files_in,
-    has_images,
-    is_clutter,
-    sub_directories,
-)
+from sasa.data.directories import child, files_in, has_images, is_clutter, sub_directories
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
+from sasa.data.naming import SPLITS, by_split, exact_split
 from sasa.data.text import class_name, listed, printable, read_lines, read_text
 from sasa.errors import DataError
 
