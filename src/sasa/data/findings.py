@@ -48,7 +48,7 @@ def describe_unlisted(*sources: FileSource | None) -> list[str]:
             used.setdefault(directory, set()).update(names)
     unlisted = {directory: len(image_names(directory) - names) for directory, names in used.items()}
     where = listed((printable(directory) for directory, count in unlisted.items() if count), 3)
-    return [f"not used: {sum(unlisted.values())} images in {where} that no annotation or list names"] if where else []
+    return [f"not used: {sum(unlisted.values())} images in {where} that are in neither split"] if where else []
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -116,6 +116,6 @@ def choose_splits(
     if "train" not in found:
         raise DataError(f"{where} has {' and '.join(map(title, found))} but none for training")
     held_out = next((split for split in HELD_OUT if split in found), None)
-    unused = [split for split in found if split not in ("train", held_out)]
+    unused = [split for split in found if split is None or split not in ("train", held_out)]
     why = f"{held_out} is the held-out split"
     return held_out, [f"not used: {title(s)} ({why if s else 'no split in their names'})" for s in unused]

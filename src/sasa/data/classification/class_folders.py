@@ -114,7 +114,7 @@ def _class_directories(root: Path, leave_out: Collection[Path]) -> tuple[list[Pa
         by_class |= dict.fromkeys(same, directory)
     masks = [directory.name for directory in directories if is_of_masks(directory.name)]
     if masks and (images := [directory.name for directory in directories if says_nothing(directory.name)]):
-        raise DataError(
+        raise NoImagesError(
             f"{printable(root)} holds {_listed(images)} and {_listed(masks)}: masks or annotations of images, not "
             "classes; expected a directory of images for each class"
         )

@@ -1,6 +1,5 @@
 """Pascal VOC's format: an XML file of boxes for each image, and lists of the images of each split."""
 
-import math
 import re
 
 # Malicious entities need a DOCTYPE, which is refused; nothing is fetched from elsewhere.
@@ -16,10 +15,11 @@ import numpy as np
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import child, files_in, has_images, sub_directories
+from sasa.data.formats import single
 from sasa.data.image_names import check_found
 from sasa.data.images import SUFFIXES
 from sasa.data.naming import by_split, exact_split
-from sasa.data.text import class_name, printable, read_lines
+from sasa.data.text import check_known, class_name, finite, printable, read_lines
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -148,8 +148,6 @@ class VocSource(ImageFiles):
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
         categories: dict[str, int | str] = {name: number for number, name in enumerate(classes, 1)}
-        if not places.lists and (bare := len(set(places.images_by_id()) - set(places.all_ids()))):
-            self.description = [f"not used: {bare} images in {printable(places.images)} without an XML file"]
         super().__init__(places.images, names, range(1, len(ids) + 1), sizes, table, categories, problems)
 
 
@@ -171,10 +169,7 @@ def look(root: Path) -> dict[str, Openers]:
             d for place in (root, *inside) for d in sub_directories(place) if re.match("(?i)voc(?!devkit)", d.name)
         ]
         years = [year for year in years if Places.find(year)]
-        if len(years) > 1:
-            names = ", ".join(sorted(printable(year.relative_to(root)) for year in years))
-            raise DataError(f"{printable(root)} holds several years of Pascal VOC ({names}): give the path of one")
-        openers = _openers(years[0]) if years else {}
+        openers = _openers(single(root, "years of Pascal VOC", years)) if years else {}
     return {"Pascal VOC": openers} if openers else {}
 
 
@@ -263,9 +258,8 @@ def _objects(
         for count, drawn in enumerate(record.objects, 1):
             if isinstance(drawn.box, str):
                 problems.append(Problem(where, name, count, drawn.box))
-            elif drawn.name not in numbers:
-                raise DataError(f"{where} has a class {drawn.name!r} that the training images lack")
             else:
+                check_known(where, [drawn.name], classes)
                 objects.append(Annotated(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where))
     return objects, problems
 
@@ -299,7 +293,7 @@ def read_record(path: Path) -> Record:
 
 def _size(root: ET.Element) -> tuple[int, int] | None:
     """Return (height, width), or None if it is missing or 0, as some tools write it."""
-    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
+    height, width = (finite(root.findtext(f"size/{side}")) for side in ("height", "width"))
     if height is None or width is None or not (1 <= height < 2**31 and 1 <= width < 2**31):
         return None
     return int(height), int(width)
@@ -315,16 +309,8 @@ def _box(element: ET.Element) -> Box | str:
     if element.find("bndbox") is None:
         return "has no bndbox and is left out"
     texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-    x1, y1, x2, y2 = map(_number, texts)
+    x1, y1, x2, y2 = map(finite, texts)
     if x1 is None or y1 is None or x2 is None or y2 is None:
         values = ", ".join(repr(text)[:20] for text in texts)
         return f"has a bndbox that is not four finite numbers ({values}) and is left out"
     return x1 - 1, y1 - 1, x2, y2
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
