@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.classification import open_splits
+from sasa.data.images import read_image
 from sasa.data.naming import exact_split, split_of
 from sasa.errors import DataError
 
@@ -381,18 +382,15 @@ def test_annotations_beside_the_directory_of_the_splits(tmp_path):
     [
         (
             b"version https://git-lfs.github.com/spec/v1\n",
-            "is a pointer of Git LFS, not the file itself: run git lfs pull",
+            "is a pointer of Git LFS, not the file itself: run git lfs",
         ),
         (b"\n<!DOCTYPE html><html>", "is a web page .HTML., not the file itself: download it again"),
     ],
 )
-@pytest.mark.parametrize("name", ["cat/0.png", "train.parquet", "train.tar", "metadata.csv"])
+@pytest.mark.parametrize("name", ["train.parquet", "train.tar", "metadata.csv"])
 def test_files_that_were_not_downloaded(tmp_path, name, content, sentence):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name.rpartition('/')[2]} {sentence}"):
-        if name.startswith("cat"):
-            save_images(tmp_path, "dog")
-            sources = open_splits(str(tmp_path), 0.34, 0)
-            [source.read(n) for source in sources for n in range(len(source))]
+    with pytest.raises(DataError, match=rf"{name} {sentence}"):
         open_splits(str(tmp_path), 0.34, 0)
+    with pytest.raises(DataError, match=rf"{name} {sentence}"):
+        read_image(tmp_path / name)

@@ -153,7 +153,7 @@ def test_ambiguous_paths(coco, tmp_path):
         coco([BOX], MANY, CAT, tmp_path / f"annotations/instances_train{year}.json", tmp_path / "images")
     with pytest.raises(
         DataError,
-        match=r"2 files for the split 'train' \(annotations/instances_train2014\.json, annotations/inst.*\): give",
+        match=r"2 files for the split 'train' \(annotations/instances_train2014\.json, ann.*\): give the path",
     ):
         open_detection_splits(str(tmp_path), 0.2, 0)
     (tmp_path / "annotations/instances_train2014.json").unlink()

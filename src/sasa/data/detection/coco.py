@@ -229,11 +229,8 @@ def _files_by_split(root: Path) -> Openers:
     paths = next((found for place in places if _by_split(found := files_in(place, ".json"))), [])
     files = {split: single(root, f"files for the split {split!r}", p) for split, p in _by_split(paths).items()}
     others = [p for p in paths if p not in files.values() and not _is_of_another_kind(p) and _is_coco(p)]
-    unused = (
-        [f"not used: {listed(map(printable, others), 5)} (another file is of that split, or their names say none)"]
-        if others
-        else []
-    )
+    names = listed(map(printable, others), 5)
+    unused = [f"not used: {names} (another file is of that split, or their names say none)"] if others else []
     return {s: partial(CocoSource, p, _image_directories(root, p), unused=unused) for s, p in files.items()}
 
 
