@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -56,8 +56,8 @@ def _locate(directory: Path, names: Sequence[str]) -> dict[str, str | None]:
     """The path of each name below a directory, None for those that are not there."""
     found: dict[str, str | None] = dict(_as_written(directory, names))
     if missing := [name for name in names if name not in found]:
-        tree = _Tree(directory)
-        found |= {name: tree.find(name) for name in missing}
+        index = PathIndex.below(directory)
+        found |= {name: index.find(name) for name in missing}
     return found
 
 
@@ -95,22 +95,30 @@ def _listing(directory: Path) -> list[str]:
     return [entry.name for entry in os.scandir(directory)] if directory.is_dir() else []
 
 
-class _Tree:
-    """Index of all files below a directory, searched by the tails of paths."""
+class PathIndex:
+    """Paths below a directory, found by the tails of other paths to the same files.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        paths: of files, with / between their parts.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
         self._paths: dict[str, str] = {}  # folded -> path; "" for two files that differ by case only
         self._by_name: dict[str, list[str]] = {}
-        for directory, inner, files in os.walk(root):
-            inner[:] = sorted(name for name in inner if not is_clutter(name))
-            for file in files:
-                path = os.path.relpath(f"{directory}/{file}", root)
-                key = _folded(path)
-                self._paths[key] = "" if key in self._paths else path
-                if key.endswith(SUFFIXES):
-                    name = key.rpartition("/")[2]
-                    for known in (name, name.rpartition(".")[0]):
-                        self._by_name.setdefault(known, []).append(path)
+        for path in paths:
+            key = _folded(path)
+            keys = [key]
+            if key.endswith(SUFFIXES):
+                keys.append(key.rpartition(".")[0])
+                for known in (each.rpartition("/")[2] for each in keys):
+                    self._by_name.setdefault(known, []).append(path)
+            for known in keys:
+                self._paths[known] = "" if known in self._paths else path
+
+    @classmethod
+    def below(cls, root: Path) -> "PathIndex":
+        """Index all files below a directory, except those in hidden directories."""
+        return cls(_files_below(root))
 
     def find(self, name: str) -> str | None:
         """Return the path below the root; None if nothing or more than one file matches."""
@@ -126,6 +134,12 @@ class _Tree:
             if len(same) == 1:
                 return same[0]
         return None
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    for directory, inner, files in os.walk(root):
+        inner[:] = sorted(name for name in inner if not is_clutter(name))
+        yield from (os.path.relpath(f"{directory}/{file}", root) for file in files)
 
 
 def _folded(path: str) -> str:

@@ -8,8 +8,7 @@ from sasa.data.classification.source import Found, Source, Subset
 from sasa.data.classification.table_files import SUFFIXES, read_table
 from sasa.data.classification.tables import ImageTable, columns_of, read_rows
 from sasa.data.directories import Layout, files_in, has_images_below, sub_directories
-from sasa.data.image_names import check_found
-from sasa.data.images import SUFFIXES as IMAGE_SUFFIXES
+from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import HELD_OUT, split_of
 from sasa.data.text import printable, read_lines
 
@@ -56,10 +55,11 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
         held_out = next((split for split in HELD_OUT if split in lists), None)
         if "train" not in lists or held_out is None:
             continue
-        index = {_key(path): number for number, path in enumerate(paths)}
+        index = PathIndex(paths)
         if any(_find(lists[split][1][0], index) is None for split in ("train", held_out)):
             continue  # lists of other images
-        train, other = (_numbers(*lists[split], places[0], index) for split in ("train", held_out))
+        named = [_named(*lists[split], places[0], index) for split in ("train", held_out)]
+        train, other = ([number for number, path in enumerate(paths) if path in images] for images in named)
         files = [printable(lists[split][0]) for split in ("train", held_out)]
         notes = [f"split by {' and '.join(dict.fromkeys(files))}"]
         if unlisted := len(paths) - len({*train, *other}):
@@ -91,23 +91,12 @@ def _second_words(path: Path) -> dict[str, str]:
     return {number: rest for number, _, rest in (line.partition(" ") for line in read_lines(path))}
 
 
-def _key(path: str) -> str:
-    path = path.replace("\\", "/")
-    return path.rpartition(".")[0] if path.lower().endswith(IMAGE_SUFFIXES) else path
+def _find(line: str, index: PathIndex) -> str | None:
+    """The image that a line names: all of it, or its first word."""
+    return index.find(line) or index.find(re.split(r"[\s,]", line)[0])
 
 
-def _find(line: str, index: dict[str, int]) -> int | None:
-    """The image that a line names: all of it, or its first word; also by the tail of the path."""
-    for text in (line, re.split(r"[\s,]", line)[0]):
-        key = _key(text)
-        while "/" in key:
-            if key in index:
-                return index[key]
-            key = key.partition("/")[2]
-    return None
-
-
-def _numbers(path: Path, lines: list[str], directory: Path, index: dict[str, int]) -> list[int]:
+def _named(path: Path, lines: list[str], directory: Path, index: PathIndex) -> set[str]:
     found = {line: _find(line, index) for line in lines}
-    check_found(printable(path), directory, lines, [line for line, number in found.items() if number is None])
-    return sorted({number for number in found.values() if number is not None})
+    check_found(printable(path), directory, lines, [line for line, image in found.items() if image is None])
+    return {image for image in found.values() if image}

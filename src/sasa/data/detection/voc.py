@@ -4,10 +4,11 @@ import re
 
 # Malicious entities need a DOCTYPE, which is refused; nothing is fetched from elsewhere.
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePath
 from typing import NoReturn
 
 import numpy as np
@@ -16,8 +17,7 @@ from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import child, files_in, has_images, sub_directories
 from sasa.data.formats import single
-from sasa.data.image_names import check_found
-from sasa.data.images import SUFFIXES
+from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import by_split, exact_split
 from sasa.data.text import check_known, class_name, finite, printable, read_lines
 from sasa.errors import DataError
@@ -90,24 +90,28 @@ class Places:
         Raises:
             DataError: a list cannot be read, or an image is on it twice.
         """
-        known = self.images_by_id()
         found: list[str] = []
         for path in self.lists[split]:
-            ids = [_identity(line, known) for line in read_lines(path)]
-            if len(set(ids)) < len(ids):
-                twice = next(identity for identity in ids if ids.count(identity) > 1)
-                raise DataError(f"{printable(path)} lists {twice!r} twice")
+            ids = [self._identity(line) for line in read_lines(path)]
+            if twice := [identity for identity, count in Counter(ids).items() if count > 1]:
+                raise DataError(f"{printable(path)} lists {twice[0]!r} twice")
             found += ids
         return list(dict.fromkeys(found))
+
+    def _identity(self, line: str) -> str:
+        """The id in a line of a list: the whole line, or without a second column, directories and the suffix."""
+        first = re.sub(r"\s+-?[01]$", "", line)
+        found = next(filter(None, (self.index.find(re.sub(r"\.xml$", "", text)) for text in (line, first))), None)
+        return PurePath(found).stem if found else first
+
+    @cached_property
+    def index(self) -> PathIndex:
+        """The images, by id: JPEG in VOC itself, any format in other data sets."""
+        return PathIndex.below(self.images)
 
     def all_ids(self) -> list[str]:
         """The ids of the images that have an XML file, sorted."""
         return [path.stem for path in files_in(self.annotations, ".xml")]
-
-    def images_by_id(self) -> dict[str, str]:
-        """File names of the images: JPEG in VOC itself, any format in other data sets."""
-        files = files_in(self.images, *SUFFIXES) if self.images.is_dir() else []
-        return {path.stem: path.name for path in files}
 
 
 class VocSource(ImageFiles):
@@ -223,21 +227,10 @@ def _list_name(stem: str) -> str | None:
     return stem if stem == "trainval" else exact_split(stem)
 
 
-def _identity(line: str, known: dict[str, str]) -> str:
-    """The id in a line of a list: the whole line, or without a second column, directories and the suffix."""
-    first = re.sub(r"\s+-?[01]$", "", line)
-    for text in (line, first):
-        name = text.replace("\\", "/").rpartition("/")[2]
-        stem = name.rpartition(".")[0] if name.lower().endswith((*SUFFIXES, ".xml")) else name
-        if found := next((each for each in (text, name, stem) if each in known), None):
-            return found
-    return first
-
-
 def _image_names(places: Places, title: str, ids: list[str]) -> list[str]:
-    by_id = places.images_by_id()
-    check_found(title, places.images, ids, [identity for identity in ids if identity not in by_id])
-    return [by_id[identity] for identity in ids]
+    found = {identity: places.index.find(identity) for identity in ids}
+    check_found(title, places.images, ids, [identity for identity, path in found.items() if path is None])
+    return [found[identity] or "" for identity in ids]
 
 
 def _classes(records: Iterable[Record]) -> list[str]:
