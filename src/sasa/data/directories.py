@@ -35,9 +35,9 @@ def sub_directories(root: Path) -> list[Path]:
 
 def files_in(directory: Path, *suffixes: str) -> list[Path]:
     """The files of a directory whose names end in one of the suffixes (in any case), sorted, without clutter."""
-    return sorted(
-        p for p in directory.iterdir() if p.name.lower().endswith(suffixes) and not is_clutter(p.name) and p.is_file()
-    )
+    with os.scandir(directory) as entries:
+        named = (entry for entry in entries if entry.name.lower().endswith(suffixes) and not is_clutter(entry.name))
+        return [directory / name for name in sorted(entry.name for entry in named if entry.is_file())]
 
 
 def image_names(directory: Path) -> set[str]:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sasa.data.classification.source import Found, Source, Subset
+from sasa.data.classification.table_columns import columns_of, read_rows
 from sasa.data.classification.table_files import SUFFIXES, read_table
-from sasa.data.classification.tables import ImageTable, columns_of, read_rows
+from sasa.data.classification.tables import ImageTable
 from sasa.data.directories import Layout, files_in, has_images_below, sub_directories
 from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import HELD_OUT, split_of

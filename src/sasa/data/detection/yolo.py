@@ -309,18 +309,16 @@ def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
 def _is_around(values: Sequence[float | None]) -> bool:
     """Return whether numbers are a box and points in it, of two or three numbers (x, y, visible), and no outline."""
     numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values) or len(values) == 8:  # four numbers and two points, or the corners of a rectangle
+    if len(numbers) < len(values) or len(numbers) < 7 or len(numbers) == 8:  # 8: the corners of a rectangle
         return False
-    x, y, width, height = numbers[:4] if len(numbers) > 6 else (0, 0, 0, 0)
-    return any(
-        len(numbers) > 6
-        and (len(numbers) - 4) % step == 0
-        and all(
-            (px == 0 and py == 0) or (abs(px - x) <= width / 2 + NEAR and abs(py - y) <= height / 2 + NEAR)
-            for px, py in zip(numbers[4::step], numbers[5::step], strict=True)
-        )
-        for step in (2, 3)
-    )
+    x, y, width, height = numbers[:4]
+    for step in (2, 3):
+        if (len(numbers) - 4) % step == 0:
+            points = zip(numbers[4::step], numbers[5::step], strict=True)
+            drawn = [(px, py) for px, py in points if px or py]  # others are hidden
+            if all(abs(px - x) <= width / 2 + NEAR and abs(py - y) <= height / 2 + NEAR for px, py in drawn):
+                return True
+    return False
 
 
 def _have_keypoints(rows: list[list[Row]]) -> bool:
