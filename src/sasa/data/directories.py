@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from sasa.data.images import SUFFIXES
@@ -138,7 +139,7 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
     `root` is. A directory with images directly in it is a class.
     """
     directories, notes = sub_directories(root), clutter(root)
-    full = [d for d in directories if has_images_below(d) or holds(d)]
+    full = list(islice((d for d in directories if has_images_below(d) or holds(d)), 2))
     if len(full) != 1 or has_images(root) or has_images(full[0]) or not holds(full[0]):
         return root, notes
     inner = full[0]
@@ -213,8 +214,8 @@ def _has_training_and_other(splits: Iterable[str | None]) -> bool:
 def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
     """Refuse directories named for splits that hold images without classes; a single one beside others is a class."""
     flat = [d for d in directories if exact_split(d.name) and has_images_below(d)]
-    others = [d for d in directories if not exact_split(d.name) and has_images_below(d)]
-    if len({exact_split(d.name) for d in flat}) > 1 or (flat and not others):
+    others = (d for d in directories if not exact_split(d.name))
+    if len({exact_split(d.name) for d in flat}) > 1 or (flat and not any(map(has_images_below, others))):
         raise NoImagesError(
             f"{printable(root)} holds {_named(flat)} with images that are in no directory of a class: "
             f"expected a directory for each class, as in {printable(flat[0].name)}/CLASS/"
