@@ -1,33 +1,17 @@
-"""Layouts of data sets: names of splits, directories that only wrap others, and system files to ignore."""
+"""Directories of data sets: which hold the splits, which only wrap others, and system files to ignore."""
 
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from sasa.data.images import SUFFIXES
+from sasa.data.naming import HELD_OUT, by_split, exact_split, is_of_masks, is_parts, says_nothing, split_of
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
 
-SPLITS = ("train", "val", "test")
-HELD_OUT = ("val", "test")  # splits to hold out, the preferred one first
-
-_SPLIT_WORDS = {
-    "train": "train training trn trainval trainings entrenamiento treino entrainement",
-    "val": "val valid validation validate dev devel eval evaluation heldout holdout validierung",
-    "test": "test testing tst prueba teste",
-}
-_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words.split()}
-# Words without a meaning in a name: "train_images" is the training split, but "bullet_train" may be a class.
-_FILLERS = frozenset(
-    "set sets data dataset datasets split subset image images img imgs photo photos picture pictures pic pics frame "
-    "frames file files folder dir directory jpg jpeg jpegs png jpegimages daten the of for all raw".split()
-)
-_MASKS = frozenset(
-    "mask masks label labels annotation annotations segmentation segmentations trimaps gt groundtruth".split()
-)
-_PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
 # Directories made by operating systems, network drives and tools. Names with a dot in front are left out as well.
 _SYSTEM = frozenset(
     "__macosx @eadir @tmp #recycle @recycle @recently-snapshot $recycle.bin recycler lost+found __pycache__ "
@@ -52,9 +36,15 @@ def sub_directories(root: Path) -> list[Path]:
 
 def files_in(directory: Path, *suffixes: str) -> list[Path]:
     """The files of a directory whose names end in one of the suffixes (in any case), sorted, without clutter."""
-    return sorted(
-        p for p in directory.iterdir() if p.name.lower().endswith(suffixes) and not is_clutter(p.name) and p.is_file()
-    )
+    with os.scandir(directory) as entries:
+        named = (entry for entry in entries if entry.name.lower().endswith(suffixes) and not is_clutter(entry.name))
+        return [directory / name for name in sorted(entry.name for entry in named if entry.is_file())]
+
+
+def image_names(directory: Path) -> set[str]:
+    """The names of the images directly in a directory; a single system call for many files."""
+    with os.scandir(directory) as entries:
+        return {e.name for e in entries if e.name.lower().endswith(SUFFIXES) and not is_clutter(e.name)}
 
 
 def child(root: Path, *names: str) -> Path | None:
@@ -71,55 +61,6 @@ def clutter(root: Path) -> list[str]:
         if names
         else []
     )
-
-
-def split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return the split that a name stands for, and the other words of the name.
-
-    "Train2017", "training_set", "TRAIN-images" and "trainset" are ("train", ()), "seg_train" is ("train", ("seg",)),
-    "cat" is (None, ("cat",)). A name that holds words of several splits stands for none, but for "train_val", which
-    is the training split.
-    """
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+", name)
-    words = [
-        _unglued(word.lower()) for word in re.sub(r"\b(held|hold) out\b", r"\1out", " ".join(words), flags=re.I).split()
-    ]
-    splits = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
-    rest = tuple(word for word in words if word not in _SPLIT_OF and word not in _FILLERS)
-    if splits == {"train", "val"}:
-        return "train", rest
-    return (splits.pop(), rest) if len(splits) == 1 else (None, rest or tuple(words))
-
-
-def _unglued(word: str) -> str:
-    """Remove a filler from the end of a split: "trainset" and "trainimages" give "train"; other words are unchanged."""
-    match = re.fullmatch(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})({'|'.join(_FILLERS)})", word)
-    return match[1] if match else word
-
-
-def exact_split(name: str) -> str | None:
-    """Return the split that a name stands for, or None if the name has other words too."""
-    split, rest = split_of(name)
-    return None if rest else split
-
-
-def by_split(directories: Iterable[Path]) -> dict[str, Path]:
-    """Map splits to the directories that are named for them.
-
-    Raises:
-        DataError: two are named for the same split.
-    """
-    found: dict[str, Path] = {}
-    for directory in directories:
-        split = split_of(directory.name)[0]
-        if split in found:
-            raise DataError(
-                f"{printable(directory.parent)} holds two directories for the {split} split, "
-                f"{printable(found[split].name)}/ and {printable(directory.name)}/: move one away"
-            )
-        if split:
-            found[split] = directory
-    return found
 
 
 def has_images(directory: Path) -> bool:
@@ -142,24 +83,8 @@ def has_image_directories(directory: Path) -> bool:
     test/test/1.jpg, test/images/1.jpg.
     """
     full = [sub for sub in sub_directories(directory) if has_images_below(sub)]
-    named = [sub for sub in full if not _says_nothing(sub.name) and sub.name != directory.name]
+    named = [sub for sub in full if not says_nothing(sub.name) and sub.name != directory.name]
     return len(full) > 1 or any(sub in named or not has_images(sub) for sub in full)
-
-
-def _says_nothing(name: str) -> bool:
-    return exact_split(name) is not None or is_of_images(name)
-
-
-def is_of_images(name: str) -> bool:
-    """Return whether a directory is named "images", "data" or the like, which says nothing about a class."""
-    words = re.findall(r"[^\W\d_]+", name.lower())
-    return bool(words) and _FILLERS.issuperset(words)
-
-
-def is_of_masks(name: str) -> bool:
-    """Return whether a directory is named for masks of images: "masks", "SegmentationClass", "ground_truth"."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
-    return not _MASKS.isdisjoint([*words, "".join(words)]) and len(words) < 3
 
 
 @dataclass
@@ -193,12 +118,13 @@ def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directorie
 
     Raises:
         DataError: directories are named for splits but hold no data, there is one for testing and none for training,
-            two are named for the same split, or splits lie inside of class directories.
+            two are named for the same split, splits lie inside of class directories, or all directories hold others
+            of the same names.
     """
     layout = _splits(root, holds)
     if layout is None:
         inner, notes = look_through(root, holds)
-        layout = find_layout(inner, holds) if inner != root else Layout(root)
+        layout = find_layout(inner, holds) if inner != root else Layout(root, unused=_not_classes(root))
         layout.notes = notes + [note for note in layout.notes if note not in notes]
         return layout
     layout.train, notes = look_through(layout.train, holds)
@@ -213,12 +139,12 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
     `root` is. A directory with images directly in it is a class.
     """
     directories, notes = sub_directories(root), clutter(root)
-    full = [d for d in directories if has_images_below(d) or holds(d)]
+    full = list(islice((d for d in directories if has_images_below(d) or holds(d)), 2))
     if len(full) != 1 or has_images(root) or has_images(full[0]) or not holds(full[0]):
         return root, notes
     inner = full[0]
     others = [d for d in directories if d != inner]
-    if others and not _says_nothing(inner.name) and inner.name != root.absolute().name:
+    if others and not says_nothing(inner.name) and inner.name != root.absolute().name:
         return root, notes
     if others:
         notes.append(f"ignored in {printable(root)}: {_named(others)} (no images)")
@@ -233,8 +159,10 @@ def _splits(root: Path, holds: Callable[[Path], bool]) -> Layout | None:
     full = [d for d in named if holds(d)] or _sharing_a_word(directories, holds)
     if not full:
         _refuse_flat_splits(root, directories)
-        _refuse_splits_in_classes(directories)
-        _refuse_parts(root, directories)
+        with_images = [d for d in directories if has_images_below(d)]
+        _refuse_splits_in_classes(with_images)
+        _refuse_parts(root, with_images)
+        _refuse_equal_contents(root, with_images)
         return None
     found = by_split(full)
     if "train" not in found:
@@ -286,29 +214,63 @@ def _has_training_and_other(splits: Iterable[str | None]) -> bool:
 def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
     """Refuse directories named for splits that hold images without classes; a single one beside others is a class."""
     flat = [d for d in directories if exact_split(d.name) and has_images_below(d)]
-    others = [d for d in directories if not exact_split(d.name) and has_images_below(d)]
-    if len({exact_split(d.name) for d in flat}) > 1 or (flat and not others):
+    others = (d for d in directories if not exact_split(d.name))
+    if len({exact_split(d.name) for d in flat}) > 1 or (flat and not any(map(has_images_below, others))):
         raise NoImagesError(
             f"{printable(root)} holds {_named(flat)} with images that are in no directory of a class: "
             f"expected a directory for each class, as in {printable(flat[0].name)}/CLASS/"
         )
 
 
-def _refuse_parts(root: Path, directories: list[Path]) -> None:
+def _refuse_parts(root: Path, full: list[Path]) -> None:
     """Refuse images_part_1/, images_part_2/ as classes, but not class_1/, class_2/."""
-    full = [d for d in directories if has_images_below(d)]
     words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in full}
-    if len(full) > 1 and len(words) == 1 and _PARTS.intersection(words.pop()):
+    if len(full) > 1 and len(words) == 1 and is_parts(words.pop()):
         raise DataError(
             f"{printable(root)} holds {_named(full)}, whose names are not classes but parts of one directory: expected "
             "a directory for each class, or a table of labels such as train.csv"
         )
 
 
-def _refuse_splits_in_classes(directories: list[Path]) -> None:
-    if len(directories) < 2:
+def _refuse_equal_contents(root: Path, full: list[Path]) -> None:
+    """Refuse color/{cat,dog} beside gray/{cat,dog}, and unknown names of splits: which are the classes?"""
+    if len(full) < 2 or any(map(has_images, full)):
         return
-    for place in filter(None, map(_holder_of_splits, directories)):
+    common = set.intersection(*({d.name for d in _inner_directories(directory)} for directory in full))
+    if len(common) > 1:
+        example = f"{printable(root)}/{printable(full[0].name)}"
+        raise DataError(
+            f"{printable(root)} holds {_named(full)}, each with directories of the same names "
+            f"({listed(map(printable, sorted(common)), 5)}): if those are the classes, give the path of one, such as "
+            f"{example}, or name the directories train/ and val/; if not, move their images up"
+        )
+
+
+def _inner_directories(directory: Path) -> list[Path]:
+    """The directories in a directory, or in images/ there if it is the only one; without images/ and masks/."""
+    inner = sub_directories(directory)
+    if len(inner) == 1 and says_nothing(inner[0].name):
+        return _inner_directories(inner[0])
+    return [d for d in inner if not says_nothing(d.name) and not is_of_masks(d.name)]
+
+
+def _not_classes(root: Path) -> dict[Path, str]:
+    """Directories beside those of the classes that are none: test/ without classes, and copies of the whole set."""
+    directories = sub_directories(root)
+    names = {directory.name for directory in directories}
+    found: dict[Path, str] = {}
+    for directory in directories if len(directories) > 2 else ():
+        if exact_split(directory.name) in HELD_OUT and has_images_below(directory):
+            found[directory] = "its images are in no directories of classes"
+        elif not has_images(directory) and len({d.name for d in sub_directories(directory)} & names) > 1:
+            found[directory] = "it holds directories of the same names as beside it"
+    return found
+
+
+def _refuse_splits_in_classes(full: list[Path]) -> None:
+    if len(full) < 2:
+        return
+    for place in filter(None, map(_holder_of_splits, full)):
         inner = [d for d in sub_directories(place) if exact_split(d.name)]
         raise DataError(
             f"{printable(place)} holds {_named(inner)} inside of what would be a class: expected "

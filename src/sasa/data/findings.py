@@ -1,9 +1,11 @@
 """Sentences about a data set that was opened: classes with counts, splits, and images that are in both splits."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from sasa.data.source import ImageSource
-from sasa.data.text import listed
+from sasa.data.directories import image_names
+from sasa.data.source import FileSource, ImageSource
+from sasa.data.text import listed, printable
 
 # Images of both splits that are compared when a data set is opened: about a second.
 MOST_COMPARED = 20_000
@@ -36,6 +38,17 @@ def describe_split(
     if absent := [name for name, count in named if not count]:
         sentences.append(f"{title}: no {things[1] if things else 'images'} of {listed(absent)}")
     return sentences
+
+
+def describe_unlisted(*sources: FileSource | None) -> list[str]:
+    """Describe the images beside those of the sources that are in none of them, in a sentence if there are any."""
+    used: dict[Path, set[str]] = {}
+    for source in filter(None, sources):
+        for directory, names in source.names_by_directory().items():
+            used.setdefault(directory, set()).update(names)
+    unlisted = {directory: len(image_names(directory) - names) for directory, names in used.items()}
+    where = listed((printable(directory) for directory, count in unlisted.items() if count), 3)
+    return [f"not used: {sum(unlisted.values())} images in {where} that are in neither split"] if where else []
 
 
 def _count(number: int, one: str, many: str) -> str:

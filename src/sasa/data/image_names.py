@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -23,7 +23,8 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
 
     Args:
         where: the annotation file, for errors.
-        directories: possible directories of the images; the one that holds the first image is used.
+        directories: possible directories of the images; the one that holds most of them is used, first those that
+            hold the first image as it is written.
         names: of the images.
 
     Raises:
@@ -34,24 +35,30 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
             raise DataError(f"{where} names an image {name!a}, which is not a valid file name")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{where} names the image {printable(twice[0])} twice")
-    there = [directory for directory in directories if directory.is_dir()]
-    holding = (directory for directory in there if _as_written(directory, names[:1]))
-    trees: dict[Path, _Tree] = {}
-    directory = next(holding, None)
-    if directory is None:
-        trees = {place: _Tree(place) for place in there}
-        directory = next((place for place in there if trees[place].find(names[0])), (there or [*directories])[0])
-    found: dict[str, str | None] = dict(_as_written(directory, names))
-    if changed := [name for name in names if name not in found]:
-        tree = trees.get(directory) or _Tree(directory)
-        found |= {name: tree.find(name) for name in changed}
+    there = [directory for directory in directories if directory.is_dir()] or [directories[0]]
+    tried: list[tuple[Path, dict[str, str | None]]] = []
+    for place in sorted(there, key=lambda place: not _as_written(place, names[:1])):
+        tried.append((place, _locate(place, names)))
+        if all(tried[-1][1].values()):
+            break
+    directory, found = min(tried, key=lambda each: sum(path is None for path in each[1].values()))
     check_found(where, directory, names, [name for name in names if not found[name]])
     _check_different(where, found)
+    changed = [name for name in names if found[name] != name]
     notes = []
     if changed:
         first = f"{printable(changed[0])!r} is {printable(found[changed[0]])!r}"
         notes = [f"{len(changed)} names of images in {where} were found by their last parts: {first}"]
     return directory, [found[name] or "" for name in names], notes
+
+
+def _locate(directory: Path, names: Sequence[str]) -> dict[str, str | None]:
+    """The path of each name below a directory, None for those that are not there."""
+    found: dict[str, str | None] = dict(_as_written(directory, names))
+    if missing := [name for name in names if name not in found]:
+        index = PathIndex.below(directory)
+        found |= {name: index.find(name) for name in missing}
+    return found
 
 
 def check_found(where: str, directory: Path, names: Sequence[str], missing: Sequence[str]) -> None:
@@ -88,22 +95,30 @@ def _listing(directory: Path) -> list[str]:
     return [entry.name for entry in os.scandir(directory)] if directory.is_dir() else []
 
 
-class _Tree:
-    """Index of all files below a directory, searched by the tails of paths."""
+class PathIndex:
+    """Paths below a directory, found by the tails of other paths to the same files.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        paths: of files, with / between their parts.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
         self._paths: dict[str, str] = {}  # folded -> path; "" for two files that differ by case only
         self._by_name: dict[str, list[str]] = {}
-        for directory, inner, files in os.walk(root):
-            inner[:] = sorted(name for name in inner if not is_clutter(name))
-            for file in files:
-                path = os.path.relpath(f"{directory}/{file}", root)
-                key = _folded(path)
-                self._paths[key] = "" if key in self._paths else path
-                if key.endswith(SUFFIXES):
-                    name = key.rpartition("/")[2]
-                    for known in (name, name.rpartition(".")[0]):
-                        self._by_name.setdefault(known, []).append(path)
+        for path in paths:
+            key = _folded(path)
+            keys = [key]
+            if key.endswith(SUFFIXES):
+                keys.append(key.rpartition(".")[0])
+                for known in (each.rpartition("/")[2] for each in keys):
+                    self._by_name.setdefault(known, []).append(path)
+            for known in keys:
+                self._paths[known] = "" if known in self._paths else path
+
+    @classmethod
+    def below(cls, root: Path) -> "PathIndex":
+        """Index all files below a directory, except those in hidden directories."""
+        return cls(_files_below(root))
 
     def find(self, name: str) -> str | None:
         """Return the path below the root; None if nothing or more than one file matches."""
@@ -119,6 +134,12 @@ class _Tree:
             if len(same) == 1:
                 return same[0]
         return None
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    for directory, inner, files in os.walk(root):
+        inner[:] = sorted(name for name in inner if not is_clutter(name))
+        yield from (os.path.relpath(f"{directory}/{file}", root) for file in files)
 
 
 def _folded(path: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
+from sasa.data.text import check_fetched
 from sasa.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def read_image(source: Path | bytes, name: str | None = None, channels: int = 3)
         content = source.read_bytes() if isinstance(source, Path) else source
         if not content:
             raise DataError(f"{name} is empty: an image of 0 bytes")
+        check_fetched(name, content)
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             _turn_upright(image)

@@ -9,6 +9,7 @@ from sasa.data.detection import DetectionSource, open_detection_splits
 from sasa.data.detection.open import is_detection_data
 from sasa.errors import DataError
 
+DARK = 16  # of 255; 12 bits in files of 16 bits end there
 Splits = tuple[Source, Source] | tuple[DetectionSource, DetectionSource]
 
 
@@ -74,12 +75,21 @@ def spread(source: Source | DetectionSource, count: int) -> Sequence[int]:
 
 def _read_some(title: str, source: Source | DetectionSource, count: int) -> tuple[str, list[str]]:
     """(a sentence about sizes, problems)."""
-    sizes, problems, indices = [], [], spread(source, count)
+    sizes, dark, problems, indices = [], [], [], spread(source, count)
     for index in indices:
         try:
-            sizes.append(source.read(index).size)
+            image = source.read(index, channels=1)
         except DataError as error:
             problems.append(str(error))
+            continue
+        sizes.append(image.size)
+        if image.getextrema()[1] < DARK:
+            dark.append(index)
+    if dark:
+        problems.append(
+            f"{len(dark)} of {len(indices)} {title} images are nearly black, without a pixel above {DARK} of 255, such "
+            f"as {source.name(dark[0])}: 16 bits are scaled from 0 to 65535"
+        )
     if not sizes:
         return f"{title}: none of {len(indices)} images can be read", problems
     widths, heights = (sorted(sides) for sides in zip(*sizes, strict=True))

@@ -1,6 +1,7 @@
 """Base classes of the sources of both tasks: images that are read one at a time, in any order."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,14 @@ class FileSource(ImageSource):
     def path(self, index: int) -> Path:
         """Path of image `index`."""
         return Path(self._directory, self._names[index])
+
+    def names_by_directory(self) -> dict[Path, set[str]]:
+        """The names of the files by the directory that holds them."""
+        found: dict[str, set[str]] = {}
+        for index in range(len(self._names)):
+            parent, _, name = os.path.normpath(self._names[index]).rpartition("/")
+            found.setdefault(parent, set()).add(name)
+        return {Path(self._directory, parent): names for parent, names in found.items()}
 
     def path_below(self, index: int) -> str:
         """Path of image `index` below the directory."""

@@ -1,9 +1,10 @@
 """Text of foreign files: names that may not be valid UTF-8, and lists with a byte order mark."""
 
 import codecs
+import math
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,46 @@ def class_name(name: object) -> str:
     return unicodedata.normalize("NFC", printable(name)).strip()
 
 
+def check_known(where: str, names: Iterable[str], classes: Sequence[str]) -> None:
+    """Check that the classes of a held-out split are those of the training images.
+
+    Raises:
+        DataError: one is not.
+    """
+    known = set(classes)
+    if unknown := next((name for name in names if name not in known), None):
+        raise DataError(
+            f"{where} has a class {unknown!r} that the training images lack (those have {listed(classes, 5)})"
+        )
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number, also NaN or infinite."""
+    return finite(text) is not None or text.lower().strip("+-") in ("nan", "inf")
+
+
+def finite(text: str | None) -> float | None:
+    """Return the finite number that a text states, or None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def check_fetched(where: str, content: bytes) -> None:
+    """Check that a file is not what a failed download leaves in its place.
+
+    Raises:
+        DataError: it is a pointer of Git LFS, or a web page.
+    """
+    start = content[:100].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise DataError(f"{where} is a pointer of Git LFS, not the file itself: run git lfs pull, or download it again")
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise DataError(f"{where} is a web page (HTML), not the file itself: download it again")
+
+
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 if it starts with that byte order mark; the mark is not part of it.
 
@@ -53,6 +94,7 @@ def read_text(path: Path) -> str:
     """
     try:
         content = path.read_bytes()
+        check_fetched(printable(path), content)
         mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))
         return content[len(mark) :].decode(encoding)
     except OSError as error:

@@ -15,8 +15,8 @@ from sasa.errors import DataError
         ("cifar-10-batches-bin/data_batch_1.bin", "data_batch_1.bin is a format that is not read: write the images"),
         ("train/data-00000-of-00001.arrow", "00001.arrow is a format that is not read"),
         ("train_32x32.mat", "train_32x32.mat is a format that is not read"),
-        ("EMNIST/raw/emnist-letters-train-images-idx3-ubyte", "ubyte is a format that is not read"),
-        ("mnist_train.csv", "mnist_train.csv has the columns label, 1x1: expected one of file_name"),
+        ("QMNIST/raw/qmnist-test-labels-idx2-int.ubyte", "ubyte is a format that is not read"),
+        ("mnist_train.csv", "mnist_train.csv has the columns label, 1x1: expected one of names"),
     ],
 )
 def test_other_formats(tmp_path, name, sentence):

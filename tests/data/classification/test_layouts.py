@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from sasa.data.classification import open_splits
-from sasa.data.directories import exact_split, split_of
+from sasa.data.images import read_image
+from sasa.data.naming import exact_split, split_of
 from sasa.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -53,6 +54,9 @@ TRAIN += [
     "img_train",
     "trainval",
     "Trainingsdaten",
+    "entraînement",
+    "训练集",
+    "обучение",
 ]
 HELD = [
     "val",
@@ -68,6 +72,7 @@ HELD = [
     "eval",
     "held_out",
 ]
+HELD += ["validación", "测试集", "тест"]
 HELD += ["test", "Test", "Testing", "TESTING", "test_set", "testSet", "test-images", "Test Images", "holdout"]
 
 
@@ -199,6 +204,11 @@ def test_classes_may_be_named_as_splits_if_they_hold_images(tmp_path):
             "whose names are not classes but parts of one directory",
         ),
         (["set/train/cat", "set/val/cat", "more/dog"], "set holds train/, val/ inside of what would be a class"),
+        *(
+            ([f"{d}/{c}" for d in pair for c in CLASSES], r"each with directories of the same names .cat, dog.: if")
+            for pair in (("color", "gray"), ("gallery", "query"), ("tr", "te"), ("amazon/images", "dslr/images"))
+        ),
+        (["train_images", "train_labels"], "holds train_images/ and train_labels/: masks or annotations of images"),
         (["train/cat", "train/dog", "val/cow"], "val has a class 'cow' that the training images lack .those have cat,"),
         (["train/cat", "train/dog", "val/Cat"], "val has a class 'Cat' that the training images lack .those have cat,"),
     ],
@@ -293,7 +303,7 @@ def test_unlabelled_images_in_the_wrapper_of_an_archive(tmp_path):
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_images_and_masks_are_not_classes(tmp_path, split, images, masks):
     save_images(tmp_path, f"{split}{images}", f"{split}{masks}")
-    with pytest.raises(DataError, match=f"holds {images}/ and {masks}/: masks of images, not classes; expected a dir"):
+    with pytest.raises(DataError, match=f"holds {images}/ and {masks}/: masks or annotations of images, not classes"):
         open_splits(str(tmp_path), 0.34, 0)
 
 
@@ -339,3 +349,48 @@ def test_rarer_suffixes(tmp_path, suffix):
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert sum(map(len, sources)) == 7
     assert all(source.read(n).size == (5, 4) for source in sources for n in range(len(source)))
+
+
+@pytest.mark.parametrize(
+    ("directories", "why"),
+    [
+        (["test"], "its images are in no directories of classes"),
+        (["Validation"], "its images are in no directories of classes"),
+        (["copy/cat", "copy/dog"], "it holds directories of the same names as beside it"),
+    ],
+)
+def test_directories_beside_the_classes_that_are_none(tmp_path, directories, why):
+    save_classes(tmp_path, "")
+    save_images(tmp_path, *directories)
+    sources = open_splits(str(tmp_path), 0.34, 0)
+    assert sources[0].classes == ["cat", "dog"]
+    assert f"not used: {tmp_path}/{directories[0].partition('/')[0]}/ ({why})" in description(sources)
+
+
+def test_annotations_beside_the_directory_of_the_splits(tmp_path):
+    """ImageNet as Kaggle has it."""
+    save_classes(tmp_path / "ILSVRC", "Data/CLS-LOC/train")
+    save_images(tmp_path / "ILSVRC", "Data/CLS-LOC/val")
+    (tmp_path / "ILSVRC" / "Annotations" / "CLS-LOC" / "train").mkdir(parents=True)
+    sources = open_splits(str(tmp_path), 0.34, 0)
+    assert sources[0].classes == ["cat", "dog"]
+    assert "CLS-LOC/val/ (its images are in no directories of classes)" in description(sources)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a pointer of Git LFS, not the file itself: run git lfs",
+        ),
+        (b"\n<!DOCTYPE html><html>", "is a web page .HTML., not the file itself: download it again"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train.parquet", "train.tar", "metadata.csv"])
+def test_files_that_were_not_downloaded(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name} {sentence}"):
+        open_splits(str(tmp_path), 0.34, 0)
+    with pytest.raises(DataError, match=rf"{name} {sentence}"):
+        read_image(tmp_path / name)

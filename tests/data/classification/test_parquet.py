@@ -489,9 +489,9 @@ def test_images_from_a_dictionary(tmp_path):
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["val-0", "test-0"], r"holds test-0\.parquet, val-0\.parquet but no file for training, such as train-0"),
-        (["train-0", "val-0", "test-0"], r"not used in .*: test-0\.parquet \(val is the held-out split\)"),
-        (["train-0", "more"], r"not used in .*: more\.parquet \(no split in their names\)"),
+        (["val-0", "test-0"], r"has test-0\.parquet and val-0\.parquet but none for training"),
+        (["train-0", "val-0", "test-0"], r"not used: test-0\.parquet \(val is the held-out split\)"),
+        (["train-0", "more"], r"not used: more\.parquet \(no split in their names\)"),
         (["Train", "Validation"], "held-out: 4 images"),
         (["default/train/0", "default/test/0"], "held-out: 4 images"),
         (["training/0", "testing/0", "dev/0"], r"not used: .*testing/ \(dev/ is the held-out split\)"),
@@ -501,7 +501,7 @@ def test_files_of_splits(tmp_path, names, sentence):
     for number, name in enumerate(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table_of(4, label=[0, 0, 1, 1], number=[number] * 4), tmp_path / f"{name}.parquet")
-    if "no file" in sentence:
+    if "none for training" in sentence:
         with pytest.raises(DataError, match=sentence):
             open_splits(str(tmp_path), 0.5, 0)
         return
@@ -515,3 +515,21 @@ def test_the_same_image_in_both_splits_is_reported(tmp_path):
         pq.write_table(table_of(2, label=[0, 1]), tmp_path / f"{name}.parquet")
     _, held_out = open_splits(str(tmp_path), 0.2, 0)
     assert "the same image is in both splits: 2 of the 2 held-out images" in held_out.description[-1]
+
+
+@pytest.mark.parametrize("unlabelled", ["label -1", "no label"])
+def test_a_test_split_without_labels_is_not_used(tmp_path, unlabelled):
+    write_parquet(tmp_path / "train-00000-of-00003.parquet", [0, 1] * 4)
+    write_parquet(tmp_path / "test.parquet", [-1, -1], label="label" if "-1" in unlabelled else "text")
+    train, held_out = open_splits(str(tmp_path), 0.25, 0)
+    assert (len(train), len(held_out)) == (6, 2)
+    notes = "\n".join(train.description)
+    assert f"not used: {tmp_path}/test.parquet has" in notes
+    assert f"missing: 2 of the files to which {tmp_path}/train-00000-of-00003.parquet belongs, 1, 2" in notes
+
+
+def test_files_that_number_their_classes_differently(tmp_path):
+    write_parquet(tmp_path / "0.parquet", [0, 1], ["cat", "dog"])
+    write_parquet(tmp_path / "1.parquet", [0, 1], ["dog", "cat"])
+    with pytest.raises(DataError, match=r"1\.parquet numbers other classes than .*0\.parquet"):
+        open_splits(str(tmp_path), 0.25, 0)

@@ -72,7 +72,7 @@ def test_names_of_classes_in_the_order_of_a_list(tmp_path):
 
 def test_captions_are_not_classes(tmp_path):
     write_tar(tmp_path / "a.tar", words(20, "photo {}".format))
-    with pytest.raises(DataError, match=r"a\.tar has 20 texts in 20 samples: captions, not classes"):
+    with pytest.raises(DataError, match=r"has 20 labels in 20 images: texts or numbers, not classes"):
         TarShards([tmp_path / "a.tar"])
 
 
@@ -230,7 +230,10 @@ def test_pickled_labels_are_never_opened(tmp_path, suffix):
     [
         ([], r"a\.tar holds no samples: expected members such as"),
         ([("README", b"x")], "holds no samples"),
-        ([("1.png", b"x"), ("2.cls", b"0")], "sample '1' has no label: expected a member ending in .cls or .json"),
+        (
+            [("1.png", b"x"), ("2.cls", b"0")],
+            "sample '1' has no label: expected, next to the image, a member ending in .cls",
+        ),
         ([("1.cls", b"0"), ("2.png", b"x")], "sample '1' has no image: expected a member ending in .jpg"),
         ([("1.png", b"x"), ("1.jpg", b"x"), ("1.cls", b"0")], r"sample '1' has two images, 1\.png and 1\.jpg"),
         ([("1.png", b"x"), ("1.cls", b"a\ncat")], r"has the label 'a\\ncat'; expected an integer"),

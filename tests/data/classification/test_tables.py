@@ -53,6 +53,29 @@ FLAT = {
     "a list": ("train_list.txt", "images", table_of([f"images/{n}" for n in NAMES], "", " ").lstrip()),
     "a list with tabs": ("train.txt", "images", table_of(NAMES, "", "\t").lstrip()),
     "spaces behind commas": ("data.csv", "", table_of([f'"{n}"' for n in NAMES], "file_name, label", ", ")),
+    "APTOS": ("train.csv", "train_images", table_of([n.split(".")[0] for n in NAMES], "id_code,diagnosis")),
+    "names in camel case": ("data.csv", "", table_of(NAMES, "ImageID,ClassName")),
+    "a list with commas": ("train.txt", "", table_of(NAMES, "").lstrip()),
+    "a list, labels first": (
+        "train.txt",
+        "",
+        "".join(f"{'dog' if i % 2 else 'cat'} {n}\n" for i, n in enumerate(NAMES)),
+    ),
+    "a list of names with spaces": (
+        "train.txt",
+        "my images",
+        table_of([f"my images/{n}" for n in NAMES], "", " ").lstrip(),
+    ),
+    "boxes without names of columns": (
+        "data.csv",
+        "",
+        "".join(f"{n},1,2,3,{i},{'dog' if i % 2 else 'cat'}\n" for i, n in enumerate(NAMES)),
+    ),
+    "boxes": (
+        "data.csv",
+        "",
+        "xmin,ymin,xmax,ymax,file_name,label\n" + "".join(f"1,2,3,4,{row}\n" for row in table_of(NAMES, "").split()),
+    ),
     "quoted": ("train.csv", "images", table_of([f'"{n}"' for n in NAMES])),
     "JSON": (
         "metadata.jsonl",
@@ -149,7 +172,7 @@ def test_parts_of_a_directory_are_not_classes(tmp_path, directories):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a,b\n1,2\n", r"labels\.csv has the columns a, b: expected one of file_name, filename"),
+        ("a,b\n1,2\n", r"labels\.csv has the columns a, b: expected one of names"),
         ("file_name,label\n0.jpeg,\n", r"labels\.csv line 2 has no label"),
         ("file_name,label\n0.jpeg,cat\n,dog\n", r"labels\.csv line 3 has no name of an image"),
         ("file_name,label\n0.jpeg,cat,1\n", r"labels\.csv line 2 has 3 columns; the first line has 2"),
@@ -203,5 +226,99 @@ def test_images_in_no_table_and_classes_that_differ_in_case_are_reported(tmp_pat
     save_images(tmp_path, NAMES)
     (tmp_path / "data.csv").write_text(table_of(NAMES[:6]) + f"{NAMES[6]},Cat\n")
     train, _ = open_splits(str(tmp_path), 0.5, 0)
-    assert "not used: 1 images in the same directories that are in no table" in train.description
+    assert f"not used: 1 images in {tmp_path} that are in neither split" in train.description
     assert "classes that differ in upper and lower case only: Cat, cat" in train.description
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("set", ["train", "valid", "test"]),
+        ("Usage", ["Training", "PublicTest", "PrivateTest"]),
+        ("is_valid", ["False", "True", "True"]),
+        ("is_train", ["1", "0", "0"]),
+    ],
+)
+def test_names_of_columns_of_splits(tmp_path, column, values):
+    save_images(tmp_path, NAMES)
+    rows = table_of(NAMES, f"file_name,label,{column}").splitlines()
+    splits = [values[0]] * 4 + [values[1]] * 2 + [values[2]] * 2
+    (tmp_path / "train.csv").write_text(
+        "\n".join([rows[0], *(f"{r},{s}" for r, s in zip(rows[1:], splits, strict=True))])
+    )
+    sources = open_splits(str(tmp_path), 0.25, 0)
+    assert (len(sources[0]), sources[1].name(0)) == (4, str(tmp_path / NAMES[4]))
+
+
+def test_columns_of_folds_and_unknown_splits_are_reported(tmp_path):
+    save_images(tmp_path, NAMES)
+    rows = table_of(NAMES, "file_name,label,fold").splitlines()
+    (tmp_path / "a.csv").write_text("\n".join([rows[0], *(f"{row},{n % 3}" for n, row in enumerate(rows[1:]))]))
+    train, _ = open_splits(str(tmp_path / "a.csv"), 0.25, 0)
+    assert "not used: the column 'fold' of" in train.description[0]
+    rows[0] = "file_name,label,split"
+    (tmp_path / "a.csv").write_text(
+        "\n".join([rows[0], *(f"{r},{'train' if n < 6 else 'x'}" for n, r in enumerate(rows[1:]))])
+    )
+    train, other = open_splits(str(tmp_path / "a.csv"), 0.34, 0)
+    assert len(train) + len(other) == 6
+    assert "not used: 2 rows of" in train.description[0]
+
+
+@pytest.mark.parametrize("name", ["{split}/{n}", "{n}"])
+def test_splits_in_the_directories_of_one_table(tmp_path, name):
+    places = [("train" if n < 6 else "test", image) for n, image in enumerate(NAMES)]
+    save_images(tmp_path, [f"{split}/{image}" for split, image in places])
+    (tmp_path / "labels.csv").write_text(table_of([name.format(split=split, n=image) for split, image in places]))
+    train, held_out = open_splits(str(tmp_path), 0.25, 0)
+    assert (len(train), len(held_out)) == (6, 2)
+    check(train)
+    check(held_out)
+
+
+@pytest.mark.parametrize("text", ["file_name\na.jpeg\n", "file_name,label\na.jpeg,\n", "file_name,label\na.jpeg,-1\n"])
+def test_a_test_split_without_labels_is_not_used(tmp_path, text):
+    save_images(tmp_path / "train", NAMES)
+    save_images(tmp_path / "test", ["a.jpeg"])
+    (tmp_path / "train.csv").write_text(table_of(NAMES))
+    (tmp_path / "test.csv").write_text(text)
+    train, held_out = open_splits(str(tmp_path), 0.25, 0)
+    assert len(train) + len(held_out) == 8
+    assert any("not used" in note and "test.csv" in note for note in train.description)
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        ("{n}.37", "12 labels in 12 images: texts or numbers, not classes"),
+        ("a photo of dog {n}", "12 labels in 12 images: texts or numbers, not classes"),
+        ("{half}.5", "labels such as [01].5, which are numbers and not classes"),
+        ("{nan}", "line 2 has no label"),
+    ],
+)
+def test_labels_that_are_not_classes(tmp_path, label, sentence):
+    names = [f"{n}.jpeg" for n in range(12)]
+    save_images(tmp_path, names)
+    rows = [f"{name},{label.format(n=n, half=n % 2, nan='dog' if n else 'nan')}" for n, name in enumerate(names)]
+    (tmp_path / "data.csv").write_text("\n".join(["image,label", *rows]))
+    with pytest.raises(DataError, match=sentence):
+        open_splits(str(tmp_path), 0.25, 0)
+
+
+def test_several_boxes_for_an_image(tmp_path):
+    save_images(tmp_path, NAMES)
+    rows = "".join(f"{name},1,2,3,4,cat\n" for name in (NAMES[0], NAMES[0], NAMES[1]))
+    (tmp_path / "data.csv").write_text("filename,xmin,ymin,xmax,ymax,class\n" + rows)
+    with pytest.raises(DataError, match=r"has boxes \(xmin, ymin, xmax, ymax\), several for one image: to train"):
+        open_splits(str(tmp_path), 0.25, 0)
+
+
+def test_tables_of_splits_in_a_wrapping_directory(tmp_path):
+    """Hugging Face's imagefolder."""
+    for split, number in (("train", 6), ("test", 2)):
+        save_images(tmp_path / "data" / split, NAMES[:number])
+        rows = [{"file_name": n, "label": ["dog" if i % 2 else "cat"]} for i, n in enumerate(NAMES[:number])]
+        (tmp_path / "data" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = open_splits(str(tmp_path), 0.25, 0)
+    assert [len(source) for source in sources] == [6, 2]
+    check(sources[0])

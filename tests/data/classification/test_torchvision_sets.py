@@ -291,6 +291,38 @@ def test_mnist(tmp_path, packed, name, below):
     assert train.read(5).mode == "RGB"
 
 
+def write_emnist(root, part, letters):
+    """Two images of each letter: black, with a white row at the top as a reader should see it."""
+    raw = root / "EMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        images = np.zeros((2 * len(letters), 5, 5), np.uint8)
+        images[:, :, 0] = 255
+        labels = np.repeat(np.arange(1, len(letters) + 1, dtype=np.uint8), 2)
+        (raw / f"emnist-{part}-{split}-images-idx3-ubyte").write_bytes(idx(images))
+        (raw / f"emnist-{part}-{split}-labels-idx1-ubyte").write_bytes(idx(labels))
+    lines = (f"{n} {ord(letter)} {ord(letter) + 32}" for n, letter in enumerate(letters, 1))
+    (raw / f"emnist-{part}-mapping.txt").write_text("\n".join(lines))
+    return raw
+
+
+def test_emnist(tmp_path):
+    raw = write_emnist(tmp_path, "letters", "ABC")
+    train, test = open_splits(str(tmp_path), 0.2, 0)
+    assert train.classes == test.classes == ["A/a", "B/b", "C/c"]
+    assert list(test.labels) == [0, 0, 1, 1, 2, 2]
+    assert np.asarray(train.read(0, channels=1))[:, 2].tolist() == [255, 0, 0, 0, 0]
+    write_emnist(tmp_path, "balanced", "DE")
+    with pytest.raises(DataError, match=r"holds emnist-.* and emnist-.*: give the path of the one that is meant"):
+        open_splits(str(tmp_path), 0.2, 0)
+    assert len(open_splits(str(raw / "emnist-balanced-train-images-idx3-ubyte"), 0.2, 0)[0]) == 4
+    (raw / "emnist-letters-mapping.txt").write_text("1\n")
+    with pytest.raises(
+        DataError, match=r"letters-mapping\.txt must have a label and the codes of letters on each line"
+    ):
+        open_splits(str(raw / "emnist-letters-train-images-idx3-ubyte"), 0.2, 0)
+
+
 def test_the_names_of_clothes_are_those_of_torchvision():
     from torchvision.datasets import CIFAR10, FashionMNIST
 

@@ -59,9 +59,44 @@ def test_boxes_with_another_meaning(coco, box, sentence):
     )  # as a whole they are possible
 
 
-def test_an_image_with_two_ids(coco):
+def test_the_boxes_of_an_image_with_two_ids_are_joined(coco):
+    """LIVECell lists some images twice, and its annotations by id."""
+    path, folder = coco([GOOD, annotation(2, 20, [1, 2, 3, 4], 7)], ["a.png", "a.png", "b.png"])
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"annotations": {str(a["id"]): a for a in document["annotations"]}}))
+    source = CocoSource(path, folder)
+    assert [source.file_name(n) for n in range(len(source))] == ["a.png", "b.png"]
+    assert source.targets(0).boxes.tolist() == [[5, 6, 15, 26], [1, 2, 4, 6]]
+    assert "joined: the boxes of 1 images that" in source.description[0]
+    truth = source.coco()
+    assert [image["id"] for image in truth["images"]] == [source.image_id(0), source.image_id(1)] == [10, 30]
+    assert [a["image_id"] for a in truth["annotations"]] == [10, 10]
+
+
+def test_an_image_listed_twice_with_different_sizes(coco):
+    path, folder = coco([GOOD], ["a.png", "a.png"])
+    document = json.loads(path.read_text())
+    document["images"][1]["width"] = 41
+    path.write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"names the image a\.png twice"):
-        CocoSource(*coco([GOOD], ["a.png", "a.png"]))
+        CocoSource(path, folder)
+
+
+@pytest.mark.parametrize("outline", [[[5, 6, 15, 6, 15, 26]], [[5, 6, 8, 6, 8, 9], [15, 26, 14, 26, 14, 25.5]]])
+def test_boxes_are_made_of_outlines(coco, outline):
+    bare = {key: value for key, value in GOOD.items() if key != "bbox"}
+    source = CocoSource(*coco([bare | {"segmentation": outline}]))
+    assert source.targets(0).boxes.tolist() == [[5, 6, 15, 26]]
+    assert source.coco()["annotations"][0]["bbox"] == [5, 6, 10, 20]
+
+
+def test_names_in_the_addresses_of_lvis(coco):
+    path, folder = coco([GOOD])
+    document = json.loads(path.read_text())
+    for image in document["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    path.write_text(json.dumps(document))
+    assert CocoSource(path, folder).file_name(1) == "b.png"
 
 
 def test_targets_are_copies(coco):
@@ -168,7 +203,7 @@ def test_classes_are_matched_by_name(coco):
         (b'{"shapes": []}', r"set\.json is LabelMe's format \(it has \"shapes\"\), not COCO annotations"),
         (b'{"images": []}', r"is not COCO annotations: it has no annotations and no categories"),
         (b"7", r"is not COCO annotations: it has no images and no annotations and no categories"),
-        (b'{"images": {}, "annotations": [], "categories": []}', r"its images are not a list of objects"),
+        (b'{"images": [1], "annotations": [], "categories": []}', r"its images are not a list of objects"),
         (b'{"images": [], "annotations": [5], "categories": []}', r"its annotations are not a list of objects"),
         (b'{"images": [], "annotations": [], "categories": []}', r"has no images: its list of images is empty"),
     ],

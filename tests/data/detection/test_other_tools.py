@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from boxes import annotation
+from image_files import save_image
+from sasa.data.classification import open_splits
 from sasa.data.detection import CocoSource, VocSource, open_detection_split, open_detection_splits
 from sasa.errors import DataError
 from sasa.metrics.average_precision import average_precision
@@ -299,3 +301,36 @@ def test_xml_beside_the_images_of_each_split(voc, tmp_path):
     assert [source.file_name(0) for source in (train, held_out)] == ["1.jpg", "2.jpg"]
     assert torch.equal(held_out.targets(0).boxes, torch.tensor([[0.0, 0, 4, 3]]))
     assert open_detection_split(str(tmp_path / "set"), "test").file_name(0) == "3.jpg"
+
+
+def test_images_and_files_that_no_split_uses_are_reported(coco, tmp_path):
+    for number, name in enumerate(("train", "val", "train_small", "minival")):
+        coco(
+            [annotation(1, 10, [5, 6, 10, 20])],
+            [f"{number}.png"],
+            [{"id": 3, "name": "cat"}],
+            tmp_path / f"annotations/instances_{name}.json",
+            tmp_path / "images",
+        )
+    train, _ = open_detection_splits(str(tmp_path), 0.2, 0)
+    assert f"not used: 2 images in {tmp_path}/images that are in neither split" in train.description
+    files = ", ".join(f"{tmp_path}/annotations/instances_{name}.json" for name in ("minival", "train_small"))
+    assert any(note.startswith(f"not used: {files} (another file is of that split") for note in train.description)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "tool"),
+    [
+        ("1.json", '{"version": "5.0", "shapes": []}', "LabelMe"),
+        ("via.json", '{"1.png12": {"filename": "1.png", "regions": {}}}', "VIA"),
+        ("ann/1.png.json", '{"size": {"height": 9}, "objects": []}', "Supervisely"),
+        ("annotations.xml", "<annotations><version>1.1</version></annotations>", "CVAT"),
+    ],
+)
+def test_formats_of_other_tools_are_named(tmp_path, name, text, tool):
+    save_image(tmp_path / "img" / "1.png")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    for opened in (open_detection_splits, open_splits):
+        with pytest.raises(DataError, match=f"is {tool}'s format"):
+            opened(str(tmp_path), 0.2, 0)

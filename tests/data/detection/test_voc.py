@@ -159,4 +159,4 @@ def test_images_without_a_file_are_reported(voc):
     shutil.rmtree(root / "ImageSets")
     (root / "Annotations" / "3.xml").unlink()
     train, _ = open_detection_splits(str(root), 0.34, 0)
-    assert f"not used: 1 images in {root}/JPEGImages without an XML file" in train.description
+    assert f"not used: 1 images in {root}/JPEGImages that are in neither split" in train.description

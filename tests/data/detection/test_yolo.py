@@ -256,3 +256,24 @@ def test_numbers_with_another_meaning(tmp_path, boxes, sentence):
     (tmp_path / "data.yaml").write_text(YAML.replace("val: images/val\n", ""))
     with pytest.raises(DataError, match=sentence):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "points", ["0.45 0.5 0.55 0.5 0.5 0.55", "0.45 0.5 2 0.55 0.5 2", "0.45 0.5 1", "0 0 0 0.5 0.5 2"]
+)
+def test_key_points_without_a_data_yaml(tmp_path, points):
+    write(tmp_path, "images", "labels", {str(n): f"1 0.5 0.5 0.25 0.2 {points}\n" for n in range(6)})
+    train, _ = open_detection_splits(str(tmp_path), 0.34, 0)
+    assert train.targets(0).boxes.tolist() == [[15, 12, 25, 18]]
+    assert "taken for key points" in train.description[0]
+
+
+OUTLINES = ["0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5", "0.1 0.1 0.5 0.1 0.5 0.5 0.3 0.6 0.1 0.5"]
+
+
+@pytest.mark.parametrize("outline", OUTLINES)
+def test_outlines_of_equally_many_points_are_not_key_points(tmp_path, outline):
+    write(tmp_path, "images", "labels", {str(n): f"0 {outline}\n" for n in range(6)})
+    train, _ = open_detection_splits(str(tmp_path), 0.34, 0)
+    left, top = train.targets(0).boxes.tolist()[0][:2]
+    assert (left, top) == pytest.approx((4, 3))

@@ -3,23 +3,17 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sasa.data.classification.source import Found, Source
 from sasa.data.classification.split_lists import labelled_images, open_split_lists
-from sasa.data.directories import (
-    NoImagesError,
-    find_layout,
-    is_clutter,
-    is_of_images,
-    is_of_masks,
-    look_through,
-    sub_directories,
-)
+from sasa.data.directories import NoImagesError, find_layout, is_clutter, look_through, sub_directories
 from sasa.data.images import SUFFIXES, is_image
+from sasa.data.naming import is_of_masks, says_nothing
 from sasa.data.source import FileSource
-from sasa.data.text import NameTable, class_name, listed, printable
+from sasa.data.text import NameTable, check_known, class_name, listed, printable
 from sasa.errors import DataError
 
 # Masks and outlines of the image with the rest of the name: "1.png" and "1_mask.png".
@@ -35,24 +29,21 @@ class ClassFolders(FileSource, Source):
     Args:
         root: the directory.
         classes: in the order of their labels; by default the sorted names of the directories, none of them empty.
+        leave_out: directories that are no classes.
 
     Raises:
         DataError: no images, a class without any, one that is not in `classes`, two directories for one class, a
             symbolic link that leads nowhere or to another class, directories of images and of masks.
     """
 
-    def __init__(self, root: Path, classes: list[str] | None = None) -> None:
-        directories, links = _class_directories(root)
+    def __init__(self, root: Path, classes: list[str] | None = None, leave_out: Collection[Path] = frozenset()) -> None:
+        directories, links = _class_directories(root, leave_out)
         found = {directory.name: _Images.below(f"{root}/{directory.name}", directory.name) for directory in directories}
         _check_filled(root, found, every=classes is None)
         self.classes = classes or [class_name(name) for name in found]
         numbers = {name: number for number, name in enumerate(self.classes)}
         filled = {name: class_name(name) for name in found if found[name].names}
-        if unknown := [name for name in filled.values() if name not in numbers]:
-            raise DataError(
-                f"{printable(root)} has a class {unknown[0]!r} that the training images lack (those have "
-                f"{listed(self.classes, 5)})"
-            )
+        check_known(printable(root), filled.values(), self.classes)
         self._directory, self._names = str(root), NameTable(path for name in filled for path in found[name].names)
         self.labels = [label for name in filled for label in [numbers[filled[name]]] * len(found[name].names)]
         self.description = [*links, *_passed_over(root, found)]
@@ -65,7 +56,7 @@ def open_class_folders(root: Path) -> Found:
         DataError: as `find_layout`, `ClassFolders` and `open_split_lists`.
     """
     layout = find_layout(root)
-    train = ClassFolders(layout.train)
+    train = ClassFolders(layout.train, leave_out=layout.unused)
     place = printable(layout.train)
     if layout.held_out:
         directory, notes = layout.held_out, []
@@ -100,7 +91,7 @@ def _check_filled(root: Path, found: dict[str, "_Images"], every: bool) -> None:
         )
 
 
-def _class_directories(root: Path) -> tuple[list[Path], list[str]]:
+def _class_directories(root: Path, leave_out: Collection[Path]) -> tuple[list[Path], list[str]]:
     """Return (directories of classes, sentences about links that are not).
 
     Raises:
@@ -111,7 +102,7 @@ def _class_directories(root: Path) -> tuple[list[Path], list[str]]:
     if broken := [link for link in links if not link.exists()]:
         raise DataError(f"{printable(broken[0])} is a link that leads nowhere")
     loops = [link for link in links if root.resolve().is_relative_to(link.resolve())]
-    directories = [directory for directory in sub_directories(root) if directory not in loops]
+    directories = [directory for directory in sub_directories(root) if directory not in (*loops, *leave_out)]
     by_class: dict[str | Path, Path] = {}
     for directory in directories:
         same = class_name(directory.name), directory.resolve()
@@ -122,10 +113,10 @@ def _class_directories(root: Path) -> tuple[list[Path], list[str]]:
             )
         by_class |= dict.fromkeys(same, directory)
     masks = [directory.name for directory in directories if is_of_masks(directory.name)]
-    if masks and (images := [directory.name for directory in directories if is_of_images(directory.name)]):
-        raise DataError(
-            f"{printable(root)} holds {_listed(images)} and {_listed(masks)}: masks of images, not classes; expected a "
-            "directory of images for each class"
+    if masks and (images := [directory.name for directory in directories if says_nothing(directory.name)]):
+        raise NoImagesError(
+            f"{printable(root)} holds {_listed(images)} and {_listed(masks)}: masks or annotations of images, not "
+            "classes; expected a directory of images for each class"
         )
     return directories, [f"not used: {printable(link)}/ (a link to a directory that holds it)" for link in loops]
 

@@ -7,13 +7,14 @@ import numpy as np
 
 from sasa.data.classification import cifar, class_folders, idx, parquet, shards, tables
 from sasa.data.classification.digits import Digits
-from sasa.data.classification.hints import hint
 from sasa.data.classification.shards import TarShards, expand
 from sasa.data.classification.source import Found, Look, Source, Subset
-from sasa.data.directories import NoImagesError, exact_split, sub_directories
+from sasa.data.directories import NoImagesError, sub_directories
 from sasa.data.findings import describe_duplicates, describe_split
+from sasa.data.formats import check_single, recognise, system_errors
 from sasa.data.images import is_image
-from sasa.data.text import printable
+from sasa.data.naming import exact_split
+from sasa.data.other_formats import hint
 from sasa.errors import DataError
 
 # The formats. A format is a module with a function `look`, and a line here.
@@ -44,7 +45,7 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
     found = _open(data)
     train, other = found.train, found.held_out
     if len(set(train.labels)) < 2:
-        name, why = train.classes[train.labels[0]], hint(Path(data).expanduser()) if Path(data).is_dir() else ""
+        name, why = train.classes[train.labels[0]], _advice(Path(data).expanduser())
         raise DataError(
             f"{data} holds images of one class only, {name!r} ({len(train)} images): expected two classes or more, "
             f"each in a directory of its own or with a label of its own{why and f'; {why}'}"
@@ -87,14 +88,12 @@ def _open(data: str) -> Found:
     root = Path(data).expanduser()
     if "{" in data and not root.exists():
         return Found(TarShards(expand(data)), None, [])
-    try:
+    with system_errors(root):
         return _open_path(root)
-    except OSError as error:
-        raise DataError(f"{printable(error.filename or root)} cannot be read: {error.strerror}") from error
 
 
 def _open_path(root: Path) -> Found:
-    found = {name: opener for look in FORMATS for name, opener in look(root).items()} if root.exists() else {}
+    found = recognise(root, FORMATS) if root.exists() else {}
     if not found and not root.is_dir():
         what = hint(root) if root.is_file() else ""
         raise DataError(
@@ -103,11 +102,7 @@ def _open_path(root: Path) -> Found:
             "built-in set 'digits'"
         )
     packed = [kind for kind in found if kind != tables.KIND]  # tables are read only where there are no classes
-    kinds = [*found, *(["class directories"] if packed and _has_classes(root) else [])]
-    if len(kinds) > 1:
-        raise DataError(
-            f"{root} holds {' and '.join(kinds)}: give the path of the one that is meant, or move the others away"
-        )
+    check_single(root, [*found, *(["class directories"] if packed and _has_classes(root) else [])])
     if found:
         return next(iter(found.values()))()
     if not any(root.iterdir()):
@@ -115,7 +110,11 @@ def _open_path(root: Path) -> Found:
     try:
         return class_folders.open_class_folders(root)
     except NoImagesError as error:
-        raise DataError(f"{error}; {hint(root) or f'looked for {LOOKED_FOR}'}") from error
+        raise DataError(f"{error}; {_advice(root) or f'looked for {LOOKED_FOR}'}") from error
+
+
+def _advice(root: Path) -> str:
+    return (tables.why_not(root) or hint(root)) if root.is_dir() else ""
 
 
 def _has_classes(root: Path) -> bool:

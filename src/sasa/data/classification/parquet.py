@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from sasa.data.classification.source import Found, Source, number_labels
+from sasa.data.classification.source import Found, Source, UnlabelledError, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import read_image
 from sasa.data.source import fingerprint
-from sasa.data.text import listed, printable
+from sasa.data.text import check_fetched, listed, printable
 from sasa.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-IMAGES = ("image", "img")
-LABELS = ("label", "labels", "fine_label")
+IMAGES = ("image", "img", "jpg", "png")
+LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category")
 HELD = 1 << 30  # bytes
 LARGEST = (1 << 31) - 1  # bytes of images in a row group: arrow counts them with 32 bits
 KEPT = 512 << 20  # bytes of row groups in each process
@@ -81,12 +81,15 @@ class ImageParquet(Source):
                 parts = _parts(path, file)
                 if not parts:
                     continue  # an empty file: writers give its columns the type null
-                image, label = _image_column(path, file), _column(path, file, LABELS)
+                image, label = _image_column(path, file), _label_column(path, file)
                 if column not in ("", image):
                     raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {column!r}")
                 column = image
                 labels += _labels(path, file, label, sum(part.rows for part in parts))
-                own_classes = own_classes or _class_names(file, label)
+                names = _class_names(file, label)
+                if own_classes and names not in (None, own_classes):
+                    raise DataError(f"{printable(path)} numbers other classes than {printable(paths[0])}")
+                own_classes = own_classes or names
                 self._parts += parts
                 size += _size(path, file, image)
         if not self._parts:
@@ -217,6 +220,8 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
+        with path.open("rb") as start:
+            check_fetched(printable(path), start.read(100))
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{printable(path)} is not a whole parquet file: {message}") from error
 
@@ -233,6 +238,13 @@ def _column(path: Path, file: pq.ParquetFile, names: tuple[str, ...]) -> str:
         if name in columns:
             return name
     raise DataError(f"{printable(path)} has columns {', '.join(columns)}; expected one of {', '.join(names)}")
+
+
+def _label_column(path: Path, file: pq.ParquetFile) -> str:
+    try:
+        return _column(path, file, LABELS)
+    except DataError as error:
+        raise UnlabelledError(str(error)) from None
 
 
 def _image_column(path: Path, file: pq.ParquetFile) -> str:

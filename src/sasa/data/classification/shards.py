@@ -19,7 +19,7 @@ from sasa.data.classification.source import Found, Source, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import SUFFIXES, read_image
 from sasa.data.source import fingerprint
-from sasa.data.text import NameTable, listed, printable, read_text
+from sasa.data.text import NameTable, check_fetched, listed, printable, read_text
 from sasa.errors import DataError
 
 IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
@@ -28,7 +28,6 @@ LABELS = ("cls", "json", "txt")  # suffixes of members, in order of preference
 EXPECTED = ".cls or .json, or .txt with the name of a class"
 LARGEST_LABEL = 1 << 20  # bytes of a member
 LONGEST_NAME = 200  # characters of a class
-FEW_TEXTS = 10  # names of classes that may all be different; more are captions
 MOST_SHARDS = 100_000  # of a pattern
 OPEN_FILES = 64  # of a source, in a process: systems allow a process about 1,000
 # The key of a sample ends at the first dot of the file name; the rest is the type of the member.
@@ -105,9 +104,8 @@ def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int
     """(key, (offset, size) of the image, label) of each sample of a tar file.
 
     Raises:
-        DataError: a sample lacks its image or label, or has two images; or the labels are captions.
+        DataError: a sample lacks its image or label, or has two images.
     """
-    samples, texts = 0, set[str]()
     for key, members in groupby(_keyed(path), key=lambda keyed: keyed[0]):
         where = f"{printable(path)} sample {printable(key)!r}"
         parts = [(suffix, member) for _, suffix, member in members]
@@ -123,14 +121,10 @@ def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int
         if suffix is None:
             pickled = next((f".{suffix}" for suffix in PICKLES if suffix in by_suffix), None)
             why = f"its label in a pickle ({pickled}), which could run code" if pickled else "no label"
-            raise DataError(f"{where} has {why}: expected a member ending in {EXPECTED}")
+            unpacked = ", or unpack it if its directories are the classes" if "/" in key else ""
+            raise DataError(f"{where} has {why}: expected, next to the image, a member ending in {EXPECTED}{unpacked}")
         label = _label(where, suffix, by_suffix[suffix], path, handles)
-        samples += 1
-        if suffix == "txt":
-            texts.add(str(label))
         yield key, (images[0].offset_data, images[0].size), label
-    if len(texts) > max(samples // 2, FEW_TEXTS):
-        raise DataError(f"{printable(path)} has {len(texts)} texts in {samples} samples: captions, not classes")
 
 
 def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
@@ -216,6 +210,7 @@ def scan(path: Path) -> Iterator[tarfile.TarInfo]:
     except OSError as error:
         raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except DAMAGE as error:
+        check_fetched(printable(path), _block(path, 0))
         raise DataError(f"{printable(path)} is not a whole tar file: {str(error) or type(error).__name__}") from error
 
 

@@ -1,6 +1,7 @@
 """Images with one label each."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +10,14 @@ import numpy as np
 from PIL import Image
 
 from sasa.data.source import ImageSource, SubsetOf
-from sasa.data.text import class_name
+from sasa.data.text import check_known, class_name, is_number
 from sasa.errors import DataError
 
 # A larger label is treated as damage: a list of that many class names would fill the memory.
 MOST_CLASSES = 1_000_000
+FEW_CLASSES = 10  # may have a single image each; more words than half the images are captions
 NO_LABEL = "{where} has images with the label -1: they have no label, and cannot be trained or scored"
+_WHOLE = re.compile(r"^(-?\d+)\.0$")  # pandas makes floats of integers
 
 
 class Source(ImageSource):
@@ -28,6 +31,10 @@ class Source(ImageSource):
     def counts(self) -> list[int]:
         """The number of images of each class."""
         return np.bincount(np.asarray(self.labels, np.int64), minlength=len(self.classes)).tolist()
+
+
+class UnlabelledError(DataError):
+    """All images of a split lack labels, as in published test sets."""
 
 
 class Found(NamedTuple):
@@ -109,7 +116,7 @@ def number_labels(
 def _check_range(where: object, labels: Sequence[Any], classes: list[str] | None) -> list[str]:
     smallest, largest = min(labels), max(labels)
     if smallest == -1:
-        raise DataError(NO_LABEL.format(where=where))
+        raise (UnlabelledError if largest == -1 else DataError)(NO_LABEL.format(where=where))
     last = len(classes) - 1 if classes is not None else MOST_CLASSES - 1
     if smallest < 0 or largest > last:
         wrong = smallest if smallest < 0 else largest
@@ -118,14 +125,18 @@ def _check_range(where: object, labels: Sequence[Any], classes: list[str] | None
 
 
 def _number_words(where: object, words: Sequence[str], classes: list[str] | None) -> tuple[list[int], list[str]]:
-    names = {word: class_name(word) for word in set(words)}
+    names = {word: _WHOLE.sub(r"\1", class_name(word)) for word in set(words)}
     found = set(names.values())
     numeric = all(name.isdecimal() and name.isascii() for name in found - {"-1"})
     if numeric and "-1" in found:
         raise DataError(NO_LABEL.format(where=where))
     if classes is None:
+        if len(found) > max(len(words) // 2, FEW_CLASSES):
+            raise DataError(f"{where} has {len(found)} labels in {len(words)} images: texts or numbers, not classes")
+        if not numeric and all(map(is_number, found)):
+            example = max(found, key=len)
+            raise DataError(f"{where} has labels such as {example}, which are numbers and not classes")
         classes = sorted(found, key=lambda name: (int(name), name)) if numeric else sorted(found)
+    check_known(str(where), sorted(found), classes)
     numbers = {name: number for number, name in enumerate(classes)}
-    if unknown := sorted(found - set(numbers)):
-        raise DataError(f"{where} has a class {unknown[0]!r} that the training images lack")
     return [numbers[names[word]] for word in words], classes

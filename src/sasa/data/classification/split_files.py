@@ -1,14 +1,15 @@
 """Data sets whose files hold many images each: splits by the names of files or directories."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sasa.data.classification.source import Found, Source
-from sasa.data.directories import HELD_OUT, files_in, find_layout, split_of, sub_directories
+from sasa.data.classification.source import Found, Source, UnlabelledError
+from sasa.data.directories import files_in, find_layout, sub_directories
+from sasa.data.naming import choose_splits, split_of
 from sasa.data.text import listed, printable
-from sasa.errors import DataError
 
 
 def open_split_files(path: Path, kind: str, suffix: str, make: Callable[..., Source]) -> dict[str, Callable[[], Found]]:
@@ -31,10 +32,24 @@ def open_split_files(path: Path, kind: str, suffix: str, make: Callable[..., Sou
 
 
 def _open(make: Callable[..., Source], train: list[Path], other: list[Path], notes: list[str]) -> Found:
-    source = make(train)
-    held_out = make(other, source.classes) if other else None
-    notes = [*notes, *source.description, *(held_out.description if held_out else [])]
+    source, held_out = make(train), None
+    notes = [*notes, *_missing(train), *_missing(other), *source.description]
+    try:
+        held_out = make(other, source.classes) if other else None
+        notes += held_out.description if held_out else []
+    except UnlabelledError as error:
+        notes.append(f"not used: {error}")
+        other = []
     return Found(source, held_out, notes, (_place(train), _place(other)))
+
+
+def _missing(files: list[Path]) -> list[str]:
+    """Return a sentence if the names of the files (`train-00000-of-00005.parquet`) say that there are more."""
+    parts = [match for file in files if (match := re.search(r"-(\d{5})-of-(\d{5})\b", file.name))]
+    expected = {int(number) for part in parts for number in range(int(part[2]))}
+    if missing := sorted(expected - {int(part[1]) for part in parts}):
+        return [f"missing: {len(missing)} of the files to which {printable(files[0])} belongs, {listed(missing, 5)}"]
+    return []
 
 
 def _place(files: list[Path]) -> str:
@@ -83,15 +98,6 @@ def _by_name(root: Path, files: list[Path]) -> tuple[list[Path], list[Path], lis
         splits.setdefault(split_of(file.name.split(".")[0])[0], []).append(file)
     if set(splits) <= {None}:
         return files, [], []
-    if "train" not in splits:
-        names = listed((printable(file.name) for file in files), 3)
-        raise DataError(f"{printable(root)} holds {names} but no file for training, such as train-0{files[0].suffix}")
-    held_out = next((split for split in HELD_OUT if split in splits), None)
-    other = splits[held_out] if held_out else []
-    notes = []
-    for split, group in splits.items():
-        if group not in (splits["train"], other):
-            names = listed((printable(file.name) for file in group), 5)
-            why = f"{held_out} is the held-out split" if split else "no split in their names"
-            notes.append(f"not used in {printable(root)}: {names} ({why})")
-    return splits["train"], other, notes
+    titles = {split: listed((printable(file.name) for file in group), 5) for split, group in splits.items()}
+    held_out, notes = choose_splits(printable(root), splits, titles.__getitem__)
+    return splits["train"], splits[held_out] if held_out else [], notes

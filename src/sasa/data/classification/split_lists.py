@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sasa.data.classification.source import Found, Source, Subset
-from sasa.data.classification.tables import SUFFIXES, ImageTable, read_rows
-from sasa.data.directories import HELD_OUT, Layout, files_in, has_images_below, split_of, sub_directories
-from sasa.data.image_names import check_found
-from sasa.data.images import SUFFIXES as IMAGE_SUFFIXES
+from sasa.data.classification.table_columns import columns_of, read_rows
+from sasa.data.classification.table_files import SUFFIXES, read_table
+from sasa.data.classification.tables import ImageTable
+from sasa.data.directories import Layout, files_in, has_images_below, sub_directories
+from sasa.data.image_names import PathIndex, check_found
+from sasa.data.naming import HELD_OUT, split_of
 from sasa.data.text import printable, read_lines
 
 # Directories of lists, beside the one of the images.
@@ -27,8 +29,8 @@ def labelled_images(layout: Layout, classes: list[str]) -> tuple[Path, ImageTabl
         for directory in (d for d in layout.unused if split_of(d.name)[0] == split and has_images_below(d)):
             beside = [table for table in files_in(directory.parent, *SUFFIXES) if split_of(table.stem)[0] == split]
             for table in [*files_in(directory, *SUFFIXES), *beside]:
-                rows = read_rows(table)
-                if rows and {label for _, _, label in rows} <= set(classes):
+                rows = read_rows(table)[0] if columns_of(read_table(table, 1)) else []
+                if rows and {row.label for row in rows} <= set(classes):
                     places = [directory, *sub_directories(directory), directory.parent]
                     return directory, ImageTable(table, rows, places, classes)
     return None
@@ -54,10 +56,11 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
         held_out = next((split for split in HELD_OUT if split in lists), None)
         if "train" not in lists or held_out is None:
             continue
-        index = {_key(path): number for number, path in enumerate(paths)}
+        index = PathIndex(paths)
         if any(_find(lists[split][1][0], index) is None for split in ("train", held_out)):
             continue  # lists of other images
-        train, other = (_numbers(*lists[split], places[0], index) for split in ("train", held_out))
+        named = [_named(*lists[split], places[0], index) for split in ("train", held_out)]
+        train, other = ([number for number, path in enumerate(paths) if path in images] for images in named)
         files = [printable(lists[split][0]) for split in ("train", held_out)]
         notes = [f"split by {' and '.join(dict.fromkeys(files))}"]
         if unlisted := len(paths) - len({*train, *other}):
@@ -89,23 +92,12 @@ def _second_words(path: Path) -> dict[str, str]:
     return {number: rest for number, _, rest in (line.partition(" ") for line in read_lines(path))}
 
 
-def _key(path: str) -> str:
-    path = path.replace("\\", "/")
-    return path.rpartition(".")[0] if path.lower().endswith(IMAGE_SUFFIXES) else path
+def _find(line: str, index: PathIndex) -> str | None:
+    """The image that a line names: all of it, or its first word."""
+    return index.find(line) or index.find(re.split(r"[\s,]", line)[0])
 
 
-def _find(line: str, index: dict[str, int]) -> int | None:
-    """The image that a line names: all of it, or its first word; also by the tail of the path."""
-    for text in (line, re.split(r"[\s,]", line)[0]):
-        key = _key(text)
-        while "/" in key:
-            if key in index:
-                return index[key]
-            key = key.partition("/")[2]
-    return None
-
-
-def _numbers(path: Path, lines: list[str], directory: Path, index: dict[str, int]) -> list[int]:
+def _named(path: Path, lines: list[str], directory: Path, index: PathIndex) -> set[str]:
     found = {line: _find(line, index) for line in lines}
-    check_found(printable(path), directory, lines, [line for line, number in found.items() if number is None])
-    return sorted({number for number in found.values() if number is not None})
+    check_found(printable(path), directory, lines, [line for line, image in found.items() if image is None])
+    return {image for image in found.values() if image}

@@ -12,9 +12,11 @@ import numpy as np
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, exact_split, files_in, split_of, sub_directories
+from sasa.data.directories import child, files_in, sub_directories
+from sasa.data.formats import single
 from sasa.data.image_names import find_images
-from sasa.data.text import class_name, listed, printable
+from sasa.data.naming import by_split, exact_split, split_of
+from sasa.data.text import check_known, class_name, listed, printable
 from sasa.errors import DataError
 
 # Words in the names of COCO files that do not hold boxes.
@@ -34,18 +36,30 @@ class CocoSource(ImageFiles):
             first image. See `find_images` for names that do not exist as written.
         classes: class names in the order of their labels, all of the file's and perhaps more. By default its own by id;
             then a class without boxes is a problem.
+        unused: sentences about files beside this one.
 
     Raises:
         DataError: the file is damaged or not COCO's, contradicts itself, has a class that is not in `classes`, lists
             images that are missing, or has no box that can be used.
     """
 
-    def __init__(self, json_path: Path, directories: Path | Sequence[Path], classes: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        json_path: Path,
+        directories: Path | Sequence[Path],
+        classes: list[str] | None = None,
+        unused: Sequence[str] = (),
+    ) -> None:
         self._json, where = str(json_path), printable(json_path)
         document = load(json_path)
         written, image_ids = _images(where, document["images"])
         directories = [directories] if isinstance(directories, Path) else directories
-        directory, names, self.description = find_images(where, directories, written)
+        directory, names, notes = find_images(where, directories, written)
+        if joined := document["joined"]:
+            notes.append(
+                f"joined: the boxes of {len(joined)} images that {where} lists again with other ids ({joined[0]!r})"
+            )
+        self.description = [*unused, *notes]
         sizes = np.array([_size(i, directory / n) for i, n in zip(document["images"], names, strict=True)])
         by_id, problems = _categories(where, document)
         known, ids = _numbering(where, by_id, classes)
@@ -142,9 +156,7 @@ def _numbering(where: str, by_id: dict[Id, str], classes: list[str] | None) -> t
     """Return (classes, the file's id of each); a class that is not in the file gets an unused id."""
     if classes is None:
         return list(by_id.values()), list(by_id)
-    for name in by_id.values():
-        if name not in classes:
-            raise DataError(f"{where} has a class {name!r} that the training images lack")
+    check_known(where, by_id.values(), classes)
     ids = {name: category for category, name in by_id.items()}
     unused = 1 + max((identity for identity in by_id if isinstance(identity, int)), default=0)
     return classes, [ids.get(name, unused + number) for number, name in enumerate(classes)]
@@ -214,15 +226,12 @@ def _files_by_split(root: Path) -> Openers:
         DataError: several files for one split.
     """
     places = [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
-    files = next((found for place in places if (found := _by_split(files_in(place, ".json")))), {})
-    for split, paths in files.items():
-        if len(paths) > 1:
-            names = ", ".join(printable(path.name) for path in paths)
-            raise DataError(
-                f"{printable(root)} holds {len(paths)} files for the split {split!r} ({names}): give the path of one, "
-                "or move the others away"
-            )
-    return {split: partial(CocoSource, paths[0], _image_directories(root, paths[0])) for split, paths in files.items()}
+    paths = next((found for place in places if _by_split(found := files_in(place, ".json"))), [])
+    files = {split: single(root, f"files for the split {split!r}", p) for split, p in _by_split(paths).items()}
+    others = [p for p in paths if p not in files.values() and not _is_of_another_kind(p) and _is_coco(p)]
+    names = listed(map(printable, others), 5)
+    unused = [f"not used: {names} (another file is of that split, or their names say none)"] if others else []
+    return {s: partial(CocoSource, p, _image_directories(root, p), unused=unused) for s, p in files.items()}
 
 
 def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
@@ -231,9 +240,13 @@ def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
     loose: dict[str, list[Path]] = {}
     for path in paths:
         split, rest = split_of(path.stem)
-        if split and not _OTHER_KINDS & set(rest):
+        if split and not _is_of_another_kind(path):
             (loose if set(rest) - _FILLERS else plain).setdefault(split, []).append(path)
     return {**loose, **plain}
+
+
+def _is_of_another_kind(path: Path) -> bool:
+    return not _OTHER_KINDS.isdisjoint(split_of(path.stem)[1])
 
 
 def _directories_by_split(root: Path) -> Openers:
@@ -252,10 +265,7 @@ def _only_file(root: Path) -> Openers:
     """
     places = [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
     files = [path for place in places for path in files_in(place, ".json") if _is_coco(path)]
-    if len(files) > 1:
-        names = listed((printable(path.relative_to(root)) for path in files), 3)
-        raise DataError(f"{printable(root)} holds {len(files)} COCO files ({names}): give the path of one")
-    return json_file(files[0]) if files else {}
+    return json_file(single(root, "COCO files", files)) if files else {}
 
 
 def _is_coco(path: Path) -> bool:

@@ -15,7 +15,9 @@ Id = int | str
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read the file, without outlines ("segmentation"), which are most of the file and not used here.
+    """Read the file, without outlines ("segmentation"), which are most of the file; missing boxes are made of them.
+
+    An image that is listed under several ids is kept once, with the boxes of all; "joined" has the names of these.
 
     Ids are as the file has them, but numbers that pandas made floats (1.0) are integers, and annotations name images
     and categories by the ids in the lists of those, also where the file has "7" for 7, or a name for the id.
@@ -25,7 +27,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     where = printable(path)
     try:
-        document = json.loads(path.read_bytes(), object_hook=_without_segmentation)
+        document = json.loads(path.read_bytes(), object_hook=_without_outline)
     except OSError as error:
         raise DataError(f"{where} cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
@@ -38,12 +40,34 @@ def load(path: Path) -> dict[str, Any]:
     _check_parts(where, document)
     _check_boxes(where, document["annotations"])
     _unify_ids(document)
+    _join_repeated(document)
     return document
 
 
-def _without_segmentation(values: dict[str, Any]) -> dict[str, Any]:
-    values.pop("segmentation", None)
+def _without_outline(values: dict[str, Any]) -> dict[str, Any]:
+    outline = values.pop("segmentation", None)
+    if isinstance(outline, list) and "bbox" not in values:
+        numbers = [number for polygon in outline if isinstance(polygon, list) for number in polygon]
+        if len(numbers) >= 6 and all(map(_is_finite, numbers)):
+            x, y = min(numbers[::2]), min(numbers[1::2])
+            values["bbox"] = [x, y, max(numbers[::2]) - x, max(numbers[1::2]) - y]
     return values
+
+
+def _join_repeated(document: dict[str, Any]) -> None:
+    """Keep one entry of images that are listed several times, with different ids and equal sizes (LIVECell)."""
+    kept: dict[Any, dict[str, Any]] = {}
+    joined: dict[Any, Any] = {}
+    for image in document["images"]:
+        key = tuple(map(repr, (image.get(name) for name in ("file_name", "height", "width"))))
+        first = kept.setdefault(key if image.get("file_name") else id(image), image)
+        if first is not image and is_id(image.get("id")) and is_id(first.get("id")) and image["id"] != first["id"]:
+            joined[image["id"]] = first["id"]
+    document["joined"] = [image["file_name"] for image in document["images"] if image.get("id") in joined]
+    if joined:
+        document["images"] = [image for image in document["images"] if image.get("id") not in joined]
+        for annotation in document["annotations"]:
+            annotation["image_id"] = joined.get(annotation.get("image_id"), annotation.get("image_id"))
 
 
 def _check_kind(where: str, document: Any) -> None:
@@ -62,6 +86,8 @@ def _check_kind(where: str, document: Any) -> None:
 def _check_parts(where: str, document: dict[str, Any]) -> None:
     for part in PARTS:
         entries = document[part]
+        if isinstance(entries, dict):  # as in LIVECell: values by id
+            entries = document[part] = list(entries.values())
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DataError(f"{where} is not COCO annotations: its {part} are not a list of objects")
     for part, what in (("images", "images"), ("annotations", "boxes"), ("categories", "classes")):
@@ -83,6 +109,9 @@ def _unify_ids(document: dict[str, Any]) -> None:
     for entry in (entry for part in PARTS for entry in document[part]):
         if "id" in entry:
             entry["id"] = _whole(entry["id"])
+    for image in document["images"]:
+        if "file_name" not in image and isinstance(image.get("coco_url"), str):  # LVIS
+            image["file_name"] = image["coco_url"].rpartition("/")[2]
     for category in document["categories"]:
         if type(category.get("name")) in (int, float):
             category["name"] = str(_whole(category["name"]))

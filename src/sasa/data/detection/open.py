@@ -1,7 +1,5 @@
 """Open any data set of images with boxes; its format is recognised by its contents."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -9,10 +7,13 @@ import numpy as np
 
 from sasa.data.detection import coco, voc, yolo
 from sasa.data.detection.coco_json import load
-from sasa.data.detection.source import DetectionSource, DetectionSubset, Look, Openers
-from sasa.data.directories import SPLITS, files_in, look_through, sub_directories
-from sasa.data.findings import describe_duplicates, describe_split
+from sasa.data.detection.source import DetectionSource, DetectionSubset, ImageFiles, Look, Openers
+from sasa.data.directories import files_in, look_through, sub_directories
+from sasa.data.findings import describe_duplicates, describe_split, describe_unlisted
+from sasa.data.formats import check_single, recognise, system_errors
 from sasa.data.images import is_image
+from sasa.data.naming import SPLITS
+from sasa.data.other_formats import tool_of
 from sasa.data.text import printable
 from sasa.errors import ArgumentError, DataError
 
@@ -40,12 +41,15 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
     """
     openers, notes = _openers(data)
     train, place = _open(data, openers, "train", None), "the validation split"
+    whole: list[DetectionSource] = [train]
     if "val" in openers:
         other = _open(data, openers, "val", train.classes)
+        whole.append(other)
     else:
         train, other = _draw(data, train, held_out, seed)
         place = f"{held_out:g} of the images, drawn with seed {seed}"
     notes += [note for note in train.description if note not in notes]
+    notes += describe_unlisted(*(source for source in whole if isinstance(source, ImageFiles)))
     described = describe_split("held-out", place, other, other.counts(), ("box", "boxes"))
     described += [note for note in other.description if note not in notes]
     train.description = [*notes, *describe_split("training", data, train, train.counts(), ("box", "boxes"))]
@@ -62,8 +66,8 @@ def is_detection_data(data: str) -> bool:
     root = Path(data).expanduser()
     if not root.exists():
         return False
-    with _sentences(data):
-        return bool(_look(root)) or (root.is_dir() and bool(_look(_inside(root)[0])))
+    with system_errors(data):
+        return bool(recognise(root, FORMATS)) or (root.is_dir() and bool(recognise(_inside(root)[0], FORMATS)))
 
 
 def open_detection_split(
@@ -94,22 +98,18 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
     root = Path(data).expanduser()
     if not root.exists():
         raise DataError(f"{printable(root)} does not exist")
-    with _sentences(data):
-        found = _look(root)
+    with system_errors(data):
+        found = recognise(root, FORMATS)
         if not found and root.is_file():
             raise DataError(f"{printable(root)} is not a directory, a COCO file in JSON or a data.yaml")
         inner, notes = _inside(root) if not found else (root, [])
-        found = found or _look(inner)
+        found = found or recognise(inner, FORMATS)
         if not found:
             raise DataError(
                 f"{printable(root)} is not COCO JSON, Pascal VOC XML or YOLO's text: it holds {_contents(root)}; "
                 f"{LOOKED_FOR}"
             )
-    if len(found) > 1:
-        raise DataError(
-            f"{printable(root)} holds {' and '.join(found)}: give the path of the one that is meant, or move the "
-            "others away"
-        )
+    check_single(root, list(found))
     kind, openers = next(iter(found.items()))
     if "test" in openers and kind != coco.ONE_FILE:
         notes.append("not used in training: the test split")
@@ -118,11 +118,7 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
 
 def _inside(root: Path) -> tuple[Path, list[str]]:
     """Return the directory that `root` only wraps (or `root`), and sentences about it."""
-    return look_through(root, lambda path: bool(_look(path)))
-
-
-def _look(root: Path) -> dict[str, Openers]:
-    return {kind: openers for look in FORMATS for kind, openers in look(root).items()}
+    return look_through(root, lambda path: bool(recognise(path, FORMATS)))
 
 
 def _contents(root: Path) -> str:
@@ -130,16 +126,19 @@ def _contents(root: Path) -> str:
     directories = (root, *sub_directories(root))
     for suffix, what in ((".csv", "a CSV file"), (".json", "a JSON file"), (".xml", "an XML file")):
         if path := next((p for directory in directories for p in files_in(directory, suffix)), None):
-            return f"{what} ({printable(path.relative_to(root))})" + (_kind(path) if suffix == ".json" else "")
+            return f"{what} ({printable(path.relative_to(root))})" + (_kind(path) if suffix != ".csv" else "")
     if any(is_image(path) for directory in directories for path in islice(directory.iterdir(), 100)):
         return "images without boxes"
     return "nothing that looks like boxes" if any(root.iterdir()) else "nothing, it is empty"
 
 
 def _kind(path: Path) -> str:
-    """What is known of a JSON file that is not COCO's."""
+    """What is known of an annotation file that is not read."""
+    if tool := tool_of(path):
+        return f": {printable(path)} is {tool}'s format; export it as COCO, Pascal VOC or YOLO"
     try:
-        load(path)
+        if path.suffix.lower() == ".json":
+            load(path)
     except DataError as error:
         return f": {error}"
     return ""
@@ -148,17 +147,8 @@ def _kind(path: Path) -> str:
 def _open(data: str, openers: Openers, split: str, classes: list[str] | None) -> DetectionSource:
     if split not in openers:
         raise DataError(f"{data} has no split {split!r}, only {' and '.join(map(repr, openers))}")
-    with _sentences(data):
+    with system_errors(data):
         return openers[split](classes)
-
-
-@contextmanager
-def _sentences(data: str) -> Iterator[None]:
-    """Turn errors of the operating system, such as missing permissions, into `DataError`."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{printable(error.filename or data)} cannot be read: {error.strerror}") from error
 
 
 def _draw(data: str, source: DetectionSource, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:

@@ -1,24 +1,25 @@
 """Pascal VOC's format: an XML file of boxes for each image, and lists of the images of each split."""
 
-import math
 import re
 
 # Malicious entities need a DOCTYPE, which is refused; nothing is fetched from elsewhere.
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePath
 from typing import NoReturn
 
 import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import by_split, child, exact_split, files_in, has_images, sub_directories
-from sasa.data.image_names import check_found
-from sasa.data.images import SUFFIXES
-from sasa.data.text import class_name, printable, read_lines
+from sasa.data.directories import child, files_in, has_images, sub_directories
+from sasa.data.formats import single
+from sasa.data.image_names import PathIndex, check_found
+from sasa.data.naming import by_split, exact_split
+from sasa.data.text import check_known, class_name, finite, printable, read_lines
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -89,24 +90,28 @@ class Places:
         Raises:
             DataError: a list cannot be read, or an image is on it twice.
         """
-        known = self.images_by_id()
         found: list[str] = []
         for path in self.lists[split]:
-            ids = [_identity(line, known) for line in read_lines(path)]
-            if len(set(ids)) < len(ids):
-                twice = next(identity for identity in ids if ids.count(identity) > 1)
-                raise DataError(f"{printable(path)} lists {twice!r} twice")
+            ids = [self._identity(line) for line in read_lines(path)]
+            if twice := [identity for identity, count in Counter(ids).items() if count > 1]:
+                raise DataError(f"{printable(path)} lists {twice[0]!r} twice")
             found += ids
         return list(dict.fromkeys(found))
+
+    def _identity(self, line: str) -> str:
+        """The id in a line of a list: the whole line, or without a second column, directories and the suffix."""
+        first = re.sub(r"\s+-?[01]$", "", line)
+        found = next(filter(None, (self.index.find(re.sub(r"\.xml$", "", text)) for text in (line, first))), None)
+        return PurePath(found).stem if found else first
+
+    @cached_property
+    def index(self) -> PathIndex:
+        """The images, by id: JPEG in VOC itself, any format in other data sets."""
+        return PathIndex.below(self.images)
 
     def all_ids(self) -> list[str]:
         """The ids of the images that have an XML file, sorted."""
         return [path.stem for path in files_in(self.annotations, ".xml")]
-
-    def images_by_id(self) -> dict[str, str]:
-        """File names of the images: JPEG in VOC itself, any format in other data sets."""
-        files = files_in(self.images, *SUFFIXES) if self.images.is_dir() else []
-        return {path.stem: path.name for path in files}
 
 
 class VocSource(ImageFiles):
@@ -147,8 +152,6 @@ class VocSource(ImageFiles):
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
         categories: dict[str, int | str] = {name: number for number, name in enumerate(classes, 1)}
-        if not places.lists and (bare := len(set(places.images_by_id()) - set(places.all_ids()))):
-            self.description = [f"not used: {bare} images in {printable(places.images)} without an XML file"]
         super().__init__(places.images, names, range(1, len(ids) + 1), sizes, table, categories, problems)
 
 
@@ -170,10 +173,7 @@ def look(root: Path) -> dict[str, Openers]:
             d for place in (root, *inside) for d in sub_directories(place) if re.match("(?i)voc(?!devkit)", d.name)
         ]
         years = [year for year in years if Places.find(year)]
-        if len(years) > 1:
-            names = ", ".join(sorted(printable(year.relative_to(root)) for year in years))
-            raise DataError(f"{printable(root)} holds several years of Pascal VOC ({names}): give the path of one")
-        openers = _openers(years[0]) if years else {}
+        openers = _openers(single(root, "years of Pascal VOC", years)) if years else {}
     return {"Pascal VOC": openers} if openers else {}
 
 
@@ -227,21 +227,10 @@ def _list_name(stem: str) -> str | None:
     return stem if stem == "trainval" else exact_split(stem)
 
 
-def _identity(line: str, known: dict[str, str]) -> str:
-    """The id in a line of a list: the whole line, or without a second column, directories and the suffix."""
-    first = re.sub(r"\s+-?[01]$", "", line)
-    for text in (line, first):
-        name = text.replace("\\", "/").rpartition("/")[2]
-        stem = name.rpartition(".")[0] if name.lower().endswith((*SUFFIXES, ".xml")) else name
-        if found := next((each for each in (text, name, stem) if each in known), None):
-            return found
-    return first
-
-
 def _image_names(places: Places, title: str, ids: list[str]) -> list[str]:
-    by_id = places.images_by_id()
-    check_found(title, places.images, ids, [identity for identity in ids if identity not in by_id])
-    return [by_id[identity] for identity in ids]
+    found = {identity: places.index.find(identity) for identity in ids}
+    check_found(title, places.images, ids, [identity for identity, path in found.items() if path is None])
+    return [found[identity] or "" for identity in ids]
 
 
 def _classes(records: Iterable[Record]) -> list[str]:
@@ -262,9 +251,8 @@ def _objects(
         for count, drawn in enumerate(record.objects, 1):
             if isinstance(drawn.box, str):
                 problems.append(Problem(where, name, count, drawn.box))
-            elif drawn.name not in numbers:
-                raise DataError(f"{where} has a class {drawn.name!r} that the training images lack")
             else:
+                check_known(where, [drawn.name], classes)
                 objects.append(Annotated(place, numbers[drawn.name], drawn.box, drawn.difficult, count, where))
     return objects, problems
 
@@ -298,7 +286,7 @@ def read_record(path: Path) -> Record:
 
 def _size(root: ET.Element) -> tuple[int, int] | None:
     """Return (height, width), or None if it is missing or 0, as some tools write it."""
-    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
+    height, width = (finite(root.findtext(f"size/{side}")) for side in ("height", "width"))
     if height is None or width is None or not (1 <= height < 2**31 and 1 <= width < 2**31):
         return None
     return int(height), int(width)
@@ -314,16 +302,8 @@ def _box(element: ET.Element) -> Box | str:
     if element.find("bndbox") is None:
         return "has no bndbox and is left out"
     texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-    x1, y1, x2, y2 = map(_number, texts)
+    x1, y1, x2, y2 = map(finite, texts)
     if x1 is None or y1 is None or x2 is None or y2 is None:
         values = ", ".join(repr(text)[:20] for text in texts)
         return f"has a bndbox that is not four finite numbers ({values}) and is left out"
     return x1 - 1, y1 - 1, x2, y2
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -1,6 +1,5 @@
 """YOLO's format, as Ultralytics reads it: data.yaml, images/, and a text file of boxes for each image in labels/."""
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -13,23 +12,18 @@ import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import (
-    SPLITS,
-    by_split,
-    child,
-    exact_split,
-    files_in,
-    has_images,
-    is_clutter,
-    sub_directories,
-)
+from sasa.data.directories import child, files_in, has_images, is_clutter, sub_directories
+from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
-from sasa.data.text import class_name, listed, printable, read_lines, read_text
+from sasa.data.naming import SPLITS, by_split, exact_split
+from sasa.data.text import check_known, class_name, finite, listed, printable, read_lines, read_text
 from sasa.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
 FURTHEST = 1.5  # larger numbers cannot be fractions of the image
+NEAR = 0.05  # key points may lie so far outside their box, in fractions of the image
+FEWEST_ROWS = 4  # fewer do not show whether they have key points
 
 Box = tuple[float, float, float, float]
 
@@ -80,10 +74,12 @@ class YoloSource(ImageFiles):
         images = [os.path.relpath(path, directory) for path in paths]
         sizes = np.array([upright_size(path) for path in paths])
         rows = [read_rows(label, settings.keypoints) if label else [] for label in labels]
+        if not settings.keypoints and _have_keypoints(rows):
+            rows = [read_rows(label, keypoints=True) if label else [] for label in labels]
+            notes.append(f"not used: what follows the four numbers of each box in {title}, taken for key points")
         known = settings.names or _numbers(rows)
         _check_first_class(title, rows, len(known))
-        if unknown := [name for name in known if classes is not None and name not in classes]:
-            raise DataError(f"{title} has a class {unknown[0]!r} that the training images lack")
+        check_known(title, known, classes or known)
         classes = classes or known
         objects, problems = _objects(images, labels, rows, sizes, [classes.index(name) for name in known])
         table, problems = clean(objects, problems, sizes, images, title, "centre x, centre y, width, height")
@@ -98,11 +94,21 @@ class YoloSource(ImageFiles):
 
 @dataclass
 class Row:
-    """A line of a file: its number, the class, and the box in fractions (centre, size) or the problem with it."""
+    """A line of a file.
+
+    Args:
+        number: of the line.
+        label: the class; -1 if it is none.
+        box: centre and size in fractions, or the problem with them.
+        values: how many there are after the class.
+        around: whether there are more than a box, which lie in the box that the first four make: key points.
+    """
 
     number: int
     label: int
     box: Box | str
+    values: int
+    around: bool
 
 
 def look(path: Path) -> dict[str, Openers]:
@@ -115,11 +121,7 @@ def look(path: Path) -> dict[str, Openers]:
     if path.is_file():
         settings = read_settings(path) if path.suffix.lower() in (".yaml", ".yml") else None
     elif files := [file for file in files_in(path, ".yaml", ".yml") if _is_settings(file)]:
-        if len(files) > 1:
-            raise DataError(
-                f"{printable(path)} holds {listed(printable(file.name) for file in files)}: give one of them"
-            )
-        settings = read_settings(files[0])
+        settings = read_settings(single(path, "files of settings", files))
     elif places := _places_of(path):
         settings = Settings(_read_names(path), places, path)
     if settings is None:
@@ -227,7 +229,7 @@ def _has_rows(directory: Path) -> bool:
     """Return whether the first text files of a directory, other than lists of names, hold boxes."""
     files = [path for path in files_in(directory, ".txt") if path.name not in _NAMES and path.stat().st_size][:10]
     try:
-        return any(not isinstance(row.box, str) for path in files for row in read_rows(path)[:1])
+        return any(row.values >= 4 and row.label >= 0 for path in files for row in read_rows(path)[:1])
     except DataError:  # not a file of boxes
         return False
 
@@ -294,12 +296,35 @@ def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if words := line.split():
-            values = [_number(word) for word in words]
+            values = [finite(word) for word in words]
             if values[0] is None or not values[0].is_integer() or values[0] < 0:
-                rows.append(Row(number, -1, f"has the class {words[0][:20]!r}, not a whole number, and is left out"))
+                what = f"has the class {words[0][:20]!r}, not a whole number, and is left out"
+                rows.append(Row(number, -1, what, 0, False))
             else:
-                rows.append(Row(number, int(values[0]), _box(values[1 : 5 if keypoints else None], line)))
+                box = _box(values[1 : 5 if keypoints else None], line)
+                rows.append(Row(number, int(values[0]), box, len(values) - 1, _is_around(values[1:])))
     return rows
+
+
+def _is_around(values: Sequence[float | None]) -> bool:
+    """Return whether numbers are a box and points in it, of two or three numbers (x, y, visible), and no outline."""
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values) or len(numbers) < 7 or len(numbers) == 8:  # 8: the corners of a rectangle
+        return False
+    x, y, width, height = numbers[:4]
+    for step in (2, 3):
+        if (len(numbers) - 4) % step == 0:
+            points = zip(numbers[4::step], numbers[5::step], strict=True)
+            drawn = [(px, py) for px, py in points if px or py]  # others are hidden
+            if all(abs(px - x) <= width / 2 + NEAR and abs(py - y) <= height / 2 + NEAR for px, py in drawn):
+                return True
+    return False
+
+
+def _have_keypoints(rows: list[list[Row]]) -> bool:
+    """Return whether all rows are boxes with the same number of key points; outlines differ."""
+    flat = [row for file in rows for row in file if row.label >= 0]
+    return len(flat) >= FEWEST_ROWS and all(row.around for row in flat) and len({row.values for row in flat}) == 1
 
 
 def _box(values: list[float | None], line: str) -> Box | str:
@@ -313,14 +338,6 @@ def _box(values: list[float | None], line: str) -> Box | str:
         return x, y, width, height
     x1, x2, y1, y2 = min(numbers[::2]), max(numbers[::2]), min(numbers[1::2]), max(numbers[1::2])
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-
-
-def _number(word: str) -> float | None:
-    try:
-        value = float(word)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _numbers(rows: list[list[Row]]) -> list[str]:
