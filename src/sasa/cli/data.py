@@ -20,7 +20,7 @@ SHOWN_IMAGES = 32  # of the training images in the grid
 def data(
     path: Annotated[str, typer.Argument(metavar="DATA", help="A directory, file or name, as for sasa train.")],
     held_out: Annotated[float, typer.Option(help="Fraction held out where the data has no split of its own.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
     images: Annotated[int, typer.Option(min=1, help="Images of each split that are read for this report.")] = 1000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here, with all problems.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Draw training images with labels or boxes here (PNG).")] = None,

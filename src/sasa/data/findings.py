@@ -6,10 +6,19 @@ from pathlib import Path
 from sasa.data.directories import image_names
 from sasa.data.source import FileSource, ImageSource
 from sasa.data.text import listed, printable
+from sasa.errors import DataError
 
 # Images of both splits that are compared when a data set is opened: about a second.
 MOST_COMPARED = 20_000
 MOST_SHOWN = 10  # classes whose counts are printed
+
+
+def check_fraction(held_out: float) -> None:
+    """Raise a `DataError` unless images can be held out of data that has no split of its own."""
+    if not 0 < held_out < 1:
+        raise DataError(
+            f"the data has no held-out images of its own: held_out must be above 0 and below 1, got {held_out:g}"
+        )
 
 
 def describe_split(

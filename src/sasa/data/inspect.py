@@ -83,7 +83,7 @@ def _read_some(title: str, source: Source | DetectionSource, count: int) -> tupl
             problems.append(str(error))
             continue
         sizes.append(image.size)
-        if image.getextrema()[1] < DARK:
+        if image.getextrema()[1] < DARK:  # pyright: ignore[reportOperatorIssue] - of one channel
             dark.append(index)
     if dark:
         problems.append(

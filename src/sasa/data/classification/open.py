@@ -10,7 +10,7 @@ from sasa.data.classification.digits import Digits
 from sasa.data.classification.shards import TarShards, expand
 from sasa.data.classification.source import Found, Look, Source, Subset
 from sasa.data.directories import NoImagesError, sub_directories
-from sasa.data.findings import describe_duplicates, describe_split
+from sasa.data.findings import check_fraction, describe_duplicates, describe_split
 from sasa.data.formats import check_single, recognise, system_errors
 from sasa.data.images import is_image
 from sasa.data.naming import exact_split
@@ -65,8 +65,9 @@ def split(source: Source, held_out: float, seed: int) -> tuple[Subset, Subset]:
     """Hold out a fraction of the images, class by class; the same for the same seed.
 
     Raises:
-        DataError: no image would be left for one of the two.
+        DataError: the fraction is not between 0 and 1, or no image would be left for one of the two.
     """
+    check_fraction(held_out)
     generator = np.random.default_rng(seed)
     labels = np.asarray(source.labels)
     # One stable sort instead of a search for each class, which takes minutes where there are many.

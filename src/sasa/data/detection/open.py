@@ -9,7 +9,7 @@ from sasa.data.detection import coco, voc, yolo
 from sasa.data.detection.coco_json import load
 from sasa.data.detection.source import DetectionSource, DetectionSubset, ImageFiles, Look, Openers
 from sasa.data.directories import files_in, look_through, sub_directories
-from sasa.data.findings import describe_duplicates, describe_split, describe_unlisted
+from sasa.data.findings import check_fraction, describe_duplicates, describe_split, describe_unlisted
 from sasa.data.formats import check_single, recognise, system_errors
 from sasa.data.images import is_image
 from sasa.data.naming import SPLITS
@@ -153,6 +153,7 @@ def _open(data: str, openers: Openers, split: str, classes: list[str] | None) ->
 
 def _draw(data: str, source: DetectionSource, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:
     """Return (the rest, a fraction of the images); the same for the same seed."""
+    check_fraction(held_out)
     count = max(1, round(len(source) * held_out))
     if count >= len(source):
         raise DataError(f"{data} has {len(source)} images, too few to hold out a fraction of {held_out}")
