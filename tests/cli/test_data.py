@@ -88,3 +88,10 @@ def test_unreadable_data_is_an_error(tmp_path):
 def test_images_are_spread_evenly():
     assert spread(range(10), 4) == [0, 2, 5, 7]
     assert spread(range(3), 4) == [0, 1, 2]
+
+
+def test_nearly_black_images_are_problems(tmp_path):
+    for n in range(8):
+        (tmp_path / "ab"[n % 2]).mkdir(exist_ok=True)
+        Image.fromarray(np.full((5, 4), 4095 - n, np.uint16)).save(tmp_path / "ab"[n % 2] / f"{n}.png")
+    assert "6 of 6 training images are nearly black" in inspect(str(tmp_path)).problems[0]

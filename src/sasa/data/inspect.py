@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sasa.data.classification import Source, open_splits
 from sasa.data.detection import DetectionSource, open_detection_splits
 from sasa.data.detection.open import is_detection_data
@@ -83,7 +85,7 @@ def _read_some(title: str, source: Source | DetectionSource, count: int) -> tupl
             problems.append(str(error))
             continue
         sizes.append(image.size)
-        if image.getextrema()[1] < DARK:  # pyright: ignore[reportOperatorIssue] - of one channel
+        if np.asarray(image).max() < DARK:
             dark.append(index)
     if dark:
         problems.append(

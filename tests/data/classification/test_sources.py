@@ -101,3 +101,9 @@ def test_split_refuses_too_few():
 
 def _one(self):
     self.classes, self.labels = ["a"], [0]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_a_fraction_that_holds_out_nothing_or_all(fraction, tmp_path):
+    with pytest.raises(DataError, match=rf"no held-out images of its own: held_out must be .* got {fraction:g}"):
+        open_splits("digits", fraction, 0)
