@@ -104,6 +104,6 @@ def _one(self):
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
-def test_a_fraction_that_holds_out_nothing_or_all(fraction, tmp_path):
+def test_a_fraction_that_holds_out_nothing_or_all(fraction):
     with pytest.raises(DataError, match=rf"no held-out images of its own: held_out must be .* got {fraction:g}"):
         open_splits("digits", fraction, 0)
