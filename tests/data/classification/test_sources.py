@@ -4,6 +4,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from image_files import save_image, write_parquet
 from sasa.data.classification import Digits, Pixels, Subset, open_splits, split
@@ -107,3 +108,12 @@ def _one(self):
 def test_a_fraction_that_holds_out_nothing_or_all(fraction):
     with pytest.raises(DataError, match=rf"no held-out images of its own: held_out must be .* got {fraction:g}"):
         open_splits("digits", fraction, 0)
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_digits_are_those_of_scikit_learn(packaged, monkeypatch):
+    if not packaged:
+        monkeypatch.setattr("sasa.data.classification.digits.find_spec", lambda name: None)
+    digits, expected = Digits(), load_digits()
+    assert digits.labels == expected.target.tolist()
+    assert np.array_equal(digits._pixels, np.minimum(expected.images * 16, 255).astype(np.uint8))
