@@ -59,6 +59,7 @@ def state_of(path, name="checkpoint.pt"):
     for row in state["rows"]:
         row.pop("images_per_second")
     state["totals"].pop("seconds")
+    state.pop("seconds")
     state.pop("config")
     return state
 

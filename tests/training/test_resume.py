@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
@@ -111,6 +112,14 @@ def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
     (path / "model.safetensors").unlink()
     resume(path)
     assert {name: (path / name).read_bytes() for name in before} == before
+
+
+def test_the_time_of_earlier_processes_counts(tmp_path):
+    run_until(tmp_path, 5, tiny())
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert 0 < state["seconds"] < 600
+    torch.save({**state, "seconds": 6000.0}, tmp_path / "checkpoint.pt")
+    assert 100 <= resume(tmp_path)["minutes"] < 110
 
 
 def test_half_precision_keeps_its_scale(tmp_path, monkeypatch):

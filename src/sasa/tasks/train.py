@@ -5,7 +5,6 @@ import dataclasses
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,6 @@ def dry_run(config: Config, steps: int = 2) -> dict[str, Any]:
 
 def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     task, fabric, first = trainer.task, trainer.fabric, trainer.fabric.is_global_zero
-    began = time.monotonic()
     progress = Progress(task.steps, trainer.step)
     run = trainer.config.run
     logged = dataclasses.replace(run, log_steps=min(run.log_steps, task.steps_per_epoch))
@@ -124,7 +122,7 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     skipped = union_over_processes(fabric, task.skipped)
     summary = None
     if first:
-        summary = summarise(trainer, score, skipped, time.monotonic() - began)
+        summary = summarise(trainer, score, skipped)
         task.save(directory.path)
         directory.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
         if skipped:
@@ -153,7 +151,7 @@ def compiler_errors() -> Iterator[None]:
         raise SasaError(f"run.compile {sentence}") from error
 
 
-def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) -> dict[str, Any]:
+def summarise(trainer: Trainer, score: Any, skipped: list[str]) -> dict[str, Any]:
     """Return summary.json: the score on the held-out images, cost, size."""
     task = trainer.task
     return {
@@ -170,7 +168,7 @@ def summarise(trainer: Trainer, score: Any, skipped: list[str], seconds: float) 
         "parameters": sum(p.numel() for p in task.network.parameters()),
         "spatial_convolutions": spatial_convolutions(task.network),
         "processes": trainer.fabric.world_size,
-        "minutes": round(seconds / 60, 2),
+        "minutes": round(trainer.seconds / 60, 2),
         "peak_memory_gb": peak_memory_gb(),
     }
 

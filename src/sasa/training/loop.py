@@ -60,6 +60,8 @@ class Trainer:
     best: list[float] | None = None
     scored: Scored | None = None  # at the current step
     seen: list[str] = field(default_factory=list)  # names of the last step's images
+    seconds_before: float = 0.0  # spent on the run by earlier processes, up to the checkpoint that was resumed
+    began: float = field(default_factory=time.monotonic)
 
     @classmethod
     def start(cls, config: Config, fabric: Any, task: Task) -> "Trainer":
@@ -70,6 +72,11 @@ class Trainer:
         average = WeightAverage(network, decay_of(recipe.ema_decay, task.steps))
         statistics = BatchNormAverages(network, momentum_of(recipe.batch_norm_momentum, task.steps))
         return cls(config, fabric, task, model, optimizer, average, statistics)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, earlier processes included."""
+        return self.seconds_before + time.monotonic() - self.began
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -241,6 +248,7 @@ class Trainer:
             "best": self.best,
             "skipped": union_over_processes(self.fabric, self.task.skipped),
             "threads": torch.get_num_threads(),
+            "seconds": self.seconds,
             "data": self.data,
             "config": self.config.to_dict(),
         }
@@ -259,4 +267,5 @@ class Trainer:
             self.totals.sums, self.totals.count = Counter(totals["sums"]), totals["count"]
         self.rows, self.best = state["rows"], state["best"]
         self.warnings = state.get("warnings", {})
+        self.seconds_before = state.get("seconds", 0.0)
         self.task.skipped.update(state["skipped"])
