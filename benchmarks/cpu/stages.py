@@ -92,7 +92,8 @@ def stage_of(name: str, args: tuple) -> str:
         out, into, *sides = args[2 if "backward" in name else 1].shape
         if max(sides) > 1:
             return "stem convolution" if into <= 4 else "spatial convolutions"
-        return "q, k, v projections" if out == 3 * into else "other 1 x 1 convolutions"
+        # The gradient of an input may be a convolution with transposed weights.
+        return "q, k, v projections" if max(out, into) == 3 * min(out, into) else "other 1 x 1 convolutions"
     return next((stage for word, stage in BY_NAME if word in name), "rest")
 
 

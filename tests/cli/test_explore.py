@@ -34,7 +34,7 @@ def test_layers_left_out_are_listed(sasa, run_directory, images, tmp_path):
     status, out, error = sasa(*arguments, "--budget", budget)
     assert status == 0
     assert out.startswith("3 images, 3 layers, ")
-    assert error == f"left out to stay within {budget:g} MB: layer2.0 (4 x 4)\n"
+    assert error == f"left out to stay within {budget:g} MB: layer2.0 (6 x 6)\n"
     assert page.stat().st_size <= 1e6 * budget
 
 

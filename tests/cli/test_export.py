@@ -19,7 +19,7 @@ def test_a_run_on_its_validation_images(sasa, run_directory, tmp_path):
     assert lines["file"] == f"{path}, {path.stat().st_size / 1e6:.2f} MB, pt2"
     assert lines["input"] == "float32 (batch, 1, 24, 24)"
     assert lines["values"].startswith(
-        "gray, shorter side resized to 16, centre crop of 16 x 16; pixels / 255, minus mean"
+        "gray, shorter side resized to 24, centre crop of 24 x 24; pixels / 255, minus mean"
     )
     assert lines["compared on"] == "4 validation images, in a new process"
     assert re.fullmatch(r"\d\.\de-\d\d of the largest output \(allowed: 1e-04\)", lines["largest difference"])
@@ -53,7 +53,7 @@ def test_wrong_arguments(sasa, run_directory, images, tmp_path):
     assert_one_sentence(run("--format", "tflite"), 2, "--format must be pt2 or aoti or onnx or safetensors")
     assert_one_sentence(run(*onnx, output=tmp_path / "none" / "x.onnx"), 1, "cannot write", "is not a directory")
     assert_one_sentence(run(*onnx, output=tmp_path), 1, "cannot write", "it is a directory")
-    assert_one_sentence(run(*onnx, output=""), 1, "cannot write .: it is a directory")
+    assert_one_sentence(run(*onnx, output=""), 2, "the argument '' after '--output' is empty")
     assert_one_sentence(run(*onnx, output=tmp_path / "x.pt2"), 1, "must end in .onnx")
     assert_one_sentence(run(*onnx, model=tmp_path), 1, "config.json is missing")
     assert_one_sentence(run(*onnx, model="no_such_network"), 1, "'no_such_network' is not the directory of a run")

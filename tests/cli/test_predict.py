@@ -175,6 +175,6 @@ def test_attend_lists_layers(sasa, run_directory):
     assert status == 0
     heading, first, *others = out.splitlines()
     assert heading.split() == ["layer", "map", "window", "heads"]
-    assert first.split() == "layer1.0.spatial 4 x 4 3 x 3 2".split()
+    assert first.split() == "layer1.0.spatial 6 x 6 3 x 3 2".split()
     assert len(others) == 3
     assert_one_sentence(sasa("attend", "--model", run_directory), 2, "name an image to look at, or --list")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 
 import sasa
 import sasa.nn.pointwise as pointwise
@@ -177,3 +178,15 @@ def test_a_step_of_a_network():
         network(x).square().sum().backward()
     for one, expected in zip(model.parameters(), other.parameters(), strict=True):
         assert (one.grad - expected.grad).norm() <= 1e-4 * expected.grad.norm() + 1e-6
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_flops_of_the_gradients_are_counted(stride, threads):
+    conv, x = make_conv(stride=stride), image().requires_grad_()
+    counts = []
+    for function in (lambda x: convolve(conv, x), conv):
+        y = function(x)
+        with FlopCounterMode(display=False) as counter:
+            y.sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0

@@ -35,7 +35,7 @@ def test_batches_of_a_run_are_real_and_whole():
     config = TrainConfig.read("digits")
     config.run.accelerator = "cpu"
     batches = first_batches(make_task(config, make_fabric(config.run)), config)
-    assert [tuple(batch.images.shape) for batch in batches] == [(64, 1, 16, 16)] * BATCHES
+    assert [tuple(batch.images.shape) for batch in batches] == [(64, 1, 24, 24)] * BATCHES
     assert all(b.images.is_contiguous(memory_format=torch.channels_last) for b in batches)
     assert len({int(label) for batch in batches for label in batch.labels}) == 10
 

@@ -35,7 +35,7 @@ def test_yaml_round_trip(tmp_path):
 
 def test_own_images_start_from_the_general_defaults_and_digits_from_their_recipe():
     assert resolve(None, [("data.source", "photos")]).data.image_size == 224
-    assert resolve(None, []).data.image_size == 16
+    assert resolve(None, []).data.image_size == 24
 
 
 def test_a_saved_network_drops_the_model_options_of_the_recipe_and_a_named_one_keeps_them():

@@ -87,7 +87,11 @@ def run_until(path, stop_at, config, number=signal.SIGTERM):
 def test_stopped_by_a_signal_and_resumed_is_bit_equal(tmp_path, number):
     config = tiny(("recipe.optimizer", "adamw"), ("recipe.learning_rate", 1e-3))
     train(config, tmp_path / "whole")
-    run_until(tmp_path / "parts", 11, config, number)  # in the middle of the second epoch
+    before = signal.signal(number, signal.default_int_handler)  # under nohup, SIGHUP is ignored
+    try:
+        run_until(tmp_path / "parts", 11, config, number)  # in the middle of the second epoch
+    finally:
+        signal.signal(number, before)
     resume(tmp_path / "parts")
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 

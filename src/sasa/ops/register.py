@@ -129,10 +129,19 @@ def register(
 
 def register_flop_formulas() -> None:
     """Register the formulas of all ops with torch's FlopCounterMode."""
-    from torch.utils.flop_counter import register_flop_formula
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
 
     for op, formula in FLOP_FORMULAS.items():
         register_flop_formula(op, get_raw=True)(formula)
+    onednn = torch.ops.aten.mkldnn_convolution  # torch's own table ends at aten::convolution, which calls it
+    if onednn not in flop_registry:
+        register_flop_formula(onednn)(_convolution_flops)
+
+
+def _convolution_flops(x: list[int], weight: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    from torch.utils.flop_counter import conv_flop_count
+
+    return conv_flop_count(x, weight, out_shape)
 
 
 def register_twins(namespace: str, calls: Calls) -> None:
