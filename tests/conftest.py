@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 # cuBLAS repeats its sums to the bit only with a workspace of its own; torch's deterministic algorithms require that.
@@ -10,6 +11,9 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 os.environ["OMP_NUM_THREADS"] = "1"
 # As the command does: matplotlib refuses to be imported with a name that it does not know.
 os.environ["MPLBACKEND"] = "agg"
+# A shell script ignores Ctrl-C for commands in the background, nohup a closed terminal; tests send both signals.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
 import torch
