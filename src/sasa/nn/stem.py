@@ -179,9 +179,10 @@ class AttentionStem(nn.Module):
         if self._may_pool_first(image):
             y = self._attend_and_pool(image)
             return F.relu(y, inplace=True) if self.activation else y
-        *inputs, value = self._inputs(image)
-        options = self.options._asdict()
-        y = block_attention(*inputs, value=value, **options, content=self.content, backend=self.backend)
+        inputs = self._inputs(image)
+        y = block_attention(
+            *inputs[:6], value=inputs.value, **self.options._asdict(), content=self.content, backend=self.backend
+        )
         y = self.norm(y)
         if self.pool:
             y = F.max_pool2d(y, self.block_size, ceil_mode=True)

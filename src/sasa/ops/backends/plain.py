@@ -34,8 +34,8 @@ class EagerBackend(FunctionBackend):
         return None
 
     def functions(self, name: str) -> Functions:
-        """The modules of the operators."""
-        return {"local_attention": eager, "block_attention": eager_block}[name]
+        """The module of the operator."""
+        return eager if name == "local_attention" else eager_block
 
 
 REFERENCE, EAGER = ReferenceBackend(), EagerBackend()

@@ -30,7 +30,7 @@ class TritonBackend(FunctionBackend):
 
     def functions(self, name: str) -> Functions:
         """The module that launches the operator's kernels, imported at the first call."""
-        module = {"local_attention": "local_launch", "block_attention": "block_launch"}[name]
+        module = "local_launch" if name == "local_attention" else "block_launch"
         return importlib.import_module(f"sasa.ops.gpu.{module}")  # pyright: ignore[reportReturnType]
 
 
