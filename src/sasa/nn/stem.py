@@ -196,7 +196,8 @@ class AttentionStem(nn.Module):
             and self.block_size <= 16
             and type(self.norm) is nn.BatchNorm2d
             and may_fuse("block_attention_pooled", image, self.norm)
-            and image.shape[0] > 0
+            and image.numel() > 0
+            and image.dtype == self.w_query.dtype  # `block_attention` says what is wrong
         )
 
     def _attend_and_pool(self, image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
 from sasa.ops.arguments import BLOCK, BlockInputs, BlockOptions
 from sasa.ops.backends import attend, cuda, triton
-from sasa.ops.checks import check_heads, check_relative, check_same
+from sasa.ops.checks import check_heads, check_positive, check_relative, check_same
 from sasa.ops.precision import autocast_to
 from sasa.ops.register import FunctionPair, register_attention, register_twins
 
@@ -74,8 +74,7 @@ def block_attention(
 def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
     image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
     block_size, num_heads, _ = options
-    if not isinstance(block_size, int) or block_size < 1:
-        raise ArgumentError(f"block_size must be a positive integer, got {block_size!r}")
+    check_positive(block_size, "block_size")
     if image.dim() != 4 or image.shape[2] < 1 or image.shape[3] < 1:
         raise ArgumentError(f"image must be (batch, channels, height, width), got {tuple(image.shape)}")
     check_same({"image": image, "w_query": w_query, "w_key": w_key, "w_value": w_value, "value": value})
