@@ -35,7 +35,7 @@ KERNELS = ["-fno-exceptions", "-fno-rtti", "-Wno-uninitialized", "-Wno-maybe-uni
 KERNELS += ["-Wno-unknown-warning-option"]  # clang does not know all of them
 # These compile, cache and launch the CUDA kernels. They load CUDA at run time, so that no build needs it.
 CUDA = ["cuda_api", "cuda_cache", "cuda_compiler", "cuda_driver", "cuda_plans"]
-CUDA_WITH_TORCH = ["cuda_calls", "cuda_stream"]  # these, and csrc/ops, include torch's headers
+CUDA_WITH_TORCH = ["cuda_calls"]  # this, and csrc/ops, include torch's headers
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512".split(),

@@ -23,17 +23,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from cuda import local_calls  # noqa: E402
-from cuda.structs import (  # noqa: E402
-    STORAGE,
-    Launch,
-    LocalBackward,
-    LocalBackwardPlan,
-    LocalForward,
-    LocalShape,
-    LocalTiling,
-    Map,
-)
+from cuda.local_calls import plan_backward, plan_forward  # noqa: E402
+from cuda.structs import STORAGE, Launch, LocalBackward, LocalForward, LocalShape, Map  # noqa: E402
 
 # Of a multiprocessor: shared memory, the most of a block, warps (CUDA C++ programming guide, compute capabilities).
 LIMITS = {80: (164, 163, 64), 90: (228, 227, 64), 100: (228, 227, 64), 120: (100, 99, 48)}
@@ -101,25 +92,18 @@ def launches(window: int, head_dim: int, limit: int) -> dict[str, Launch | str]:
     strides = (ctypes.c_int64 * 4)(56 * 56 * 3 * channels, 1, 56 * 3 * channels, 3 * channels)
     maps = {name: Map(1 << 20, strides) for name in "query key value output".split()}
     forward = LocalForward(shape=shape, rel_row=1 << 20, rel_col=1 << 20, pool=1, **maps)
-    planned, tiling = Launch(), LocalTiling()
-    plans = local_calls.plans()
-    refusal = plans.sasa_plan_local_forward(
-        ctypes.byref(forward),
-        ctypes.c_size_t(limit),
-        ctypes.byref(planned),
-        ctypes.byref(tiling),
-        ctypes.c_int64(local_calls.BLOCKS),
-    )
-    found: dict[str, Launch | str] = {"forward": refusal.decode() if refusal else planned}
+    found: dict[str, Launch | str] = {}
+    try:
+        found["forward"], _ = plan_forward(forward, limit)
+    except ValueError as refusal:
+        found["forward"] = str(refusal)
     names = "grad_output query key value grad_query grad_key grad_value".split()
     backward = LocalBackward(shape=shape, rel_row=1 << 20, rel_col=1 << 20, **dict.fromkeys(names, maps["query"]))
-    plan = LocalBackwardPlan()
-    refusal = plans.sasa_plan_local_backward(
-        ctypes.byref(backward), ctypes.c_size_t(limit), ctypes.byref(plan), ctypes.c_int64(local_calls.BLOCKS)
-    )
-    for name in ("queries", "keys"):
-        found[name] = refusal.decode() if refusal else getattr(plan, name)
-    return found
+    try:
+        planned = plan_backward(backward, limit)
+        return {**found, "queries": planned.queries, "keys": planned.keys}
+    except ValueError as refusal:
+        return {**found, "queries": str(refusal), "keys": str(refusal)}
 
 
 def occupancy(launch: Launch, registers: int, arch: int) -> tuple[int, float]:

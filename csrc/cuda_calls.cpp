@@ -1,10 +1,56 @@
 #include "cuda_calls.h"
 
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
 #include "cuda_plans.h"
-#include "cuda_stream.h"
 
 namespace sasa::cuda {
 namespace {
+
+using CurrentStream = AOTITorchError (*)(int32_t device, void** stream);
+
+// Of libtorch_cuda.so, which torch has loaded if it was built with CUDA: a link with it would keep this library from
+// loading elsewhere.
+CurrentStream find_current_stream() {
+  void* torch = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+  if (torch == nullptr) return nullptr;
+  return reinterpret_cast<CurrentStream>(dlsym(torch, "aoti_torch_get_current_cuda_stream"));
+}
+
+CurrentStream current_stream_function() {
+  static const CurrentStream function = find_current_stream();
+  return function;
+}
+
+// torch's current stream of a device.
+Stream current_stream(int device) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(current_stream_function()(device, &stream));
+  return stream;
+}
+
+// Launches on the device of a tensor, which is the current one while this lives.
+class Launcher {
+ public:
+  explicit Launcher(const Tensor& like) : Launcher(static_cast<int>(like.get_device_index())) {}
+
+  const Device& device() const { return device_; }
+
+  // The arguments are passed by value, as the kernel declares them. `family`: see cuda::launch.
+  template <class Family, class... Arguments>
+  void launch(const Launch& what, const Family& family, const Arguments&... arguments) const {
+    void* parameters[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+    cuda::launch(device_, stream_, what, parameters, family);
+  }
+
+ private:
+  explicit Launcher(int index) : guard_(index), device_(cuda::device(index)), stream_(current_stream(index)) {}
+
+  torch::stable::accelerator::DeviceGuard guard_;
+  const Device& device_;
+  Stream stream_;
+};
 
 // The sum over parts needs no family: it is one small kernel.
 std::vector<Launch> no_family() { return {}; }
@@ -36,6 +82,10 @@ std::tuple<Tensor, Tensor> run_plain(const Launcher& on, const PlainPlan& plan, 
 }
 
 }  // namespace
+
+std::string why_not_with_torch() {
+  return current_stream_function() == nullptr ? "this torch was built without CUDA" : why_not();
+}
 
 void add_parts(const Tensor& parts, Tensor& total) {
   const SumParts sum = {parts.data_ptr(), total.data_ptr(), parts.size(0), total.numel()};

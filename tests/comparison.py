@@ -21,7 +21,7 @@ DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype
 EVERYWHERE = pytest.mark.parametrize(("backend", "device"), IMPLEMENTATIONS)
 # Newly allocated memory is filled with NaN, so that unwritten results are detected.
 ALLOCATIONS_ARE_NAN = [
-    pytest.mark.usefixtures("_allocations_are_nan"),
+    pytest.mark.usefixtures("nan_memory"),
     pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation"),
 ]
 

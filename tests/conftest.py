@@ -33,6 +33,15 @@ settings.register_profile(
 settings.load_profile("sasa")
 
 
+@pytest.fixture
+def nan_memory():
+    """Let torch.empty return NaN, as deterministic algorithms do, so that elements left unwritten are detected."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(1).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def pytest_report_header() -> str:
     """Report which kernels are tested."""
     return f"CPU kernels: {native.instruction_set() or native.missing()}"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common.text import plain
+from benchmarks.common import plain
 from benchmarks.cpu.comparisons import COMPARISONS
 from benchmarks.cpu.report import COLUMNS, cells, draw, heading, to_text
 from benchmarks.cpu.results import Report, RowResult

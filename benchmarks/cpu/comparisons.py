@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from benchmarks.common.text import first_line
+from benchmarks.common import first_line
 from benchmarks.cpu.agreement import errors_of
 from benchmarks.cpu.fresh_process import NotPossibleError, in_fresh_process, peak_growth, with_avx2
 from benchmarks.cpu.results import ERROR, MEGABYTES, MILLISECONDS, Measured

@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.common.text import first_line
+from benchmarks.common import first_line
 from benchmarks.cpu.results import Measured
 from benchmarks.cpu.setting import Setting
 from sasa.errors import SasaError

@@ -20,11 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common.machine import describe_machine
-from benchmarks.common.text import Line, first_line, in_words, plain, table_of
+from benchmarks.common import Line, describe_machine, first_line, in_words, plain, table_of
 from benchmarks.cpu.ceilings import Ceilings, measure_ceilings
 from benchmarks.cpu.comparisons import COMPARISONS
-from benchmarks.cpu.flex import flex_attention
 from benchmarks.cpu.results import KILLED
 from benchmarks.cpu.setting import Setting
 from benchmarks.cpu.workloads import (
@@ -33,6 +31,7 @@ from benchmarks.cpu.workloads import (
     OURS,
     WINDOW,
     attention_core,
+    flex_attention,
     operator_inputs,
     operator_steps,
     random_map,

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.common.machine import describe_machine
-from benchmarks.common.text import first_line
+from benchmarks.common import describe_machine, first_line
 from benchmarks.cpu.ceilings import measure_ceilings
 from benchmarks.cpu.comparisons import Comparison
 from benchmarks.cpu.fresh_process import NotPossibleError

@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu.all_rows import all_rows
+from benchmarks.common import in_words
 from benchmarks.gpu.goals import table
-from benchmarks.gpu.record import OtherMachineError, Record, in_words
+from benchmarks.gpu.record import OtherMachineError, Record
 from benchmarks.gpu.rows import FAILED, Bench, Row
-from benchmarks.gpu.worker import Worker
+from benchmarks.gpu.worker import Worker, all_rows
 
 RESULTS = Path(__file__).parents[1] / "results"
 LIMIT = 540.0  # seconds

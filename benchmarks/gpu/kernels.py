@@ -59,12 +59,12 @@ def _steps(backend: FunctionBackend, sets: list[Operands], direction: str) -> St
 
 def _launch(backend: FunctionBackend, one: Operands, direction: str) -> Callable[[], object]:
     """The launches of one pass, without autograd and the dispatcher."""
-    call = LocalForward(one.inputs, OPTIONS)
+    call, functions = LocalForward(one.inputs, OPTIONS), backend.functions("local_attention")
     if direction == "forward":
-        return lambda: backend.local.forward(call)
-    _, logsumexp = backend.local.forward(call)
+        return lambda: functions.forward(call)
+    _, logsumexp = functions.forward(call)
     backward = LocalBackward(one.grad_output, one.inputs, logsumexp, OPTIONS)
-    return lambda: backend.local.backward(backward)
+    return lambda: functions.backward(backward)
 
 
 def _shares(kernels: dict[str, float]) -> dict[str, float]:

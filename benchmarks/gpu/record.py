@@ -1,11 +1,11 @@
 """Results in a JSON file that is replaced after every row, so that an interrupted run can be resumed."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import plain
 from benchmarks.gpu.rows import FAILED, Row, Values
 from sasa.files import atomic_write
 
@@ -45,20 +45,6 @@ class Record:
 
     def put(self, name: str, values: Values) -> None:
         """Save the result of a row."""
-        self.rows[name] = {key: _plain(value) for key, value in values.items()}
+        self.rows[name] = plain(values)
         if self.path is not None:
             atomic_write(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
-
-
-def in_words(values: Values) -> str:
-    """A result on one line."""
-    return ", ".join(f"{name} {_cell(value)}" for name, value in values.items() if value is not None)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

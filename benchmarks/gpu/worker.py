@@ -10,9 +10,41 @@ import os
 import time
 from multiprocessing.connection import Connection
 
-from benchmarks.gpu.rows import FAILED, Bench, Values
+import torch
+
+from benchmarks.common import first_line
+from benchmarks.gpu import gate, kernels, layers, networks
+from benchmarks.gpu.rows import FAILED, Bench, Row, Values
 
 STARTUP = 180.0  # seconds for importing torch and creating a CUDA context
+
+
+def all_rows(bench: Bench) -> list[Row]:
+    """Correctness, kernels, the stem, launching, and networks: first of the CUDA kernels, then of Triton's."""
+    return [
+        *gate.rows(bench),
+        *kernels.rows(bench),
+        *layers.stem_rows("cuda"),
+        *layers.launching_rows("cuda"),
+        *networks.rows("cuda"),
+        *layers.stem_rows("triton"),
+        *layers.launching_rows("triton"),
+        *networks.rows("triton"),
+    ]
+
+
+def prepare(bench: Bench) -> Values:
+    """Set precision and compilers as every row expects them; the machine and the setting, for the record."""
+    torch.set_float32_matmul_precision("highest")
+    torch.manual_seed(0)
+    setting = {"torch": torch.__version__, "batch": bench.batch, "quick": bench.quick}
+    if not bench.on_gpu:
+        return {"GPU": None, **setting}
+    from torch._dynamo import config as dynamo
+
+    torch.backends.cudnn.benchmark = True
+    dynamo.fail_on_recompile_limit_hit = True  # a comparison must not fall back to eager
+    return {"GPU": torch.cuda.get_device_name(), **setting}
 
 
 class Worker:
@@ -61,8 +93,6 @@ class Worker:
 
 def _serve(connection: Connection, bench: Bench) -> None:
     """Measure the rows whose names arrive, until the parent closes the connection."""
-    from benchmarks.gpu.all_rows import all_rows, prepare
-
     rows = {row.name: row for row in all_rows(bench)}
     connection.send(prepare(bench))
     while True:
@@ -75,22 +105,15 @@ def _serve(connection: Connection, bench: Bench) -> None:
 
 def _measured(measure) -> Values:
     """The result, or the first line of the error; and whether CUDA still works in this process."""
-    import torch
-
     try:
         values = measure()
     except Exception as error:  # out of memory, a compiler's: the result of this row
-        values = {FAILED: _first_line(error)}
+        values = {FAILED: first_line(error)}
     gc.collect()
     try:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
     except Exception as error:
-        values = {FAILED: values.get(FAILED) or _first_line(error), "context lost": True}
+        values = {FAILED: values.get(FAILED) or first_line(error), "context lost": True}
     return values
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}"

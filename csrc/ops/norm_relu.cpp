@@ -1,4 +1,5 @@
-// Batch norm in training, shortcut and ReLU. Schemas, fakes and gradients: src/sasa/ops/norm_relu.py.
+// Batch norm, shortcut and ReLU, of training and (in place) of inference. Schemas, fakes and gradients:
+// src/sasa/ops/norm_relu.py.
 #include "operators.h"
 
 namespace sasa {
@@ -8,6 +9,26 @@ Tensor empty_rows(const Tensor& like) {
   using torch::headeronly::MemoryFormat;
   return torch::stable::empty(sizes(like), ScalarType::Float, std::nullopt, like.device(), std::nullopt,
                               MemoryFormat::ChannelsLast);
+}
+
+// Whether the elements of both are in memory in the same order.
+bool same_layout(const Tensor& a, const Tensor& b) {
+  for (int64_t axis = 0; axis < 4; ++axis)
+    if (a.stride(axis) != b.stride(axis)) return false;
+  return true;
+}
+
+Tensor constant(int64_t count, double value, const Tensor& like) {
+  const ScalarType type = compute_type(like);
+  Tensor tensor = empty({count}, type, like);
+  for (int64_t i = 0; i < count; ++i) {
+    if (type == ScalarType::Double) {
+      static_cast<double*>(tensor.data_ptr())[i] = value;
+    } else {
+      static_cast<float*>(tensor.data_ptr())[i] = static_cast<float>(value);
+    }
+  }
+  return tensor;
 }
 
 }  // namespace
@@ -56,6 +77,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_relu_backward(const Tensor& grad
   call.pixels = pixels, call.channels = C, call.eps = eps, call.relu = relu;
   kernels().norm_backward(call, parallel());
   return {grad_x, grad_weight, grad_bias, grad_residual};
+}
+
+void affine_(Tensor x, const MaybeTensor& gain, const MaybeTensor& shift, const MaybeTensor& residual, bool relu) {
+  STD_TORCH_CHECK(x.dim() == 4, "x must have 4 dimensions");
+  const int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3);
+  const bool channels_last = x.stride(1) == 1 && x.stride(3) == C && x.stride(2) == C * W && x.stride(0) == C * W * H;
+  STD_TORCH_CHECK(channels_last || x.is_contiguous(), "x must be dense, contiguous or channels_last");
+  if (residual) {
+    check_map("residual", *residual, x, sizes(x));
+    STD_TORCH_CHECK(same_layout(x, *residual), "residual must have the layout of x");
+  }
+  if (x.numel() == 0) return;
+  const Parameter gains("gain", gain ? gain : MaybeTensor(constant(C, 1, x)), x, {C});
+  const Parameter shifts("shift", shift ? shift : MaybeTensor(constant(C, 0, x)), x, {C});
+  const bool rows = channels_last || (H == 1 && W == 1);
+  kernels().affine({x.data_ptr(), residual ? residual->data_ptr() : nullptr, gains.data(), shifts.data(),
+                    rows ? B * H * W : B, C, rows ? 1 : H * W, relu, storage(x)},
+                   parallel());
 }
 
 }  // namespace sasa

@@ -60,10 +60,9 @@ BlockGradients block_attention_pooled_backward(const Tensor& grad_extreme, const
                                                const MaybeTensor& value, int64_t block_size, int64_t num_heads,
                                                double scale, bool image_gradient);
 
-// affine.cpp
+// norm_relu.cpp
 void affine_(Tensor x, const MaybeTensor& gain, const MaybeTensor& shift, const MaybeTensor& residual, bool relu);
 
-// norm_relu.cpp
 std::tuple<Tensor, Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                              const MaybeTensor& residual, bool relu, double eps);
 

@@ -150,7 +150,7 @@ class SASA_HIDDEN ParameterGradient {
   int64_t number_;
 };
 
-// The threads of torch (threads.cpp).
+// The threads of torch (run.cpp).
 Parallel parallel();
 
 }  // namespace sasa

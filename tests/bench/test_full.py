@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from benchmarks.common.text import cell, first_line, in_words, plain, table_of
+from benchmarks.common import cell, first_line, in_words, plain, table_of
 from benchmarks.cpu import full
 from benchmarks.cpu.ceilings import Ceilings
 from sasa.speed import Stop, StopMeasuringError

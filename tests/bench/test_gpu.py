@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from benchmarks.gpu.__main__ import main
-from benchmarks.gpu.all_rows import all_rows
 from benchmarks.gpu.goals import GOALS, all_layers, table
 from benchmarks.gpu.kernels import _shares
 from benchmarks.gpu.record import OtherMachineError, Record
 from benchmarks.gpu.rows import FAILED, Bench, Row
 from benchmarks.gpu.shapes import LAYERS, Layer
-from benchmarks.gpu.worker import Worker
+from benchmarks.gpu.worker import Worker, all_rows
 from sasa.models import create_model
 from sasa.nn import LocalAttention2d
 

@@ -5,10 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cuda.local_calls import address
-from cuda.plain_structs import BlockBackward, BlockForward, BlockPlan, BlockShape, BlockWorkspace, SumParts
 from cuda.plans import plan, run
-from cuda.structs import STORAGE, Map
+from cuda.structs import (
+    STORAGE,
+    BlockBackward,
+    BlockForward,
+    BlockPlan,
+    BlockShape,
+    BlockWorkspace,
+    Map,
+    SumParts,
+    address,
+)
 from sasa.ops.precision import compute_dtype, empty_map
 
 NAN = float("nan")

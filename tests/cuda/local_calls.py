@@ -2,12 +2,12 @@
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from cuda.emulator import FLAGS, HERE, Counts, compile_shared, launch
+from cuda.emulator import Counts
+from cuda.plans import SHARED_LIMIT, plan, run
 from cuda.structs import (
     STORAGE,
     Launch,
@@ -18,18 +18,10 @@ from cuda.structs import (
     LocalTiling,
     LocalWork,
     Map,
-)  # fmt: skip
+    address,
+)
 
-SHARED_LIMIT = 227 * 1024  # of a block: H100, H200
 BLOCKS = 1024  # that a launch should have, as kBlocksAim in local_plan.h
-
-
-@cache
-def plans() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(compile_shared(HERE / "plans.cpp", FLAGS)))
-    for name in ("sasa_plan_local_forward", "sasa_plan_local_backward"):
-        getattr(library, name).restype = ctypes.c_char_p
-    return library
 
 
 @dataclass(frozen=True)
@@ -51,16 +43,15 @@ def shape_of(query: Tensor, options: Options) -> LocalShape:
     )  # fmt: skip
 
 
-def run(planned: Launch, arguments, reads, writes, counts: Counts | None = None) -> None:
-    launch(
-        planned.source.decode(), planned.kernel.decode(), planned.variant(), grid=list(planned.grid),
-        threads=planned.threads, shared=planned.shared, arguments=arguments,
-        reads=[t for t in reads if t is not None], writes=writes, counts=counts,
-    )  # fmt: skip
+def plan_forward(call: LocalForward, limit: int = SHARED_LIMIT, blocks: int = BLOCKS) -> tuple[Launch, LocalTiling]:
+    """The launch and its tiling. Raises ValueError with the plan's refusal."""
+    tiling = LocalTiling()
+    return plan("local_forward", call, Launch, ctypes.byref(tiling), ctypes.c_int64(blocks), limit=limit), tiling
 
 
-def address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def plan_backward(call: LocalBackward, limit: int = SHARED_LIMIT, blocks: int = BLOCKS) -> LocalBackwardPlan:
+    """The launches. Raises ValueError with the plan's refusal."""
+    return plan("local_backward", call, LocalBackwardPlan, ctypes.c_int64(blocks), limit=limit)
 
 
 def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, gain=None, shift=None, relu=False,
@@ -72,17 +63,9 @@ def forward(query, key, value, rel_row, rel_col, options: Options, *, pool=1, ga
         shape_of(query, options), Map.of(query), Map.of(key), Map.of(value), address(rel_row), address(rel_col),
         Map.of(output), logsumexp.data_ptr(), pool, address(gain), address(shift), relu,
     )  # fmt: skip
-    planned, tiling = Launch(), LocalTiling()
-    refusal = plans().sasa_plan_local_forward(
-        ctypes.byref(call),
-        ctypes.c_size_t(limit),
-        ctypes.byref(planned),
-        ctypes.byref(tiling),
-        ctypes.c_int64(blocks),
-    )
-    if refusal:
-        raise ValueError(refusal.decode())
-    run(planned, [call, tiling], (query, key, value, rel_row, rel_col, gain, shift), [output, logsumexp], counts)
+    planned, tiling = plan_forward(call, limit, blocks)
+    reads = [query, key, value, rel_row, rel_col, gain, shift]
+    run(planned, call, tiling, reads=reads, writes=[output, logsumexp], counts=counts)
     return output, logsumexp
 
 
@@ -100,20 +83,17 @@ def backward(grad_output, query, key, value, rel_row, rel_col, logsumexp, option
         shape_of(query, options), Map.of(grad_output), Map.of(query), Map.of(key), Map.of(value),
         address(rel_row), address(rel_col), address(logsumexp), *(Map.of(g) for g in grads), *map(address, tables),
     )  # fmt: skip
-    plan = LocalBackwardPlan()
-    refusal = plans().sasa_plan_local_backward(
-        ctypes.byref(call), ctypes.c_size_t(limit), ctypes.byref(plan), ctypes.c_int64(blocks)
-    )
-    if refusal:
-        raise ValueError(refusal.decode())
-    delta, parts = (torch.full((size // 4,), nan) for size in (plan.delta_bytes, plan.parts_bytes))
+    plans = plan_backward(call, limit, blocks)
+    delta, parts = (torch.full((size // 4,), nan) for size in (plans.delta_bytes, plans.parts_bytes))
     work = LocalWork(delta.data_ptr(), parts.data_ptr())
     inputs = (grad_output, query, key, value, rel_row, rel_col, logsumexp)
-    outputs = [t for t in (*grads, *tables) if t is not None]
-    for name, tiling in (("queries", plan.queries_tiling), ("sums", plan.queries_tiling), ("keys", plan.keys_tiling)):
-        planned = getattr(plan, name)
+    writes = [*grads, *tables, delta, parts]
+    for name, tiling in zip(
+        ("queries", "sums", "keys"), (plans.queries_tiling, plans.queries_tiling, plans.keys_tiling), strict=True
+    ):
+        planned = getattr(plans, name)
         if planned.source is None:
             continue
         counted = None if counts is None else counts.setdefault(name, Counts())
-        run(planned, [call, tiling, work], inputs, [*outputs, delta, parts], counted)
+        run(planned, call, tiling, work, reads=inputs, writes=writes, counts=counted)
     return *grads, *(None if t is None else t.sum(0) for t in tables)

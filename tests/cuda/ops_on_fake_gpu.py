@@ -1,6 +1,7 @@
 """Run by test_ops.py in a process that sees fake GPUs: operators on CUDA tensors, whose kernels run in emulation.
 
-    python ops_on_fake_gpu.py BACKEND CASE        prints the largest relative error of results and gradients, as JSON
+    python ops_on_fake_gpu.py BACKEND CASE DTYPE DEVICE   prints the relative errors of results and gradients, as JSON
+    python ops_on_fake_gpu.py pytest ARGUMENT ...         runs tests of tests/gpu
 
 torch's own kernels do not run here, so that nothing but allocations, copies and our kernels may touch the tensors.
 """
@@ -49,7 +50,7 @@ QKV = QkvOptions(kernel_size=3, num_heads=2, content=True, padding="zeros", scal
 
 
 def install_builder() -> None:
-    """The fake driver calls it when a kernel is loaded."""
+    """Let the fake driver call `build` when a kernel is loaded."""
     ctypes.CDLL(str(fake_gpu.driver())).fake_cuda_set_builder(build)
 
 
@@ -272,11 +273,17 @@ CASES = {
 }
 
 
-def main(backend: str, case: str, dtype: str, device: str, **options: int) -> None:
-    install_builder()
+def main(backend: str, case: str, dtype: str, device: str, *words: str) -> int:
+    options = {name: int(value) for name, value in (word.split("=") for word in words)}
     print(json.dumps(CASES[case](getattr(torch, dtype), device, backend, **options)), flush=True)
-    os._exit(0)  # torch's autograd threads may still free tensors, which crashes a Python that is shutting down
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], **{name: int(value) for name, value in (word.split("=") for word in sys.argv[5:])})
+    install_builder()
+    if sys.argv[1] == "pytest":
+        status = pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[2:]])
+    else:
+        status = main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)  # torch's autograd threads may still free tensors, which crashes a Python that is shutting down

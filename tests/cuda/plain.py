@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from cuda.local_calls import address
-from cuda.plain_structs import PlainPlan, PlainWorkspace
 from cuda.plans import plan, run, sum_parts
-from cuda.structs import STORAGE, LocalBackward, LocalForward, LocalShape, Map
+from cuda.structs import STORAGE, LocalBackward, LocalForward, LocalShape, Map, PlainPlan, PlainWorkspace, address
 from sasa.ops.precision import compute_dtype, empty_map
 
 

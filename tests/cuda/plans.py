@@ -1,4 +1,4 @@
-"""The plans of plain_plan.h and block_plan.h, called from Python, and their launches in emulation."""
+"""The plans of csrc/cuda, called from Python, and their launches in emulation."""
 
 import ctypes
 from collections.abc import Sequence
@@ -9,28 +9,27 @@ import torch
 from torch import Tensor
 
 from cuda.emulator import FLAGS, HERE, Counts, compile_shared, launch
-from cuda.plain_structs import SumParts
-from cuda.structs import Launch
+from cuda.structs import Launch, SumParts
 
 SHARED_LIMIT = 227 * 1024  # bytes of a block: H100, H200
 Planned = TypeVar("Planned", bound=ctypes.Structure)
 
-PLANS = "plain_forward plain_backward block_forward block_backward".split()
+PLANS = "local_forward local_backward plain_forward plain_backward block_forward block_backward".split()
 
 
 @cache
 def plans() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(compile_shared(HERE / "plain_plans.cpp", [*FLAGS, "-Wextra", "-Werror"])))
+    library = ctypes.CDLL(str(compile_shared(HERE / "plans.cpp", [*FLAGS, "-Wextra", "-Werror"])))
     for name in PLANS:
         getattr(library, f"sasa_plan_{name}").restype = ctypes.c_char_p
     return library
 
 
-def plan(name: str, call: ctypes.Structure, result: type[Planned], limit: int = SHARED_LIMIT) -> Planned:
-    """A plan for the call. Raises ValueError with the plan's refusal."""
+def plan(name: str, call: ctypes.Structure, result: type[Planned], *more: object, limit: int = SHARED_LIMIT) -> Planned:
+    """A plan for the call. `more` are further arguments of the function. Raises ValueError with the plan's refusal."""
     planned = result()
     function = getattr(plans(), f"sasa_plan_{name}")
-    refusal = function(ctypes.byref(call), ctypes.c_size_t(limit), ctypes.byref(planned))
+    refusal = function(ctypes.byref(call), ctypes.c_size_t(limit), ctypes.byref(planned), *more)
     if refusal:
         raise ValueError(refusal.decode())
     return planned

@@ -7,9 +7,8 @@ import comparison
 from comparison import BLOCK_NAMES, LAYOUTS, assert_agrees, block_grad_output, block_options, block_reference, laid_out
 from cuda import block
 from cuda.emulator import Counts
-from cuda.plain_structs import BlockBackward, BlockForward, BlockPlan
 from cuda.plans import plan
-from cuda.structs import Map
+from cuda.structs import BlockBackward, BlockForward, BlockPlan, Map
 from helpers import TOLERANCE, assert_close, block_inputs, double, normal, output_and_gradients, relative_error
 from sasa.ops import reference
 from sasa.ops.arguments import BlockInputs, BlockOptions

@@ -122,7 +122,6 @@ def test_gpu_tests_run_on_the_fake_gpu(tmp_path):
     """Some tests of tests/gpu, to find mistakes in the tests themselves without a GPU."""
     tests = emulator.ROOT / "tests" / "gpu" / "test_kernels.py"
     chosen = "(map_sizes and 7-zeros and 2) or (around and bf16) or (inference and bf16-2) or (stem and fp32 and 5)"
-    script = fake_gpu.HERE / "gpu_tests_on_fake_gpu.py"
-    done = fake_gpu.run_python(script, ["-q", str(tests), "-k", chosen], tmp_path, SASA_GPU="cuda")
+    done = fake_gpu.run_python(SCRIPT, ["pytest", "-q", str(tests), "-k", chosen], tmp_path, SASA_GPU="cuda")
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout

@@ -7,9 +7,8 @@ import torch
 
 from comparison import LAYOUTS, LOCAL_NAMES, assert_agrees, laid_out, local_grad_output, local_options, local_reference
 from cuda import plain
-from cuda.plain_structs import PlainPlan
 from cuda.plans import plan, sum_parts
-from cuda.structs import LocalBackward, Map
+from cuda.structs import LocalBackward, Map, PlainPlan
 from helpers import TOLERANCE, assert_close, double, local_inputs, normal, output_and_gradients
 from sasa.ops import reference
 from sasa.ops.arguments import LocalInputs, LocalOptions

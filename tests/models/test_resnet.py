@@ -259,6 +259,10 @@ def test_groups_as_a_string_or_a_sequence(groups):
         ({"layers": (1, 1, 1)}, r"layers must be four numbers of blocks of at least 1; got \(1, 1, 1\)"),
         ({"layers": (1, 1, 0, 1)}, "layers must be four numbers of blocks"),
         ({"layers": 5}, "layers must be four numbers of blocks"),
+        (
+            {"layers": (99999999, 1, 1, 1)},
+            r"layers must be at most 1000 blocks in a group; got \(99999999, 1, 1, 1\)",
+        ),
         ({"kernel_size": 4}, r"kernel_size \(4\) must be odd.*use 3 or 5"),
         ({"kernel_size": "7"}, "kernel_size must be a positive odd integer, got '7'"),
         ({"padding": 1}, r"padding \(1\) is not a number of pixels here"),

@@ -209,6 +209,7 @@ def test_shortcuts_of_the_heads():
         ({"anchors": 6.0}, "anchors must be 6 or 9, got 6.0"),
         ({"num_classes": 0}, "num_classes must be an integer of at least 1, got 0"),
         ({"head_layers": 0}, "head_layers must be an integer of at least 1, got 0"),
+        ({"head_layers": 99999999}, "head_layers must be at most 1000, got 99999999"),
         ({"anchor_scale": 0}, "anchor_scale must be a number above 0 and below 1000, got 0"),
         ({"anchor_scale": math.nan}, "anchor_scale must be a number above 0 and below 1000, got nan"),
         ({"anchor_scale": True}, "anchor_scale must be a number above 0 and below 1000, got True"),

@@ -334,6 +334,8 @@ NOT_PIXELS = (
         ),
         ({"in_channels": 0}, "in_channels (0), out_channels (16) and stride (1) must be at least 1"),
         ({"out_channels": 0}, "in_channels (8), out_channels (0) and stride (1) must be at least 1"),
+        ({"stride": 1.5}, "stride must be a positive integer, got 1.5"),
+        ({"num_heads": True}, "num_heads must be a positive integer, got True"),
         ({"stride": 0}, "in_channels (8), out_channels (16) and stride (0) must be at least 1"),
     ],
     ids=lambda value: str(value)[:40],

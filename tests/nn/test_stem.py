@@ -324,3 +324,22 @@ def test_an_unknown_backend_is_an_error_at_construction():
 def test_errors_of_the_image(shape):
     with argument_error(f"the image must be (batch, 3, height, width), got {shape}"):
         AttentionStem()(torch.randn(shape))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "image must be floating point, got torch.uint8"),
+        (
+            torch.zeros(2, 3, 8, 8, dtype=torch.float16),
+            "w_query (torch.float32) must have the dtype of image (torch.float16)",
+        ),
+        (torch.zeros(2, 3, 0, 8), "image must be (batch, channels, height, width), got (2, 3, 0, 8)"),
+    ],
+    ids=["uint8", "float16", "no rows"],
+)
+def test_the_fused_stem_refuses_what_the_others_refuse(image, sentence, training):
+    stem = AttentionStem().train(training)
+    with argument_error(sentence):
+        stem(image)

@@ -197,10 +197,8 @@ class Sick(Backend):
     def why_not(self, inputs=None, options=None):
         return "it has a cold"
 
-    def local_attention(self, inputs, options):
+    def attend(self, calls, inputs, options):
         raise AssertionError("it cannot run")
-
-    block_attention = local_attention
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import torch
 import sasa
 from helpers import NEEDS_KERNELS, assert_close, backend_params, normal, output_and_gradients
 from operators import BACKEND, OPERATORS, leaves, qkv_attention, qkv_attention_inference
+from sasa.errors import ArgumentError
 
 
 def half_but_embeddings(tensors):
@@ -66,6 +67,16 @@ def test_autocast_leaves_float64_alone(operator, make_inputs):
     with torch.autocast("cpu", torch.bfloat16):
         got = operator(*tensors)
     assert torch.equal(got, operator(*tensors))
+
+
+@OPERATORS
+def test_autocast_does_not_make_numbers_of_integers(operator, make_inputs):
+    tensors = [t if t is None else t.to(torch.uint8) for t in make_inputs()]
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ArgumentError, match=r"must be floating point, got.*uint8"),
+    ):
+        operator(*tensors)
 
 
 def test_a_layer_under_autocast_keeps_its_embeddings():

@@ -21,6 +21,7 @@ STEM_HEADS = 4  # Section A.1
 EXPANSION = 4
 BASE_WIDTHS = (64, 128, 256, 512)
 POOLS = ("avg", "")
+MOST_BLOCKS = 1000  # of a group; a mistyped number would build blocks until the memory is full
 LEAST = {"num_classes": 0, "in_chans": 1, "num_heads": 1, "stem_block": 1, "stem_mixtures": 1}
 
 
@@ -90,6 +91,8 @@ class ResNetConfig:
         layers = self.layers
         if not isinstance(layers, tuple) or len(layers) != 4 or not all(is_integer(n, 1) for n in layers):
             raise ArgumentError(f"layers must be four numbers of blocks of at least 1; got {layers!r}")
+        if max(layers) > MOST_BLOCKS:
+            raise ArgumentError(f"layers must be at most {MOST_BLOCKS} blocks in a group; got {layers!r}")
         for name, least in LEAST.items():
             if not is_integer(getattr(self, name), least):
                 raise ArgumentError(f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}")

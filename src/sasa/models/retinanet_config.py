@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sasa.errors import ArgumentError
-from sasa.models.config import VARIANTS, ResNetConfig, check_options, is_integer
+from sasa.models.config import MOST_BLOCKS, VARIANTS, ResNetConfig, check_options, is_integer
 
 CHANNELS = 256  # of the pyramid and the heads, Section A.3; `width` scales it
 LEVELS = (3, 4, 5, 6, 7)
@@ -62,6 +62,8 @@ class RetinaNetConfig:
         for name in ("num_classes", "head_layers"):
             if not is_integer(getattr(self, name), 1):
                 raise ArgumentError(f"{name} must be an integer of at least 1, got {getattr(self, name)!r}")
+        if self.head_layers > MOST_BLOCKS:
+            raise ArgumentError(f"head_layers must be at most {MOST_BLOCKS}, got {self.head_layers}")
         if not isinstance(self.head_shortcuts, bool):
             raise ArgumentError(f"head_shortcuts must be True or False, got {self.head_shortcuts!r}")
         scale = self.anchor_scale

@@ -13,7 +13,7 @@ from sasa.nn.position import POSITIONS, NoPosition, find_position
 from sasa.ops import reference
 from sasa.ops.arguments import Epilogue, QkvInputs, QkvOptions, local_options, split
 from sasa.ops.backends import check_backend
-from sasa.ops.checks import check_heads, check_kernel_size, check_padding
+from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_positive
 from sasa.ops.fusion import may_fuse
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
@@ -89,6 +89,7 @@ class LocalAttention2d(nn.Module):
                 f"in_channels ({in_channels}), out_channels ({out_channels}) and stride ({self.stride}) "
                 "must be at least 1"
             )
+        check_positive(self.stride, "stride")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.padding = padding

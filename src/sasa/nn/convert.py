@@ -14,7 +14,7 @@ from sasa.nn.attention import LocalAttention2d
 from sasa.nn.conversion import Conversion, Kept, Replacement, count_parameters, describe, display_name
 from sasa.nn.fitted import FittedAttention2d
 from sasa.nn.position import POSITIONS, find_position
-from sasa.ops.checks import check_kernel_size, check_padding
+from sasa.ops.checks import check_kernel_size, check_padding, check_positive
 
 GROUPED = ("refuse", "replace", "keep")
 Named = dict[nn.Conv2d, list[str]]  # convolutions, each with all its names
@@ -99,8 +99,7 @@ def _check_options(kernel_size: int, num_heads: int, grouped: str, padding: str,
     check_kernel_size(kernel_size)
     check_padding(padding)
     find_position(position)
-    if not isinstance(num_heads, int) or num_heads < 1:
-        raise ArgumentError(f"num_heads must be a positive integer, got {num_heads!r}")
+    check_positive(num_heads, "num_heads")
     if grouped not in GROUPED:
         raise ArgumentError(f"grouped must be one of {', '.join(GROUPED)}; got {grouped!r}")
 

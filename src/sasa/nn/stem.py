@@ -130,6 +130,11 @@ class AttentionStem(nn.Module):
         return POSITIONS[self.position]
 
     @property
+    def options(self) -> BlockOptions:
+        """The operator's options."""
+        return BlockOptions(self.block_size, self.num_heads, float(self.scale))
+
+    @property
     def embedding_names(self) -> tuple[str, ...]:
         """Names of the parameters that are embeddings, which weight decay should spare."""
         return (*self.encoding.tables, *(("emb_row", "emb_col", "nu") if self.values == "mixture" else ()))
@@ -176,13 +181,7 @@ class AttentionStem(nn.Module):
             return F.relu(y, inplace=True) if self.activation else y
         inputs = self._inputs(image)
         y = block_attention(
-            *inputs[:6],
-            value=inputs.value,
-            block_size=self.block_size,
-            num_heads=self.num_heads,
-            scale=self.scale,
-            content=self.content,
-            backend=self.backend,
+            *inputs[:6], value=inputs.value, **self.options._asdict(), content=self.content, backend=self.backend
         )
         y = self.norm(y)
         if self.pool:
@@ -197,15 +196,15 @@ class AttentionStem(nn.Module):
             and self.block_size <= 16
             and type(self.norm) is nn.BatchNorm2d
             and may_fuse("block_attention_pooled", image, self.norm)
-            and image.shape[0] > 0
+            and image.numel() > 0
+            and image.dtype == self.w_query.dtype  # `block_attention` says what is wrong
         )
 
     def _attend_and_pool(self, image: Tensor) -> Tensor:
         norm = self.norm
         assert isinstance(norm, nn.BatchNorm2d)
         sign = self.w_query.new_ones(self.out_channels) if norm.weight is None else norm.weight.detach()
-        options = BlockOptions(self.block_size, self.num_heads, float(self.scale))
-        extreme, sums = block_attention_pooled(self._inputs(image), sign, options)
+        extreme, sums = block_attention_pooled(self._inputs(image), sign, self.options)
         if uses_batch_statistics(norm):
             mean, variance = statistics_of_sums(norm, sums, image.shape[0] * image.shape[2] * image.shape[3])
         else:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
-from sasa.ops.arguments import BLOCK, BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward
+from sasa.ops.arguments import BLOCK, BlockInputs, BlockOptions
 from sasa.ops.backends import attend, cuda, triton
-from sasa.ops.checks import check_heads, check_relative, check_same
-from sasa.ops.precision import autocast_to, compute_dtype, empty_map
+from sasa.ops.checks import check_heads, check_positive, check_relative, check_same
+from sasa.ops.precision import autocast_to
 from sasa.ops.register import FunctionPair, register_attention, register_twins
 
 
@@ -74,8 +74,7 @@ def block_attention(
 def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
     image, w_query, w_key, w_value, rel_row, rel_col, value = inputs
     block_size, num_heads, _ = options
-    if not isinstance(block_size, int) or block_size < 1:
-        raise ArgumentError(f"block_size must be a positive integer, got {block_size!r}")
+    check_positive(block_size, "block_size")
     if image.dim() != 4 or image.shape[2] < 1 or image.shape[3] < 1:
         raise ArgumentError(f"image must be (batch, channels, height, width), got {tuple(image.shape)}")
     check_same({"image": image, "w_query": w_query, "w_key": w_key, "w_value": w_value, "value": value})
@@ -113,25 +112,11 @@ def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
     check_relative(rel_row, rel_col, (num_heads, 2 * block_size - 1, head_dim // 2), image)
 
 
-def _fake(call: BlockForward) -> tuple[Tensor, Tensor]:
-    image = call.inputs.image
-    shape = (image.shape[0], call.options.num_heads, *image.shape[2:])
-    return empty_map(image, call.inputs.value_channels), image.new_empty(shape, dtype=compute_dtype(image))
-
-
-def fake_backward(call: BlockBackward | PooledBackward) -> tuple[Tensor | None, ...]:
-    """Return uninitialised gradients for block attention's inputs: in the maps' layout, or contiguous for weights."""
-    image, *weights, value = call.inputs
-    grad_image = empty_map(image, image.shape[1]) if call.image_gradient else None
-    grad_value = None if value is None else empty_map(value, value.shape[1])
-    return grad_image, *(None if w is None else w.new_empty(w.shape) for w in weights), grad_value
-
-
 register_attention(
     BLOCK,
     plain=eager_block,
-    cuda=FunctionPair(lambda c: triton.for_call(c).block.forward(c), lambda c: triton.for_call(c).block.backward(c)),
-    fake=FunctionPair(_fake, fake_backward),
+    cuda=triton.dispatched("block_attention"),
+    channels=lambda call: call.inputs.value_channels,
     flops=FunctionPair(flops.block_attention, flops.block_attention_backward),
     reference=reference.block_attention,
 )

@@ -15,11 +15,10 @@ from torch import Tensor
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
 from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward, PooledForward
-from sasa.ops.block_attention import fake_backward
 from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import from_blocks, to_blocks
-from sasa.ops.register import register
+from sasa.ops.register import fake_gradients, register
 
 
 def block_attention_pooled(inputs: BlockInputs, sign: Tensor, options: BlockOptions) -> tuple[Tensor, Tensor]:
@@ -118,7 +117,7 @@ register(
     "block_attention_pooled_backward -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     PooledBackward,
     plain=_backward,
-    fake=fake_backward,
+    fake=fake_gradients,
     gradient=SecondGradient(_composed_backward),
     flops=flops.block_attention_backward,
 )

@@ -34,10 +34,15 @@ def check_padding(padding: object) -> None:
         raise ArgumentError(f'padding must be "zeros" or "mask", got {padding!r}')
 
 
+def check_positive(value: object, name: str) -> None:
+    """Raise unless the value is an integer (not a bool) of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ArgumentError(f"{name} must be a positive integer, got {value!r}")
+
+
 def check_heads(channels: int, num_heads: int, name: str, *, relative: bool) -> None:
     """Raise unless num_heads divides the channels, with relative positions into an even number for each head."""
-    if not isinstance(num_heads, int) or num_heads < 1:
-        raise ArgumentError(f"num_heads must be a positive integer, got {num_heads!r}")
+    check_positive(num_heads, "num_heads")
     if channels % num_heads:
         raise ArgumentError(f"{name} ({channels}) must be divisible by num_heads ({num_heads})")
     head_dim = channels // num_heads

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops import eager, flops, reference
-from sasa.ops.arguments import LOCAL, LocalBackward, LocalForward, LocalInputs, LocalOptions
+from sasa.ops.arguments import LOCAL, LocalInputs, LocalOptions
 from sasa.ops.backends import attend, cuda, triton
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_relative, check_same
-from sasa.ops.precision import autocast_to, compute_dtype, empty_map
+from sasa.ops.precision import autocast_to
 from sasa.ops.register import FunctionPair, register_attention, register_twins
 
 
@@ -101,23 +101,11 @@ def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
     check_relative(rel_row, rel_col, (num_heads, kernel_size, query.shape[1] // num_heads // 2), query)
 
 
-def _fake(call: LocalForward) -> tuple[Tensor, Tensor]:
-    query, value = call.inputs.query, call.inputs.value
-    shape = (query.shape[0], call.options.num_heads, *query.shape[2:])
-    return empty_map(query, value.shape[1]), query.new_empty(shape, dtype=compute_dtype(query))
-
-
-def _fake_backward(call: LocalBackward) -> tuple[Tensor | None, ...]:
-    query, key, value, rel_row, rel_col = call.inputs
-    maps = [None if m is None else empty_map(m, m.shape[1]) for m in (query, key, value)]
-    return *maps, *(None if r is None else r.new_empty(r.shape) for r in (rel_row, rel_col))
-
-
 register_attention(
     LOCAL,
     plain=eager,
-    cuda=FunctionPair(lambda c: triton.for_call(c).local.forward(c), lambda c: triton.for_call(c).local.backward(c)),
-    fake=FunctionPair(_fake, _fake_backward),
+    cuda=triton.dispatched("local_attention"),
+    channels=lambda call: call.inputs.value.shape[1],
     flops=FunctionPair(flops.local_attention, flops.local_attention_backward),
     reference=reference.local_attention,
 )

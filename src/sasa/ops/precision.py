@@ -22,11 +22,12 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
 
 
 def autocast_to(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Convert the tensors to autocast's dtype if autocast is on for the device; not float64, as in torch's own."""
+    """Convert the tensors to autocast's dtype if autocast is on for the device; not float64 or integers, as torch."""
     if not (device.type in AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)):
         return tensors
     dtype = torch.get_autocast_dtype(device.type)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+    rounded = (torch.float32, torch.float16, torch.bfloat16)
+    return tuple(t.to(dtype) if t is not None and t.dtype in rounded else t for t in tensors)
 
 
 def is_channels_last(tensor: Tensor) -> bool:

@@ -22,11 +22,14 @@ from sasa.ops.arguments import (
     split,
 )
 from sasa.ops.backends import triton
+from sasa.ops.backends.base import dispatch
 from sasa.ops.fusion import needs_reference
 from sasa.ops.local_attention import local_attention
 from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 from sasa.ops.register import FunctionPair, register, register_attention
+
+CUDA_LOCAL = triton.dispatched("local_attention")
 
 
 def qkv_attention(inputs: QkvInputs, options: QkvOptions, backend: str = "auto") -> Tensor:
@@ -34,15 +37,9 @@ def qkv_attention(inputs: QkvInputs, options: QkvOptions, backend: str = "auto")
     if backend == "auto" and needs_reference(inputs):
         backend = "reference"
     if backend != "auto":
-        local, (kernel_size, num_heads, padding, scale) = QkvForward(inputs, options).local
-        return local_attention(
-            *local, kernel_size=kernel_size, num_heads=num_heads, padding=padding, scale=scale,
-            content=options.content, backend=backend,
-        )  # fmt: skip
-    qkv, rel_row, rel_col = inputs
-    (qkv,) = autocast_to(qkv.device, qkv)  # pyright: ignore[reportAssignmentType]
-    with without_autocast(qkv.device):  # pyright: ignore[reportOptionalMemberAccess]
-        return torch.ops.sasa.qkv_attention(qkv, rel_row, rel_col, *options)[0]
+        local, local_options = QkvForward(inputs, options).local
+        return local_attention(*local, **local_options._asdict(), content=options.content, backend=backend)
+    return dispatch(QKV, _rounded(inputs), options)
 
 
 def qkv_attention_inference(inputs: QkvInputs, epilogue: Epilogue, options: QkvOptions) -> Tensor:
@@ -51,10 +48,15 @@ def qkv_attention_inference(inputs: QkvInputs, epilogue: Epilogue, options: QkvO
     Returns:
         (B, C, ceil(H / pool), ceil(W / pool)).
     """
-    qkv, rel_row, rel_col = inputs
-    (qkv,) = autocast_to(qkv.device, qkv)  # pyright: ignore[reportAssignmentType]
-    with without_autocast(qkv.device):  # pyright: ignore[reportOptionalMemberAccess]
-        return torch.ops.sasa.qkv_attention_inference(qkv, rel_row, rel_col, *epilogue, *options)
+    inputs = _rounded(inputs)
+    with without_autocast(inputs.qkv.device):
+        return torch.ops.sasa.qkv_attention_inference(*inputs, *epilogue, *options)
+
+
+def _rounded(inputs: QkvInputs) -> QkvInputs:
+    """Convert the map to autocast's dtype."""
+    (qkv,) = autocast_to(inputs.qkv.device, inputs.qkv)
+    return QkvInputs(qkv, inputs.rel_row, inputs.rel_col)  # pyright: ignore[reportArgumentType]
 
 
 def _forward(call: QkvForward) -> tuple[Tensor, Tensor]:
@@ -62,18 +64,11 @@ def _forward(call: QkvForward) -> tuple[Tensor, Tensor]:
 
 
 def _cuda(call: QkvForward) -> tuple[Tensor, Tensor]:
-    local = call.local
-    return triton.for_call(local).local.forward(local)
+    return CUDA_LOCAL.forward(call.local)
 
 
-def _fake(call: QkvForward) -> tuple[Tensor, Tensor]:
-    qkv, options = call.inputs.qkv, call.options
-    shape = (qkv.shape[0], options.num_heads, *qkv.shape[2:])
-    return empty_map(qkv, _channels(qkv, options)), qkv.new_empty(shape, dtype=compute_dtype(qkv))
-
-
-def _channels(qkv: Tensor, options: QkvOptions) -> int:
-    return qkv.shape[1] // (3 if options.content else 2)
+def _channels(call: QkvForward | QkvInference) -> int:
+    return call.inputs.qkv.shape[1] // (3 if call.options.content else 2)
 
 
 def _backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
@@ -98,11 +93,6 @@ def _cuda_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
     return grad_qkv, grad_row, grad_col
 
 
-def _fake_backward(call: QkvBackward) -> tuple[Tensor | None, ...]:
-    qkv, *rels = call.inputs
-    return empty_map(qkv, qkv.shape[1]), *(None if r is None else r.new_empty(r.shape) for r in rels)
-
-
 def _inference(call: QkvInference) -> Tensor:
     return _finish(_forward(call.forward)[0], call)
 
@@ -123,14 +113,14 @@ def _finish(output: Tensor, call: QkvInference) -> Tensor:
 
 def _fake_inference(call: QkvInference) -> Tensor:
     qkv, pool = call.inputs.qkv, call.epilogue.pool
-    return empty_map(qkv, _channels(qkv, call.options), size=(-(-qkv.shape[2] // pool), -(-qkv.shape[3] // pool)))
+    return empty_map(qkv, _channels(call), size=(-(-qkv.shape[2] // pool), -(-qkv.shape[3] // pool)))
 
 
 register_attention(
     QKV,
     plain=FunctionPair(_forward, _backward),
     cuda=FunctionPair(_cuda, _cuda_backward),
-    fake=FunctionPair(_fake, _fake_backward),
+    channels=_channels,
     flops=FunctionPair(lambda c: flops.local_attention(c.local), lambda c: flops.local_attention_backward(c.local)),
     reference=lambda inputs, options: reference.local_attention(*QkvForward(inputs, options).local),
 )

@@ -17,6 +17,7 @@ from torch import Tensor
 from sasa.ops import native  # noqa: F401 - loaded first: its library defines the schemas
 from sasa.ops.arguments import Calls
 from sasa.ops.gradients import CustomGradient, Gradient, SecondGradient, composed_gradients
+from sasa.ops.precision import compute_dtype, empty_map
 
 Arguments = type[Any]  # a named tuple
 Implementation = Callable[[Any], Any]  # the op's arguments -> its results
@@ -48,7 +49,7 @@ def register_attention(
     *,
     plain: Functions,
     cuda: Functions,
-    fake: Functions,
+    channels: Callable[[Any], int],
     flops: Functions,
     reference: Callable[[Any, Any], tuple[Tensor, Tensor]],
 ) -> None:
@@ -56,7 +57,8 @@ def register_attention(
 
     Args:
         calls: named tuples of the arguments of both.
-        plain: as in `register`, of both ops, like `cuda`, `fake` and `flops`.
+        plain: as in `register`, of both ops, like `cuda` and `flops`.
+        channels: number of channels of a forward call's output, which else has the size of its first input.
         reference: (inputs, options) -> (output, log-sum-exp), for second derivatives.
     """
     count, name = len(calls.inputs._fields), f"{calls.name}_backward"
@@ -68,16 +70,29 @@ def register_attention(
     def composed(call):
         return composed_gradients(lambda inputs: reference(inputs, call.options)[:1], call.inputs, [call.grad_output])
 
+    def fake(call):
+        like, heads = call.inputs[0], call.options.num_heads
+        logsumexp = like.new_empty((like.shape[0], heads, *like.shape[2:]), dtype=compute_dtype(like))
+        return empty_map(like, channels(call)), logsumexp
+
     register(
         f"{calls.name} -> (Tensor output, Tensor logsumexp)", calls.forward,
-        plain=plain.forward, cuda=cuda.forward, fake=fake.forward, flops=flops.forward,
+        plain=plain.forward, cuda=cuda.forward, fake=fake, flops=flops.forward,
         gradient=Gradient(inputs=count, kept=1, backward=gradient),
     )  # fmt: skip
     register(
         f"{name} -> ({', '.join(['Tensor'] * count)})", calls.backward,
-        plain=plain.backward, cuda=cuda.backward, fake=fake.backward, flops=flops.backward,
+        plain=plain.backward, cuda=cuda.backward, fake=fake_gradients, flops=flops.backward,
         gradient=SecondGradient(composed),
     )  # fmt: skip
+
+
+def fake_gradients(call: Any) -> tuple[Tensor | None, ...]:
+    """Return uninitialised gradients of a backward call: in the layout of maps, contiguous for weights."""
+    grads = [
+        None if t is None else empty_map(t, t.shape[1]) if t.dim() == 4 else t.new_empty(t.shape) for t in call.inputs
+    ]
+    return grads[0] if getattr(call, "image_gradient", True) else None, *grads[1:]
 
 
 def register(

@@ -238,7 +238,7 @@ def test_more_channels_than_the_kernels_hold():
     with pytest.raises(ValueError, match="a head has 130 channels, and these kernels hold at most 128"):
         local_attention(query, query, query, kernel_size=3, num_heads=1, backend="triton")
     call = LocalForward(LocalInputs(query, query, query, None, None), LocalOptions(3, 1, "zeros", 1.0))
-    assert backend.for_call(call).local.forward(call)[0].isfinite().all(), "plain torch"
+    assert backend.for_call(call).functions("local_attention").forward(call)[0].isfinite().all(), "plain torch"
 
 
 def test_float64_is_for_plain_torch():

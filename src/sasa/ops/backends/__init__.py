@@ -1,23 +1,21 @@
 """The registry of back-ends: implementations of the operators, and whether each can run on this machine.
 
-A back-end is one object, in a module of its own in this package. `BACKENDS` is the only place that maps names to
+A back-end is one object, in a module of this package. `BACKENDS` is the only place that maps names to
 back-ends: an entry can be requested by name, is listed by `sasa.backends()` and `sasa doctor`, and is tested.
 """
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sasa.errors import ArgumentError
 from sasa.ops.arguments import Calls
-from sasa.ops.backends import cpu, cuda, eager, reference, triton
-from sasa.ops.backends.base import Backend, Inputs, Options
+from sasa.ops.backends import cpu, cuda, plain, triton
+from sasa.ops.backends.base import Backend, Inputs, Options, dispatch
 from sasa.ops.fusion import needs_reference
-from sasa.ops.precision import without_autocast
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (reference.BACKEND, eager.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND)
+    backend.name: backend for backend in (plain.REFERENCE, plain.EAGER, cpu.BACKEND, cuda.BACKEND, triton.BACKEND)
 }
 
 
@@ -42,10 +40,9 @@ def attend(calls: Calls, inputs: Inputs, options: Options, backend: str) -> Tens
     """Call an operator on one back-end; for "auto" the dispatcher op, or the reference where only it will do."""
     if backend == "auto" and needs_reference(inputs):
         backend = "reference"
-    if backend != "auto":
-        return getattr(find_backend(backend, inputs, options), calls.name)(inputs, options)
-    with without_autocast(inputs[0].device):
-        return getattr(torch.ops.sasa, calls.name)(*inputs, *options)[0]
+    if backend == "auto":
+        return dispatch(calls, inputs, options)
+    return find_backend(backend, inputs, options).attend(calls, inputs, options)
 
 
 def check_backend(name: str) -> None:

@@ -1,13 +1,14 @@
-"""The interface of a back-end (a predicate and two operators), and a base class that provides gradients."""
+"""The interface of a back-end (a predicate and the operators), and a base class that provides gradients."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sasa.ops.arguments import BLOCK, LOCAL, BlockInputs, BlockOptions, Calls, LocalInputs, LocalOptions
+from sasa.ops.arguments import BlockInputs, BlockOptions, Calls, LocalInputs, LocalOptions
 from sasa.ops.checks import check_no_forward_mode
+from sasa.ops.precision import without_autocast
 from sasa.ops.register import Functions
 
 Inputs = LocalInputs | BlockInputs
@@ -32,29 +33,27 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def local_attention(self, inputs: LocalInputs, options: LocalOptions) -> Tensor:
-        """Eq. 3: (B, N * E, H, W), differentiable."""
+    def attend(self, calls: Calls, inputs: Inputs, options: Options) -> Tensor:
+        """Compute Eq. 3 or, for `BLOCK`, Eq. 7-8 with relative positions: (B, N * E, H, W), differentiable."""
 
-    @abstractmethod
-    def block_attention(self, inputs: BlockInputs, options: BlockOptions) -> Tensor:
-        """Eq. 7-8 with relative positions: (B, N * E, H, W), differentiable."""
+
+def dispatch(calls: Calls, inputs: NamedTuple, options: NamedTuple) -> Tensor:
+    """Call the dispatcher op: it runs the kernel of the device of the inputs, or plain torch where there is none."""
+    with without_autocast(inputs[0].device):
+        return getattr(torch.ops.sasa, calls.name)(*inputs, *options)[0]
 
 
 class FunctionBackend(Backend):
     """A back-end that has functions for each operator; the dispatcher ops may call the same ones."""
 
-    local: Functions  # of LocalForward and LocalBackward
-    block: Functions  # of BlockForward and BlockBackward
+    @abstractmethod
+    def functions(self, name: str) -> Functions:
+        """Return the functions of the operator "local_attention" or "block_attention"."""
 
-    def local_attention(self, inputs: LocalInputs, options: LocalOptions) -> Tensor:
-        """`local.forward` with `local.backward` as its gradient."""
+    def attend(self, calls: Calls, inputs: Inputs, options: Options) -> Tensor:
+        """The operator's `forward`, with `backward` as its gradient."""
         check_no_forward_mode(inputs)
-        return _Attention.apply(LOCAL, self.local, options, *inputs)
-
-    def block_attention(self, inputs: BlockInputs, options: BlockOptions) -> Tensor:
-        """`block.forward` with `block.backward` as its gradient."""
-        check_no_forward_mode(inputs)
-        return _Attention.apply(BLOCK, self.block, options, *inputs)
+        return _Attention.apply(calls, self.functions(calls.name), options, *inputs)
 
 
 class _Attention(torch.autograd.Function):

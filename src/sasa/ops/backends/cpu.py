@@ -2,14 +2,12 @@
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from sasa.ops import native
-from sasa.ops.arguments import BlockInputs, BlockOptions, LocalInputs, LocalOptions
-from sasa.ops.backends.base import Backend, Inputs, Options
+from sasa.ops.arguments import Calls
+from sasa.ops.backends.base import Backend, Inputs, Options, dispatch
 from sasa.ops.checks import check_no_forward_mode
-from sasa.ops.precision import without_autocast
 from sasa.ops.register import has_kernel
 
 
@@ -33,17 +31,10 @@ class CpuBackend(Backend):
     def _is_registered(self) -> bool:
         return has_kernel("local_attention", self.dispatch_key)
 
-    def local_attention(self, inputs: LocalInputs, options: LocalOptions) -> Tensor:
+    def attend(self, calls: Calls, inputs: Inputs, options: Options) -> Tensor:
         """The dispatcher op."""
         check_no_forward_mode(inputs)
-        with without_autocast(inputs.query.device):
-            return torch.ops.sasa.local_attention(*inputs, *options)[0]
-
-    def block_attention(self, inputs: BlockInputs, options: BlockOptions) -> Tensor:
-        """The dispatcher op."""
-        check_no_forward_mode(inputs)
-        with without_autocast(inputs.image.device):
-            return torch.ops.sasa.block_attention(*inputs, *options)[0]
+        return dispatch(calls, inputs, options)
 
 
 BACKEND = CpuBackend()

@@ -43,8 +43,6 @@ class CudaBackend(FunctionBackend):
         "CUDA C++ kernels for CUDA tensors, compiled at first use; what auto runs there if SASA_GPU is cuda, "
         "with plain torch for calls and GPUs that they do not support"
     )
-    local = CudaOp("local_attention")
-    block = CudaOp("block_attention")
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
         """Check for this package's library, NVRTC, a driver and a GPU that NVRTC compiles for."""
@@ -54,6 +52,10 @@ class CudaBackend(FunctionBackend):
         if device.type != "cuda":
             return native.cuda_missing() or f"{inputs._fields[0]} is on {device}, and these kernels run on CUDA tensors"
         return native.cuda_missing() or native.cuda_missing_on(device.index)
+
+    def functions(self, name: str) -> CudaOp:
+        """The ops of `NAMESPACE`."""
+        return CudaOp(name)
 
 
 BACKEND = CudaBackend()

@@ -1,29 +1,13 @@
 """The back-end "triton": kernels in Triton for CUDA tensors. Triton is imported on use, because that takes a second."""
 
 import importlib
-from typing import NamedTuple
-
-from torch import Tensor
 
 from sasa.ops.arguments import BackwardCall, BlockInputs, BlockOptions, ForwardCall, LocalInputs
-from sasa.ops.backends import eager
+from sasa.ops.backends import plain
 from sasa.ops.backends.base import FunctionBackend, Inputs, Options
 from sasa.ops.gpu import available
 from sasa.ops.gpu.available import LARGEST_BLOCK, MOST_HEAD_CHANNELS, MOST_IMAGE_CHANNELS, MOST_VALUES, is_wide
-
-
-class Launch(NamedTuple):
-    """A module of `sasa.ops.gpu` that launches kernels, imported at the first call."""
-
-    module: str
-
-    def forward(self, call: ForwardCall) -> tuple[Tensor, Tensor]:
-        """One kernel."""
-        return importlib.import_module(self.module).forward(call)
-
-    def backward(self, call: BackwardCall) -> tuple[Tensor | None, ...]:
-        """Local attention has two kernels, for queries and embeddings and for keys and values; block attention one."""
-        return importlib.import_module(self.module).backward(call)
+from sasa.ops.register import FunctionPair, Functions
 
 
 class TritonBackend(FunctionBackend):
@@ -31,8 +15,6 @@ class TritonBackend(FunctionBackend):
 
     name = "triton"
     summary = "Triton kernels for CUDA tensors; what auto runs there unless SASA_GPU is cuda"
-    local = Launch("sasa.ops.gpu.local_launch")
-    block = Launch("sasa.ops.gpu.block_launch")
 
     def why_not(self, inputs: Inputs | None = None, options: Options | None = None) -> str | None:
         """Check for Triton, a GPU, a dtype that tensor cores support, and heads small enough to stay in registers."""
@@ -45,6 +27,11 @@ class TritonBackend(FunctionBackend):
             return _why_not_local(inputs, options.num_heads)
         assert isinstance(options, BlockOptions)
         return _why_not_block(inputs, options)
+
+    def functions(self, name: str) -> Functions:
+        """The module that launches the operator's kernels, imported at the first call."""
+        module = "local_launch" if name == "local_attention" else "block_launch"
+        return importlib.import_module(f"sasa.ops.gpu.{module}")  # pyright: ignore[reportReturnType]
 
 
 def _why_not_local(inputs: LocalInputs, num_heads: int) -> str | None:
@@ -74,4 +61,12 @@ BACKEND = TritonBackend()
 
 def for_call(call: ForwardCall | BackwardCall) -> FunctionBackend:
     """Return the back-end of the dispatcher ops for CUDA tensors: Triton if it can run the call, else plain torch."""
-    return BACKEND if BACKEND.why_not(call.inputs, call.options) is None else eager.BACKEND
+    return BACKEND if BACKEND.why_not(call.inputs, call.options) is None else plain.EAGER
+
+
+def dispatched(name: str) -> FunctionPair:
+    """Return the functions of a dispatcher op for CUDA tensors, each by the back-end `for_call` of its call."""
+    return FunctionPair(
+        lambda call: for_call(call).functions(name).forward(call),
+        lambda call: for_call(call).functions(name).backward(call),
+    )

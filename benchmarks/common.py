@@ -1,12 +1,35 @@
-"""Measured values as text and as JSON."""
+"""What the benchmarks of the CPU and of the GPU share: the machine, and measured values as text and as JSON."""
 
 import math
+import os
+import platform
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from sasa.machine import cpu_name
 from sasa.markdown import markdown_table
+from sasa.ops import backends
+from sasa.ops.native import instruction_set
+from sasa.threads import cores
 
 Line = dict[str, Any]  # column name -> value
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe hardware and software, as reports record them; "load_before" is the load average."""
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "kernels": instruction_set(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "backends": [str(backend) for backend in backends()],
+        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
 
 
 def table_of(lines: Sequence[Line]) -> str:

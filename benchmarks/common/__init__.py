@@ -1,1 +1,0 @@
-"""What the benchmarks of the CPU and of the GPU share."""
