@@ -55,7 +55,7 @@ def describe_unlisted(*sources: FileSource | None) -> list[str]:
     for source in filter(None, sources):
         for directory, names in source.names_by_directory().items():
             used.setdefault(directory, set()).update(names)
-    unlisted = {directory: len(image_names(directory) - names) for directory, names in used.items()}
+    unlisted = {directory: len({*image_names(directory)} - names) for directory, names in used.items()}
     where = listed((printable(directory) for directory, count in unlisted.items() if count), 3)
     return [f"not used: {sum(unlisted.values())} images in {where} that are in neither split"] if where else []
 

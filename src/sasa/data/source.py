@@ -5,12 +5,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from PIL import Image
 
 from sasa.data.images import read_image
-from sasa.data.text import NameTable, printable
+from sasa.data.text import NameTable, opened, printable
+from sasa.errors import DataError
 
 WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, larger ones in three pieces
 
@@ -101,35 +101,7 @@ class FileSource(ImageSource):
         """Hash of the file; None if it cannot be read."""
         path = self.path(index)
         try:
-            with path.open("rb") as file:
+            with opened(path) as file:
                 return fingerprint(lambda start, size: (file.seek(start), file.read(size))[1], path.stat().st_size)
-        except OSError:
+        except DataError:
             return None
-
-
-Whole = TypeVar("Whole", bound=ImageSource)
-
-
-class SubsetOf(ImageSource, Generic[Whole]):
-    """Some images of a source, in the given order: the part that is the same for both tasks."""
-
-    def __init__(self, source: Whole, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, list(indices)
-        self.classes, self.description = source.classes, source.description
-        groups = source.groups
-        self.groups = None if groups is None else [groups[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read image `index` of the subset."""
-        return self.source.read(self.indices[index], channels)
-
-    def name(self, index: int) -> str:
-        """Name of the image in the whole source."""
-        return self.source.name(self.indices[index])
-
-    def fingerprint(self, index: int) -> bytes | None:
-        """Hash of the image in the whole source."""
-        return self.source.fingerprint(self.indices[index])

@@ -3,9 +3,12 @@
 import codecs
 import math
 import os
+import stat
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -86,29 +89,56 @@ def check_fetched(where: str, content: bytes) -> None:
         raise DataError(f"{where} is a web page (HTML), not the file itself: download it again")
 
 
+@contextmanager
+def system_errors(data: object) -> Iterator[None]:
+    """Turn errors of the operating system in a `with` block, such as missing permissions, into `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{printable(error.filename or data)} cannot be read: {error.strerror or error}") from error
+
+
+def is_special(path: Path | str) -> bool:
+    """Return whether a path is a pipe, a socket or a device: to read one may take forever."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - also for the strings of a million paths
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for a `with` block; raises `DataError` if it, or a part, cannot be read, or is not a regular file."""
+    if is_special(path):
+        raise DataError(f"{printable(path)} is a pipe, a socket or a device, not a regular file")
+    with system_errors(path), path.open("rb") as file:
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; raises `DataError` as `opened` does."""
+    with opened(path) as file:
+        return file.read()
+
+
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 if it starts with that byte order mark; the mark is not part of it.
 
     Raises:
         DataError: the file cannot be read, or is not text.
     """
+    content = read_bytes(path)
+    check_fetched(printable(path), content)
+    mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))
     try:
-        content = path.read_bytes()
-        check_fetched(printable(path), content)
-        mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))
         return content[len(mark) :].decode(encoding)
-    except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)} cannot be read as UTF-8 text") from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not blank, without the spaces around them.
-
-    Raises:
-        DataError: as `read_text`.
-    """
+    """Read the lines of a text file that are not blank, without the spaces around them; errors as `read_text`."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 

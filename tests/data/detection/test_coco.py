@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import pickle
 from contextlib import redirect_stdout
 
@@ -317,6 +318,14 @@ def test_a_subset(coco):
     assert [a["id"] for a in truth["annotations"]] == [2, 3]
     assert [p.id for p in subset.problems] == [3]
     assert DetectionSubset(whole, [0]).problems == []
+
+
+def test_problems_of_images_whose_names_are_not_utf8(coco):
+    names = ("a.png", os.fsdecode(b"\xff.png"))
+    source = CocoSource(*coco([GOOD, annotation(2, 20, [1, 2, 0, 4]), annotation(3, 20, [1, 1, 4, 4])], names))
+    assert DetectionSubset(source, [0]).problems == []
+    [problem] = DetectionSubset(source, [1]).problems
+    assert str(problem).endswith(r"annotation 2 of \xff.png has no area (width 0, height 4) and is left out")
 
 
 def test_pycocotools_scores_the_same_with_the_file_and_with_the_exported_truth(coco):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sasa.data.text import printable
+from sasa.data.text import printable, read_bytes
 from sasa.errors import DataError
 
 PARTS = ("images", "annotations", "categories")
@@ -27,9 +27,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     where = printable(path)
     try:
-        document = json.loads(path.read_bytes(), object_hook=_without_outline)
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {error.strerror}") from error
+        document = json.loads(read_bytes(path), object_hook=_without_outline)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where} is damaged: no JSON at line {error.lineno}, column {error.colno}: {error.msg}"

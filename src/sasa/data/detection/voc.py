@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePath
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from sasa.data.directories import child, files_in, has_images, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import by_split, exact_split
-from sasa.data.text import check_known, class_name, finite, printable, read_lines
+from sasa.data.text import check_known, class_name, finite, printable, read_bytes, read_lines
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -29,8 +29,7 @@ _IMAGES = ("JPEGImages", "images", "image", "imgs", "img", "data")
 Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """An annotated object: its class, its box (left, top, right, bottom in pixels from 0) or the problem with it."""
 
     name: str
@@ -38,8 +37,7 @@ class Drawn:
     difficult: bool
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """An annotation file: (height, width), or None if missing, and the objects."""
 
     size: tuple[int, int] | None
@@ -48,17 +46,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Places:
-    """The directories of a data set.
-
-    Args:
-        annotations: of the XML files.
-        images: of the images; may be the same.
-        lists: paths of the lists by the name of the split; several where there is one for each class.
-    """
+    """The directories of a data set; XML files and images may be in the same one."""
 
     annotations: Path
     images: Path
-    lists: dict[str, list[Path]]
+    lists: dict[str, list[Path]]  # by the name of the split; several where there is one for each class
 
     @classmethod
     def find(cls, root: Path) -> "Places | None":
@@ -83,12 +75,9 @@ class Places:
         return printable(self.lists[split][0]) if split in self.lists else f"the list of {split} images"
 
     def ids(self, split: str) -> list[str]:
-        """Read the ids of the images of a split.
+        """Read the ids of the images of a split; raises `DataError` if a list cannot be read, or names an image twice.
 
         A line may have a file name instead of an id, and a second column, as the lists of a class have it.
-
-        Raises:
-            DataError: a list cannot be read, or an image is on it twice.
         """
         found: list[str] = []
         for path in self.lists[split]:
@@ -268,11 +257,9 @@ def read_record(path: Path) -> Record:
     Raises:
         DataError: it cannot be read, is not XML or not an annotation, or has a DOCTYPE.
     """
-    where = printable(path)
+    where, content = printable(path), read_bytes(path)
     try:
-        root = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - see the import
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {error.strerror}") from error
+        root = ET.fromstring(content, ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - see the import
     except ET.ParseError as error:
         raise DataError(f"{where} is damaged: not XML ({error})") from error
     except (ValueError, LookupError) as error:  # an unknown encoding, or not the one that the file states
