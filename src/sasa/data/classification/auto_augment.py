@@ -27,10 +27,9 @@ _SECTIONS = {
 
 
 def check_policy(name: str) -> None:
-    """Check a policy's name without timm, whose import takes seconds.
+    """Raise an `ArgumentError` if timm has no such policy, or would ignore a part of its name.
 
-    Raises:
-        ArgumentError: timm has no such policy, or would ignore a part of the name.
+    This needs no timm, whose import takes seconds.
     """
     first, *rest = name.split("-")
     if first not in _SECTIONS:

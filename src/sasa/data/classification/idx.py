@@ -44,8 +44,8 @@ def open_idx(directory: Path, name: str, prefix: str = "") -> Found:
 
     Args:
         directory: of the files.
-        name: of the set, which tells its classes.
-        prefix: of the names of the files: "emnist-letters-". EMNIST's images are stored with rows as columns.
+        name: of the set, which has the classes `CLASSES[name]`.
+        prefix: of the files' names: "emnist-letters-". EMNIST's images are stored with rows as columns.
 
     Raises:
         DataError: a file is missing, cut off or damaged.

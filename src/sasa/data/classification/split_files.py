@@ -20,9 +20,6 @@ def open_split_files(path: Path, kind: str, suffix: str, make: Callable[..., Sou
         kind: what to call the files.
         suffix: of their names.
         make: makes a source of (files, classes or None).
-
-    Raises:
-        DataError: as `find_files`.
     """
     if path.is_file():
         found = ([path], [], []) if path.name.lower().endswith(suffix) else ([], [], [])

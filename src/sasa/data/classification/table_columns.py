@@ -33,28 +33,19 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns of a table that are used.
+    """The columns of a table."""
 
-    Args:
-        name: of the image.
-        label: None where there is a column of 0 and 1 for each class.
-        classes: those columns.
-        split: None where there is none.
-        boxes: columns of boxes, which are not used.
-    """
-
-    name: str
-    label: str | None
-    classes: list[str]
+    name: str  # of the image
+    label: str | None  # None where there is a column of 0 and 1 for each class
+    classes: list[str]  # those columns
     split: str | None
-    boxes: list[str]
+    boxes: list[str]  # which are not used
 
 
 def columns_of(table: Table) -> Columns | None:
     """Find the columns of names and labels; None if there are not both."""
     known = {_key(column): column for column in reversed(table.columns)}
-    name = next((known[key] for key in NAMES if key in known), None)
-    split = next((known[key] for key in SPLIT_COLUMNS if key in known), None)
+    name, split = (next((known[k] for k in keys if k in known), None) for keys in (NAMES, SPLIT_COLUMNS))
     boxes = next((keys for keys in BOXES if keys <= set(known)), set())
     others = [column for column in table.columns if column not in (name, split)]
     if name is None or not others:

@@ -29,7 +29,7 @@ class ImageTable(FileSource, Source):
         table: the file, for errors.
         rows: of the table.
         directories: possible directories of the images.
-        classes: class names in the order of their labels; by default those of the table, sorted (numbers by value).
+        classes: as for `number_labels`.
 
     Raises:
         DataError: an image is missing or listed twice, or its label is missing or not in `classes`.
@@ -80,7 +80,7 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
 
 
 def why_not(directory: Path) -> str:
-    """Return why the first table in a directory cannot be used, or ""."""
+    """Return why the first table in a directory that cannot be used cannot, or ""."""
     try:
         for table in _tables(directory):
             read_rows(table)
