@@ -31,7 +31,7 @@ def describe_split(
         where: the path that the split was read from.
         source: the images.
         counts: of each class.
-        things: singular and plural of the objects that `counts` counts; None for images.
+        things: singular and plural of the objects that are counted; None for images.
     """
     named = list(zip(source.classes, counts, strict=True))
     shown = sorted(named, key=lambda pair: -pair[1]) if len(named) > MOST_SHOWN else named

@@ -52,11 +52,7 @@ def shares(source: Sized, batch_size: int, rank: int = 0, world_size: int = 1) -
 
 
 def check_on_bad_image(value: str) -> str:
-    """Return "error" (an image that cannot be read ends the run) or "skip" (it is left out and reported).
-
-    Raises:
-        ArgumentError: the value is neither.
-    """
+    """Check that the value is "error" (an image that cannot be read ends the run) or "skip" (it is left out)."""
     if value not in ON_BAD_IMAGE:
         raise ArgumentError(f"on_bad_image must be {' or '.join(ON_BAD_IMAGE)}, got {value!r}")
     return value

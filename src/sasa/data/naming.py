@@ -82,11 +82,7 @@ def is_parts(words: Collection[str]) -> bool:
 
 
 def by_split(directories: Iterable[Path]) -> dict[str, Path]:
-    """Map splits to the directories that are named for them.
-
-    Raises:
-        DataError: two are named for the same split.
-    """
+    """Map splits to the directories that are named for them; raises `DataError` if two are for the same one."""
     found: dict[str, Path] = {}
     for directory in directories:
         split = split_of(directory.name)[0]

@@ -16,11 +16,9 @@ WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, 
 
 
 def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
-    """Hash the size and the content of an encoded image; of a large one only the beginning, middle and end.
+    """Hash the size and the content of an encoded image, which `read(offset, size)` returns; of a large one only parts.
 
-    Args:
-        read: returns `size` bytes at an offset; called with (offset, size).
-        size: number of bytes of the encoded image.
+    They are its beginning, middle and end.
     """
     starts = [0] if size <= WHOLE else [0, size // 2, size - PIECE]
     digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
@@ -30,20 +28,12 @@ def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
 
 
 class ImageSource(ABC):
-    """Images with annotations of some kind.
+    """Images with annotations of some kind; it can be pickled, and each process opens its own files."""
 
-    Sources can be pickled and copied into other processes; each process opens its own files.
-
-    Attributes:
-        classes: names of the classes; labels are indices into them.
-        groups: for each image the number of the file (or part of a file) that holds it, where images of one group
-            are read fastest one after the other; else None.
-        description: sentences that say what was found when the data was opened: images and classes with counts,
-            and ignored files, with the reason.
-    """
-
-    classes: list[str]
+    classes: list[str]  # labels are indices into them
+    # For each image the number of the file, or part of one, that holds it, if images of one are read fastest in a row.
     groups: Sequence[int] | None = None
+    # Sentences about what was found: images and classes with counts, and ignored files, with the reason.
     description: Sequence[str] = ()
 
     @abstractmethod
@@ -52,11 +42,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read image `index`: upright, 8 bits, RGB (channels=3) or gray (channels=1).
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """Read image `index`, upright, 8 bits, RGB (channels=3) or gray (1); raises `DataError` if it cannot be."""
 
     @abstractmethod
     def name(self, index: int) -> str:

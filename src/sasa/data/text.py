@@ -50,11 +50,7 @@ def class_name(name: object) -> str:
 
 
 def check_known(where: str, names: Iterable[str], classes: Sequence[str]) -> None:
-    """Check that the classes of a held-out split are those of the training images.
-
-    Raises:
-        DataError: one is not.
-    """
+    """Raise a `DataError` if a class of a held-out split is not one of the training images."""
     known = set(classes)
     if unknown := next((name for name in names if name not in known), None):
         raise DataError(
@@ -77,11 +73,7 @@ def finite(text: str | None) -> float | None:
 
 
 def check_fetched(where: str, content: bytes) -> None:
-    """Check that a file is not what a failed download leaves in its place.
-
-    Raises:
-        DataError: it is a pointer of Git LFS, or a web page.
-    """
+    """Raise a `DataError` if a file is a pointer of Git LFS or a web page, which a failed download leaves."""
     start = content[:100].lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         raise DataError(f"{where} is a pointer of Git LFS, not the file itself: run git lfs pull, or download it again")
@@ -123,10 +115,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 if it starts with that byte order mark; the mark is not part of it.
+    """Read text in UTF-8, or in UTF-16 after its byte order mark; raises `DataError` if it cannot be read, or is not.
 
-    Raises:
-        DataError: the file cannot be read, or is not text.
+    The mark is not part of the text.
     """
     content = read_bytes(path)
     check_fetched(printable(path), content)

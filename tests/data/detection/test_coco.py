@@ -244,6 +244,11 @@ def test_files_in_another_format(tmp_path, content, sentence):
             r"names 3 images, of which 2 are not in .*images: 1\.png and others",
         ),
         ({"images": [{"id": 1, "file_name": "deep/1.png"}]}, r"1 images, of which 1 are not in .*: deep/1\.png$"),
+        ({"images": [{"id": [1], "file_name": "a.png"}]}, r"'a\.png' whose id is not an integer or a word: \[1\]"),
+        (
+            {"images": [{"id": n, "file_name": name} for n, name in ((1, "a.png"), (2, "a.png"), (2, "b.png"))]},
+            "lists 2 images with the id 2",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(coco, parts, sentence):
@@ -251,6 +256,14 @@ def test_files_that_cannot_be_used(coco, parts, sentence):
     change(path, **parts)
     with pytest.raises(DataError, match=sentence):
         CocoSource(path, folder)
+
+
+def test_crowds_that_are_written_as_words(coco):
+    words = ("0", "1", "False", "0.0", "")
+    path, folder = coco([annotation(n, 10, [n, 1, 5, 5], 7, iscrowd=word) for n, word in enumerate(words, 1)])
+    source = CocoSource(path, folder)
+    assert source.targets(0).crowd.tolist() == [False, True, False, False, False]
+    assert [a["iscrowd"] for a in source.coco()["annotations"]] == [0, 1, 0, 0, 0]
 
 
 def test_a_missing_file(tmp_path):

@@ -50,11 +50,7 @@ def layout_of(directory: Path) -> Layout | None:
 
 
 def open_cifar(directory: Path, layout: Layout) -> Found:
-    """Open the set: 32 x 32 RGB, the pixels held in memory (184 MB for either set).
-
-    Raises:
-        DataError: a file is missing, cut off, damaged, or asks to run code.
-    """
+    """Open the set: 32 x 32 RGB, the pixels held in memory (184 MB for either set)."""
     meta = load(directory / layout.meta) if (directory / layout.meta).is_file() else {}
     classes = _class_names(directory / layout.meta, meta, layout)
     count = meta.get("num_cases_per_batch") if layout.classes == 10 else None

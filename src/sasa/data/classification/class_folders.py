@@ -49,11 +49,7 @@ class ClassFolders(FileSource, Source):
 
 
 def open_class_folders(root: Path) -> Found:
-    """Open directories of classes: in splits, or with lists or tables of the held-out images, or without either.
-
-    Raises:
-        DataError: as `find_layout`, `ClassFolders` and `open_split_lists`.
-    """
+    """Open directories of classes: in splits, or with lists or tables of the held-out images, or without either."""
     layout = find_layout(root)
     train = ClassFolders(layout.train, leave_out=layout.unused)
     place = printable(layout.train)
@@ -91,11 +87,7 @@ def _check_filled(root: Path, found: dict[str, "_Images"], every: bool) -> None:
 
 
 def _class_directories(root: Path, leave_out: Collection[Path]) -> tuple[list[Path], list[str]]:
-    """Return (directories of classes, sentences about links that are not).
-
-    Raises:
-        DataError: two directories for one class, a link that leads nowhere or to another class, images and masks.
-    """
+    """Return (directories of classes, sentences about links that are not)."""
     links = [root / entry.name for entry in entries(root) if entry.is_symlink()]
     if broken := [link for link in links if not link.exists()]:
         raise DataError(f"{printable(broken[0])} is a link that leads nowhere")

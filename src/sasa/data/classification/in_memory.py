@@ -90,9 +90,6 @@ class InMemoryImages:
         """Make a batch of augmented images: those that could be read, on the device, with indices on the CPU.
 
         Each depends on the seed and its key only, an (epoch, index) as `EpochBatches` yields them.
-
-        Raises:
-            ArgumentError: made without augmentation.
         """
         if self._augment is None:
             raise ArgumentError("these images are kept for evaluation (augmentation None), not for training")

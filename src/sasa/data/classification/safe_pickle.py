@@ -116,8 +116,6 @@ def load(path: Path) -> dict[str, Any]:
             raise DataError(f"{path} is not a CIFAR file, or was cut off") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is not a CIFAR file: it holds no dictionary")
-    return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
-
-
-def _text(key: object) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+    keys = (key.decode("latin1") if isinstance(key, bytes) else str(key) for key in found)
+    values = (value.value if isinstance(value, _Array) else value for value in found.values())
+    return dict(zip(keys, values, strict=True))

@@ -18,7 +18,7 @@ from sasa.data.classification.source import Found, Source, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import SUFFIXES, read_image
 from sasa.data.source import fingerprint
-from sasa.data.text import NameTable, check_fetched, listed, opened, printable, read_text
+from sasa.data.text import NameTable, check_fetched, class_name, listed, opened, printable, read_text
 from sasa.errors import DataError
 from sasa.files import expand_user
 
@@ -46,10 +46,9 @@ class TarShards(Source):
     """Tar files whose members with the same key (`a/0017.jpg`, `a/0017.cls`) make a sample.
 
     A sample has one image, and its label, an integer or the name of a class: as text in .cls, as "label" or "cls" of
-    the object in .json, or as text in .txt. Other members, and files without samples, are ignored. Opening reads the
-    headers of all files once, about 45,000 a second: a minute for the 2.6 million of ImageNet, if the disk is fast
-    enough. About 20 bytes and the key of each sample are kept; reading an image is then one read at its offset, so any
-    order is possible. `groups` are the files.
+    the object in .json, or as text in .txt. Other members, and files without samples, are ignored. Opening reads all
+    headers once, about 45,000 a second: a minute for the 2.6 million of ImageNet, if the disk is fast enough. Then an
+    image is one read at its offset, so any order is possible. `groups` are the files.
 
     Args:
         paths: the tar files; images are ordered as they are in them.
@@ -158,7 +157,7 @@ def _class_names(directory: Path) -> list[str] | None:
     path = next((p for p in (directory / "classes.txt", directory.parent / "classes.txt") if p.is_file()), None)
     if path is None:
         return None
-    names = [name.strip() for name in read_text(path).rstrip().splitlines()]
+    names = [class_name(name) for name in read_text(path).rstrip().splitlines()]
     if not names or "" in names or len(set(names)) != len(names):
         raise DataError(f"{printable(path)} must have a name on each line, each different")
     return names

@@ -59,9 +59,6 @@ def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[st
 
     They are in the directory itself (`train-00000-of-00005.parquet`, `imagenet-val-000.tar`), in train/ and val/, or
     in a directory that holds all of them, such as data/, laid out in either way.
-
-    Raises:
-        DataError: there are files for testing but none for training.
     """
     if here := files_in(root, suffix):
         return _by_name(root, here)
@@ -77,10 +74,7 @@ def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[st
 
 
 def _holds(suffix: str, depth: int, directory: Path) -> bool:
-    """Return whether there are such files in a directory, or in the subdirectories that are searched.
-
-    Class directories are not listed: they may hold a million images.
-    """
+    """Return whether there are such files in a directory, or below, but for class directories: they may be large."""
     if files_in(directory, suffix):
         return True
     inner = sub_directories(directory)

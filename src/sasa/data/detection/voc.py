@@ -132,7 +132,9 @@ class VocSource(ImageFiles):
         title = places.title(split) if isinstance(split, str) else printable(directory)
         if not ids:
             raise DataError(f"{title} lists no images")
-        names = _image_names(places, title, ids)
+        found = [places.index.find(identity) for identity in ids]
+        check_found(title, places.images, ids, [i for i, path in zip(ids, found, strict=True) if path is None])
+        names = [path or "" for path in found]
         records = [read_record(places.xml(identity)) for identity in ids]
         if classes is None:
             train = training_list(places) if split in ("val", "test") else None
@@ -149,9 +151,6 @@ def look(root: Path) -> dict[str, Openers]:
 
     The layout is in the directory itself, in its only VOC2007/, VOC2012/ ... (below VOCdevkit/), or in train/,
     valid/ and test/, as Roboflow exports it.
-
-    Raises:
-        DataError: several years.
     """
     if not root.is_dir():
         return {}
@@ -216,12 +215,6 @@ def _list_name(stem: str) -> str | None:
     return stem if stem == "trainval" else exact_split(stem)
 
 
-def _image_names(places: Places, title: str, ids: list[str]) -> list[str]:
-    found = {identity: places.index.find(identity) for identity in ids}
-    check_found(title, places.images, ids, [identity for identity, path in found.items() if path is None])
-    return [found[identity] or "" for identity in ids]
-
-
 def _classes(records: Iterable[Record]) -> list[str]:
     return sorted({drawn.name for record in records for drawn in record.objects if drawn.name})
 
@@ -252,11 +245,7 @@ class _NoDoctype(ET.TreeBuilder):
 
 
 def read_record(path: Path) -> Record:
-    """Read an XML file.
-
-    Raises:
-        DataError: it cannot be read, is not XML or not an annotation, or has a DOCTYPE.
-    """
+    """Read an XML file; raises `DataError` if it is not an annotation, or has a DOCTYPE."""
     where, content = printable(path), read_bytes(path)
     try:
         root = ET.fromstring(content, ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - see the import

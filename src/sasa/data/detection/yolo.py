@@ -70,7 +70,8 @@ class YoloSource(ImageFiles):
         if not settings.keypoints and _have_keypoints(rows):
             rows = [read_rows(label, keypoints=True) if label else [] for label in labels]
             notes.append(f"not used: what follows the four numbers of each box in {title}, taken for key points")
-        known = settings.names or _numbers(rows)
+        most = max((row.label for file in rows for row in file), default=0)
+        known = settings.names or [str(number) for number in range(1 + most)]
         _check_first_class(title, rows, len(known))
         check_known(title, known, classes or known)
         classes = classes or known
@@ -306,10 +307,6 @@ def _box(values: list[float | None], line: str) -> Box | str:
         return numbers[0], numbers[1], numbers[2], numbers[3]
     x1, x2, y1, y2 = min(numbers[::2]), max(numbers[::2]), min(numbers[1::2]), max(numbers[1::2])
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-
-
-def _numbers(rows: list[list[Row]]) -> list[str]:
-    return [str(number) for number in range(1 + max((row.label for file in rows for row in file), default=0))]
 
 
 def _check_first_class(title: str, rows: list[list[Row]], count: int) -> None:
