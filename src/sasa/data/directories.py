@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from sasa.data.images import SUFFIXES
-from sasa.data.naming import HELD_OUT, by_split, exact_split, is_of_masks, is_parts, says_nothing, split_of
+from sasa.data.naming import HELD_OUT, PARTS, by_split, exact_split, is_of_masks, says_nothing, split_of
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
 
@@ -216,7 +216,7 @@ def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
 def _refuse_parts(root: Path, full: list[Path]) -> None:
     """Refuse images_part_1/, images_part_2/ as classes, but not class_1/, class_2/."""
     words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in full}
-    if len(full) > 1 and len(words) == 1 and is_parts(words.pop()):
+    if len(full) > 1 and len(words) == 1 and not PARTS.isdisjoint(*words):
         raise DataError(
             f"{printable(root)} holds {_named(full)}, whose names are not classes but parts of one directory: expected "
             "a directory for each class, or a table of labels such as train.csv"

@@ -2,14 +2,13 @@
 
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from sasa.data.directories import is_clutter
 from sasa.data.images import SUFFIXES
-from sasa.data.text import printable
+from sasa.data.text import printable, repeated
 from sasa.errors import DataError
 
 
@@ -33,7 +32,7 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     for name in names:
         if not _can_be_a_name(name):
             raise DataError(f"{where} names an image {name!a}, which is not a valid file name")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    if twice := repeated(names):
         raise DataError(f"{where} names the image {printable(twice[0])} twice")
     there = [directory for directory in directories if directory.is_dir()] or [directories[0]]
     tried: list[tuple[Path, dict[str, str | None]]] = []

@@ -28,7 +28,8 @@ _FILLERS = frozenset(
 _MASKS = frozenset(
     "mask masks label labels annotation annotations ann anns segmentation segmentations trimaps gt groundtruth".split()
 )
-_PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
+# Words of the names of parts, without their numbers: "images_1", "fold2".
+PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
 
 
 def split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
@@ -74,11 +75,6 @@ def is_of_masks(name: str) -> bool:
     """Return whether a directory is named for masks or annotations: "masks", "SegmentationClass", "ground_truth"."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
     return not _MASKS.isdisjoint([*words, "".join(words)]) and len(words) < 3
-
-
-def is_parts(words: Collection[str]) -> bool:
-    """Return whether the words of a name, without its number, are those of a part: "images_1", "fold2"."""
-    return not _PARTS.isdisjoint(words)
 
 
 def by_split(directories: Iterable[Path]) -> dict[str, Path]:

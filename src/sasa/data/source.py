@@ -75,6 +75,11 @@ class FileSource(ImageSource):
             found.setdefault(parent, set()).add(name)
         return {Path(self._directory, parent): names for parent, names in found.items()}
 
+    @property
+    def directory(self) -> str:
+        """The directory that the paths of the images are relative to."""
+        return self._directory
+
     def path_below(self, index: int) -> str:
         """Path of image `index` below the directory."""
         return self._names[index]

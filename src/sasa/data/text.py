@@ -5,15 +5,17 @@ import math
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from sasa.errors import DataError
 
+Item = TypeVar("Item", bound=Hashable)
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -56,6 +58,11 @@ def check_known(where: str, names: Iterable[str], classes: Sequence[str]) -> Non
         raise DataError(
             f"{where} has a class {unknown!r} that the training images lack (those have {listed(classes, 5)})"
         )
+
+
+def repeated(items: Iterable[Item]) -> list[Item]:
+    """Return the items that occur more than once."""
+    return [item for item, count in Counter(items).items() if count > 1]
 
 
 def is_number(text: str) -> bool:

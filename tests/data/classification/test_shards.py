@@ -236,6 +236,7 @@ def test_pickled_labels_are_never_opened(tmp_path, suffix):
         ),
         ([("1.cls", b"0"), ("2.png", b"x")], "sample '1' has no image: expected a member ending in .jpg"),
         ([("1.png", b"x"), ("1.jpg", b"x"), ("1.cls", b"0")], r"sample '1' has two images, 1\.png and 1\.jpg"),
+        ([("1.png", b"x"), ("1.cls", b"0"), ("1.cls", b"1")], "sample '1' has two members ending in .cls"),
         ([("1.png", b"x"), ("1.cls", b"a\ncat")], r"has the label 'a\\ncat'; expected an integer"),
         ([("1.png", b"x"), ("1.cls", b"\xff")], "has a .cls member that is not UTF-8 text"),
         ([("1.png", b"x"), ("1.cls", b"cat"), ("2.png", b"x"), ("2.cls", b"0")], "integers, and others that are words"),

@@ -62,6 +62,22 @@ def test_layouts(tmp_path, kind):
     assert "training: 3 images, 3 boxes of 2 classes (cat 0, dog 3)" in " ".join(train.description)
 
 
+@pytest.mark.parametrize("most", [0, 100])
+def test_images_of_both_splits_are_reported_in_large_sets_too(tmp_path, monkeypatch, most):
+    monkeypatch.setattr("sasa.data.findings.MOST_COMPARED", most)
+    write(tmp_path, "images", "labels", dict.fromkeys("abc", BOX))
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: images\nval: images\n")
+    _, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
+    sentence = "the same image is in both splits: 3 of the 3 held-out images are training images, "
+    assert f"{sentence}{tmp_path}/images/a.png is {tmp_path}/images/a.png" in held_out.description
+    write(tmp_path, "images/train", "labels/train", {"d": BOX})
+    write(tmp_path, "images/val", "labels/val", {"e": BOX})
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: images/train\nval: images/val\n")
+    _, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
+    compared = "not compared: whether images are in both splits (more than 0 images)" not in held_out.description
+    assert compared == bool(most)
+
+
 def test_ground_truth(tmp_path):
     write(tmp_path, "images", "labels", {"a": BOX, "b": None, "c": ""})
     (tmp_path / "classes.txt").write_text("cat\ndog\n")

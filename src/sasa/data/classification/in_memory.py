@@ -93,10 +93,8 @@ class InMemoryImages:
         """
         if self._augment is None:
             raise ArgumentError("these images are kept for evaluation (augmentation None), not for training")
-        keys, skipped = [key for key in keys if key[1] not in self._is_bad], [i for _, i in keys if i in self._is_bad]
-        indices = torch.tensor([index for _, index in keys], dtype=torch.int64)
-        there = indices.to(self.device)
-        return Batch(self._augment(self._pixels[there], keys), self._labels[there], indices, skipped)
+        readable = [key for key in keys if key[1] not in self._is_bad]
+        return self._batch([index for _, index in keys], partial(self._augment, keys=readable))
 
     def evaluation_batch(self, indices: Sequence[int]) -> Batch:
         """Make a batch of images as `Preprocessing.evaluation` does.
@@ -104,11 +102,14 @@ class InMemoryImages:
         They are equal bit for bit, unless images are stored at their own size and need resizing (crop "resized"):
         then a pixel may differ by 1 of 255, as Pillow and torch round differently.
         """
+        return self._batch(indices, lambda pixels: normalise(self._squares(pixels), self.preprocessing))
+
+    def _batch(self, indices: Sequence[int], transform: Callable[[Tensor], Tensor]) -> Batch:
+        """Transform the pixels of the images that could be read; the others are skipped."""
         good, skipped = [i for i in indices if i not in self._is_bad], [i for i in indices if i in self._is_bad]
         chosen = torch.tensor(good, dtype=torch.int64)
         there = chosen.to(self.device)
-        maps = normalise(self._squares(self._pixels[there]), self.preprocessing)
-        return Batch(maps, self._labels[there], chosen, skipped)
+        return Batch(transform(self._pixels[there]), self._labels[there], chosen, skipped)
 
     def _squares(self, pixels_BHWC: Tensor) -> Tensor:
         """`Preprocessing.square` of stored pixels."""

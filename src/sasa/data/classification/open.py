@@ -9,9 +9,8 @@ from sasa.data.classification.shards import TarShards, expand
 from sasa.data.classification.source import Digits, Found, Look, Source, Subset
 from sasa.data.directories import NoImagesError, has_images, sub_directories
 from sasa.data.findings import check_fraction, describe_duplicates, describe_split
-from sasa.data.formats import check_single, recognise
+from sasa.data.formats import check_single, hint, recognise
 from sasa.data.naming import exact_split
-from sasa.data.other_formats import hint
 from sasa.data.text import system_errors
 from sasa.errors import DataError
 from sasa.files import expand_user

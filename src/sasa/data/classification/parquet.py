@@ -71,7 +71,7 @@ class ImageParquet(Source):
                 parts = _parts(path, file)
                 if not parts:
                     continue  # an empty file: writers give its columns the type null
-                image, label = _image_column(path, file), _label_column(path, file)
+                image, label = _image_column(path, file), _column(path, file, LABELS, UnlabelledError)
                 if column not in ("", image):
                     raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {column!r}")
                 column = image
@@ -213,19 +213,12 @@ def _parts(path: Path, file: pq.ParquetFile) -> list[Part]:
     return [Part(path, n, first, rows) for n, (first, rows) in enumerate(zip(firsts, counts, strict=False)) if rows]
 
 
-def _column(path: Path, file: pq.ParquetFile, names: tuple[str, ...]) -> str:
+def _column(path: Path, file: pq.ParquetFile, names: tuple[str, ...], missing: type[DataError] = DataError) -> str:
     columns = file.schema_arrow.names
     for name in names:
         if name in columns:
             return name
-    raise DataError(f"{printable(path)} has columns {', '.join(columns)}; expected one of {', '.join(names)}")
-
-
-def _label_column(path: Path, file: pq.ParquetFile) -> str:
-    try:
-        return _column(path, file, LABELS)
-    except DataError as error:
-        raise UnlabelledError(str(error)) from None
+    raise missing(f"{printable(path)} has columns {', '.join(columns)}; expected one of {', '.join(names)}")
 
 
 def _image_column(path: Path, file: pq.ParquetFile) -> str:

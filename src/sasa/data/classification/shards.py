@@ -18,24 +18,21 @@ from sasa.data.classification.source import Found, Source, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import SUFFIXES, read_image
 from sasa.data.source import fingerprint
-from sasa.data.text import NameTable, check_fetched, class_name, listed, opened, printable, read_text
+from sasa.data.text import NameTable, check_fetched, class_name, listed, opened, printable, read_text, repeated
 from sasa.errors import DataError
 from sasa.files import expand_user
 
 IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 LABELS = ("cls", "json", "txt")  # suffixes of members, in order of preference
-EXPECTED = ".cls or .json, or .txt with the name of a class"
 LARGEST_LABEL = 1 << 20  # bytes of a member
 LONGEST_NAME = 200  # characters of a class
 MOST_SHARDS = 100_000  # of a pattern
 # The key of a sample ends at the first dot of the file name; the rest is the type of the member.
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 REFUSED = {
-    tarfile.SYMTYPE: "a link",
-    tarfile.LNKTYPE: "a link",
-    tarfile.CHRTYPE: "a device",
-    tarfile.BLKTYPE: "a device",
+    **dict.fromkeys((tarfile.SYMTYPE, tarfile.LNKTYPE), "a link"),
+    **dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE), "a device"),
     tarfile.FIFOTYPE: "a pipe",
 }
 # Errors that tarfile raises for damaged or malicious headers, with huge sizes or endless chains.
@@ -114,12 +111,15 @@ def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, tuple[int, int],
             expected = f"expected a member ending in {', '.join(SUFFIXES)}"
             what = "it holds tar files, so unpack it" if "tar" in by_suffix else expected
             raise DataError(f"{where} has no image: {what}")
+        if twice := repeated(suffix for suffix, _ in parts if suffix in LABELS):
+            raise DataError(f"{where} has two members ending in .{twice[0]}")
         suffix = next((suffix for suffix in LABELS if suffix in by_suffix), None)
         if suffix is None:
             pickled = next((f".{suffix}" for suffix in PICKLES if suffix in by_suffix), None)
             why = f"its label in a pickle ({pickled}), which could run code" if pickled else "no label"
             unpacked = ", or unpack it if its directories are the classes" if "/" in key else ""
-            raise DataError(f"{where} has {why}: expected, next to the image, a member ending in {EXPECTED}{unpacked}")
+            expected = ".cls or .json, or .txt with the name of a class"
+            raise DataError(f"{where} has {why}: expected, next to the image, a member ending in {expected}{unpacked}")
         yield key, (images[0].offset_data, images[0].size), _label(where, suffix, by_suffix[suffix], file)
 
 
@@ -158,7 +158,7 @@ def _class_names(directory: Path) -> list[str] | None:
     if path is None:
         return None
     names = [class_name(name) for name in read_text(path).rstrip().splitlines()]
-    if not names or "" in names or len(set(names)) != len(names):
+    if not names or "" in names or repeated(names):
         raise DataError(f"{printable(path)} must have a name on each line, each different")
     return names
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sasa.data.source import ImageSource
-from sasa.data.text import check_known, class_name, is_number
+from sasa.data.text import check_known, class_name, is_number, repeated
 from sasa.errors import DataError
 
 # A larger label is treated as damage: a list of that many class names would fill the memory.
@@ -135,6 +135,8 @@ def number_labels(
     Raises:
         DataError: a label outside, or -1, which stands for unknown labels in published test sets; integers and words.
     """
+    if twice := repeated(classes or ()):
+        raise DataError(f"{where} has two classes of the name {twice[0]!r}")
     words = {isinstance(label, str) for label in labels}
     if len(words) > 1:
         raise DataError(f"{where} has labels that are integers, and others that are words")

@@ -58,6 +58,8 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
         train, other = ([number for number, path in enumerate(paths) if path in images] for images in named)
         files = [printable(lists[split][0]) for split in ("train", held_out)]
         notes = [f"split by {' and '.join(dict.fromkeys(files))}"]
+        if both := len({*train} & {*other}):
+            notes.append(f"the same image is in both splits: {both} images are on both lists")
         if unlisted := len(paths) - len({*train, *other}):
             notes.append(f"not used: {unlisted} images that are on neither list")
         return Found(Subset(source, train), Subset(source, other), notes, (files[0], files[1]))

@@ -16,7 +16,7 @@ from sasa.data.directories import child, files_in, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.naming import by_split, exact_split, split_of
-from sasa.data.text import check_known, class_name, listed, printable
+from sasa.data.text import check_known, class_name, listed, printable, repeated
 from sasa.errors import DataError
 
 # Words in the names of COCO files that do not hold boxes.
@@ -133,7 +133,7 @@ def _categories(where: str, document: dict[str, Any]) -> tuple[dict[Id, str], li
     by_id = dict(sorted(by_id.items(), key=lambda item: _order(item[0])))
     used = {a["category_id"] for a in document["annotations"] if is_id(a.get("category_id"))}
     problems = []
-    for name in [name for name, count in Counter(by_id.values()).items() if count > 1]:
+    for name in repeated(by_id.values()):
         same = [category for category in by_id if by_id[category] == name]
         kept = [category for category in same if category in used] or same[:1]
         if len(kept) > 1:

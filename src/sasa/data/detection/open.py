@@ -9,9 +9,8 @@ from sasa.data.detection.coco_json import load
 from sasa.data.detection.source import DetectionSubset, ImageFiles, Look, Openers
 from sasa.data.directories import files_in, has_images, look_through, sub_directories
 from sasa.data.findings import check_fraction, describe_duplicates, describe_split, describe_unlisted
-from sasa.data.formats import check_single, recognise
+from sasa.data.formats import check_single, recognise, tool_of
 from sasa.data.naming import SPLITS
-from sasa.data.other_formats import tool_of
 from sasa.data.text import printable, system_errors
 from sasa.errors import ArgumentError, DataError
 from sasa.files import expand_user

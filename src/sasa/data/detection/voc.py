@@ -4,8 +4,7 @@ import re
 
 # Malicious entities need a DOCTYPE, which is refused; nothing is fetched from elsewhere.
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePath
@@ -19,7 +18,7 @@ from sasa.data.directories import child, files_in, has_images, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import by_split, exact_split
-from sasa.data.text import check_known, class_name, finite, printable, read_bytes, read_lines
+from sasa.data.text import check_known, class_name, finite, printable, read_bytes, read_lines, repeated
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -70,10 +69,6 @@ class Places:
         """The XML file of an image."""
         return self.annotations / f"{identity}.xml"
 
-    def title(self, split: str) -> str:
-        """Name of the list of a split in messages."""
-        return printable(self.lists[split][0]) if split in self.lists else f"the list of {split} images"
-
     def ids(self, split: str) -> list[str]:
         """Read the ids of the images of a split; raises `DataError` if a list cannot be read, or names an image twice.
 
@@ -82,7 +77,7 @@ class Places:
         found: list[str] = []
         for path in self.lists[split]:
             ids = [self._identity(line) for line in read_lines(path)]
-            if twice := [identity for identity, count in Counter(ids).items() if count > 1]:
+            if twice := repeated(ids):
                 raise DataError(f"{printable(path)} lists {twice[0]!r} twice")
             found += ids
         return list(dict.fromkeys(found))
@@ -107,18 +102,17 @@ class VocSource(ImageFiles):
     """Images in Pascal VOC's layout: Annotations/, JPEGImages/, ImageSets/Main/; see `Places` for its variants.
 
     VOC counts pixels from 1, and the last one is part of the box: its box 1, 1, 4, 3 is 0, 0, 4, 3 here, 4 pixels
-    wide and 3 high. Objects marked as difficult are crowds here, neither trained on nor scored (`iscrowd` in
-    `coco()`).
+    wide and 3 high. Objects marked as difficult are crowds here, neither trained on nor scored.
 
     Args:
-        directory: the directory that holds the three, or the `Places` of each.
+        directory: that holds the three, or the `Places` of each.
         split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the images.
-        classes: class names in the order of their labels; by default those of the training images (those of the images
-            themselves for any other list than "val" and "test"), sorted by name.
+        classes: in the order of their labels; by default those of the training images if the split is "val" or
+            "test", else its own; sorted.
 
     Raises:
-        DataError: a list, an XML file or an image is missing or damaged, a class is not in the classes, or there is
-            no box that can be used.
+        DataError: a list, an XML file or an image is missing or damaged, a class is not in `classes`, or there is no
+            box that can be used.
     """
 
     def __init__(self, directory: Path | Places, split: str | Sequence[str], classes: list[str] | None = None) -> None:
@@ -126,10 +120,11 @@ class VocSource(ImageFiles):
         directory = places.annotations if places and isinstance(directory, Places) else directory
         if places is None:
             raise DataError(f"{printable(directory)} holds no XML files in {_ANNOTATIONS[0]}/")
-        if isinstance(split, str) and split not in places.lists:
-            raise DataError(f"{printable(directory)} has no list {split}.txt of images in ImageSets/Main/")
-        ids = places.ids(split) if isinstance(split, str) else list(split)
-        title = places.title(split) if isinstance(split, str) else printable(directory)
+        ids, title = list(split), printable(directory)
+        if isinstance(split, str):
+            if split not in places.lists:
+                raise DataError(f"{title} has no list {split}.txt of images in ImageSets/Main/")
+            ids, title = places.ids(split), printable(places.lists[split][0])
         if not ids:
             raise DataError(f"{title} lists no images")
         found = [places.index.find(identity) for identity in ids]
@@ -138,7 +133,8 @@ class VocSource(ImageFiles):
         records = [read_record(places.xml(identity)) for identity in ids]
         if classes is None:
             train = training_list(places) if split in ("val", "test") else None
-            classes = _classes(map(read_record, map(places.xml, places.ids(train))) if train else records)
+            training = map(read_record, map(places.xml, places.ids(train))) if train else records
+            classes = sorted({drawn.name for record in training for drawn in record.objects if drawn.name})
         objects, problems = _objects(places, ids, names, records, classes)
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
@@ -213,10 +209,6 @@ def _lists(directory: Path) -> dict[str, list[Path]]:
 
 def _list_name(stem: str) -> str | None:
     return stem if stem == "trainval" else exact_split(stem)
-
-
-def _classes(records: Iterable[Record]) -> list[str]:
-    return sorted({drawn.name for record in records for drawn in record.objects if drawn.name})
 
 
 def _objects(

@@ -17,7 +17,17 @@ from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.naming import SPLITS, by_split, exact_split
-from sasa.data.text import check_known, class_name, finite, is_special, listed, printable, read_lines, read_text
+from sasa.data.text import (
+    check_known,
+    class_name,
+    finite,
+    is_special,
+    listed,
+    printable,
+    read_lines,
+    read_text,
+    repeated,
+)
 from sasa.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
@@ -158,9 +168,8 @@ def _names(where: str, values: dict[str, Any]) -> list[str] | None:
 
 def _checked_names(where: str, names: list[str]) -> list[str]:
     names = [class_name(name) for name in names]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where} names the class {twice!r} twice")
+    if twice := repeated(names):
+        raise DataError(f"{where} names the class {twice[0]!r} twice")
     return names
 
 
