@@ -12,14 +12,13 @@ from sasa.data.images import read_image
 from sasa.data.text import NameTable, opened, printable
 from sasa.errors import DataError
 
+# A larger label is treated as damage: a list of that many class names would fill the memory.
+MOST_CLASSES = 1_000_000
 WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, larger ones in three pieces
 
 
 def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
-    """Hash the size and the content of an encoded image, which `read(offset, size)` returns; of a large one only parts.
-
-    They are its beginning, middle and end.
-    """
+    """Hash an encoded image, which `read(offset, size)` reads; of a large one only its beginning, middle and end."""
     starts = [0] if size <= WHOLE else [0, size // 2, size - PIECE]
     digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
     for start in starts:

@@ -122,10 +122,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read text in UTF-8, or in UTF-16 after its byte order mark; raises `DataError` if it cannot be read, or is not.
-
-    The mark is not part of the text.
-    """
+    """Read a text file in UTF-8, or in UTF-16 after its byte order mark; raises `DataError` if that cannot be done."""
     content = read_bytes(path)
     check_fetched(printable(path), content)
     mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))

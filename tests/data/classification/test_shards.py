@@ -414,6 +414,14 @@ def test_shards_without_samples_are_ignored_and_reported(tmp_path, empty):
     assert source.groups == [shard for shard in range(4) if shard not in empty for _ in range(2)]
 
 
+@pytest.mark.parametrize("data", ["", "/train-{0..1}.tar"])
+def test_shards_without_samples_are_reported_for_directories_and_patterns(tmp_path, data):
+    write_tar(tmp_path / "train-0.tar", samples(range(6)))
+    write_tar(tmp_path / "train-1.tar", [])
+    train, _ = open_splits(f"{tmp_path}{data}", 0.5, 0)
+    assert f"no samples in train-1.tar of {tmp_path}" in train.description
+
+
 def test_class_names_after_a_byte_order_mark(tmp_path):
     write_tar(tmp_path / "train-0.tar", samples(range(6)))
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nfrog\r\n")

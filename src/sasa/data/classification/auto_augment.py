@@ -27,10 +27,7 @@ _SECTIONS = {
 
 
 def check_policy(name: str) -> None:
-    """Raise an `ArgumentError` if timm has no such policy, or would ignore a part of its name.
-
-    This needs no timm, whose import takes seconds.
-    """
+    """Raise an `ArgumentError` if timm, which is not imported, has no such policy, or would ignore a part of it."""
     first, *rest = name.split("-")
     if first not in _SECTIONS:
         raise ArgumentError(f'auto_augment must be "" or start with one of {", ".join(_SECTIONS)}; got {name!r}')

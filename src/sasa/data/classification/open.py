@@ -83,7 +83,8 @@ def _open(data: str) -> Found:
         return Found(Digits(), None, [])
     root = expand_user(data)
     if "{" in data and not root.exists():
-        return Found(TarShards(expand(data)), None, [])
+        shards = TarShards(expand(data))
+        return Found(shards, None, [*shards.description])
     with system_errors(root):
         return _open_path(root)
 

@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sasa.data.source import ImageSource
+from sasa.data.source import MOST_CLASSES, ImageSource
 from sasa.data.text import check_known, class_name, is_number, repeated
 from sasa.errors import DataError
 
-# A larger label is treated as damage: a list of that many class names would fill the memory.
-MOST_CLASSES = 1_000_000
 FEW_CLASSES = 10  # may have a single image each; more words than half the images are captions
 NO_LABEL = "{where} has images with the label -1: they have no label, and cannot be trained or scored"
 _WHOLE = re.compile(r"^(-?\d+)\.0$")  # pandas makes floats of integers
@@ -74,14 +72,7 @@ class Subset(Source):
 
 
 class Pixels(Source):
-    """Small images held in memory as pixels.
-
-    Args:
-        pixels: N x H x W (gray) or N x H x W x 3 (RGB), uint8.
-        labels: N indices into `classes`.
-        classes: their names.
-        title: an image is called "{title} {index}".
-    """
+    """Small images held in memory: N x H x W (gray) or N x H x W x 3 (RGB), uint8; called "{title} {index}"."""
 
     def __init__(self, pixels: np.ndarray, labels: Sequence[int], classes: list[str], title: str) -> None:
         self._pixels, self.labels, self.classes, self._title = pixels, labels, classes, title

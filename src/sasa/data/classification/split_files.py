@@ -13,13 +13,9 @@ from sasa.data.text import listed, printable
 
 
 def open_split_files(path: Path, kind: str, suffix: str, make: Callable[..., Source]) -> dict[str, Callable[[], Found]]:
-    """Return an opener, under the name `kind`, of a file or of the files in a directory; {} if there are no such files.
+    """Return an opener, under the name `kind`, of a file or of the files in a directory; {} if none has the suffix.
 
-    Args:
-        path: the file or directory.
-        kind: what to call the files.
-        suffix: of their names.
-        make: makes a source of (files, classes or None).
+    `make` makes a source of (files, classes or None).
     """
     if path.is_file():
         found = ([path], [], []) if path.name.lower().endswith(suffix) else ([], [], [])

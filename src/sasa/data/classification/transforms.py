@@ -16,20 +16,13 @@ CROPS = ("resized", "pad", "none")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Preprocessing of every image, in training and afterwards; saved with the weights.
+    """Preprocessing of every image, in training and afterwards; saved with the weights."""
 
-    Args:
-        image_size: side of the network's square input, in pixels.
-        channels: 3 (RGB) or 1 (gray).
-        mean, std: of each channel, pixels being 0 to 1.
-        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and takes the centre crop.
-    """
-
-    image_size: int
-    channels: int = 3
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_size: int  # side of the network's square input, in pixels
+    channels: int = 3  # RGB; 1 is gray
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, pixels being 0 to 1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    crop_fraction: float = 1.0
+    crop_fraction: float = 1.0  # evaluation resizes the shorter side to image_size / this, and takes the centre crop
 
     def __post_init__(self) -> None:
         check_normalisation(self.channels, self.mean, self.std)

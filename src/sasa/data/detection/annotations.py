@@ -38,17 +38,11 @@ class Problem:
 
 @dataclass
 class Targets:
-    """The objects of one image.
+    """The objects of one image."""
 
-    Args:
-        boxes: (N, 4), float32: left, top, right, bottom in pixels, the image being upright.
-        labels: (N,), int64: indices into the source's `classes`.
-        crowd: (N,), bool: regions that are neither trained on nor counted as background.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    crowd: Tensor
+    boxes: Tensor  # (N, 4), float32: left, top, right, bottom in pixels, the image being upright
+    labels: Tensor  # (N,), int64: indices into the source's `classes`
+    crowd: Tensor  # (N,), bool: regions that are neither trained on nor counted as background
 
     def __len__(self) -> int:
         return len(self.labels)

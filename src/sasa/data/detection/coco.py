@@ -243,10 +243,12 @@ def _is_of_another_kind(path: Path) -> bool:
 
 def _directories_by_split(root: Path) -> Openers:
     """Directories of splits with a file in each, as Roboflow's export has them: train/_annotations.coco.json."""
-    directories = [directory for directory in sub_directories(root) if exact_split(directory.name)]
-    files = {directory: [path for path in files_in(directory, ".json") if _is_coco(path)] for directory in directories}
-    found = by_split(directory for directory in directories if len(files[directory]) == 1)
-    return {split: partial(CocoSource, files[d][0], [d, *_inside(d)]) for split, d in found.items()}
+    files: dict[Path, list[Path]] = {}
+    for directory in (d for d in sub_directories(root) if exact_split(d.name)):
+        if paths := [p for p in files_in(directory, ".json") if not _is_of_another_kind(p) and _is_coco(p)]:
+            files[directory] = paths
+    found = {split: (d, single(d, "COCO files", files[d])) for split, d in by_split(files).items()}
+    return {split: partial(CocoSource, path, [d, *_inside(d)]) for split, (d, path) in found.items()}
 
 
 def _only_file(root: Path) -> Openers:

@@ -18,15 +18,10 @@ ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
 
 class DetectionSource(ImageSource):
-    """Images with boxes.
+    """Images with boxes."""
 
-    Attributes:
-        category_ids: the id that the annotation file gives to each of `classes`.
-        problems: annotations that were left out or changed.
-    """
-
-    category_ids: Sequence[int | str]
-    problems: list[Problem]
+    category_ids: Sequence[int | str]  # the id that the annotation file gives to each of `classes`
+    problems: list[Problem]  # annotations that were left out or changed
 
     @abstractmethod
     def file_name(self, index: int) -> str:
@@ -50,16 +45,10 @@ class DetectionSource(ImageSource):
 
 
 class ImageFiles(FileSource, DetectionSource):
-    """Images in a directory, whose boxes are known.
+    """N images in a directory, whose boxes are known.
 
-    Args:
-        directory: of the images.
-        names: paths of the N images below it.
-        image_ids: of the N images.
-        sizes: (N, 2): height and width.
-        table: their boxes.
-        categories: id of each class by its name, in the order of the labels.
-        problems: see `DetectionSource`.
+    `names` are paths below the directory, `sizes` (N, 2) are heights and widths, and `categories` are the ids of the
+    classes by their names, in the order of the labels.
     """
 
     def __init__(
@@ -156,11 +145,7 @@ Look = Callable[[Path], dict[str, Openers]]
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Read (height, width) of the upright image from its header.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Read (height, width) of the upright image from its header; raises `DataError` if it cannot be read."""
     try:
         with opened(path) as file, Image.open(file) as image:
             width, height = image.size

@@ -22,19 +22,14 @@ SMALLEST_SIDE = 1.0
 class DetectionPreprocessing:
     """Preprocessing of every image, in training and afterwards; saved with the weights.
 
-    Args:
-        image_size: longer side of the network's input, in pixels.
-        mean, std: of each channel, pixels being 0 to 1.
-        channels: 3 (RGB) or 1 (gray).
-
     Raises:
         ArgumentError: a value outside its range, or not one mean and std for each channel.
     """
 
-    image_size: int = 640
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_size: int = 640  # longer side of the network's input, in pixels
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, pixels being 0 to 1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    channels: int = 3
+    channels: int = 3  # RGB; 1 is gray
 
     def __post_init__(self) -> None:
         if self.image_size < 1:

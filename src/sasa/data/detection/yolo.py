@@ -2,6 +2,7 @@
 
 import os
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.naming import SPLITS, by_split, exact_split
+from sasa.data.source import MOST_CLASSES
 from sasa.data.text import (
     check_known,
     class_name,
@@ -80,8 +82,10 @@ class YoloSource(ImageFiles):
         if not settings.keypoints and _have_keypoints(rows):
             rows = [read_rows(label, keypoints=True) if label else [] for label in labels]
             notes.append(f"not used: what follows the four numbers of each box in {title}, taken for key points")
-        most = max((row.label for file in rows for row in file), default=0)
-        known = settings.names or [str(number) for number in range(1 + most)]
+        last = max((row.label for file in rows for row in file), default=0)
+        if not settings.names and last >= MOST_CLASSES:
+            raise DataError(f"{title} has boxes of the class {last}; expected numbers from 0 to {MOST_CLASSES - 1}")
+        known = settings.names or [str(number) for number in range(1 + last)]
         _check_first_class(title, rows, len(known))
         check_known(title, known, classes or known)
         classes = classes or known
@@ -142,7 +146,9 @@ def read_settings(path: Path) -> Settings:
         split = exact_split(key) if isinstance(key, str) else None
         if split and given not in ("", "null", "~") and split not in places:
             entries = given if isinstance(given, list) else [given]
-            found = [_place(path, values.get("path"), str(entry)) for entry in entries]
+            if not all(isinstance(entry, str) for entry in entries):
+                raise DataError(f"{where} must name directories or lists as {key!r}; it has {reprlib.repr(given)}")
+            found = [_place(path, values.get("path"), entry) for entry in entries]
             if None not in found:
                 places[split] = [place for place in found if place]
             elif split != "test":  # a test split is often named and not delivered
@@ -160,7 +166,7 @@ def _names(where: str, values: dict[str, Any]) -> list[str] | None:
             raise DataError(f"{where} must name the classes 0 to {len(names) - 1}; it names {listed(names)}")
         names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where} must have a list of classes as 'names'; it has {names!r}")
+        raise DataError(f"{where} must have a list of classes as 'names'; it has {reprlib.repr(names)}")
     if count not in (None, len(names)):
         raise DataError(f"{where} names {len(names)} classes, and its nc is {count}")
     return _checked_names(where, names)
@@ -179,7 +185,7 @@ def _place(yaml_path: Path, base: Any, entry: str) -> Path | None:
     Tools write paths of the machine on which the set was made, or `../train/images` for a directory beside data.yaml.
     """
     home = yaml_path.parent
-    bases = [home / str(base), home] if base else [home]
+    bases = [home / base, home] if isinstance(base, str) and base else [home]
     parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     shorter = ["/".join(parts[first:]) for first in range(len(parts))]
     tries = [place / name for name in (entry, *shorter) for place in bases]
