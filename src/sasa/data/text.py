@@ -51,6 +51,14 @@ def class_name(name: object) -> str:
     return unicodedata.normalize("NFC", printable(name)).strip()
 
 
+def class_names(where: str, names: Iterable[str]) -> list[str]:
+    """Return the names of classes as they are compared; raises `DataError` if two are equal."""
+    names = [class_name(name) for name in names]
+    if twice := repeated(names):
+        raise DataError(f"{where} names the class {twice[0]!r} twice")
+    return names
+
+
 def check_known(where: str, names: Iterable[str], classes: Sequence[str]) -> None:
     """Raise a `DataError` if a class of a held-out split is not one of the training images."""
     known = set(classes)

@@ -11,7 +11,7 @@ from sasa.data.directories import NoImagesError, has_images, sub_directories
 from sasa.data.findings import check_fraction, describe_duplicates, describe_split
 from sasa.data.formats import check_single, hint, recognise
 from sasa.data.naming import exact_split
-from sasa.data.text import system_errors
+from sasa.data.text import printable, system_errors
 from sasa.errors import DataError
 from sasa.files import expand_user
 
@@ -51,7 +51,7 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
         train, other = split(train, held_out, seed)
         other_place = f"{held_out:g} of each class, drawn with seed {seed}"
     notes = list(dict.fromkeys(found.notes))
-    train.description = [*notes, *describe_split("training", place or data, train, train.counts())]
+    train.description = [*notes, *describe_split("training", place or printable(data), train, train.counts())]
     described = describe_split("held-out", other_place, other, other.counts())
     other.description = [*described, *describe_duplicates(train, other)]
     return train, other

@@ -74,7 +74,7 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
 
 
 def why_not(directory: Path) -> str:
-    """Return why the first table in a directory that cannot be used cannot, or ""."""
+    """Return why the first table in a directory cannot be used, or ""."""
     try:
         for table in _tables(directory):
             read_rows(table)

@@ -45,7 +45,7 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[ImageF
         place = f"{held_out:g} of the images, drawn with seed {seed}"
     described = describe_split("held-out", place, other, other.counts(), ("box", "boxes"))
     described += [note for note in other.description if note not in notes]
-    train.description = [*notes, *describe_split("training", data, train, train.counts(), ("box", "boxes"))]
+    train.description = [*notes, *describe_split("training", printable(data), train, train.counts(), ("box", "boxes"))]
     other.description = [*described, *describe_duplicates(train, other)]
     return train, other
 

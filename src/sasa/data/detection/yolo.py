@@ -19,17 +19,7 @@ from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.naming import SPLITS, by_split, exact_split
 from sasa.data.source import MOST_CLASSES
-from sasa.data.text import (
-    check_known,
-    class_name,
-    finite,
-    is_special,
-    listed,
-    printable,
-    read_lines,
-    read_text,
-    repeated,
-)
+from sasa.data.text import check_known, class_names, finite, is_special, listed, printable, read_lines, read_text
 from sasa.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
@@ -169,14 +159,7 @@ def _names(where: str, values: dict[str, Any]) -> list[str] | None:
         raise DataError(f"{where} must have a list of classes as 'names'; it has {reprlib.repr(names)}")
     if count not in (None, len(names)):
         raise DataError(f"{where} names {len(names)} classes, and its nc is {count}")
-    return _checked_names(where, names)
-
-
-def _checked_names(where: str, names: list[str]) -> list[str]:
-    names = [class_name(name) for name in names]
-    if twice := repeated(names):
-        raise DataError(f"{where} names the class {twice[0]!r} twice")
-    return names
+    return class_names(where, names)
 
 
 def _place(yaml_path: Path, base: Any, entry: str) -> Path | None:
@@ -227,7 +210,7 @@ def _has_rows(directory: Path) -> bool:
 def _read_names(root: Path) -> list[str] | None:
     places = (root, *sub_directories(root))
     path = next((place / name for place in places for name in _NAMES if (place / name).is_file()), None)
-    return _checked_names(printable(path), read_lines(path)) if path else None
+    return class_names(printable(path), read_lines(path)) if path else None
 
 
 def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path], list[str]]:
