@@ -39,8 +39,11 @@ class NameTable:
 
 
 def printable(name: object) -> str:
-    """Return a path or name as valid UTF-8 text; other bytes are written as \\xNN."""
-    return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    """Return a path or name as valid UTF-8 text; other bytes are written as \\xNN, lone surrogates as \\uNNNN."""
+    try:
+        return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # JSON can hold them, and names of files cannot
+        return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def class_name(name: object) -> str:

@@ -258,6 +258,15 @@ def test_files_that_cannot_be_used(coco, parts, sentence):
         CocoSource(path, folder)
 
 
+def test_words_that_are_no_text(coco):
+    """JSON can hold a half of a surrogate pair, which UTF-8 cannot."""
+    names = [{"id": 3, "name": "cat"}, {"id": 7, "name": "\ud800"}]
+    path, folder = coco([GOOD, {**annotation(1, 20, [1, 2, 0, 4], 3), "id": "\udcff\ud801"}], categories=names)
+    source = CocoSource(path, folder)
+    assert source.classes == ["cat", r"\ud800"]
+    assert r"annotation \udcff\ud801 of b.png has no area" in str(source.problems[0])
+
+
 def test_crowds_that_are_written_as_words(coco):
     words = ("0", "1", "False", "0.0", "")
     path, folder = coco([annotation(n, 10, [n, 1, 5, 5], 7, iscrowd=word) for n, word in enumerate(words, 1)])

@@ -32,7 +32,7 @@ class Problem:
 
     def __str__(self) -> str:
         image = printable(self.image)
-        subject = image if self.id is None else f"annotation {self.id}{f' of {image}' if image else ''}"
+        subject = image if self.id is None else f"annotation {printable(self.id)}{f' of {image}' if image else ''}"
         return f"{self.file}: {subject} {self.what}" if subject else f"{self.file}: {self.what}"
 
 
