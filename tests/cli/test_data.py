@@ -1,6 +1,7 @@
 """`sasa data`: the report on a data set."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -95,3 +96,11 @@ def test_nearly_black_images_are_problems(tmp_path):
         (tmp_path / "ab"[n % 2]).mkdir(exist_ok=True)
         Image.fromarray(np.full((5, 4), 4095 - n, np.uint16)).save(tmp_path / "ab"[n % 2] / f"{n}.png")
     assert "6 of 6 training images are nearly black" in inspect(str(tmp_path)).problems[0]
+
+
+@pytest.mark.parametrize("kind", ["classes", "boxes"])
+def test_a_directory_whose_name_is_not_utf8(kind, request, tmp_path):
+    renamed = request.getfixturevalue(kind).rename(tmp_path / os.fsdecode(b"\xff"))
+    lines = run(renamed, "--json", tmp_path / "r.json", "--draw", tmp_path / "grid.png")
+    assert lines[0] == rf"{tmp_path}/\xff: {'detection' if kind == 'boxes' else 'classification'}"
+    assert rf"{tmp_path}/\xff" in json.loads((tmp_path / "r.json").read_text())["findings"][0]

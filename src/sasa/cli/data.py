@@ -27,10 +27,11 @@ def data(
 ) -> None:
     """Report on a data set: splits, classes with counts, image sizes, problems, images in both splits."""
     from sasa.data.inspect import inspect
+    from sasa.data.text import printable
 
     check_directory_of(json_file)
     report = inspect(path, held_out, seed, images)
-    typer.echo(f"{path}: {report.task}")
+    typer.echo(f"{printable(path)}: {report.task}")
     for sentence in (*report.findings, *report.sizes):
         typer.echo(sentence)
     typer.echo(f"problems: {len(report.problems) or 'none'}")

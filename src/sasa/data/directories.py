@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from sasa.data.images import SUFFIXES
-from sasa.data.naming import HELD_OUT, by_split, exact_split, is_of_masks, is_parts, says_nothing, split_of
+from sasa.data.naming import HELD_OUT, PARTS, by_split, exact_split, is_of_masks, says_nothing, split_of
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
 
@@ -28,23 +28,26 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
+def entries(directory: Path | str, *suffixes: str) -> Iterator[os.DirEntry[str]]:
+    """Scan a directory, without clutter, for names that end in one of the suffixes, in any case; by default for all."""
+    with os.scandir(directory) as found:  # pathlib would make a system call for each of a million files
+        yield from (e for e in found if e.name.lower().endswith(suffixes or "") and not is_clutter(e.name))
+
+
 def sub_directories(root: Path) -> list[Path]:
     """The directories in a directory, sorted, without clutter."""
-    with os.scandir(root) as entries:  # pathlib would make a system call for each of a million files
-        return sorted(root / entry.name for entry in entries if not is_clutter(entry.name) and entry.is_dir())
+    return sorted(root / entry.name for entry in entries(root) if entry.is_dir())
 
 
 def files_in(directory: Path, *suffixes: str) -> list[Path]:
     """The files of a directory whose names end in one of the suffixes (in any case), sorted, without clutter."""
-    with os.scandir(directory) as entries:
-        named = (entry for entry in entries if entry.name.lower().endswith(suffixes) and not is_clutter(entry.name))
-        return [directory / name for name in sorted(entry.name for entry in named if entry.is_file())]
+    return [directory / name for name in sorted(e.name for e in entries(directory, *suffixes) if e.is_file())]
 
 
-def image_names(directory: Path) -> set[str]:
-    """The names of the images directly in a directory; a single system call for many files."""
-    with os.scandir(directory) as entries:
-        return {e.name for e in entries if e.name.lower().endswith(SUFFIXES) and not is_clutter(e.name)}
+def image_names(directory: Path) -> Iterator[str]:
+    """The names of the images directly in a directory, also of broken links, which are errors when they are read."""
+    images = entries(directory, *SUFFIXES)
+    return (e.name for e in images if e.is_file() or (e.is_symlink() and not os.path.exists(e.path)))  # noqa: PTH110
 
 
 def child(root: Path, *names: str) -> Path | None:
@@ -56,17 +59,13 @@ def child(root: Path, *names: str) -> Path | None:
 def clutter(root: Path) -> list[str]:
     """Return sentences about the directories in `root` that are ignored as clutter."""
     names = sorted(path.name for path in root.iterdir() if is_clutter(path.name) and path.is_dir())
-    return (
-        [f"ignored in {printable(root)}: {listed(printable(n) + '/' for n in names)} (hidden, or left by a system)"]
-        if names
-        else []
-    )
+    listing = listed(f"{printable(name)}/" for name in names)
+    return [f"ignored in {printable(root)}: {listing} (hidden, or left by a system)"] if names else []
 
 
 def has_images(directory: Path) -> bool:
     """Return whether there are images directly in a directory."""
-    with os.scandir(directory) as entries:
-        return any(e.name.lower().endswith(SUFFIXES) and not is_clutter(e.name) and not e.is_dir() for e in entries)
+    return any(image_names(directory))
 
 
 def has_images_below(directory: Path) -> bool:
@@ -89,19 +88,12 @@ def has_image_directories(directory: Path) -> bool:
 
 @dataclass
 class Layout:
-    """The directories of a data set's splits.
-
-    Args:
-        train: directory of the training images, or of all images.
-        held_out: directory of the images to hold out, if there is one.
-        notes: sentences about the directories that were entered and those that are ignored.
-        unused: why other directories beside those of the splits are not used.
-    """
+    """The directories of a data set's splits; the training images are all images where there is no other split."""
 
     train: Path
     held_out: Path | None = None
-    notes: list[str] = field(default_factory=list)
-    unused: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # directories that were entered, or are ignored
+    unused: dict[Path, str] = field(default_factory=dict)  # why other directories are not used
 
     def sentences(self) -> list[str]:
         """All that is to be said about the layout."""
@@ -109,12 +101,11 @@ class Layout:
 
 
 def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directories) -> Layout:
-    """Find the splits below a directory.
+    """Find the splits below a directory, or below its only content, if that is a directory (`photos/photos/`).
 
     Args:
-        root: the directory. If its only content is another directory (`photos/photos/`), that one is searched.
-        holds: whether a directory holds data, which makes a directory named for a split one. By default: directories
-            of images, one for each class.
+        root: the directory.
+        holds: whether a directory holds data, so that it is a split if it is named for one.
 
     Raises:
         DataError: directories are named for splits but hold no data, there is one for testing and none for training,
@@ -225,7 +216,7 @@ def _refuse_flat_splits(root: Path, directories: list[Path]) -> None:
 def _refuse_parts(root: Path, full: list[Path]) -> None:
     """Refuse images_part_1/, images_part_2/ as classes, but not class_1/, class_2/."""
     words = {tuple(re.findall(r"[^\W\d_]+", d.name.lower())) for d in full}
-    if len(full) > 1 and len(words) == 1 and is_parts(words.pop()):
+    if len(full) > 1 and len(words) == 1 and not PARTS.isdisjoint(*words):
         raise DataError(
             f"{printable(root)} holds {_named(full)}, whose names are not classes but parts of one directory: expected "
             "a directory for each class, or a table of labels such as train.csv"
@@ -258,8 +249,10 @@ def _not_classes(root: Path) -> dict[Path, str]:
     """Directories beside those of the classes that are none: test/ without classes, and copies of the whole set."""
     directories = sub_directories(root)
     names = {directory.name for directory in directories}
+    if len(directories) < 3:
+        return {}
     found: dict[Path, str] = {}
-    for directory in directories if len(directories) > 2 else ():
+    for directory in directories:
         if exact_split(directory.name) in HELD_OUT and has_images_below(directory):
             found[directory] = "its images are in no directories of classes"
         elif not has_images(directory) and len({d.name for d in sub_directories(directory)} & names) > 1:

@@ -31,7 +31,7 @@ def describe_split(
         where: the path that the split was read from.
         source: the images.
         counts: of each class.
-        things: singular and plural of the objects that `counts` counts; None for images.
+        things: singular and plural of the objects that are counted; None for images.
     """
     named = list(zip(source.classes, counts, strict=True))
     shown = sorted(named, key=lambda pair: -pair[1]) if len(named) > MOST_SHOWN else named
@@ -55,7 +55,7 @@ def describe_unlisted(*sources: FileSource | None) -> list[str]:
     for source in filter(None, sources):
         for directory, names in source.names_by_directory().items():
             used.setdefault(directory, set()).update(names)
-    unlisted = {directory: len(image_names(directory) - names) for directory, names in used.items()}
+    unlisted = {directory: len({*image_names(directory)} - names) for directory, names in used.items()}
     where = listed((printable(directory) for directory, count in unlisted.items() if count), 3)
     return [f"not used: {sum(unlisted.values())} images in {where} that are in neither split"] if where else []
 
@@ -66,16 +66,24 @@ def _count(number: int, one: str, many: str) -> str:
 
 def describe_duplicates(train: ImageSource, held_out: ImageSource) -> list[str]:
     """Describe images that are in both splits, in a sentence if there are any or too many images to compare."""
-    if len(train) + len(held_out) > MOST_COMPARED:
-        return [f"not compared: whether images are in both splits (more than {MOST_COMPARED} images)"]
-    pairs = duplicates(train, held_out)
+    many = len(train) + len(held_out) > MOST_COMPARED
+    pairs = _same_files(train, held_out) if many else duplicates(train, held_out)
     if not pairs:
-        return []
+        return [f"not compared: whether images are in both splits (more than {MOST_COMPARED} images)"] if many else []
     first, second = pairs[0]
     return [
         f"the same image is in both splits: {len(pairs)} of the {len(held_out)} held-out images are training images, "
         f"{held_out.name(second)} is {train.name(first)}"
     ]
+
+
+def _same_files(first: ImageSource, second: ImageSource) -> list[tuple[int, int]]:
+    """(index in `first`, index in `second`) of the images of `second` whose file is also in `first`, by their paths."""
+    if not (isinstance(first, FileSource) and isinstance(second, FileSource)) or first.directory != second.directory:
+        return []
+    known = {first.path_below(index): index for index in range(len(first))}
+    found = ((known.get(second.path_below(index)), index) for index in range(len(second)))
+    return [(one, other) for one, other in found if one is not None]
 
 
 def duplicates(first: ImageSource, second: ImageSource) -> list[tuple[int, int]]:

@@ -2,14 +2,13 @@
 
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from sasa.data.directories import is_clutter
 from sasa.data.images import SUFFIXES
-from sasa.data.text import printable
+from sasa.data.text import printable, repeated
 from sasa.errors import DataError
 
 
@@ -33,7 +32,7 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     for name in names:
         if not _can_be_a_name(name):
             raise DataError(f"{where} names an image {name!a}, which is not a valid file name")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    if twice := repeated(names):
         raise DataError(f"{where} names the image {printable(twice[0])} twice")
     there = [directory for directory in directories if directory.is_dir()] or [directories[0]]
     tried: list[tuple[Path, dict[str, str | None]]] = []
@@ -62,11 +61,7 @@ def _locate(directory: Path, names: Sequence[str]) -> dict[str, str | None]:
 
 
 def check_found(where: str, directory: Path, names: Sequence[str], missing: Sequence[str]) -> None:
-    """Check that none of the images that a file names is missing.
-
-    Raises:
-        DataError: some are; names the first.
-    """
+    """Raise a `DataError` if images that a file names are missing."""
     if missing:
         raise DataError(
             f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
@@ -87,20 +82,13 @@ def _as_written(directory: Path, names: Sequence[str]) -> dict[str, str]:
     paths = {name: os.path.normpath(name) for name in names}
     paths = {name: path for name, path in paths.items() if not path.startswith(("/", ".."))}
     parents = {os.path.dirname(path) for path in paths.values()}  # noqa: PTH120 - a hundred thousand names
-    there = {f"{parent}/{name}".lstrip("/") for parent in parents for name in _listing(directory / parent)}
+    inner = [parent for parent in parents if (directory / parent).is_dir()]
+    there = {f"{parent}/{entry.name}".lstrip("/") for parent in inner for entry in os.scandir(directory / parent)}
     return {name: name for name, path in paths.items() if path in there}
 
 
-def _listing(directory: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(directory)] if directory.is_dir() else []
-
-
 class PathIndex:
-    """Paths below a directory, found by the tails of other paths to the same files.
-
-    Args:
-        paths: of files, with / between their parts.
-    """
+    """Paths below a directory, with / between their parts, found by the tails of other paths to the same files."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths: dict[str, str] = {}  # folded -> path; "" for two files that differ by case only

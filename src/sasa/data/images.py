@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from sasa.data.text import check_fetched
-from sasa.errors import DataError
+from sasa.data.text import check_fetched, read_bytes
+from sasa.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,15 +32,15 @@ def read_image(source: Path | bytes, name: str | None = None, channels: int = 3)
 
     Args:
         source: a path, or the bytes of a file.
-        name: name in errors; the path by default.
+        name: in errors; the path by default.
         channels: 3 or 1.
 
     Raises:
-        DataError: it cannot be read, or is not an image; names it.
+        DataError: it cannot be read, or is not an image.
     """
     name = name or str(source if isinstance(source, Path) else "the image")
     try:
-        content = source.read_bytes() if isinstance(source, Path) else source
+        content = read_bytes(source) if isinstance(source, Path) else source
         if not content:
             raise DataError(f"{name} is empty: an image of 0 bytes")
         check_fetched(name, content)
@@ -52,15 +53,14 @@ def read_image(source: Path | bytes, name: str | None = None, channels: int = 3)
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read") from error
     except Exception as error:  # decoders raise all kinds of errors for damaged files
-        raise DataError(f"{name} cannot be read: {_first_line(error)}") from error
+        reason = str(error).strip() or type(error).__name__
+        raise DataError(f"{name} cannot be read: {reason.splitlines()[0]}") from error
 
 
 def _turn_upright(image: Image.Image) -> None:
     """Apply the EXIF orientation; where that is damaged, leave the image as it is stored, as viewers do."""
-    try:
+    with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:
-        return
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
@@ -90,17 +90,21 @@ def _float_to_8_bit(values: np.ndarray) -> np.ndarray:
     return (values * scale).clip(0, 255).round().astype(np.uint8)
 
 
-def _first_line(error: Exception) -> str:
-    """The first line of a decoder's message; the type of the error where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def functional() -> Any:
     """torchvision's functions of images, tensors and boxes, whose annotations name tensors only."""
     from torchvision.transforms.v2 import functional
 
     return functional
+
+
+def check_normalisation(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise an `ArgumentError` unless mean and std have a value for each of 3 or 1 channels, those of std above 0."""
+    if channels not in (1, 3):
+        raise ArgumentError(f"channels must be 3 (RGB) or 1 (gray), got {channels}")
+    if len(mean) != channels or len(std) != channels:
+        raise ArgumentError(f"mean {mean} and std {std} must have {channels} values, one a channel")
+    if not all(value > 0 for value in std):
+        raise ArgumentError(f"std must be above 0, got {std}")
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:

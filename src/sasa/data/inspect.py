@@ -7,31 +7,23 @@ from typing import Any
 import numpy as np
 
 from sasa.data.classification import Source, open_splits
-from sasa.data.detection import DetectionSource, open_detection_splits
-from sasa.data.detection.open import is_detection_data
+from sasa.data.detection.open import is_detection_data, open_detection_splits
+from sasa.data.detection.source import ImageFiles
+from sasa.data.source import ImageSource
 from sasa.errors import DataError
 
 DARK = 16  # of 255; 12 bits in files of 16 bits end there
-Splits = tuple[Source, Source] | tuple[DetectionSource, DetectionSource]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Findings about a data set.
+    """Findings about a data set, as sentences."""
 
-    Args:
-        task: "classification" or "detection".
-        findings: sentences about splits and classes, and about unused files.
-        sizes: a sentence for each split.
-        problems: sentences about annotations and images that cannot be used, with file and number.
-        sources: training images and held-out images.
-    """
-
-    task: str
-    findings: list[str]
-    sizes: list[str]
-    problems: list[str]
-    sources: Splits
+    task: str  # "classification" or "detection"
+    findings: list[str]  # splits and classes, unused files
+    sizes: list[str]  # one for each split
+    problems: list[str]  # annotations and images that cannot be used
+    sources: tuple[Source, Source] | tuple[ImageFiles, ImageFiles]  # training images and held-out images
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the images as plain values for JSON, with counts of each class by split."""
@@ -58,7 +50,7 @@ def inspect(data: str, held_out: float = 0.2, seed: int = 0, images: int = 1000)
     detection = is_detection_data(data)
     sources = open_detection_splits(data, held_out, seed) if detection else open_splits(data, held_out, seed)
     findings = [sentence for source in sources for sentence in source.description]
-    problems = [str(p) for source in sources if isinstance(source, DetectionSource) for p in source.problems]
+    problems = [str(p) for source in sources if isinstance(source, ImageFiles) for p in source.problems]
     sizes = []
     for title, source in zip(("training", "held-out"), sources, strict=True):
         sentence, damaged = _read_some(title, source, images)
@@ -69,13 +61,13 @@ def inspect(data: str, held_out: float = 0.2, seed: int = 0, images: int = 1000)
     )
 
 
-def spread(source: Source | DetectionSource, count: int) -> Sequence[int]:
+def spread(source: ImageSource, count: int) -> Sequence[int]:
     """Indices of so many images of a source, evenly spread; all if it has no more."""
     step = len(source) / min(count, len(source))
     return [int(place * step) for place in range(min(count, len(source)))]
 
 
-def _read_some(title: str, source: Source | DetectionSource, count: int) -> tuple[str, list[str]]:
+def _read_some(title: str, source: ImageSource, count: int) -> tuple[str, list[str]]:
     """(a sentence about sizes, problems)."""
     sizes, dark, problems, indices = [], [], [], spread(source, count)
     for index in indices:

@@ -26,14 +26,14 @@ def load(
     workers: int,
     on_bad_image: str = "error",
 ) -> Iterator[Batch]:
-    """Yield a batch for each list of keys, read ahead by `workers` processes.
+    """Yield a batch for each list of keys, read ahead by `workers` processes, or in this one if that is 0.
 
     Args:
         sample: reads and transforms the image of an (epoch, index); a pure function of the two.
         collate: makes a batch of samples.
         batches: keys of each batch, as `EpochBatches` and `shares` give them.
-        workers: processes; with 0 the images are read in this one.
-        on_bad_image: "error" or "skip", see `check_on_bad_image`.
+        workers: number of processes.
+        on_bad_image: see `check_on_bad_image`.
 
     Raises:
         ArgumentError: another value of `on_bad_image`.
@@ -45,21 +45,14 @@ def load(
 
 
 def shares(source: Sized, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Key]]:
-    """Keys of this process's part of all images, a list for each batch, in epoch 0.
-
-    Neighbours stay together, so that a process reads its own files.
-    """
+    """Keys of this process's part of all images, by batch, in epoch 0; neighbours stay together, as in their files."""
     size = len(source)
     first, end = size * rank // world_size, size * (rank + 1) // world_size
     return [[(0, i) for i in range(at, min(at + batch_size, end))] for at in range(first, end, batch_size)]
 
 
 def check_on_bad_image(value: str) -> str:
-    """Return `value`: "error" (an image that cannot be read ends the run) or "skip" (it is left out and reported).
-
-    Raises:
-        ArgumentError: it is neither.
-    """
+    """Check that the value is "error" (an image that cannot be read ends the run) or "skip" (it is left out)."""
     if value not in ON_BAD_IMAGE:
         raise ArgumentError(f"on_bad_image must be {' or '.join(ON_BAD_IMAGE)}, got {value!r}")
     return value

@@ -28,7 +28,8 @@ _FILLERS = frozenset(
 _MASKS = frozenset(
     "mask masks label labels annotation annotations ann anns segmentation segmentations trimaps gt groundtruth".split()
 )
-_PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
+# Words of the names of parts, without their numbers: "images_1", "fold2".
+PARTS = frozenset("image images img imgs photos part batch fold chunk set dataset".split())
 
 
 def split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
@@ -76,17 +77,8 @@ def is_of_masks(name: str) -> bool:
     return not _MASKS.isdisjoint([*words, "".join(words)]) and len(words) < 3
 
 
-def is_parts(words: Collection[str]) -> bool:
-    """Return whether the words of a name, without its number, are those of a part: "images_1", "fold2"."""
-    return not _PARTS.isdisjoint(words)
-
-
 def by_split(directories: Iterable[Path]) -> dict[str, Path]:
-    """Map splits to the directories that are named for them.
-
-    Raises:
-        DataError: two are named for the same split.
-    """
+    """Map splits to the directories that are named for them; raises `DataError` if two are for the same one."""
     found: dict[str, Path] = {}
     for directory in directories:
         split = split_of(directory.name)[0]

@@ -1,7 +1,8 @@
 """Random numbers that depend only on their keys (seed, epoch, index), not on earlier draws."""
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,9 @@ def generator(*numbers: int) -> torch.Generator:
 
 
 def uniform(seed: int, keys: list[tuple[int, int]], draws: int) -> np.ndarray:
-    """Numbers in [0, 1), counter-based: row i depends only on `seed` and keys[i].
+    """Draw numbers in [0, 1) for B pairs (epoch, index): (B, draws), float64; row i depends on seed and keys[i] only.
 
-    Number (i, d) is the upper 53 bits of `mix(seed, *keys[i], d)`.
-
-    Args:
-        seed: any integer.
-        keys: B pairs (epoch, index).
-        draws: numbers for each pair.
-
-    Returns:
-        (B, draws), float64.
+    They are counter-based: number (i, d) is the upper 53 bits of `mix(seed, *keys[i], d)`.
     """
     pairs = np.array(keys, np.int64).reshape(len(keys), 2).astype(np.uint64)
     state = _scramble(np.full((len(keys), 1), seed & _MASK, np.uint64))
@@ -64,10 +57,7 @@ def seeded_numbers(seed: int, python_and_numpy: bool = False) -> Iterator[None]:
     before = default.get_state()
     default.manual_seed(seed)
     try:
-        if python_and_numpy:
-            with _seeded_python_and_numpy(seed):
-                yield
-        else:
+        with _seeded_python_and_numpy(seed) if python_and_numpy else nullcontext():
             yield
     finally:
         default.set_state(before)
@@ -75,8 +65,6 @@ def seeded_numbers(seed: int, python_and_numpy: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _seeded_python_and_numpy(seed: int) -> Iterator[None]:
-    import random
-
     python, numpy = random.getstate(), np.random.get_state(legacy=False)
     random.seed(seed)
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32])

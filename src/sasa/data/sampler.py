@@ -28,10 +28,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     Args:
         size: images in the set.
-        batch_size: images in a step, over all lanes; reduced to `size` if above. The incomplete last batch of an
-            epoch is left out (other images in every epoch).
+        batch_size: images in a step, over all lanes; at most `size`. The incomplete last batch of an epoch is left
+            out (other images in every epoch).
         epochs: total number.
-        seed: seed of the order.
+        seed: of the order.
         start: the first step to yield.
         rank, world_size: this process's rank, and the number of processes.
         accumulate: lanes of this process in a step, yielded one after the other.

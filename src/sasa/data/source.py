@@ -5,23 +5,20 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from PIL import Image
 
 from sasa.data.images import read_image
-from sasa.data.text import NameTable, printable
+from sasa.data.text import NameTable, opened, printable
+from sasa.errors import DataError
 
+# A larger label is treated as damage: a list of that many class names would fill the memory.
+MOST_CLASSES = 1_000_000
 WHOLE, PIECE = 1 << 16, 1 << 13  # bytes: files up to WHOLE are compared whole, larger ones in three pieces
 
 
 def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
-    """Hash the size and the content of an encoded image; of a large one only the beginning, middle and end.
-
-    Args:
-        read: returns `size` bytes at an offset; called with (offset, size).
-        size: number of bytes of the encoded image.
-    """
+    """Hash an encoded image, which `read(offset, size)` reads; of a large one only its beginning, middle and end."""
     starts = [0] if size <= WHOLE else [0, size // 2, size - PIECE]
     digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
     for start in starts:
@@ -30,20 +27,12 @@ def fingerprint(read: Callable[[int, int], bytes], size: int) -> bytes:
 
 
 class ImageSource(ABC):
-    """Images with annotations of some kind.
+    """Images with annotations of some kind; it can be pickled, and each process opens its own files."""
 
-    Sources can be pickled and copied into other processes; each process opens its own files.
-
-    Attributes:
-        classes: names of the classes; labels are indices into them.
-        groups: for each image the number of the file (or part of a file) that holds it, where images of one group
-            are read fastest one after the other; else None.
-        description: sentences that say what was found when the data was opened: images and classes with counts,
-            and ignored files, with the reason.
-    """
-
-    classes: list[str]
+    classes: list[str]  # labels are indices into them
+    # For each image the number of the file, or part of one, that holds it, if images of one are read fastest in a row.
     groups: Sequence[int] | None = None
+    # Sentences about what was found: images and classes with counts, and ignored files, with the reason.
     description: Sequence[str] = ()
 
     @abstractmethod
@@ -52,11 +41,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read image `index`: upright, 8 bits, RGB (channels=3) or gray (channels=1).
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """Read image `index`, upright, 8 bits, RGB (channels=3) or gray (1); raises `DataError` if it cannot be."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -89,6 +74,11 @@ class FileSource(ImageSource):
             found.setdefault(parent, set()).add(name)
         return {Path(self._directory, parent): names for parent, names in found.items()}
 
+    @property
+    def directory(self) -> str:
+        """The directory that the paths of the images are relative to."""
+        return self._directory
+
     def path_below(self, index: int) -> str:
         """Path of image `index` below the directory."""
         return self._names[index]
@@ -101,35 +91,7 @@ class FileSource(ImageSource):
         """Hash of the file; None if it cannot be read."""
         path = self.path(index)
         try:
-            with path.open("rb") as file:
+            with opened(path) as file:
                 return fingerprint(lambda start, size: (file.seek(start), file.read(size))[1], path.stat().st_size)
-        except OSError:
+        except DataError:
             return None
-
-
-Whole = TypeVar("Whole", bound=ImageSource)
-
-
-class SubsetOf(ImageSource, Generic[Whole]):
-    """Some images of a source, in the given order: the part that is the same for both tasks."""
-
-    def __init__(self, source: Whole, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, list(indices)
-        self.classes, self.description = source.classes, source.description
-        groups = source.groups
-        self.groups = None if groups is None else [groups[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int, channels: int = 3) -> Image.Image:
-        """Read image `index` of the subset."""
-        return self.source.read(self.indices[index], channels)
-
-    def name(self, index: int) -> str:
-        """Name of the image in the whole source."""
-        return self.source.name(self.indices[index])
-
-    def fingerprint(self, index: int) -> bytes | None:
-        """Hash of the image in the whole source."""
-        return self.source.fingerprint(self.indices[index])

@@ -3,14 +3,19 @@
 import codecs
 import math
 import os
+import stat
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from sasa.errors import DataError
 
+Item = TypeVar("Item", bound=Hashable)
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -34,8 +39,11 @@ class NameTable:
 
 
 def printable(name: object) -> str:
-    """Return a path or name as valid UTF-8 text; other bytes are written as \\xNN."""
-    return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    """Return a path or name as valid UTF-8 text; other bytes are written as \\xNN, lone surrogates as \\uNNNN."""
+    try:
+        return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # JSON can hold them, and names of files cannot
+        return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def class_name(name: object) -> str:
@@ -46,17 +54,26 @@ def class_name(name: object) -> str:
     return unicodedata.normalize("NFC", printable(name)).strip()
 
 
-def check_known(where: str, names: Iterable[str], classes: Sequence[str]) -> None:
-    """Check that the classes of a held-out split are those of the training images.
+def class_names(where: str, names: Iterable[str]) -> list[str]:
+    """Return the names of classes as they are compared; raises `DataError` if two are equal."""
+    names = [class_name(name) for name in names]
+    if twice := repeated(names):
+        raise DataError(f"{where} names the class {twice[0]!r} twice")
+    return names
 
-    Raises:
-        DataError: one is not.
-    """
+
+def check_known(where: str, names: Iterable[str], classes: Sequence[str]) -> None:
+    """Raise a `DataError` if a class of a held-out split is not one of the training images."""
     known = set(classes)
     if unknown := next((name for name in names if name not in known), None):
         raise DataError(
             f"{where} has a class {unknown!r} that the training images lack (those have {listed(classes, 5)})"
         )
+
+
+def repeated(items: Iterable[Item]) -> list[Item]:
+    """Return the items that occur more than once."""
+    return [item for item, count in Counter(items).items() if count > 1]
 
 
 def is_number(text: str) -> bool:
@@ -74,11 +91,7 @@ def finite(text: str | None) -> float | None:
 
 
 def check_fetched(where: str, content: bytes) -> None:
-    """Check that a file is not what a failed download leaves in its place.
-
-    Raises:
-        DataError: it is a pointer of Git LFS, or a web page.
-    """
+    """Raise a `DataError` if a file is a pointer of Git LFS or a web page, which a failed download leaves."""
     start = content[:100].lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         raise DataError(f"{where} is a pointer of Git LFS, not the file itself: run git lfs pull, or download it again")
@@ -86,29 +99,52 @@ def check_fetched(where: str, content: bytes) -> None:
         raise DataError(f"{where} is a web page (HTML), not the file itself: download it again")
 
 
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 if it starts with that byte order mark; the mark is not part of it.
-
-    Raises:
-        DataError: the file cannot be read, or is not text.
-    """
+@contextmanager
+def system_errors(data: object) -> Iterator[None]:
+    """Turn errors of the operating system in a `with` block, such as missing permissions, into `DataError`."""
     try:
-        content = path.read_bytes()
-        check_fetched(printable(path), content)
-        mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))
-        return content[len(mark) :].decode(encoding)
+        yield
     except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(error.filename or data)} cannot be read: {error.strerror or error}") from error
+
+
+def is_special(path: Path | str) -> bool:
+    """Return whether a path is a pipe, a socket or a device: to read one may take forever."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - also for the strings of a million paths
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for a `with` block; raises `DataError` if it, or a part, cannot be read, or is not a regular file."""
+    if is_special(path):
+        raise DataError(f"{printable(path)} is a pipe, a socket or a device, not a regular file")
+    with system_errors(path), path.open("rb") as file:
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; raises `DataError` as `opened` does."""
+    with opened(path) as file:
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 after its byte order mark; raises `DataError` if that cannot be done."""
+    content = read_bytes(path)
+    check_fetched(printable(path), content)
+    mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))
+    try:
+        return content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)} cannot be read as UTF-8 text") from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not blank, without the spaces around them.
-
-    Raises:
-        DataError: as `read_text`.
-    """
+    """Read the lines of a text file that are not blank, without the spaces around them; errors as `read_text`."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 

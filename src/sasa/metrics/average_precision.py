@@ -20,31 +20,18 @@ Places = dict[Hashable, int]  # id of an image or class -> its number for the li
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """Mean average precision: figures 0 to 1, and nan where the ground truth has no box.
+    """Mean average precision: figures 0 to 1, and nan where the ground truth has no box."""
 
-    Args:
-        map: mean over classes and over the ten IoU thresholds 0.5 to 0.95.
-        map50: with the threshold 0.5.
-        map75: with the threshold 0.75.
-        small: `map` of boxes below 32 x 32 pixels.
-        medium: `map` of boxes up to 96 x 96 pixels.
-        large: `map` of larger boxes.
-        per_class: (map, map50) by class name.
-        boxes: number of true boxes by class name, without crowds.
-        images: number of images scored.
-        detections: number of detections in all images.
-    """
-
-    map: float
-    map50: float
-    map75: float
-    small: float
-    medium: float
+    map: float  # mean over classes and over the ten IoU thresholds 0.5 to 0.95
+    map50: float  # with the threshold 0.5
+    map75: float  # with the threshold 0.75
+    small: float  # `map` of boxes below 32 x 32 pixels
+    medium: float  # up to 96 x 96 pixels
     large: float
-    per_class: dict[str, tuple[float, float]]
-    boxes: dict[str, int]
-    images: int
-    detections: int
+    per_class: dict[str, tuple[float, float]]  # (map, map50) by class name
+    boxes: dict[str, int]  # number of true boxes by class name, without crowds
+    images: int  # number of images scored
+    detections: int  # number of detections in all images
 
     @property
     def quality(self) -> tuple[float, float]:
@@ -99,19 +86,8 @@ def _summary(
     """Average over the classes and sizes of which the ground truth has boxes."""
     all_TRK, *sizes = np.moveaxis(precision_TRKA, -1, 0)
     per_class = {name: (_mean(all_TRK[..., k]), _mean(all_TRK[0, :, k])) for k, name in enumerate(names)}
-    small, medium, large = map(_mean, sizes)
-    return AveragePrecision(
-        map=_mean(all_TRK),
-        map50=_mean(all_TRK[0]),
-        map75=_mean(all_TRK[AT_75]),
-        small=small,
-        medium=medium,
-        large=large,
-        per_class=per_class,
-        boxes=boxes,
-        images=images,
-        detections=detections,
-    )
+    figures = map(_mean, (all_TRK, all_TRK[0], all_TRK[AT_75], *sizes))
+    return AveragePrecision(*figures, per_class=per_class, boxes=boxes, images=images, detections=detections)
 
 
 def _evaluate(truth: list[dict[str, Any]], found: list[dict[str, Any]], images: int, classes: int) -> np.ndarray:

@@ -18,21 +18,13 @@ MOST_DENSE = 1000  # classes whose matrix is written as a table; of more, as a l
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The score of one class.
+    """The score of one class."""
 
-    Args:
-        label: name of the class.
-        images: number of images of the class.
-        answers: number of images predicted to be of the class.
-        recall: fraction of the images of the class that were predicted correctly; None without images.
-        precision: fraction of the predictions that were correct; None without predictions.
-    """
-
-    label: str
-    images: int
-    answers: int
-    recall: float | None
-    precision: float | None
+    label: str  # name of the class
+    images: int  # number of images of the class
+    answers: int  # number of images predicted to be of the class
+    recall: float | None  # fraction of the images of the class that were predicted correctly; None without images
+    precision: float | None  # fraction of the predictions that were correct; None without predictions
 
 
 @dataclass(frozen=True)
@@ -54,15 +46,7 @@ class Pairs(NamedTuple):
 
 
 def count_pairs(truth: Tensor, answer: Tensor, num_classes: int) -> Tensor:
-    """Count pairs of true and predicted classes in a sparse matrix.
-
-    Args:
-        truth, answer: (N,), int64: classes of N images.
-        num_classes: C.
-
-    Returns:
-        (C, C), int64, sparse (COO, coalesced), on the CPU.
-    """
+    """Count pairs of true and predicted classes, (N,) each, int64: (C, C), int64, sparse, coalesced, on the CPU."""
     cells, images = torch.unique(truth.cpu() * num_classes + answer.cpu(), return_counts=True)
     places = torch.stack([cells // num_classes, cells % num_classes])
     return torch.sparse_coo_tensor(places, images, (num_classes, num_classes), is_coalesced=True, check_invariants=True)
@@ -105,10 +89,6 @@ def _sums(classes: Tensor, images: Tensor, labels: list[str]) -> list[int]:
 
 
 def check_labels(confusion: Tensor, labels: list[str]) -> None:
-    """Check that a matrix is (C, C) for C labels.
-
-    Raises:
-        ArgumentError: another size; quotes both values.
-    """
+    """Raise an `ArgumentError` unless a matrix is (C, C) for C labels."""
     if tuple(confusion.shape) != (len(labels), len(labels)):
         raise ArgumentError(f"confusion is {tuple(confusion.shape)}, but there are {len(labels)} labels")

@@ -34,6 +34,12 @@ def test_parquet_without_names_numbers_its_classes(tmp_path):
     assert len(train) + len(held_out) == 10
 
 
+def test_two_classes_of_one_name(tmp_path):
+    write_parquet(tmp_path / "x.parquet", [0, 1], ["cat", "cat"])
+    with pytest.raises(DataError, match=r"x\.parquet has two classes of the name 'cat'"):
+        open_splits(str(tmp_path), 0.5, 0)
+
+
 @pytest.mark.parametrize(
     "names",
     [

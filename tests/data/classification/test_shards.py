@@ -65,8 +65,8 @@ def test_names_of_classes(tmp_path, suffix, label):
 
 
 def test_names_of_classes_in_the_order_of_a_list(tmp_path):
-    (tmp_path / "classes.txt").write_text("dog\ncat\n")
-    write_tar(tmp_path / "a.tar", [("1.png", png_bytes((1, 0, 0))), ("1.cls", b"cat")])
+    (tmp_path / "classes.txt").write_text("dog\ncaf\u0065\u0301\n")  # an accent of its own, as macOS writes it
+    write_tar(tmp_path / "a.tar", [("1.png", png_bytes((1, 0, 0))), ("1.cls", "caf\u00e9".encode())])
     assert list(TarShards([tmp_path / "a.tar"]).labels) == [1]
 
 
@@ -236,6 +236,7 @@ def test_pickled_labels_are_never_opened(tmp_path, suffix):
         ),
         ([("1.cls", b"0"), ("2.png", b"x")], "sample '1' has no image: expected a member ending in .jpg"),
         ([("1.png", b"x"), ("1.jpg", b"x"), ("1.cls", b"0")], r"sample '1' has two images, 1\.png and 1\.jpg"),
+        ([("1.png", b"x"), ("1.cls", b"0"), ("1.cls", b"1")], "sample '1' has two members ending in .cls"),
         ([("1.png", b"x"), ("1.cls", b"a\ncat")], r"has the label 'a\\ncat'; expected an integer"),
         ([("1.png", b"x"), ("1.cls", b"\xff")], "has a .cls member that is not UTF-8 text"),
         ([("1.png", b"x"), ("1.cls", b"cat"), ("2.png", b"x"), ("2.cls", b"0")], "integers, and others that are words"),
@@ -411,6 +412,14 @@ def test_shards_without_samples_are_ignored_and_reported(tmp_path, empty):
     names = ", ".join(f"train-{shard}.tar" for shard in empty)
     assert source.description == [f"no samples in {names} of {tmp_path}"]
     assert source.groups == [shard for shard in range(4) if shard not in empty for _ in range(2)]
+
+
+@pytest.mark.parametrize("data", ["", "/train-{0..1}.tar"])
+def test_shards_without_samples_are_reported_for_directories_and_patterns(tmp_path, data):
+    write_tar(tmp_path / "train-0.tar", samples(range(6)))
+    write_tar(tmp_path / "train-1.tar", [])
+    train, _ = open_splits(f"{tmp_path}{data}", 0.5, 0)
+    assert f"no samples in train-1.tar of {tmp_path}" in train.description
 
 
 def test_class_names_after_a_byte_order_mark(tmp_path):

@@ -113,7 +113,7 @@ def test_a_fraction_that_holds_out_nothing_or_all(fraction):
 @pytest.mark.parametrize("packaged", [True, False])
 def test_digits_are_those_of_scikit_learn(packaged, monkeypatch):
     if not packaged:
-        monkeypatch.setattr("sasa.data.classification.digits.find_spec", lambda name: None)
+        monkeypatch.setattr("sasa.data.classification.source.find_spec", lambda name: None)
     digits, expected = Digits(), load_digits()
     assert digits.labels == expected.target.tolist()
     assert np.array_equal(digits._pixels, np.minimum(expected.images * 16, 255).astype(np.uint8))

@@ -47,6 +47,15 @@ def test_lists(tmp_path, kind):
     assert "not used: 2 images that are on neither list" in train.description
 
 
+def test_images_on_both_lists_are_reported(tmp_path):
+    save(tmp_path / "images", [f"{c}/{n}.jpg" for c in CLASSES for n in (*TRAIN, *TEST)])
+    for path, numbers in (("train.txt", (*TRAIN, 3)), ("val.txt", TEST)):
+        (tmp_path / path).write_text(lines(numbers, "{c}/{n}.jpg"))
+    train, held_out = open_splits(str(tmp_path), 0.2, 0)
+    assert (len(train), len(held_out)) == (8, 4)
+    assert "the same image is in both splits: 2 images are on both lists" in train.description
+
+
 def test_cub(tmp_path):
     names = [f"{n}.{c}/{c}_{k}.jpg" for n, c in enumerate(CLASSES, 1) for k in range(4)]
     save(tmp_path / "images", names)

@@ -322,3 +322,41 @@ def test_tables_of_splits_in_a_wrapping_directory(tmp_path):
     sources = open_splits(str(tmp_path), 0.25, 0)
     assert [len(source) for source in sources] == [6, 2]
     check(sources[0])
+
+
+@pytest.mark.parametrize(("column", "first", "second"), [("is_train", "yes", "no"), ("is_valid", "False", "true")])
+def test_a_column_that_says_whether_a_row_is_of_a_split(tmp_path, column, first, second):
+    save_images(tmp_path, NAMES)
+    words = [first] * 4 + [second] * 2 + ["", "maybe"]
+    rows = zip(
+        table_of(NAMES, f"file_name,label,{column}").splitlines(), ["", *(f",{word}" for word in words)], strict=True
+    )
+    (tmp_path / "metadata.csv").write_text("\n".join(row + word for row, word in rows))
+    train, held_out = open_splits(str(tmp_path), 0.25, 0)
+    assert (len(train), len(held_out)) == (4, 2)
+    note = f"not used: 2 rows of {tmp_path}/metadata.csv whose {column!r} is not the name of a split"
+    assert note in train.description
+
+
+def test_lines_of_json_that_lack_keys(tmp_path):
+    save_images(tmp_path, NAMES)
+    rows = [{"file_name": n, "label": "dog" if i % 2 else "cat", "camera": "x"} for i, n in enumerate(NAMES)]
+    del rows[0]["label"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"metadata\.jsonl line 1 has no label"):
+        open_splits(str(tmp_path), 0.25, 0)
+    rows = [{"file_name": n, ("dog" if i % 2 else "cat"): 1} for i, n in enumerate(NAMES)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"metadata\.jsonl has the columns file_name, cat, dog: expected"):
+        open_splits(str(tmp_path / "metadata.jsonl"), 0.25, 0)
+
+
+def test_several_columns_of_labels(tmp_path):
+    save_images(tmp_path, NAMES)
+    rows = table_of(NAMES, "file_name,species,breed").splitlines()
+    table = "\n".join([rows[0], *(f"{row},x{n}" for n, row in enumerate(rows[1:]))])
+    (tmp_path / "metadata.csv").write_text(table)
+    train, _ = open_splits(str(tmp_path), 0.25, 0)
+    assert train.classes == ["cat", "dog"]
+    sentence = f"not used: 'breed' of {tmp_path}/metadata.csv (the labels are those of 'species')"
+    assert sentence in train.description

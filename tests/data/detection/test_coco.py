@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import pickle
 from contextlib import redirect_stdout
 
@@ -243,6 +244,11 @@ def test_files_in_another_format(tmp_path, content, sentence):
             r"names 3 images, of which 2 are not in .*images: 1\.png and others",
         ),
         ({"images": [{"id": 1, "file_name": "deep/1.png"}]}, r"1 images, of which 1 are not in .*: deep/1\.png$"),
+        ({"images": [{"id": [1], "file_name": "a.png"}]}, r"'a\.png' whose id is not an integer or a word: \[1\]"),
+        (
+            {"images": [{"id": n, "file_name": name} for n, name in ((1, "a.png"), (2, "a.png"), (2, "b.png"))]},
+            "lists 2 images with the id 2",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(coco, parts, sentence):
@@ -250,6 +256,23 @@ def test_files_that_cannot_be_used(coco, parts, sentence):
     change(path, **parts)
     with pytest.raises(DataError, match=sentence):
         CocoSource(path, folder)
+
+
+def test_words_that_are_no_text(coco):
+    """JSON can hold a half of a surrogate pair, which UTF-8 cannot."""
+    names = [{"id": 3, "name": "cat"}, {"id": 7, "name": "\ud800"}]
+    path, folder = coco([GOOD, {**annotation(1, 20, [1, 2, 0, 4], 3), "id": "\udcff\ud801"}], categories=names)
+    source = CocoSource(path, folder)
+    assert source.classes == ["cat", r"\ud800"]
+    assert r"annotation \udcff\ud801 of b.png has no area" in str(source.problems[0])
+
+
+def test_crowds_that_are_written_as_words(coco):
+    words = ("0", "1", "False", "0.0", "")
+    path, folder = coco([annotation(n, 10, [n, 1, 5, 5], 7, iscrowd=word) for n, word in enumerate(words, 1)])
+    source = CocoSource(path, folder)
+    assert source.targets(0).crowd.tolist() == [False, True, False, False, False]
+    assert [a["iscrowd"] for a in source.coco()["annotations"]] == [0, 1, 0, 0, 0]
 
 
 def test_a_missing_file(tmp_path):
@@ -317,6 +340,14 @@ def test_a_subset(coco):
     assert [a["id"] for a in truth["annotations"]] == [2, 3]
     assert [p.id for p in subset.problems] == [3]
     assert DetectionSubset(whole, [0]).problems == []
+
+
+def test_problems_of_images_whose_names_are_not_utf8(coco):
+    names = ("a.png", os.fsdecode(b"\xff.png"))
+    source = CocoSource(*coco([GOOD, annotation(2, 20, [1, 2, 0, 4]), annotation(3, 20, [1, 1, 4, 4])], names))
+    assert DetectionSubset(source, [0]).problems == []
+    [problem] = DetectionSubset(source, [1]).problems
+    assert str(problem).endswith(r"annotation 2 of \xff.png has no area (width 0, height 4) and is left out")
 
 
 def test_pycocotools_scores_the_same_with_the_file_and_with_the_exported_truth(coco):

@@ -192,6 +192,17 @@ def test_several_files_without_a_split_in_their_names(coco, tmp_path):
         open_detection_splits(str(tmp_path), 0.2, 0)
 
 
+def test_several_files_in_the_directory_of_a_split(coco, tmp_path):
+    for name in ("train/a.json", "valid/a.json", "valid/b.json", "valid/captions.json"):
+        path = tmp_path / name
+        coco([annotation(1, 10, [5, 6, 10, 20])], [f"{path.parent.name}.png"], json_path=path, folder=path.parent)
+    with pytest.raises(DataError, match=r"valid holds 2 COCO files \(a\.json, b\.json\): give the path of one"):
+        open_detection_splits(str(tmp_path), 0.5, 0)
+    (tmp_path / "valid" / "b.json").unlink()
+    train, held_out = open_detection_splits(str(tmp_path), 0.5, 0)
+    assert [source.file_name(0) for source in (train, held_out)] == ["train.png", "valid.png"]
+
+
 def test_a_test_split_that_is_not_used_is_reported(coco, tmp_path):
     for number, split in enumerate(("train", "val", "test")):
         names = [f"{number}.png", f"{number}{number}.png"]

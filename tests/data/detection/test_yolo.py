@@ -1,5 +1,7 @@
 """YOLO's format: data.yaml, images/ and labels/."""
 
+from itertools import pairwise
+
 import pytest
 from PIL import Image
 
@@ -7,6 +9,9 @@ from sasa.data.detection import DetectionSubset, YoloSource, open_detection_spli
 from sasa.data.detection.yolo import label_directory, read_rows, read_settings
 from sasa.errors import DataError
 
+# Text of a few hundred bytes, whose list would fill the memory if it were written out: each letter is nine of the last.
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+BOMB = "a: &a [x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise(LETTERS))
 BOX = "1 0.5 0.5 0.25 0.2\n"  # of 40 x 30 pixels: x 15 to 25, y 12 to 18
 
 
@@ -60,6 +65,29 @@ def test_layouts(tmp_path, kind):
         assert train.targets(0).labels.tolist() == [1]
         assert train.read(0).size == (40, 30)
     assert "training: 3 images, 3 boxes of 2 classes (cat 0, dog 3)" in " ".join(train.description)
+
+
+@pytest.mark.parametrize("most", [0, 100])
+def test_images_of_both_splits_are_reported_in_large_sets_too(tmp_path, monkeypatch, most):
+    monkeypatch.setattr("sasa.data.findings.MOST_COMPARED", most)
+    write(tmp_path, "images", "labels", dict.fromkeys("abc", BOX))
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: images\nval: images\n")
+    _, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
+    sentence = "the same image is in both splits: 3 of the 3 held-out images are training images, "
+    assert f"{sentence}{tmp_path}/images/a.png is {tmp_path}/images/a.png" in held_out.description
+    write(tmp_path, "images/train", "labels/train", {"d": BOX})
+    write(tmp_path, "images/val", "labels/val", {"e": BOX})
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: images/train\nval: images/val\n")
+    _, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
+    compared = "not compared: whether images are in both splits (more than 0 images)" not in held_out.description
+    assert compared == bool(most)
+
+
+@pytest.mark.parametrize("number", ["1000000", "1e300"])
+def test_numbers_of_classes_that_would_fill_the_memory(tmp_path, number):
+    write(tmp_path, "images", "labels", {"a": BOX, "b": BOX.replace("1", number, 1)})
+    with pytest.raises(DataError, match=r"images has boxes of the class 10+\d*; expected numbers from 0 to 999999"):
+        open_detection_splits(str(tmp_path), 0.5, 0)
 
 
 def test_ground_truth(tmp_path):
@@ -132,6 +160,8 @@ def test_omissions_are_reported(tmp_path, line, sentence):
         ("train: images/train\nnames: {1: a, 2: b}", r"must name the classes 0 to 1; it names 1, 2"),
         ("train: images/train\nnames: [a, b]\nnc: 3", r"data\.yaml names 2 classes, and its nc is 3"),
         ("train: images/train\nnames: dogs", r"must have a list of classes as 'names'; it has 'dogs'"),
+        (BOMB + "train: *z\nnames: [a]", r"data\.yaml must name directories or lists as 'train'; it has \[\["),
+        (BOMB + "train: images/train\nnames: *z", r"must have a list of classes as 'names'; it has \[\["),
         ("train: empty\nnames: [a]", r"empty holds no images"),
         ("train: images/train\nnames: [a]\nval: images/bare", r"bare: none of 1 images has a file of boxes, such as "),
     ],

@@ -27,11 +27,7 @@ _SECTIONS = {
 
 
 def check_policy(name: str) -> None:
-    """Check a policy's name without timm, whose import takes seconds.
-
-    Raises:
-        ArgumentError: timm has no such policy, or would ignore a part of the name.
-    """
+    """Raise an `ArgumentError` if timm, which is not imported, has no such policy, or would ignore a part of it."""
     first, *rest = name.split("-")
     if first not in _SECTIONS:
         raise ArgumentError(f'auto_augment must be "" or start with one of {", ".join(_SECTIONS)}; got {name!r}')

@@ -17,19 +17,12 @@ Sample = tuple[Tensor, int]  # image (channels, image_size, image_size), label
 
 @dataclass
 class Batch:
-    """A batch of labelled images.
+    """A batch of labelled images."""
 
-    Args:
-        images: (B, channels, image_size, image_size), float32, normalised.
-        labels: (B,), int64.
-        indices: (B,), int64: places in the source.
-        skipped: places in the source of images that could not be read and are not in the batch, see `on_bad_image`.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    skipped: list[int] = field(default_factory=list)
+    images: Tensor  # (B, channels, image_size, image_size), float32, normalised
+    labels: Tensor  # (B,), int64
+    indices: Tensor  # (B,), int64: places in the source
+    skipped: list[int] = field(default_factory=list)  # places of images that could not be read, and are not here
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,10 +62,8 @@ def evaluation_loader(
     world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yield batches without augmentation: every image once over all processes; see `load` for the errors."""
-    batches = shares(source, batch_size, rank, world_size)
-    return load(
-        partial(_plain, source, preprocessing), partial(_collate, preprocessing), batches, workers, on_bad_image
-    )
+    batches, collate = shares(source, batch_size, rank, world_size), partial(_collate, preprocessing)
+    return load(partial(_plain, source, preprocessing), collate, batches, workers, on_bad_image)
 
 
 def _augmented(source: Source, channels: int, pipeline: Pipeline, seed: int, epoch: int, index: int) -> Sample:

@@ -45,13 +45,13 @@ def draw_boxes(
         scale: smallest and largest part of the area.
         ratio: smallest and largest aspect ratio: width over height if `whole`, else height over width, which differs
             only by the rounding of the limits (as in torchvision).
-        whole: True: a rectangle may span the image; after ten tries that do not fit, the largest centred one within
-            `ratio` is taken. False: it must be smaller on both sides; after ten tries that do not fit there is none.
+        whole: whether a rectangle may span the image; after ten tries that do not fit, it is then the largest centred
+            one within `ratio`. Otherwise it must be smaller on both sides; after ten tries there is none.
     """
     height, width = size
     area = height * width * _between(chance_BD[:, 0 : 2 * _TRIES : 2], *scale)
     aspect = np.exp(_between(chance_BD[:, 1 : 2 * _TRIES : 2], math.log(ratio[0]), math.log(ratio[1])))
-    long, short = np.rint(np.sqrt(area * aspect)).astype(int), np.rint(np.sqrt(area / aspect)).astype(int)
+    long, short = (np.rint(np.sqrt(squared)).astype(int) for squared in (area * aspect, area / aspect))
     w, h = (long, short) if whole else (short, long)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height) if whole else (w < width) & (h < height)
     first = fits.argmax(1)[:, None]
@@ -101,25 +101,16 @@ def taps(start: np.ndarray, length: np.ndarray, out: int, count: int) -> tuple[n
 
 
 class BatchAugmentation:
-    """`Augmentation` for stored images of one size.
+    """`Augmentation`, without auto_augment, for stored images of one size: a function of seed, epoch and index.
 
-    Args:
-        augmentation: without auto_augment.
-        preprocessing: size, mean and std.
-        size: H, W of the stored images; image_size twice, unless the crop is "resized".
-        seed: together with (epoch, index) it determines the augmentation of an image.
+    `size` is H, W of the stored images: image_size twice, unless the crop is "resized".
     """
 
     def __init__(self, augmentation: Augmentation, preprocessing: Preprocessing, size: tuple[int, int], seed: int):
         self.augmentation, self.preprocessing, self.size, self.seed = augmentation, preprocessing, size, seed
 
     def __call__(self, pixels_BHWC: Tensor, keys: list[tuple[int, int]]) -> Tensor:
-        """Augment a batch; the result is (B, C, S, S), float32, channels last in memory.
-
-        Args:
-            pixels_BHWC: uint8, on the device.
-            keys: (epoch, index) of each image.
-        """
+        """Augment pixels, uint8; the result is (B, C, S, S), float32, channels last. `keys` are (epoch, index)."""
         chance_BD = uniform(self.seed, keys, 5 * _TRIES)  # flip, whether to erase, 22 for the crop, 22 to erase
         flipped = self.augmentation.flip & (chance_BD[:, 0] < 0.5)
         maps = self._crop(pixels_BHWC, chance_BD[:, 2:24], flipped)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from sasa.errors import DataError
 
 
 class Layout(NamedTuple):
-    """The files of a set, and the keys in them."""
+    """The files of a set, the keys in them, and the number of classes."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -49,28 +50,15 @@ def layout_of(directory: Path) -> Layout | None:
 
 
 def open_cifar(directory: Path, layout: Layout) -> Found:
-    """Open the set: 32 x 32 RGB, the pixels held in memory (184 MB for either set).
-
-    Raises:
-        DataError: a file is missing, cut off, damaged, or asks to run code.
-    """
+    """Open the set: 32 x 32 RGB, the pixels held in memory (184 MB for either set)."""
     meta = load(directory / layout.meta) if (directory / layout.meta).is_file() else {}
     classes = _class_names(directory / layout.meta, meta, layout)
     count = meta.get("num_cases_per_batch") if layout.classes == 10 else None
-    train = [_batch(directory / name, layout, count) for name in layout.train]
-    test = [_batch(directory / name, layout, count) for name in layout.test]
-    sources = (
-        _source(batches, classes, f"{directory} {title} image") for batches, title in ((train, "train"), (test, "test"))
-    )
+    sources = []
+    for title, names in (("train", layout.train), ("test", layout.test)):
+        batches, labels = zip(*(_batch(directory / name, layout, count) for name in names), strict=True)
+        sources.append(Pixels(np.concatenate(batches), [*chain(*labels)], classes, f"{directory} {title} image"))
     return Found(*sources, notes=[])
-
-
-Batch = tuple[np.ndarray, list[int]]
-
-
-def _source(batches: list[Batch], classes: list[str], title: str) -> Pixels:
-    pixels = np.concatenate([pixels for pixels, _ in batches])
-    return Pixels(pixels, [label for _, labels in batches for label in labels], classes, title)
 
 
 def _class_names(path: Path, meta: dict[str, Any], layout: Layout) -> list[str]:
@@ -82,7 +70,7 @@ def _class_names(path: Path, meta: dict[str, Any], layout: Layout) -> list[str]:
     return [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _batch(path: Path, layout: Layout, count: object) -> Batch:
+def _batch(path: Path, layout: Layout, count: object) -> tuple[np.ndarray, list[int]]:
     """Read (pixels (N, 32, 32, 3), labels) of one file."""
     if not path.is_file():
         raise DataError(f"{path} is missing: the download is incomplete")

@@ -1,6 +1,5 @@
 """A directory of images for each class: ImageNet's layout."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -9,8 +8,8 @@ from pathlib import Path
 
 from sasa.data.classification.source import Found, Source
 from sasa.data.classification.split_lists import labelled_images, open_split_lists
-from sasa.data.directories import NoImagesError, find_layout, is_clutter, look_through, sub_directories
-from sasa.data.images import SUFFIXES, is_image
+from sasa.data.directories import NoImagesError, entries, find_layout, image_names, look_through, sub_directories
+from sasa.data.images import SUFFIXES
 from sasa.data.naming import is_of_masks, says_nothing
 from sasa.data.source import FileSource
 from sasa.data.text import NameTable, check_known, class_name, listed, printable
@@ -50,11 +49,7 @@ class ClassFolders(FileSource, Source):
 
 
 def open_class_folders(root: Path) -> Found:
-    """Open directories of classes: in splits, or with lists or tables of the held-out images, or without either.
-
-    Raises:
-        DataError: as `find_layout`, `ClassFolders` and `open_split_lists`.
-    """
+    """Open directories of classes: in splits, or with lists or tables of the held-out images, or without either."""
     layout = find_layout(root)
     train = ClassFolders(layout.train, leave_out=layout.unused)
     place = printable(layout.train)
@@ -92,13 +87,8 @@ def _check_filled(root: Path, found: dict[str, "_Images"], every: bool) -> None:
 
 
 def _class_directories(root: Path, leave_out: Collection[Path]) -> tuple[list[Path], list[str]]:
-    """Return (directories of classes, sentences about links that are not).
-
-    Raises:
-        DataError: two directories for one class, a link that leads nowhere or to another class, images and masks.
-    """
-    with os.scandir(root) as entries:
-        links = [root / entry.name for entry in entries if entry.is_symlink() and not is_clutter(entry.name)]
+    """Return (directories of classes, sentences about links that are not)."""
+    links = [root / entry.name for entry in entries(root) if entry.is_symlink()]
     if broken := [link for link in links if not link.exists()]:
         raise DataError(f"{printable(broken[0])} is a link that leads nowhere")
     loops = [link for link in links if root.resolve().is_relative_to(link.resolve())]
@@ -124,7 +114,7 @@ def _class_directories(root: Path, leave_out: Collection[Path]) -> tuple[list[Pa
 def _passed_over(root: Path, found: dict[str, "_Images"]) -> list[str]:
     """Return sentences about files that are not used, empty classes and nested directories."""
     sentences, where = [], printable(root)
-    if loose := sum(is_image(path) and path.is_file() for path in root.iterdir()):
+    if loose := len(list(image_names(root))):
         sentences.append(f"not used: {loose} images directly in {where}, which are in no class")
     if empty := [name for name in found if not found[name].names]:
         sentences.append(f"no images in {_listed(empty)} of {where}")
@@ -143,27 +133,16 @@ def _listed(names: list[str]) -> str:
 
 
 def _files(others: Counter[str]) -> str:
-    return listed(
-        f"{count} files {f'ending in {suffix}' if suffix else 'without a suffix'}"
-        for suffix, count in others.most_common()
-    )
+    return listed(f"{count} files {kind}" for kind, count in others.most_common())
 
 
 @dataclass
 class _Images:
-    """The images of a class.
+    """The images of a class. Paths are strings: a million pathlib objects take a minute to make."""
 
-    Paths are strings: a million pathlib objects take a minute to make.
-
-    Args:
-        names: their paths, which begin with the name of the class.
-        masks: number of masks of these images.
-        others: number of other files by their suffix.
-    """
-
-    names: list[str] = field(default_factory=list)
-    masks: int = 0
-    others: Counter[str] = field(default_factory=Counter)
+    names: list[str] = field(default_factory=list)  # paths that begin with the name of the class
+    masks: int = 0  # number of masks of these images
+    others: Counter[str] = field(default_factory=Counter)  # numbers of other files by a description
 
     @classmethod
     def below(cls, directory: str, relative: str) -> "_Images":
@@ -175,25 +154,25 @@ class _Images:
 
     def _add(self, directory: str, relative: str) -> None:
         first = len(self.names)
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                name = entry.name
-                if is_clutter(name):
-                    continue
-                # Links to directories are followed for classes only: further down they may form a cycle.
-                if entry.is_dir(follow_symlinks=False):
-                    if is_of_masks(name):
-                        self.masks += len(self.below(entry.path, name).names)
-                    else:
-                        self._add(entry.path, f"{relative}/{name}")
-                elif entry.is_symlink() and not entry.is_file():
-                    # A broken link is a missing image and must not be ignored silently.
-                    if name.lower().endswith(SUFFIXES) and not entry.is_dir():
-                        raise DataError(f"{printable(entry.path)} is a link that leads to no file")
-                elif name.lower().endswith(SUFFIXES):
-                    self.names.append(f"{relative}/{name}")
+        for entry in entries(directory):
+            name = entry.name
+            # Links to directories are followed for classes only: further down they may form a cycle.
+            if entry.is_dir(follow_symlinks=False):
+                if is_of_masks(name):
+                    self.masks += len(self.below(entry.path, name).names)
                 else:
-                    self.others[Path(name).suffix.lower()] += 1
+                    self._add(entry.path, f"{relative}/{name}")
+            elif entry.is_symlink() and not entry.is_file():
+                # A broken link is a missing image and must not be ignored silently.
+                if name.lower().endswith(SUFFIXES) and not entry.is_dir():
+                    raise DataError(f"{printable(entry.path)} is a link that leads to no file")
+            elif not entry.is_file():
+                self.others["that are pipes, sockets or devices"] += 1
+            elif name.lower().endswith(SUFFIXES):
+                self.names.append(f"{relative}/{name}")
+            else:
+                suffix = Path(name).suffix.lower()
+                self.others[f"ending in {suffix}" if suffix else "without a suffix"] += 1
         self._leave_out_masks(first)
 
     def _leave_out_masks(self, first: int) -> None:

@@ -40,15 +40,9 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
 
 
 def open_idx(directory: Path, name: str, prefix: str = "") -> Found:
-    """Open the set in a directory of idx files: gray, the pixels held in memory.
+    """Open the set of that name in a directory of idx files: gray, the pixels held in memory.
 
-    Args:
-        directory: of the files.
-        name: of the set, which tells its classes.
-        prefix: of the names of the files: "emnist-letters-". EMNIST's images are stored with rows as columns.
-
-    Raises:
-        DataError: a file is missing, cut off or damaged.
+    The files of EMNIST's sets have a prefix ("emnist-letters-"), and their images are stored with rows as columns.
     """
     classes = _mapping(directory / f"{prefix}mapping.txt") or dict(enumerate(CLASSES.get(name, DIGITS)))
     test = "test" if _path(directory, f"{prefix}test-images-idx3-ubyte") else "t10k"

@@ -11,7 +11,9 @@ Training on small images is then limited by the network, without worker processe
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +40,7 @@ class InMemoryImages:
         augmentation: of training; None if `training_batch` is not used.
         seed: of the augmentation.
         device: on which images are kept and batches are made.
-        on_bad_image: "error" raises the source's DataError; "skip" lists the image in `bad`.
-
-    Attributes:
-        bad: places in the source that could not be read.
+        on_bad_image: "error" raises the source's DataError; "skip" lists the place of the image in `bad`.
 
     Raises:
         ArgumentError: auto_augment, which works on single images; or a set larger than 80 % of the free memory of
@@ -70,8 +69,10 @@ class InMemoryImages:
         self._labels = torch.tensor(list(source.labels), dtype=torch.int64).to(self.device)
         resized = augmentation is not None and augmentation.crop == "resized"
         self._squared = not resized
-        if not (resized and self._decode_as_they_are()):
-            self._decode(*((_middle, preprocessing.resized_side) if resized else (_square, preprocessing.image_size)))
+        if not resized:
+            self._decode(preprocessing.square, preprocessing.image_size)
+        elif not self._decode_as_they_are():
+            self._decode(partial(_middle, preprocessing), preprocessing.resized_side)
         if len(self.bad) == len(source):
             raise DataError(f"none of the {len(source)} images can be read, {source.name(0)} being the first")
         self._is_bad = frozenset(self.bad)
@@ -86,23 +87,14 @@ class InMemoryImages:
         return len(self.source)
 
     def training_batch(self, keys: list[tuple[int, int]]) -> Batch:
-        """Make a batch of augmented images. Each depends on the seed and its key only, not on the rest of the batch.
+        """Make a batch of augmented images: those that could be read, on the device, with indices on the CPU.
 
-        Args:
-            keys: (epoch, index in the source) of each image, as `EpochBatches` yields them.
-
-        Returns:
-            The images that could be read and their labels on the device; indices on the CPU.
-
-        Raises:
-            ArgumentError: made without augmentation.
+        Each depends on the seed and its key only, an (epoch, index) as `EpochBatches` yields them.
         """
         if self._augment is None:
             raise ArgumentError("these images are kept for evaluation (augmentation None), not for training")
-        keys, skipped = [key for key in keys if key[1] not in self._is_bad], [i for _, i in keys if i in self._is_bad]
-        indices = torch.tensor([index for _, index in keys], dtype=torch.int64)
-        there = indices.to(self.device)
-        return Batch(self._augment(self._pixels[there], keys), self._labels[there], indices, skipped)
+        readable = [key for key in keys if key[1] not in self._is_bad]
+        return self._batch([index for _, index in keys], partial(self._augment, keys=readable))
 
     def evaluation_batch(self, indices: Sequence[int]) -> Batch:
         """Make a batch of images as `Preprocessing.evaluation` does.
@@ -110,11 +102,14 @@ class InMemoryImages:
         They are equal bit for bit, unless images are stored at their own size and need resizing (crop "resized"):
         then a pixel may differ by 1 of 255, as Pillow and torch round differently.
         """
+        return self._batch(indices, lambda pixels: normalise(self._squares(pixels), self.preprocessing))
+
+    def _batch(self, indices: Sequence[int], transform: Callable[[Tensor], Tensor]) -> Batch:
+        """Transform the pixels of the images that could be read; the others are skipped."""
         good, skipped = [i for i in indices if i not in self._is_bad], [i for i in indices if i in self._is_bad]
         chosen = torch.tensor(good, dtype=torch.int64)
         there = chosen.to(self.device)
-        maps = normalise(self._squares(self._pixels[there]), self.preprocessing)
-        return Batch(maps, self._labels[there], chosen, skipped)
+        return Batch(transform(self._pixels[there]), self._labels[there], chosen, skipped)
 
     def _squares(self, pixels_BHWC: Tensor) -> Tensor:
         """`Preprocessing.square` of stored pixels."""
@@ -134,9 +129,9 @@ class InMemoryImages:
         first = next((image for i in range(len(self)) if (image := self._read(i))), None)
         if first is None or first.width * first.height > (2 * self.preprocessing.resized_side) ** 2:
             return False
-        return self._decode(_unchanged, first.height, first.width)
+        return self._decode(lambda image: image, first.height, first.width)
 
-    def _decode(self, change: Callable[..., Image.Image], height: int, width: int = 0) -> bool:
+    def _decode(self, change: Callable[[Image.Image], Image.Image], height: int, width: int = 0) -> bool:
         """Fill `_pixels` (N, height, width or height, C) and `bad`; False at an image of another size."""
         width = width or height
         shape = len(self), height, width, self.preprocessing.channels
@@ -148,7 +143,7 @@ class InMemoryImages:
             if image is None:
                 self.bad.append(index)
                 continue
-            image = change(image, self.preprocessing)
+            image = change(image)
             if image.size != (width, height):
                 return False
             self._pixels[index] = torch.from_numpy(np.array(image).reshape(shape[1:]))
@@ -163,15 +158,7 @@ class InMemoryImages:
             return None
 
 
-def _unchanged(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    return image
-
-
-def _square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    return preprocessing.square(image)
-
-
-def _middle(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _middle(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     """The square of side `resized_side` in which `square` lies exactly in the middle."""
     side, size = preprocessing.resized_side, preprocessing.image_size
     image = preprocessing.resize(image)
@@ -182,11 +169,7 @@ def _middle(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
 
 
 def check_memory(shape: tuple[int, ...], device: torch.device) -> None:
-    """Check that `shape` bytes leave at least a fifth of the device's free memory.
-
-    Raises:
-        ArgumentError: they do not; names both numbers.
-    """
+    """Raise an `ArgumentError` unless `shape` bytes leave at least a fifth of the device's free memory."""
     needed, there = float(np.prod(shape, dtype=np.float64)), available_memory(device)
     if needed > _SHARE * there:
         raise ArgumentError(
@@ -199,9 +182,7 @@ def available_memory(device: torch.device) -> int:
     """Free bytes of the GPU, or of the machine (the limit of a container is not known here)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():  # includes the system's cache of files
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
+    meminfo = Path("/proc/meminfo")  # includes the system's cache of files
+    if meminfo.is_file() and (found := re.search(r"^MemAvailable:\s*(\d+)", meminfo.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

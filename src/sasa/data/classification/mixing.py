@@ -17,8 +17,7 @@ class Mixing:
     and labels are mixed with the same weights. torchvision's transforms of the same names do the work.
 
     Args:
-        mixup: alpha of mixup, 0 for none.
-        cutmix: alpha of cutmix, 0 for none. With both, one of them is chosen for each batch with equal probability.
+        mixup, cutmix: alpha, or 0 for none; with both, each batch gets one of them, with equal probability.
         num_classes: K, length of a target.
         label_smoothing: fraction of each target, 0 to 1, that is spread over all classes.
 
@@ -39,15 +38,9 @@ class Mixing:
         self.transforms: list[Any] = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Mix images and targets: a pure function of the arguments; the global random state is restored.
+        """Mix images (B, C, H, W) and labels (B,), int64; returns images, and targets (B, K) whose rows sum to 1.
 
-        Args:
-            images: (B, C, H, W), floating point; not changed in place.
-            labels: (B,), int64, on the same device.
-            seed: 0 to 2^63 - 1.
-
-        Returns:
-            (B, C, H, W), and (B, K) float32 whose rows sum to 1.
+        A pure function of its arguments, which stay unchanged; the seed is 0 to 2^63 - 1.
         """
         targets = self.targets(labels)
         if not self.transforms:

@@ -1,21 +1,19 @@
 """Open any data set for classification; its format is recognised by its contents."""
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from sasa.data.classification import cifar, class_folders, idx, parquet, shards, tables
-from sasa.data.classification.digits import Digits
 from sasa.data.classification.shards import TarShards, expand
-from sasa.data.classification.source import Found, Look, Source, Subset
-from sasa.data.directories import NoImagesError, sub_directories
+from sasa.data.classification.source import Digits, Found, Look, Source, Subset
+from sasa.data.directories import NoImagesError, has_images, sub_directories
 from sasa.data.findings import check_fraction, describe_duplicates, describe_split
-from sasa.data.formats import check_single, recognise, system_errors
-from sasa.data.images import is_image
+from sasa.data.formats import check_single, hint, recognise
 from sasa.data.naming import exact_split
-from sasa.data.other_formats import hint
+from sasa.data.text import printable, system_errors
 from sasa.errors import DataError
+from sasa.files import expand_user
 
 # The formats. A format is a module with a function `look`, and a line here.
 FORMATS: tuple[Look, ...] = (cifar.look, idx.look, parquet.look, shards.look, tables.look)
@@ -26,9 +24,7 @@ LOOKED_FOR = (
 
 
 def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
-    """Open the training images and the held-out images of a data set.
-
-    Their `description` says what was found: first that of the whole set, then that of the split.
+    """Open the training images and the held-out images of a data set; their `description` says what was found.
 
     Args:
         data: "digits"; or a directory: of class directories, of parquet files as Hugging Face publishes them, of
@@ -45,7 +41,7 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
     found = _open(data)
     train, other = found.train, found.held_out
     if len(set(train.labels)) < 2:
-        name, why = train.classes[train.labels[0]], _advice(Path(data).expanduser())
+        name, why = train.classes[train.labels[0]], _advice(expand_user(data))
         raise DataError(
             f"{data} holds images of one class only, {name!r} ({len(train)} images): expected two classes or more, "
             f"each in a directory of its own or with a label of its own{why and f'; {why}'}"
@@ -55,7 +51,7 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
         train, other = split(train, held_out, seed)
         other_place = f"{held_out:g} of each class, drawn with seed {seed}"
     notes = list(dict.fromkeys(found.notes))
-    train.description = [*notes, *describe_split("training", place or data, train, train.counts())]
+    train.description = [*notes, *describe_split("training", place or printable(data), train, train.counts())]
     described = describe_split("held-out", other_place, other, other.counts())
     other.description = [*described, *describe_duplicates(train, other)]
     return train, other
@@ -68,8 +64,7 @@ def split(source: Source, held_out: float, seed: int) -> tuple[Subset, Subset]:
         DataError: the fraction is not between 0 and 1, or no image would be left for one of the two.
     """
     check_fraction(held_out)
-    generator = np.random.default_rng(seed)
-    labels = np.asarray(source.labels)
+    generator, labels = np.random.default_rng(seed), np.asarray(source.labels)
     # One stable sort instead of a search for each class, which takes minutes where there are many.
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=1))[:-1])
     train, other = [], []
@@ -86,9 +81,10 @@ def split(source: Source, held_out: float, seed: int) -> tuple[Subset, Subset]:
 def _open(data: str) -> Found:
     if data == "digits":
         return Found(Digits(), None, [])
-    root = Path(data).expanduser()
+    root = expand_user(data)
     if "{" in data and not root.exists():
-        return Found(TarShards(expand(data)), None, [])
+        shards = TarShards(expand(data))
+        return Found(shards, None, [*shards.description])
     with system_errors(root):
         return _open_path(root)
 
@@ -96,9 +92,8 @@ def _open(data: str) -> Found:
 def _open_path(root: Path) -> Found:
     found = recognise(root, FORMATS) if root.exists() else {}
     if not found and not root.is_dir():
-        what = hint(root) if root.is_file() else ""
         raise DataError(
-            what
+            (root.is_file() and hint(root))
             or f"{str(root)!r} is not a directory, a parquet, tar, CSV or JSONL file, a pattern of tar files, or the "
             "built-in set 'digits'"
         )
@@ -123,4 +118,4 @@ def _has_classes(root: Path) -> bool:
     if not root.is_dir():
         return False
     train = next((d for d in sub_directories(root) if exact_split(d.name) == "train"), root)
-    return any(is_image(path) for d in sub_directories(train)[:3] for path in islice(d.iterdir(), 100))
+    return any(map(has_images, sub_directories(train)[:3]))

@@ -33,33 +33,23 @@ KEPT = 512 << 20  # bytes of row groups in each process
 
 
 class Part(NamedTuple):
-    """A row group with rows in it.
-
-    Args:
-        path: the file.
-        group: number of the row group in the file.
-        first: the row of the file that it begins with.
-        rows: number of rows.
-    """
+    """A row group with rows in it."""
 
     path: Path
-    group: int
-    first: int
+    group: int  # number in the file
+    first: int  # the row of the file that it begins with
     rows: int
 
 
 class ImageParquet(Source):
     """Rows of parquet files: images as {bytes, path} or as bytes, labels as integers or words.
 
-    Only the labels are read whole. Images of up to `held` bytes in all are held in memory, encoded as they are in
-    the files; forked workers share them. In larger sets row groups are read on demand, and each process keeps
-    the last 512 MiB of them and two more: enough for the window of images that training shuffles together, up
-    to 130 kB an image, so that an epoch reads a row group once in each worker, or twice where it lies in two windows.
-    In an order that ignores groups, each image may need a row group to be read. `groups` are the row groups, or None
-    for images in memory.
-
-    Row groups are kept whole. If each file is a single row group of, say, 500 MB, as some tools write, a process
-    needs 1.5 GB: rewrite such a set with a smaller `row_group_size`.
+    Images of up to `held` bytes in all are held in memory, encoded as they are in the files; forked workers share them.
+    In larger sets row groups are read on demand, and each process keeps the last 512 MiB of them and two more: enough
+    for the window of images that training shuffles together, up to 130 kB an image, so that an epoch reads a row group
+    once in each worker, or twice where it lies in two windows. In an order that ignores `groups`, which are then the
+    row groups, each image may need one to be read. Files of a single row group of, say, 500 MB, as some tools write,
+    need 1.5 GB in each process: rewrite such a set with a smaller `row_group_size`.
 
     An image whose bytes are null is read from its path beside the parquet file, never from outside its directory.
 
@@ -81,7 +71,7 @@ class ImageParquet(Source):
                 parts = _parts(path, file)
                 if not parts:
                     continue  # an empty file: writers give its columns the type null
-                image, label = _image_column(path, file), _label_column(path, file)
+                image, label = _image_column(path, file), _column(path, file, LABELS, UnlabelledError)
                 if column not in ("", image):
                     raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {column!r}")
                 column = image
@@ -157,11 +147,10 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
 
 
 class RowGroups:
-    """A column of images, by row groups: all held in memory, or the most recently used ones.
+    """A column of images, by row groups: all held in memory, or the ones used last. They are not pickled.
 
-    Row groups held in memory are shared with forked processes. Otherwise each process keeps its own: up to `kept`
-    bytes and two row groups more, those in which a window of the sampler begins and ends. A file is open only while a
-    row group of it is read. Images are not pickled.
+    Otherwise each process keeps its own: up to `kept` bytes and two row groups more, those in which a window of the
+    sampler begins and ends. A file is open only while a row group of it is read.
     """
 
     def __init__(self, parts: list[Part], column: str, hold: bool, kept: int = KEPT) -> None:
@@ -178,11 +167,7 @@ class RowGroups:
         self._size = 0
 
     def __getitem__(self, group: int) -> Any:
-        """Row group `group`, counted over all parts, as an arrow array.
-
-        Raises:
-            DataError: the file is damaged, or was replaced after it was opened.
-        """
+        """Row group `group`, counted over all parts, as an arrow array."""
         if self._held is not None:
             return self._held[group]
         if self._process != os.getpid():
@@ -208,11 +193,7 @@ class RowGroups:
 
 @contextmanager
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file for a `with` block, and turn pyarrow's errors in it into `DataError`.
-
-    Raises:
-        DataError: it is not a parquet file, or is cut off or damaged.
-    """
+    """Open a parquet file for a `with` block, and turn pyarrow's errors in it into `DataError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -232,19 +213,12 @@ def _parts(path: Path, file: pq.ParquetFile) -> list[Part]:
     return [Part(path, n, first, rows) for n, (first, rows) in enumerate(zip(firsts, counts, strict=False)) if rows]
 
 
-def _column(path: Path, file: pq.ParquetFile, names: tuple[str, ...]) -> str:
+def _column(path: Path, file: pq.ParquetFile, names: tuple[str, ...], missing: type[DataError] = DataError) -> str:
     columns = file.schema_arrow.names
     for name in names:
         if name in columns:
             return name
-    raise DataError(f"{printable(path)} has columns {', '.join(columns)}; expected one of {', '.join(names)}")
-
-
-def _label_column(path: Path, file: pq.ParquetFile) -> str:
-    try:
-        return _column(path, file, LABELS)
-    except DataError as error:
-        raise UnlabelledError(str(error)) from None
+    raise missing(f"{printable(path)} has columns {', '.join(columns)}; expected one of {', '.join(names)}")
 
 
 def _image_column(path: Path, file: pq.ParquetFile) -> str:

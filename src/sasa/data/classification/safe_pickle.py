@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sasa.data.text import opened
 from sasa.errors import DataError
 
 
@@ -106,19 +107,15 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         DataError: missing, cut off, damaged, or it names anything but arrays and containers.
     """
-    try:
-        with path.open("rb") as file:
+    with opened(path) as file:
+        try:
             found = _Unpickler(file, path).load()
-    except DataError:
-        raise
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # a damaged pickle may raise any error
-        raise DataError(f"{path} is not a CIFAR file, or was cut off") from error
+        except (DataError, OSError):
+            raise
+        except Exception as error:  # a damaged pickle may raise any error
+            raise DataError(f"{path} is not a CIFAR file, or was cut off") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is not a CIFAR file: it holds no dictionary")
-    return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
-
-
-def _text(key: object) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+    keys = (key.decode("latin1") if isinstance(key, bytes) else str(key) for key in found)
+    values = (value.value if isinstance(value, _Array) else value for value in found.values())
+    return dict(zip(keys, values, strict=True))

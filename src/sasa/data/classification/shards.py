@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from tarfile import TarInfo
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -19,24 +18,21 @@ from sasa.data.classification.source import Found, Source, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import SUFFIXES, read_image
 from sasa.data.source import fingerprint
-from sasa.data.text import NameTable, check_fetched, listed, printable, read_text
+from sasa.data.text import NameTable, check_fetched, class_name, listed, opened, printable, read_text, repeated
 from sasa.errors import DataError
+from sasa.files import expand_user
 
 IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 LABELS = ("cls", "json", "txt")  # suffixes of members, in order of preference
-EXPECTED = ".cls or .json, or .txt with the name of a class"
 LARGEST_LABEL = 1 << 20  # bytes of a member
 LONGEST_NAME = 200  # characters of a class
 MOST_SHARDS = 100_000  # of a pattern
-OPEN_FILES = 64  # of a source, in a process: systems allow a process about 1,000
 # The key of a sample ends at the first dot of the file name; the rest is the type of the member.
 MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 REFUSED = {
-    tarfile.SYMTYPE: "a link",
-    tarfile.LNKTYPE: "a link",
-    tarfile.CHRTYPE: "a device",
-    tarfile.BLKTYPE: "a device",
+    **dict.fromkeys((tarfile.SYMTYPE, tarfile.LNKTYPE), "a link"),
+    **dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE), "a device"),
     tarfile.FIFOTYPE: "a pipe",
 }
 # Errors that tarfile raises for damaged or malicious headers, with huge sizes or endless chains.
@@ -47,10 +43,9 @@ class TarShards(Source):
     """Tar files whose members with the same key (`a/0017.jpg`, `a/0017.cls`) make a sample.
 
     A sample has one image, and its label, an integer or the name of a class: as text in .cls, as "label" or "cls" of
-    the object in .json, or as text in .txt. Other members, and files without samples, are ignored. Opening reads the
-    headers of all files once, about 45,000 a second: a minute for the 2.6 million of ImageNet, if the disk is fast
-    enough. About 20 bytes and the key of each sample are kept; reading an image is then one read at its offset, so any
-    order is possible. `groups` are the files.
+    the object in .json, or as text in .txt. Other members, and files without samples, are ignored. Opening reads all
+    headers once, about 45,000 a second: a minute for the 2.6 million of ImageNet, if the disk is fast enough. Then an
+    image is one read at its offset, so any order is possible. `groups` are the files.
 
     Args:
         paths: the tar files; images are ordered as they are in them.
@@ -62,10 +57,11 @@ class TarShards(Source):
     """
 
     def __init__(self, paths: list[Path], classes: list[str] | None = None) -> None:
-        self.paths, self._handles = paths, Handles()
+        self.paths = paths
         labels, places, groups, keys = [], [], [], []
         for number, path in enumerate(paths):
-            found = list(_samples(path, self._handles))
+            with opened(path) as file:
+                found = list(_samples(path, file))
             labels += [label for _, _, label in found]
             places += [(number, offset, size) for _, (offset, size), _ in found]
             keys += [key for key, _, _ in found]
@@ -82,7 +78,8 @@ class TarShards(Source):
     def read(self, index: int, channels: int = 3) -> Image.Image:
         """Read the image of sample `index`."""
         shard, offset, size = self._places[index].tolist()
-        content = self._handles.read(self.paths[shard], offset, size)
+        with opened(self.paths[shard]) as file:
+            content = _read(file, offset, size)
         return read_image(content, self.name(index), channels)
 
     def name(self, index: int) -> str:
@@ -92,7 +89,8 @@ class TarShards(Source):
     def fingerprint(self, index: int) -> bytes | None:
         """Hash of the member."""
         shard, offset, size = self._places[index].tolist()
-        return fingerprint(lambda start, part: self._handles.read(self.paths[shard], offset + start, part), size)
+        with opened(self.paths[shard]) as file:
+            return fingerprint(lambda start, part: _read(file, offset + start, part), size)
 
 
 def look(path: Path) -> dict[str, Callable[[], Found]]:
@@ -100,12 +98,8 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
     return open_split_files(path, "tar files", ".tar", TarShards)
 
 
-def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int], int | str]]:
-    """(key, (offset, size) of the image, label) of each sample of a tar file.
-
-    Raises:
-        DataError: a sample lacks its image or label, or has two images.
-    """
+def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, tuple[int, int], int | str]]:
+    """(key, (offset, size) of the image, label) of each sample of a tar file, which is also open as `file`."""
     for key, members in groupby(_keyed(path), key=lambda keyed: keyed[0]):
         where = f"{printable(path)} sample {printable(key)!r}"
         parts = [(suffix, member) for _, suffix, member in members]
@@ -117,14 +111,16 @@ def _samples(path: Path, handles: Handles) -> Iterator[tuple[str, tuple[int, int
             expected = f"expected a member ending in {', '.join(SUFFIXES)}"
             what = "it holds tar files, so unpack it" if "tar" in by_suffix else expected
             raise DataError(f"{where} has no image: {what}")
+        if twice := repeated(suffix for suffix, _ in parts if suffix in LABELS):
+            raise DataError(f"{where} has two members ending in .{twice[0]}")
         suffix = next((suffix for suffix in LABELS if suffix in by_suffix), None)
         if suffix is None:
             pickled = next((f".{suffix}" for suffix in PICKLES if suffix in by_suffix), None)
             why = f"its label in a pickle ({pickled}), which could run code" if pickled else "no label"
             unpacked = ", or unpack it if its directories are the classes" if "/" in key else ""
-            raise DataError(f"{where} has {why}: expected, next to the image, a member ending in {EXPECTED}{unpacked}")
-        label = _label(where, suffix, by_suffix[suffix], path, handles)
-        yield key, (images[0].offset_data, images[0].size), label
+            expected = ".cls or .json, or .txt with the name of a class"
+            raise DataError(f"{where} has {why}: expected, next to the image, a member ending in {expected}{unpacked}")
+        yield key, (images[0].offset_data, images[0].size), _label(where, suffix, by_suffix[suffix], file)
 
 
 def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
@@ -135,11 +131,11 @@ def _keyed(path: Path) -> Iterator[tuple[str, str, TarInfo]]:
             yield match[1], match[2].lower(), member
 
 
-def _label(where: str, suffix: str, member: TarInfo, path: Path, handles: Handles) -> int | str:
+def _label(where: str, suffix: str, member: TarInfo, file: BinaryIO) -> int | str:
     """Read a label: an integer, or the name of a class."""
     if member.size > LARGEST_LABEL:
         raise DataError(f"{where} has a label of {member.size} bytes; expected {LARGEST_LABEL} at most")
-    content = handles.read(path, member.offset_data, member.size)
+    content = _read(file, member.offset_data, member.size)
     try:
         label = json.loads(content) if suffix == "json" else content.decode().strip()
     except (ValueError, RecursionError) as error:
@@ -161,8 +157,8 @@ def _class_names(directory: Path) -> list[str] | None:
     path = next((p for p in (directory / "classes.txt", directory.parent / "classes.txt") if p.is_file()), None)
     if path is None:
         return None
-    names = [name.strip() for name in read_text(path).rstrip().splitlines()]
-    if not names or "" in names or len(set(names)) != len(names):
+    names = [class_name(name) for name in read_text(path).rstrip().splitlines()]
+    if not names or "" in names or repeated(names):
         raise DataError(f"{printable(path)} must have a name on each line, each different")
     return names
 
@@ -180,10 +176,8 @@ def expand(pattern: str) -> list[Path]:
     count = int(last) - int(first) + 1
     if not 0 < count <= MOST_SHARDS:
         raise DataError(f"{pattern!r} stands for {max(count, 0)} files; expected 1 to {MOST_SHARDS}")
-    digits = len(first)
-    paths = [Path(f"{before}{n:0{digits}}{after}").expanduser() for n in range(int(first), int(last) + 1)]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
+    paths = [expand_user(f"{before}{n:0{len(first)}}{after}") for n in range(int(first), int(last) + 1)]
+    if missing := [path for path in paths if not path.is_file()]:
         raise DataError(f"{missing[0]} is missing ({len(missing)} of the {count} files of {pattern!r})")
     return paths
 
@@ -228,47 +222,11 @@ def _block(path: Path, offset: int) -> bytes:
         return file.read(tarfile.BLOCKSIZE)
 
 
-class Handles:
-    """Read parts of files at an offset, without a file position that forked workers would share.
-
-    Open files are not pickled; a copy opens them again when it reads.
-    """
-
-    def __init__(self) -> None:
-        # An evicted file is closed when the last thread that reads from it is done, not before.
-        self._open = lru_cache(OPEN_FILES)(_OpenFile)
-
-    def __reduce__(self):
-        return Handles, ()
-
-    def read(self, path: Path, offset: int, size: int) -> bytes:
-        """Read `size` bytes of the file from `offset`.
-
-        Raises:
-            DataError: the file cannot be read, or ends earlier.
-        """
-        try:
-            content = self._open(path).read(offset, size)
-        except OSError as error:
-            raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
-        if len(content) != size:
-            missing = f"{size - len(content)} of the {size} bytes at {offset} are missing"
-            raise DataError(f"{printable(path)} was cut off: {missing}")
-        return content
-
-
-class _OpenFile:
-    def __init__(self, path: Path) -> None:
-        self._descriptor = -1
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self, offset: int, size: int) -> bytes:
-        content = os.pread(self._descriptor, size, offset)
-        # One call reads at most 2 GB, and less where a signal came in between.
-        while len(content) < size and (more := os.pread(self._descriptor, size - len(content), offset + len(content))):
-            content += more
-        return content
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Read `size` bytes of a file from `offset`; raises `DataError` if it ends earlier."""
+    file.seek(offset)
+    content = file.read(size)
+    if len(content) != size:
+        missing = f"{size - len(content)} of the {size} bytes at {offset} are missing"
+        raise DataError(f"{printable(file.name)} was cut off: {missing}")
+    return content

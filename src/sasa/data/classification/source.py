@@ -3,18 +3,17 @@
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from sasa.data.source import ImageSource, SubsetOf
-from sasa.data.text import check_known, class_name, is_number
+from sasa.data.source import MOST_CLASSES, ImageSource
+from sasa.data.text import check_known, class_name, is_number, repeated
 from sasa.errors import DataError
 
-# A larger label is treated as damage: a list of that many class names would fill the memory.
-MOST_CLASSES = 1_000_000
 FEW_CLASSES = 10  # may have a single image each; more words than half the images are captions
 NO_LABEL = "{where} has images with the label -1: they have no label, and cannot be trained or scored"
 _WHOLE = re.compile(r"^(-?\d+)\.0$")  # pandas makes floats of integers
@@ -38,42 +37,42 @@ class UnlabelledError(DataError):
 
 
 class Found(NamedTuple):
-    """An opened data set.
-
-    Args:
-        train: training images, or all images.
-        held_out: held-out images; None if the data has no such split.
-        notes: sentences about the directories that were entered and the files that are ignored.
-        places: paths of the two splits, if they differ from the path of the data set.
-    """
+    """An opened data set; without a split for held-out images, all images are in `train`."""
 
     train: Source
     held_out: Source | None
-    notes: list[str]
-    places: tuple[str, str] = ("", "its own split")
+    notes: list[str]  # about the directories that were entered and the files that are ignored
+    places: tuple[str, str] = ("", "its own split")  # paths of the two, if they differ from that of the data set
 
 
 # The openers of a format by the name of the format; empty if `path` does not hold it.
 Look = Callable[[Path], dict[str, Callable[[], Found]]]
 
 
-class Subset(SubsetOf[Source], Source):
+class Subset(Source):
     """Some images of a source, in the given order."""
 
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        super().__init__(source, indices)
+        self.source, self.indices = source, list(indices)
+        self.classes, self.description = source.classes, source.description
         self.labels = [source.labels[index] for index in self.indices]
+        self.groups = source.groups and [source.groups[index] for index in self.indices]
+
+    def read(self, index: int, channels: int = 3) -> Image.Image:
+        """Read image `index` of the subset."""
+        return self.source.read(self.indices[index], channels)
+
+    def name(self, index: int) -> str:
+        """Name of the image in the whole source."""
+        return self.source.name(self.indices[index])
+
+    def fingerprint(self, index: int) -> bytes | None:
+        """Hash of the image in the whole source."""
+        return self.source.fingerprint(self.indices[index])
 
 
 class Pixels(Source):
-    """Small images held in memory as pixels.
-
-    Args:
-        pixels: N x H x W (gray) or N x H x W x 3 (RGB), uint8.
-        labels: N indices into `classes`.
-        classes: their names.
-        title: an image is called "{title} {index}".
-    """
+    """Small images held in memory: N x H x W (gray) or N x H x W x 3 (RGB), uint8; called "{title} {index}"."""
 
     def __init__(self, pixels: np.ndarray, labels: Sequence[int], classes: list[str], title: str) -> None:
         self._pixels, self.labels, self.classes, self._title = pixels, labels, classes, title
@@ -91,6 +90,28 @@ class Pixels(Source):
         return hashlib.blake2b(self._pixels[index].tobytes(), digest_size=16).digest()
 
 
+class Digits(Pixels):
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 gray, installed with it: no download."""
+
+    def __init__(self) -> None:
+        table = _table_of_digits()
+        # Stored as 0 to 16; in 8 bits, 16 becomes white.
+        pixels = np.minimum(table[:, :64].reshape(-1, 8, 8) * 16, 255).astype(np.uint8)
+        super().__init__(pixels, table[:, 64].astype(int).tolist(), [str(digit) for digit in range(10)], "digit")
+
+
+def _table_of_digits() -> np.ndarray:
+    """(1797, 65): 64 pixels and the label. The file is read as it is: importing scikit-learn takes a second."""
+    package = find_spec("sklearn")
+    file = Path(package.origin).parent / "datasets/data/digits.csv.gz" if package and package.origin else None
+    if file and file.is_file():
+        return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    return np.column_stack([digits.data, digits.target])
+
+
 def number_labels(
     where: object, labels: Sequence[int] | Sequence[str], classes: list[str] | None
 ) -> tuple[Sequence[int], list[str]]:
@@ -98,13 +119,15 @@ def number_labels(
 
     Args:
         where: the file or directory, for errors.
-        labels: indices already, or words: names of the classes.
-        classes: their names in the order of the labels. By default the words, sorted (whole numbers by value), or the
-            numbers up to the largest label.
+        labels: indices, or names of classes.
+        classes: in the order of the labels; by default the names, sorted (whole numbers by value), or the numbers up
+            to the largest label.
 
     Raises:
         DataError: a label outside, or -1, which stands for unknown labels in published test sets; integers and words.
     """
+    if twice := repeated(classes or ()):
+        raise DataError(f"{where} has two classes of the name {twice[0]!r}")
     words = {isinstance(label, str) for label in labels}
     if len(words) > 1:
         raise DataError(f"{where} has labels that are integers, and others that are words")

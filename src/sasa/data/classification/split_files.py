@@ -13,16 +13,9 @@ from sasa.data.text import listed, printable
 
 
 def open_split_files(path: Path, kind: str, suffix: str, make: Callable[..., Source]) -> dict[str, Callable[[], Found]]:
-    """Return an opener, under the name `kind`, of a file or of the files in a directory; {} if there are no such files.
+    """Return an opener, under the name `kind`, of a file or of the files in a directory; {} if none has the suffix.
 
-    Args:
-        path: the file or directory.
-        kind: what to call the files.
-        suffix: of their names.
-        make: makes a source of (files, classes or None).
-
-    Raises:
-        DataError: as `find_files`.
+    `make` makes a source of (files, classes or None).
     """
     if path.is_file():
         found = ([path], [], []) if path.name.lower().endswith(suffix) else ([], [], [])
@@ -62,9 +55,6 @@ def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[st
 
     They are in the directory itself (`train-00000-of-00005.parquet`, `imagenet-val-000.tar`), in train/ and val/, or
     in a directory that holds all of them, such as data/, laid out in either way.
-
-    Raises:
-        DataError: there are files for testing but none for training.
     """
     if here := files_in(root, suffix):
         return _by_name(root, here)
@@ -80,10 +70,7 @@ def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[st
 
 
 def _holds(suffix: str, depth: int, directory: Path) -> bool:
-    """Return whether there are such files in a directory, or in the subdirectories that are searched.
-
-    Class directories are not listed: they may hold a million images.
-    """
+    """Return whether there are such files in a directory, or below, but for class directories: they may be large."""
     if files_in(directory, suffix):
         return True
     inner = sub_directories(directory)

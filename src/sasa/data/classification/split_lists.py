@@ -22,8 +22,7 @@ Lists = dict[str, tuple[Path, list[str]]]  # (file, lines) by split
 def labelled_images(layout: Layout, classes: list[str]) -> tuple[Path, ImageTable] | None:
     """Find held-out images that are in no directories of classes, but in a table: val/val_annotations.txt, Test.csv.
 
-    Returns:
-        (their directory, the images); None where there are none, or their labels are other classes.
+    Returns (their directory, the images); None where there are none, or their labels are other classes.
     """
     for split in HELD_OUT:
         for directory in (d for d in layout.unused if split_of(d.name)[0] == split and has_images_below(d)):
@@ -37,7 +36,7 @@ def labelled_images(layout: Layout, classes: list[str]) -> tuple[Path, ImageTabl
 
 
 def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path]) -> Found | None:
-    """Divide images by lists of the images of each split.
+    """Divide images by lists of the images of each split; raises `DataError` if a list names images that are missing.
 
     A line is the path of an image, also without its suffix and with a label behind it. Of several lists for a split
     (DTD's train1.txt, train2.txt, ...) the first is used.
@@ -45,11 +44,7 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
     Args:
         source: all images.
         paths: of the images, below their directory.
-        places: the directory of the images, and directories above it; in one of them, or in a directory there, are the
-            lists.
-
-    Raises:
-        DataError: a list names images that are not there.
+        places: the directory of the images, and those above it; the lists are in one, or in a directory there.
     """
     for place in [p for d in places for p in (d, *(s for s in sub_directories(d) if s.name.lower() in _DIRECTORIES))]:
         lists = _of_cub(place) or _by_split(place)
@@ -63,6 +58,8 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
         train, other = ([number for number, path in enumerate(paths) if path in images] for images in named)
         files = [printable(lists[split][0]) for split in ("train", held_out)]
         notes = [f"split by {' and '.join(dict.fromkeys(files))}"]
+        if both := len({*train} & {*other}):
+            notes.append(f"the same image is in both splits: {both} images are on both lists")
         if unlisted := len(paths) - len({*train, *other}):
             notes.append(f"not used: {unlisted} images that are on neither list")
         return Found(Subset(source, train), Subset(source, other), notes, (files[0], files[1]))

@@ -20,7 +20,7 @@ LABELS = tuple(
 SPLIT_COLUMNS = ("split", "subset", "set", "dataset", "partition", "usage", "phase", "fold", "istrain", "isvalid")
 BOXES = ({"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"bbox"})
 _MISSING = ("", "nan", "null")  # labels, in lower case
-_FALSE = ("0", "0.0", "false", "no")
+_TRUE, _FALSE = ("1", "1.0", "true", "t", "yes", "y"), ("0", "0.0", "false", "f", "no", "n")
 
 
 class Row(NamedTuple):
@@ -33,28 +33,19 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns of a table that are used.
+    """The columns of a table."""
 
-    Args:
-        name: of the image.
-        label: None where there is a column of 0 and 1 for each class.
-        classes: those columns.
-        split: None where there is none.
-        boxes: columns of boxes, which are not used.
-    """
-
-    name: str
-    label: str | None
-    classes: list[str]
+    name: str  # of the image
+    label: str | None  # None where there is a column of 0 and 1 for each class
+    classes: list[str]  # those columns
     split: str | None
-    boxes: list[str]
+    boxes: list[str]  # which are not used
 
 
 def columns_of(table: Table) -> Columns | None:
     """Find the columns of names and labels; None if there are not both."""
     known = {_key(column): column for column in reversed(table.columns)}
-    name = next((known[key] for key in NAMES if key in known), None)
-    split = next((known[key] for key in SPLIT_COLUMNS if key in known), None)
+    name, split = (next((known[k] for k in keys if k in known), None) for keys in (NAMES, SPLIT_COLUMNS))
     boxes = next((keys for keys in BOXES if keys <= set(known)), set())
     others = [column for column in table.columns if column not in (name, split)]
     if name is None or not others:
@@ -72,7 +63,7 @@ def _key(column: str) -> str:
 
 
 def _one_hot(records: list[Record], columns: list[str]) -> bool:
-    values = {record[column] for _, record in records for column in columns}
+    values = {record.get(column) for _, record in records for column in columns}  # lines of JSON may lack some
     return bool(values) and values <= {"0", "1", "0.0", "1.0"}
 
 
@@ -92,9 +83,11 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     notes = []
     if columns.boxes:
         advice = "to train on boxes, write them in the format of COCO, Pascal VOC or YOLO"
-        if len({record[columns.name] for _, record in table.records}) < len(table.records):
+        if len({record.get(columns.name) for _, record in table.records}) < len(table.records):
             raise DataError(f"{where} has boxes ({listed(columns.boxes)}), several for one image: {advice}")
         notes.append(f"not used: the boxes in {where} ({listed(columns.boxes)}); {advice}")
+    if others := [column for column in table.columns if _key(column) in LABELS and column != columns.label]:
+        notes.append(f"not used: {listed(map(repr, others))} of {where} (the labels are those of {columns.label!r})")
     splits = _splits_named(table, columns.split)
     if columns.split and not splits:
         notes.append(f"not used: the column {columns.split!r} of {where} (its values are no names of splits)")
@@ -119,15 +112,13 @@ def _splits_named(table: Table, column: str | None) -> dict[str, str]:
     values = {record.get(column, "") for _, record in table.records}
     if _key(column) in ("istrain", "isvalid"):
         yes, no = ("train", "val") if _key(column) == "istrain" else ("val", "train")
-        return {value: no if value.lower() in _FALSE else yes for value in values}
+        split_of_word = dict.fromkeys(_TRUE, yes) | dict.fromkeys(_FALSE, no)
+        return {value: split_of_word[value.lower()] for value in values if value.lower() in split_of_word}
     return {value: split for value in values if (split := split_of(value)[0])}
 
 
 def _marked(where: str, line: int, record: dict[str, str], classes: list[str]) -> str:
-    values = {name: record[name] for name in classes}
-    if not _one_hot([(line, values)], classes):
-        raise DataError(f"{where} line {line} has values other than 0 and 1 in its columns of classes")
-    marked = [name for name in classes if float(values[name])]
+    marked = [name for name in classes if float(record[name])]
     if len(marked) != 1:
         which = f" ({listed(marked, 3)})" if marked else ""
         raise DataError(f"{where} line {line} marks {len(marked)} classes{which}: images with one label each are read")

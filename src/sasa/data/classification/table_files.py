@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sasa.data.images import SUFFIXES as IMAGES
-from sasa.data.text import is_number, printable, read_text
+from sasa.data.text import is_number, printable, read_text, repeated
 from sasa.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
@@ -40,13 +40,13 @@ def read_table(path: Path, most: int | None = None) -> Table:
     if path.suffix.lower() == ".jsonl":
         lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
         records = [(n, _json_values(where, n, line)) for n, line in lines[:most]]
-        return Table(path, list(records[0][1]) if records else [], records)
+        return Table(path, list(dict.fromkeys(key for _, record in records for key in record)), records)
     is_list = path.suffix.lower() == ".txt"
     rows = list(_list_rows(text) if is_list else _csv_rows(where, text))
     first = rows[0][1] if rows else []
     bare = any(cell.lower().endswith(IMAGES) for cell in first) or (is_list and len(first) == 2 and not _named(first))
     columns = _numbered(rows) if bare else first
-    if twice := [column for column in columns if columns.count(column) > 1]:
+    if twice := repeated(columns):
         raise DataError(f"{where} has two columns {twice[0]!r}")
     return Table(path, columns, list(_by_column(where, columns, rows[not bare :][:most])))
 

@@ -23,13 +23,7 @@ MOST_TEXTS = 20  # text files named for splits in a directory: more are captions
 
 
 class ImageTable(FileSource, Source):
-    """Images that a table names, with their labels; words and whole numbers are the names of classes.
-
-    Args:
-        table: the file, for errors.
-        rows: of the table.
-        directories: possible directories of the images.
-        classes: class names in the order of their labels; by default those of the table, sorted (numbers by value).
+    """Images that a table names, in one of several directories, with their labels; classes are as for `number_labels`.
 
     Raises:
         DataError: an image is missing or listed twice, or its label is missing or not in `classes`.
@@ -122,8 +116,10 @@ class _Part(NamedTuple):
 def _open(root: Path, tables: list[Path], notes: list[str]) -> Found:
     parts, more = _parts(root, tables)
     notes = notes + more
-    for split in [split for split, part in parts.items() if split != "train" and _is_unlabelled(part.rows)]:
-        notes.append(f"not used: the {split} rows of {printable(parts.pop(split).table)} (they have no labels)")
+    for split, part in list(parts.items()):
+        if split != "train" and all(row.label in ("", "-1") for row in part.rows):
+            del parts[split]
+            notes.append(f"not used: the {split} rows of {printable(part.table)} (they have no labels)")
     if not parts:
         raise DataError(f"{printable(root)} has tables without rows")
     held_out, more = choose_splits(printable(root), parts, lambda split: f"the {split} rows")
@@ -176,10 +172,6 @@ def _by_split(rows: list[Row], stated: str | None) -> dict[str, list[Row]]:
     if stated is None and "train" not in found and not any(row.split for row in rows):
         return {"train": rows} if rows else {}
     return {split: found[split] for split in SPLITS if split in found}
-
-
-def _is_unlabelled(rows: list[Row]) -> bool:
-    return all(row.label in ("", "-1") for row in rows)
 
 
 def _directories(table: Path, split: str) -> list[Path]:

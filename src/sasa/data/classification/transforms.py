@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.classification.auto_augment import Policy, check_policy
-from sasa.data.images import functional, to_tensor
+from sasa.data.images import check_normalisation, functional, to_tensor
 from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
@@ -16,28 +16,16 @@ CROPS = ("resized", "pad", "none")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Preprocessing of every image, in training and afterwards; saved with the weights.
+    """Preprocessing of every image, in training and afterwards; saved with the weights."""
 
-    Args:
-        image_size: side of the network's square input, in pixels.
-        channels: 3 (RGB) or 1 (gray).
-        mean, std: of each channel, pixels being 0 to 1.
-        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and takes the centre crop.
-    """
-
-    image_size: int
-    channels: int = 3
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_size: int  # side of the network's square input, in pixels
+    channels: int = 3  # RGB; 1 is gray
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, pixels being 0 to 1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    crop_fraction: float = 1.0
+    crop_fraction: float = 1.0  # evaluation resizes the shorter side to image_size / this, and takes the centre crop
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ArgumentError(f"channels must be 3 (RGB) or 1 (gray), got {self.channels}")
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ArgumentError(f"mean {self.mean} and std {self.std} must have {self.channels} values, one a channel")
-        if not min(self.std) > 0:
-            raise ArgumentError(f"std must be above 0, got {self.std}")
+        check_normalisation(self.channels, self.mean, self.std)
         if not 0 < self.crop_fraction <= 1:
             raise ArgumentError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
 
@@ -145,15 +133,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps from an image to a tensor.
+    """Steps from an image to a tensor."""
 
-    Args:
-        steps: applied in order; they draw from torch's global CPU generator.
-        python_and_numpy: whether they also draw from `random` and `numpy.random`.
-    """
-
-    steps: list[Any]
-    python_and_numpy: bool = False
+    steps: list[Any]  # applied in order; they draw from torch's global CPU generator
+    python_and_numpy: bool = False  # whether they also draw from `random` and `numpy.random`
 
     def __call__(self, image: Any) -> Tensor:
         """Apply the steps with the current global random numbers; the result is (channels, image_size, image_size)."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sasa.data.text import printable
 from sasa.errors import DataError
 
 # Tolerance in pixels for boxes beyond their image: tools round, and some count from 1.
@@ -22,39 +23,26 @@ PLACE = "its image of {size} pixels (x {x1:g} to {x2:g}, y {y1:g} to {y2:g})"
 
 @dataclass(frozen=True)
 class Problem:
-    """A part of the annotations that was left out or changed.
-
-    Args:
-        file: the annotation file.
-        image: path of the image below its directory; "" where the problem is not of one image.
-        id: the annotation's id in the file (in VOC and YOLO: its place there, from 1); None where there is none.
-        what: the rest of the sentence, after the place.
-    """
+    """A part of the annotations that was left out or changed."""
 
     file: str
-    image: str
-    id: str | int | None
-    what: str
+    image: str  # path below the directory of the images; "" where the problem is not of one image
+    id: str | int | None  # of the annotation; in VOC and YOLO its place in the file, from 1
+    what: str  # the rest of the sentence, after the place
 
     def __str__(self) -> str:
-        of = f" of {self.image}" if self.image else ""
-        subject = self.image if self.id is None else f"annotation {self.id}{of}"
+        image = printable(self.image)
+        subject = image if self.id is None else f"annotation {printable(self.id)}{f' of {image}' if image else ''}"
         return f"{self.file}: {subject} {self.what}" if subject else f"{self.file}: {self.what}"
 
 
 @dataclass
 class Targets:
-    """The objects of one image.
+    """The objects of one image."""
 
-    Args:
-        boxes: (N, 4), float32: left, top, right, bottom in pixels, the image being upright.
-        labels: (N,), int64: indices into the source's `classes`.
-        crowd: (N,), bool: regions that are neither trained on nor counted as background.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    crowd: Tensor
+    boxes: Tensor  # (N, 4), float32: left, top, right, bottom in pixels, the image being upright
+    labels: Tensor  # (N,), int64: indices into the source's `classes`
+    crowd: Tensor  # (N,), bool: regions that are neither trained on nor counted as background
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,8 +57,7 @@ class Targets:
 
     def to(self, device: torch.device) -> "Targets":
         """Move to the device."""
-        boxes, labels, crowd = (t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.crowd))
-        return Targets(boxes, labels, crowd)
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.labels, self.crowd)))
 
     # A tensor is sent from a worker to the training process as an open file: three for each image of a batch would
     # soon be more than a process may have. Arrays are sent as bytes.
@@ -82,13 +69,7 @@ class Targets:
 
 
 class TargetTable:
-    """The targets of many images, in four arrays.
-
-    Args:
-        images: (M,): the image of each object, 0 to `count` - 1, in any order.
-        boxes, labels, crowd: (M, 4), (M,), (M,), as in `Targets`.
-        count: images, with and without objects.
-    """
+    """The targets of `count` images: boxes (M, 4), labels (M,), crowd (M,), and the image of each object (M,)."""
 
     def __init__(
         self, images: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, count: int
@@ -106,31 +87,25 @@ class TargetTable:
         labels = torch.tensor(self._labels[rows], dtype=torch.int64)
         return Targets(boxes, labels, torch.tensor(self._crowd[rows], dtype=torch.bool))
 
-    def counts(self, classes: int, images: Sequence[int] | None = None) -> list[int]:
-        """Count the boxes of each class, without crowds, in all images or in some."""
-        chosen = ~self._crowd
-        if images is not None:
-            wanted = np.isin(np.arange(len(self)), images)
-            chosen = chosen & np.repeat(wanted, np.diff(self._firsts))
-        return np.bincount(self._labels[chosen], minlength=classes).tolist()
+    def of_images(self, images: Sequence[int]) -> "TargetTable":
+        """The targets of some images, in the given order."""
+        rows = [np.arange(*self._firsts[[image, image + 1]]) for image in images]
+        owners, chosen = np.repeat(np.arange(len(rows)), list(map(len, rows))), np.concatenate(rows)
+        return TargetTable(owners, self._boxes[chosen], self._labels[chosen], self._crowd[chosen], len(rows))
+
+    def counts(self, classes: int) -> list[int]:
+        """Count the boxes of each class, without crowds."""
+        return np.bincount(self._labels[~self._crowd], minlength=classes).tolist()
 
 
 class Annotated(NamedTuple):
-    """An object as it is in a file.
+    """An object as it is in a file."""
 
-    Args:
-        image: place of the image in the source.
-        label: class, from 0.
-        box: left, top, right, bottom in pixels; finite.
-        crowd: see `Targets`.
-        id, file: for a `Problem`.
-    """
-
-    image: int
+    image: int  # place of the image in the source
     label: int
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float]  # left, top, right, bottom in pixels; finite
     crowd: bool
-    id: int | str | None
+    id: int | str | None  # for a `Problem`
     file: str
 
 
@@ -150,8 +125,8 @@ def clean(
         objects: all boxes with four finite numbers.
         unusable: problems of the others.
         sizes: (N, 2): height and width of the images.
-        names: of the N images, for the problems.
-        title: of the set, for the error.
+        names: of the N images.
+        title: of the set.
         meaning: of the four numbers of a box in the format, a key of `_FIRST_POINT`, or the default.
 
     Raises:
@@ -190,35 +165,32 @@ def _check_meaning(title: str, boxes: np.ndarray, right_bottom: np.ndarray, mean
 
     Boxes are taken for corners if half of them reach beyond their images, and all would lie inside as corners.
     """
-    if (
-        len(boxes)
-        and boxes.max() > 0
-        and np.abs(boxes).max() <= MOST_FRACTION
-        and right_bottom.min() > 2 * MOST_FRACTION
-    ):
+    if not len(boxes):
+        return
+    if boxes.max() > 0 and np.abs(boxes).max() <= MOST_FRACTION and right_bottom.min() > 2 * MOST_FRACTION:
         raise DataError(f"{title} has boxes in fractions of the images, up to {boxes.max():g}: expected pixels")
     if "right" in meaning or len(boxes) < FEWEST_CORNERS or not np.isfinite(boxes).all():
         return
     sides = boxes[:, 2:] - boxes[:, :2]
     first = boxes[:, :2] + _FIRST_POINT[meaning] * sides  # the four numbers in the file are `first` and `sides`
     inside = (first < sides) & (sides <= right_bottom + OVERHANG)
-    beyond = (boxes[:, :2] < -OVERHANG) | (boxes[:, 2:] > right_bottom + OVERHANG)
-    if inside.all() and beyond.any(1).mean() >= 0.5:
+    beyond = ((boxes[:, :2] < -OVERHANG) | (boxes[:, 2:] > right_bottom + OVERHANG)).any(1).mean()
+    if inside.all() and beyond >= 0.5:
         raise DataError(
-            f"{title} has boxes of which {beyond.any(1).mean():.0%} reach beyond their images, and which would all lie "
+            f"{title} has boxes of which {beyond:.0%} reach beyond their images, and which would all lie "
             f"inside if they were left, top, right, bottom: expected {meaning}"
         )
 
 
 def _without_area(boxes: np.ndarray) -> np.ndarray:
-    """Return a mask of the boxes whose area is zero in the precision of training."""
+    """Mask the boxes whose area is zero in the precision of training."""
     with np.errstate(over="ignore"):
         x1, y1, x2, y2 = boxes.astype(np.float32).T
     return ~((x2 > x1) & (y2 > y1))
 
 
 def _repeated(rows: np.ndarray) -> np.ndarray:
-    """Return a mask of the rows that are equal to an earlier row."""
+    """Mask the rows that are equal to an earlier row."""
     order = np.lexsort(rows.T)  # stable: of equal rows the first comes first
     repeated = np.zeros(len(rows), bool)
     repeated[order[1:]] = (rows[order[1:]] == rows[order[:-1]]).all(1)

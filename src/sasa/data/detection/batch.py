@@ -1,7 +1,7 @@
 """Images with boxes: from a source to batches, in which images of different sizes are padded to one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -22,23 +22,14 @@ Sample = tuple[Tensor, Targets, tuple[int, int]]
 
 @dataclass
 class DetectionBatch:
-    """A batch of images with boxes.
+    """A batch of images with boxes."""
 
-    Args:
-        images: (B, channels, H, W), float32, normalised; 0 to the right of and below smaller images.
-        sizes: (height, width) of each image inside the padding.
-        targets: of each image, in pixels of `images`.
-        indices: (B,), int64: places in the source.
-        originals: (height, width) of each image before it was resized, upright.
-        skipped: places in the source of images that could not be read and are not in the batch, see `on_bad_image`.
-    """
-
-    images: Tensor
-    sizes: list[tuple[int, int]]
-    targets: list[Targets]
-    indices: Tensor
-    originals: list[tuple[int, int]]
-    skipped: list[int] = field(default_factory=list)
+    images: Tensor  # (B, channels, H, W), float32, normalised; 0 to the right of and below smaller images
+    sizes: list[tuple[int, int]]  # (height, width) of each image inside the padding
+    targets: list[Targets]  # in pixels of `images`
+    indices: Tensor  # (B,), int64: places in the source
+    originals: list[tuple[int, int]]  # (height, width) of each image before it was resized, upright
+    skipped: list[int] = field(default_factory=list)  # places of images that could not be read, and are not here
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -46,16 +37,13 @@ class DetectionBatch:
     def pin_memory(self) -> "DetectionBatch":
         """Copy to pinned memory, from which a GPU copies asynchronously."""
         targets = [targets.pin_memory() for targets in self.targets]
-        return self._with(self.images.pin_memory(), targets)
+        return replace(self, images=self.images.pin_memory(), targets=targets)
 
     def to(self, device: torch.device, channels_last: bool = False) -> "DetectionBatch":
         """Move to the device, with the images in channels_last memory format if asked for."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
         images = self.images.to(device, non_blocking=True).contiguous(memory_format=layout)
-        return self._with(images, [targets.to(device) for targets in self.targets])
-
-    def _with(self, images: Tensor, targets: list[Targets]) -> "DetectionBatch":
-        return DetectionBatch(images, self.sizes, targets, self.indices, self.originals, self.skipped)
+        return replace(self, images=images, targets=[targets.to(device) for targets in self.targets])
 
 
 def training_batches(
@@ -126,13 +114,8 @@ def pad_batch(images: Sequence[Tensor], multiple: int = PAD_MULTIPLE, channels: 
     """
     if not images:
         return torch.zeros(0, channels, multiple, multiple)
-    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-    shape = (len(images), images[0].shape[0], _rounded_up(height, multiple), _rounded_up(width, multiple))
-    batch = images[0].new_zeros(shape)
+    largest = (max(image.shape[side] for image in images) for side in (1, 2))
+    batch = images[0].new_zeros(len(images), len(images[0]), *(-(-side // multiple) * multiple for side in largest))
     for place, image in zip(batch, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = image
     return batch
-
-
-def _rounded_up(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple

@@ -16,7 +16,7 @@ from sasa.data.directories import child, files_in, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.naming import by_split, exact_split, split_of
-from sasa.data.text import check_known, class_name, listed, printable
+from sasa.data.text import check_known, class_name, listed, printable, repeated
 from sasa.errors import DataError
 
 # Words in the names of COCO files that do not hold boxes.
@@ -50,8 +50,7 @@ class CocoSource(ImageFiles):
         classes: list[str] | None = None,
         unused: Sequence[str] = (),
     ) -> None:
-        self._json, where = str(json_path), printable(json_path)
-        document = load(json_path)
+        self._json, where, document = str(json_path), printable(json_path), load(json_path)
         written, image_ids = _images(where, document["images"])
         directories = [directories] if isinstance(directories, Path) else directories
         directory, names, notes = find_images(where, directories, written)
@@ -86,8 +85,11 @@ class CocoSource(ImageFiles):
         usable = [a for a in document["annotations"] if _scorable(a, listed, categories)]
         if any("id" not in annotation for annotation in usable):
             usable = [{**annotation, "id": number} for number, annotation in enumerate(usable, 1)]
+        for annotation in usable:
+            annotation.setdefault("iscrowd", 0)
+            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         parts = {part: document[part] for part in ("images", "categories")}
-        return {"info": document.get("info", {}), **parts, "annotations": [_completed(a) for a in usable]}
+        return {"info": document.get("info", {}), **parts, "annotations": usable}
 
 
 def _images(where: str, images: list[dict[str, Any]]) -> tuple[list[str], list[Id]]:
@@ -131,7 +133,7 @@ def _categories(where: str, document: dict[str, Any]) -> tuple[dict[Id, str], li
     by_id = dict(sorted(by_id.items(), key=lambda item: _order(item[0])))
     used = {a["category_id"] for a in document["annotations"] if is_id(a.get("category_id"))}
     problems = []
-    for name in [name for name, count in Counter(by_id.values()).items() if count > 1]:
+    for name in repeated(by_id.values()):
         same = [category for category in by_id if by_id[category] == name]
         kept = [category for category in same if category in used] or same[:1]
         if len(kept) > 1:
@@ -195,18 +197,14 @@ def _scorable(annotation: dict[str, Any], listed: set[Id], categories: set[Id]) 
     return known and not isinstance(box_of(annotation), str)
 
 
-def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
-    _, _, width, height = annotation["bbox"]
-    return {"iscrowd": 0, "area": width * height, **annotation}
-
-
 def look(path: Path) -> dict[str, Openers]:
     """Return openers, by name, of the data in `path`: a JSON file, or a directory in one of the layouts."""
     if path.is_file():
         return {ONE_FILE: json_file(path)} if path.suffix.lower() == ".json" else {}
     found = {"COCO files": _files_by_split(path), "Roboflow's COCO files": _directories_by_split(path)}
-    found = {kind: openers for kind, openers in found.items() if openers}
-    return found or {kind: openers for kind, openers in {ONE_FILE: _only_file(path)}.items() if openers}
+    if not any(found.values()):
+        found = {ONE_FILE: _only_file(path)}
+    return {kind: openers for kind, openers in found.items() if openers}
 
 
 def json_file(path: Path) -> Openers:
@@ -220,13 +218,8 @@ def json_file(path: Path) -> Openers:
 
 
 def _files_by_split(root: Path) -> Openers:
-    """COCO's own layout: annotations/instances_train2017.json with train2017/, images/train2017/ or images/.
-
-    Raises:
-        DataError: several files for one split.
-    """
-    places = [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
-    paths = next((found for place in places if _by_split(found := files_in(place, ".json"))), [])
+    """COCO's own layout: annotations/instances_train2017.json with train2017/, images/train2017/ or images/."""
+    paths = next((found for place in _places(root) if _by_split(found := files_in(place, ".json"))), [])
     files = {split: single(root, f"files for the split {split!r}", p) for split, p in _by_split(paths).items()}
     others = [p for p in paths if p not in files.values() and not _is_of_another_kind(p) and _is_coco(p)]
     names = listed(map(printable, others), 5)
@@ -236,8 +229,7 @@ def _files_by_split(root: Path) -> Openers:
 
 def _by_split(paths: list[Path]) -> dict[str, list[Path]]:
     """Files by the split in their names; `dogs_train.json` counts where no plain name is of that split."""
-    plain: dict[str, list[Path]] = {}
-    loose: dict[str, list[Path]] = {}
+    plain, loose = dict[str, list[Path]](), dict[str, list[Path]]()
     for path in paths:
         split, rest = split_of(path.stem)
         if split and not _is_of_another_kind(path):
@@ -251,21 +243,23 @@ def _is_of_another_kind(path: Path) -> bool:
 
 def _directories_by_split(root: Path) -> Openers:
     """Directories of splits with a file in each, as Roboflow's export has them: train/_annotations.coco.json."""
-    directories = [directory for directory in sub_directories(root) if exact_split(directory.name)]
-    files = {directory: [path for path in files_in(directory, ".json") if _is_coco(path)] for directory in directories}
-    found = by_split(directory for directory in directories if len(files[directory]) == 1)
-    return {split: partial(CocoSource, files[d][0], [d, *_inside(d)]) for split, d in found.items()}
+    files: dict[Path, list[Path]] = {}
+    for directory in (d for d in sub_directories(root) if exact_split(d.name)):
+        if paths := [p for p in files_in(directory, ".json") if not _is_of_another_kind(p) and _is_coco(p)]:
+            files[directory] = paths
+    found = {split: (d, single(d, "COCO files", files[d])) for split, d in by_split(files).items()}
+    return {split: partial(CocoSource, path, [d, *_inside(d)]) for split, (d, path) in found.items()}
 
 
 def _only_file(root: Path) -> Openers:
-    """The only COCO file in a directory or its annotations/, as Label Studio (result.json) and CVAT export it.
-
-    Raises:
-        DataError: there are several.
-    """
-    places = [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
-    files = [path for place in places for path in files_in(place, ".json") if _is_coco(path)]
+    """The only COCO file in a directory or its annotations/, as Label Studio (result.json) and CVAT export it."""
+    files = [path for place in _places(root) for path in files_in(place, ".json") if _is_coco(path)]
     return json_file(single(root, "COCO files", files)) if files else {}
+
+
+def _places(root: Path) -> list[Path]:
+    """Directories that may hold COCO files, the likely one first."""
+    return [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
 
 
 def _is_coco(path: Path) -> bool:

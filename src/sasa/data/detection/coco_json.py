@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sasa.data.text import printable
+from sasa.data.text import printable, read_bytes
 from sasa.errors import DataError
 
 PARTS = ("images", "annotations", "categories")
@@ -20,16 +20,15 @@ def load(path: Path) -> dict[str, Any]:
     An image that is listed under several ids is kept once, with the boxes of all; "joined" has the names of these.
 
     Ids are as the file has them, but numbers that pandas made floats (1.0) are integers, and annotations name images
-    and categories by the ids in the lists of those, also where the file has "7" for 7, or a name for the id.
+    and categories by the ids in the lists of those, also where the file has "7" for 7, or a name for the id. `iscrowd`
+    is a number, also where the file has "0".
 
     Raises:
         DataError: it cannot be read, is damaged, or holds no boxes in COCO's format.
     """
     where = printable(path)
     try:
-        document = json.loads(path.read_bytes(), object_hook=_without_outline)
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {error.strerror}") from error
+        document = json.loads(read_bytes(path), object_hook=_without_outline)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where} is damaged: no JSON at line {error.lineno}, column {error.colno}: {error.msg}"
@@ -39,7 +38,7 @@ def load(path: Path) -> dict[str, Any]:
     _check_kind(where, document)
     _check_parts(where, document)
     _check_boxes(where, document["annotations"])
-    _unify_ids(document)
+    _unify(document)
     _join_repeated(document)
     return document
 
@@ -56,18 +55,23 @@ def _without_outline(values: dict[str, Any]) -> dict[str, Any]:
 
 def _join_repeated(document: dict[str, Any]) -> None:
     """Keep one entry of images that are listed several times, with different ids and equal sizes (LIVECell)."""
+    counts = Counter(image["id"] for image in document["images"] if is_id(image.get("id")))
     kept: dict[Any, dict[str, Any]] = {}
-    joined: dict[Any, Any] = {}
+    joined: dict[Id, Id] = {}
+    images, names = [], []
     for image in document["images"]:
         key = tuple(map(repr, (image.get(name) for name in ("file_name", "height", "width"))))
         first = kept.setdefault(key if image.get("file_name") else id(image), image)
-        if first is not image and is_id(image.get("id")) and is_id(first.get("id")) and image["id"] != first["id"]:
+        # An id of several images is an error, which is found later.
+        if first is not image and is_id(image.get("id")) and is_id(first.get("id")) and counts[image["id"]] == 1:
             joined[image["id"]] = first["id"]
-    document["joined"] = [image["file_name"] for image in document["images"] if image.get("id") in joined]
-    if joined:
-        document["images"] = [image for image in document["images"] if image.get("id") not in joined]
-        for annotation in document["annotations"]:
-            annotation["image_id"] = joined.get(annotation.get("image_id"), annotation.get("image_id"))
+            names.append(image["file_name"])
+        else:
+            images.append(image)
+    document |= {"images": images, "joined": names}
+    for annotation in document["annotations"] if joined else ():
+        if is_id(image_id := annotation.get("image_id")):
+            annotation["image_id"] = joined.get(image_id, image_id)
 
 
 def _check_kind(where: str, document: Any) -> None:
@@ -105,10 +109,14 @@ def _check_boxes(where: str, annotations: list[dict[str, Any]]) -> None:
     )
 
 
-def _unify_ids(document: dict[str, Any]) -> None:
+def _unify(document: dict[str, Any]) -> None:
+    """Make ids, names and crowds of one type each, as `load` describes."""
     for entry in (entry for part in PARTS for entry in document[part]):
         if "id" in entry:
             entry["id"] = _whole(entry["id"])
+    for annotation in document["annotations"]:
+        if isinstance(crowd := annotation.get("iscrowd"), str):  # "0" would count as true
+            annotation["iscrowd"] = int(crowd.strip().lower() not in ("", "0", "0.0", "false"))
     for image in document["images"]:
         if "file_name" not in image and isinstance(image.get("coco_url"), str):  # LVIS
             image["file_name"] = image["coco_url"].rpartition("/")[2]
@@ -171,7 +179,9 @@ def box_of(annotation: dict[str, Any]) -> tuple[float, float, float, float] | st
         return "has no bbox and is left out"
     bbox = annotation["bbox"]
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_finite(value) for value in bbox):
-        return f"has a bbox that is not four finite numbers ({_short(bbox)}) and is left out"
+        text = json.dumps(bbox)
+        text = text if len(text) <= 60 else text[:57] + "..."
+        return f"has a bbox that is not four finite numbers ({text}) and is left out"
     x, y, width, height = map(float, bbox)
     return x, y, x + width, y + height
 
@@ -181,11 +191,6 @@ def _is_finite(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
         return False
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def is_id(value: Any) -> TypeGuard[Id]:

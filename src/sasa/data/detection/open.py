@@ -1,21 +1,19 @@
 """Open any data set of images with boxes; its format is recognised by its contents."""
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from sasa.data.detection import coco, voc, yolo
 from sasa.data.detection.coco_json import load
-from sasa.data.detection.source import DetectionSource, DetectionSubset, ImageFiles, Look, Openers
-from sasa.data.directories import files_in, look_through, sub_directories
+from sasa.data.detection.source import DetectionSubset, ImageFiles, Look, Openers
+from sasa.data.directories import files_in, has_images, look_through, sub_directories
 from sasa.data.findings import check_fraction, describe_duplicates, describe_split, describe_unlisted
-from sasa.data.formats import check_single, recognise, system_errors
-from sasa.data.images import is_image
+from sasa.data.formats import check_single, recognise, tool_of
 from sasa.data.naming import SPLITS
-from sasa.data.other_formats import tool_of
-from sasa.data.text import printable
+from sasa.data.text import printable, system_errors
 from sasa.errors import ArgumentError, DataError
+from sasa.files import expand_user
 
 # The formats. A format is a module with a function `look`, and a line here.
 FORMATS: tuple[Look, ...] = (coco.look, voc.look, yolo.look)
@@ -25,10 +23,8 @@ LOOKED_FOR = (
 )
 
 
-def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:
-    """Open the training images and the held-out images of a data set.
-
-    Their `description` says what was found.
+def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[ImageFiles, ImageFiles]:
+    """Open the training images and the held-out images of a data set; their `description` says what was found.
 
     Args:
         data: a directory in the layout of COCO, of Pascal VOC or of YOLO, or of their exports by annotation tools; or
@@ -41,43 +37,34 @@ def open_detection_splits(data: str, held_out: float, seed: int) -> tuple[Detect
     """
     openers, notes = _openers(data)
     train, place = _open(data, openers, "train", None), "the validation split"
-    whole: list[DetectionSource] = [train]
-    if "val" in openers:
-        other = _open(data, openers, "val", train.classes)
-        whole.append(other)
-    else:
+    other = _open(data, openers, "val", train.classes) if "val" in openers else None
+    notes += [note for note in train.description if note not in notes]
+    notes += describe_unlisted(train, other)
+    if other is None:
         train, other = _draw(data, train, held_out, seed)
         place = f"{held_out:g} of the images, drawn with seed {seed}"
-    notes += [note for note in train.description if note not in notes]
-    notes += describe_unlisted(*(source for source in whole if isinstance(source, ImageFiles)))
     described = describe_split("held-out", place, other, other.counts(), ("box", "boxes"))
     described += [note for note in other.description if note not in notes]
-    train.description = [*notes, *describe_split("training", data, train, train.counts(), ("box", "boxes"))]
+    train.description = [*notes, *describe_split("training", printable(data), train, train.counts(), ("box", "boxes"))]
     other.description = [*described, *describe_duplicates(train, other)]
     return train, other
 
 
 def is_detection_data(data: str) -> bool:
-    """Return whether a path holds boxes in one of the formats.
-
-    Raises:
-        DataError: files of boxes in it are damaged or contradict each other.
-    """
-    root = Path(data).expanduser()
-    if not root.exists():
-        return False
+    """Return whether a path holds boxes in one of the formats; raises `DataError` if files of boxes are damaged."""
+    root = expand_user(data)
     with system_errors(data):
-        return bool(recognise(root, FORMATS)) or (root.is_dir() and bool(recognise(_inside(root)[0], FORMATS)))
+        return root.exists() and bool(_recognise(root)[0])
 
 
 def open_detection_split(
     data: str, split: str, held_out: float = 0.2, seed: int = 0, classes: list[str] | None = None
-) -> DetectionSource:
+) -> ImageFiles:
     """Open one split; "train" and "val" are what `open_detection_splits` gives.
 
     Args:
-        data, held_out, seed: as there. Of a single COCO file "test" is the whole.
-        split: "train", "val" or "test".
+        data, held_out, seed: as there.
+        split: "train", "val" or "test", which is the whole of a single COCO file.
         classes: class names in the order of the labels of the network to be scored; by default those of the split.
 
     Raises:
@@ -95,15 +82,13 @@ def open_detection_split(
 
 def _openers(data: str) -> tuple[Openers, list[str]]:
     """(openers of the splits, sentences about the layout)."""
-    root = Path(data).expanduser()
+    root = expand_user(data)
     if not root.exists():
         raise DataError(f"{printable(root)} does not exist")
     with system_errors(data):
-        found = recognise(root, FORMATS)
-        if not found and root.is_file():
+        found, notes = _recognise(root)
+        if not found and not root.is_dir():
             raise DataError(f"{printable(root)} is not a directory, a COCO file in JSON or a data.yaml")
-        inner, notes = _inside(root) if not found else (root, [])
-        found = found or recognise(inner, FORMATS)
         if not found:
             raise DataError(
                 f"{printable(root)} is not COCO JSON, Pascal VOC XML or YOLO's text: it holds {_contents(root)}; "
@@ -116,9 +101,13 @@ def _openers(data: str) -> tuple[Openers, list[str]]:
     return openers, notes
 
 
-def _inside(root: Path) -> tuple[Path, list[str]]:
-    """Return the directory that `root` only wraps (or `root`), and sentences about it."""
-    return look_through(root, lambda path: bool(recognise(path, FORMATS)))
+def _recognise(root: Path) -> tuple[dict[str, Openers], list[str]]:
+    """(openers by format of a path, or of the directory that it only wraps; sentences about that)."""
+    found = recognise(root, FORMATS)
+    if found or not root.is_dir():
+        return found, []
+    inner, notes = look_through(root, lambda path: bool(recognise(path, FORMATS)))
+    return recognise(inner, FORMATS), notes
 
 
 def _contents(root: Path) -> str:
@@ -127,7 +116,7 @@ def _contents(root: Path) -> str:
     for suffix, what in ((".csv", "a CSV file"), (".json", "a JSON file"), (".xml", "an XML file")):
         if path := next((p for directory in directories for p in files_in(directory, suffix)), None):
             return f"{what} ({printable(path.relative_to(root))})" + (_kind(path) if suffix != ".csv" else "")
-    if any(is_image(path) for directory in directories for path in islice(directory.iterdir(), 100)):
+    if any(map(has_images, directories)):
         return "images without boxes"
     return "nothing that looks like boxes" if any(root.iterdir()) else "nothing, it is empty"
 
@@ -144,14 +133,14 @@ def _kind(path: Path) -> str:
     return ""
 
 
-def _open(data: str, openers: Openers, split: str, classes: list[str] | None) -> DetectionSource:
+def _open(data: str, openers: Openers, split: str, classes: list[str] | None) -> ImageFiles:
     if split not in openers:
         raise DataError(f"{data} has no split {split!r}, only {' and '.join(map(repr, openers))}")
     with system_errors(data):
         return openers[split](classes)
 
 
-def _draw(data: str, source: DetectionSource, held_out: float, seed: int) -> tuple[DetectionSource, DetectionSource]:
+def _draw(data: str, source: ImageFiles, held_out: float, seed: int) -> tuple[ImageFiles, ImageFiles]:
     """Return (the rest, a fraction of the images); the same for the same seed."""
     check_fraction(held_out)
     count = max(1, round(len(source) * held_out))

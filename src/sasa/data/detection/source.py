@@ -1,7 +1,6 @@
 """Images with boxes: the interface, and the base class of sources whose images are files."""
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sasa.data.detection.annotations import Problem, Targets, TargetTable
-from sasa.data.source import FileSource, ImageSource, SubsetOf
-from sasa.data.text import NameTable, printable
+from sasa.data.source import FileSource, ImageSource
+from sasa.data.text import NameTable, opened, printable
 from sasa.errors import DataError
 
 # EXIF's orientation tag, and its values that turn the image by 90 degrees.
@@ -19,23 +18,10 @@ ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
 
 class DetectionSource(ImageSource):
-    """Images with boxes.
+    """Images with boxes."""
 
-    Attributes:
-        category_ids: the id that the annotation file gives to each of `classes`.
-        problems: annotations that were left out or changed.
-    """
-
-    category_ids: Sequence[int | str]
-    problems: list[Problem]
-
-    def counts(self, indices: Sequence[int] | None = None) -> list[int]:
-        """The number of boxes of each class, crowds left out, in all images or in those at `indices`."""
-        found = Counter[int]()
-        for index in range(len(self)) if indices is None else indices:
-            targets = self.targets(index)
-            found.update(targets.labels[~targets.crowd].tolist())
-        return [found[label] for label in range(len(self.classes))]
+    category_ids: Sequence[int | str]  # the id that the annotation file gives to each of `classes`
+    problems: list[Problem]  # annotations that were left out or changed
 
     @abstractmethod
     def file_name(self, index: int) -> str:
@@ -58,56 +44,11 @@ class DetectionSource(ImageSource):
         """The ground truth that predictions are scored against, in COCO's format: images, annotations, categories."""
 
 
-class DetectionSubset(SubsetOf[DetectionSource], DetectionSource):
-    """Some images of a source, in the given order."""
-
-    def __init__(self, source: DetectionSource, indices: Sequence[int]) -> None:
-        super().__init__(source, indices)
-        self.category_ids = source.category_ids
-        names = {source.file_name(index) for index in self.indices}
-        self.problems = [problem for problem in source.problems if not problem.image or problem.image in names]
-
-    def file_name(self, index: int) -> str:
-        """Its name in the annotations."""
-        return self.source.file_name(self.indices[index])
-
-    def image_id(self, index: int) -> int | str:
-        """Its number in the whole source."""
-        return self.source.image_id(self.indices[index])
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Its (height, width)."""
-        return self.source.size(self.indices[index])
-
-    def targets(self, index: int) -> Targets:
-        """Its boxes."""
-        return self.source.targets(self.indices[index])
-
-    def counts(self, indices: Sequence[int] | None = None) -> list[int]:
-        """The number of boxes of each class, crowds left out."""
-        own = self.indices if indices is None else [self.indices[index] for index in indices]
-        return self.source.counts(own)
-
-    def coco(self) -> dict[str, Any]:
-        """The part of the ground truth that is of these images."""
-        whole = self.source.coco()
-        own = {self.source.image_id(index) for index in self.indices}
-        images = [image for image in whole["images"] if image["id"] in own]
-        annotations = [annotation for annotation in whole["annotations"] if annotation["image_id"] in own]
-        return {**whole, "images": images, "annotations": annotations}
-
-
 class ImageFiles(FileSource, DetectionSource):
-    """Images in a directory, whose boxes are known.
+    """N images in a directory, whose boxes are known.
 
-    Args:
-        directory: of the images.
-        names: paths of the N images below it.
-        image_ids: of the N images.
-        sizes: (N, 2): height and width.
-        table: their boxes.
-        categories: id of each class by its name, in the order of the labels.
-        problems: see `DetectionSource`.
+    `names` are paths below the directory, `sizes` (N, 2) are heights and widths, and `categories` are the ids of the
+    classes by their names, in the order of the labels.
     """
 
     def __init__(
@@ -140,15 +81,15 @@ class ImageFiles(FileSource, DetectionSource):
         return image
 
     def file_name(self, index: int) -> str:
-        """The path below the directory of the images."""
+        """Path of image `index` below the directory."""
         return printable(self._names[index])
 
     def image_id(self, index: int) -> int | str:
-        """Return the image's id in the annotations."""
+        """Id of image `index` in the annotations."""
         return self._image_ids[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return (height, width) from the annotations, or from the file's header if they do not state it."""
+        """(height, width) from the annotations, or from the file's header if they do not state it."""
         height, width = self._sizes[index].tolist()
         return height, width
 
@@ -156,9 +97,9 @@ class ImageFiles(FileSource, DetectionSource):
         """The boxes that can be trained on, and the crowds."""
         return self._table[index]
 
-    def counts(self, indices: Sequence[int] | None = None) -> list[int]:
+    def counts(self) -> list[int]:
         """The number of boxes of each class, crowds left out."""
-        return self._table.counts(len(self.classes), indices)
+        return self._table.counts(len(self.classes))
 
     def coco(self) -> dict[str, Any]:
         """The boxes that can be trained on and the crowds, in COCO's format; boxes are numbered from 1."""
@@ -178,22 +119,37 @@ class ImageFiles(FileSource, DetectionSource):
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
+class DetectionSubset(ImageFiles):
+    """Some images of a source, in the given order."""
+
+    def __init__(self, source: ImageFiles, indices: Sequence[int]) -> None:
+        self.source, self.description = source, source.description
+        names, ids = [source._names[index] for index in indices], [source.image_id(index) for index in indices]
+        problems = [problem for problem in source.problems if not problem.image or problem.image in names]
+        categories = dict(zip(source.classes, source.category_ids, strict=True))
+        table = source._table.of_images(indices)
+        super().__init__(Path(source._directory), names, ids, source._sizes[indices], table, categories, problems)
+
+    def coco(self) -> dict[str, Any]:
+        """The part of the whole source's ground truth that is of these images."""
+        whole, own = self.source.coco(), set(self._image_ids)
+        images = [image for image in whole["images"] if image["id"] in own]
+        annotations = [annotation for annotation in whole["annotations"] if annotation["image_id"] in own]
+        return {**whole, "images": images, "annotations": annotations}
+
+
 # An opener takes the classes in the order of their labels, or None.
-Openers = dict[str, Callable[[list[str] | None], DetectionSource]]
+Openers = dict[str, Callable[[list[str] | None], ImageFiles]]
 # The openers of a format's splits by the name of the format; empty if `path` does not hold it.
 Look = Callable[[Path], dict[str, Openers]]
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Read (height, width) of the upright image from its header.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Read (height, width) of the upright image from its header; raises `DataError` if it cannot be read."""
     try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(ORIENTATION) in QUARTER_TURNS
+        with opened(path) as file, Image.open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION) in QUARTER_TURNS
     except Exception as error:  # decoders raise all kinds of errors for damaged files
         raise DataError(f"{printable(path)} is not an image that can be read") from error
     return (width, height) if turned else (height, width)

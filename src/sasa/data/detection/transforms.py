@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from sasa.data.detection.annotations import Targets
-from sasa.data.images import functional, to_tensor
+from sasa.data.images import check_normalisation, functional, to_tensor
 from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
@@ -22,29 +22,19 @@ SMALLEST_SIDE = 1.0
 class DetectionPreprocessing:
     """Preprocessing of every image, in training and afterwards; saved with the weights.
 
-    Args:
-        image_size: longer side of the network's input, in pixels.
-        mean, std: of each channel, pixels being 0 to 1.
-        channels: 3 (RGB) or 1 (gray).
-
     Raises:
         ArgumentError: a value outside its range, or not one mean and std for each channel.
     """
 
-    image_size: int = 640
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_size: int = 640  # longer side of the network's input, in pixels
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, pixels being 0 to 1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    channels: int = 3
+    channels: int = 3  # RGB; 1 is gray
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ArgumentError(f"image_size must be 1 or more pixels, got {self.image_size}")
-        if self.channels not in (1, 3):
-            raise ArgumentError(f"channels must be 3 (RGB) or 1 (gray), got {self.channels}")
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ArgumentError(f"mean {self.mean} and std {self.std} must have {self.channels} values, one a channel")
-        if min(self.std) <= 0:
-            raise ArgumentError(f"std must be above 0, got {self.std}")
+        check_normalisation(self.channels, self.mean, self.std)
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of an image when resized to just fit into image_size x image_size."""
@@ -127,7 +117,8 @@ class DetectionAugmentation:
         for step in self._steps():
             image, drawn = step(image, drawn)
         boxes = drawn.as_subclass(Tensor)
-        keep = _large_enough(boxes) & (targets.crowd | (_areas(boxes) >= SMALLEST_PART * whole))
+        large = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= SMALLEST_SIDE
+        keep = large & (targets.crowd | (_areas(boxes) >= SMALLEST_PART * whole))
         return image, Targets(boxes, targets.labels, targets.crowd)[keep]
 
     def _steps(self) -> list[Any]:
@@ -163,7 +154,3 @@ def _boxes_in(image: Image.Image, boxes: Tensor) -> Any:
 
 def _areas(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _large_enough(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).amin(1) >= SMALLEST_SIDE

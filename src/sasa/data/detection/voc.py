@@ -4,12 +4,11 @@ import re
 
 # Malicious entities need a DOCTYPE, which is refused; nothing is fetched from elsewhere.
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePath
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from sasa.data.directories import child, files_in, has_images, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import by_split, exact_split
-from sasa.data.text import check_known, class_name, finite, printable, read_lines
+from sasa.data.text import check_known, class_name, finite, printable, read_bytes, read_lines, repeated
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -29,8 +28,7 @@ _IMAGES = ("JPEGImages", "images", "image", "imgs", "img", "data")
 Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """An annotated object: its class, its box (left, top, right, bottom in pixels from 0) or the problem with it."""
 
     name: str
@@ -38,8 +36,7 @@ class Drawn:
     difficult: bool
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """An annotation file: (height, width), or None if missing, and the objects."""
 
     size: tuple[int, int] | None
@@ -48,17 +45,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Places:
-    """The directories of a data set.
-
-    Args:
-        annotations: of the XML files.
-        images: of the images; may be the same.
-        lists: paths of the lists by the name of the split; several where there is one for each class.
-    """
+    """The directories of a data set; XML files and images may be in the same one."""
 
     annotations: Path
     images: Path
-    lists: dict[str, list[Path]]
+    lists: dict[str, list[Path]]  # by the name of the split; several where there is one for each class
 
     @classmethod
     def find(cls, root: Path) -> "Places | None":
@@ -78,22 +69,15 @@ class Places:
         """The XML file of an image."""
         return self.annotations / f"{identity}.xml"
 
-    def title(self, split: str) -> str:
-        """Name of the list of a split in messages."""
-        return printable(self.lists[split][0]) if split in self.lists else f"the list of {split} images"
-
     def ids(self, split: str) -> list[str]:
-        """Read the ids of the images of a split.
+        """Read the ids of the images of a split; raises `DataError` if a list cannot be read, or names an image twice.
 
         A line may have a file name instead of an id, and a second column, as the lists of a class have it.
-
-        Raises:
-            DataError: a list cannot be read, or an image is on it twice.
         """
         found: list[str] = []
         for path in self.lists[split]:
             ids = [self._identity(line) for line in read_lines(path)]
-            if twice := [identity for identity, count in Counter(ids).items() if count > 1]:
+            if twice := repeated(ids):
                 raise DataError(f"{printable(path)} lists {twice[0]!r} twice")
             found += ids
         return list(dict.fromkeys(found))
@@ -118,18 +102,17 @@ class VocSource(ImageFiles):
     """Images in Pascal VOC's layout: Annotations/, JPEGImages/, ImageSets/Main/; see `Places` for its variants.
 
     VOC counts pixels from 1, and the last one is part of the box: its box 1, 1, 4, 3 is 0, 0, 4, 3 here, 4 pixels
-    wide and 3 high. Objects marked as difficult are crowds here, neither trained on nor scored (`iscrowd` in
-    `coco()`).
+    wide and 3 high. Objects marked as difficult are crowds here, neither trained on nor scored.
 
     Args:
-        directory: the directory that holds the three, or the `Places` of each.
+        directory: that holds the three, or the `Places` of each.
         split: a list in ImageSets/Main ("train", "val", "trainval", "test"), or the ids of the images.
-        classes: class names in the order of their labels; by default those of the training images (those of the images
-            themselves for any other list than "val" and "test"), sorted by name.
+        classes: in the order of their labels; by default those of the training images if the split is "val" or
+            "test", else its own; sorted.
 
     Raises:
-        DataError: a list, an XML file or an image is missing or damaged, a class is not in the classes, or there is
-            no box that can be used.
+        DataError: a list, an XML file or an image is missing or damaged, a class is not in `classes`, or there is no
+            box that can be used.
     """
 
     def __init__(self, directory: Path | Places, split: str | Sequence[str], classes: list[str] | None = None) -> None:
@@ -137,17 +120,21 @@ class VocSource(ImageFiles):
         directory = places.annotations if places and isinstance(directory, Places) else directory
         if places is None:
             raise DataError(f"{printable(directory)} holds no XML files in {_ANNOTATIONS[0]}/")
-        if isinstance(split, str) and split not in places.lists:
-            raise DataError(f"{printable(directory)} has no list {split}.txt of images in ImageSets/Main/")
-        ids = places.ids(split) if isinstance(split, str) else list(split)
-        title = places.title(split) if isinstance(split, str) else printable(directory)
+        ids, title = list(split), printable(directory)
+        if isinstance(split, str):
+            if split not in places.lists:
+                raise DataError(f"{title} has no list {split}.txt of images in ImageSets/Main/")
+            ids, title = places.ids(split), printable(places.lists[split][0])
         if not ids:
             raise DataError(f"{title} lists no images")
-        names = _image_names(places, title, ids)
+        found = [places.index.find(identity) for identity in ids]
+        check_found(title, places.images, ids, [i for i, path in zip(ids, found, strict=True) if path is None])
+        names = [path or "" for path in found]
         records = [read_record(places.xml(identity)) for identity in ids]
         if classes is None:
             train = training_list(places) if split in ("val", "test") else None
-            classes = _classes(map(read_record, map(places.xml, places.ids(train))) if train else records)
+            training = map(read_record, map(places.xml, places.ids(train))) if train else records
+            classes = sorted({drawn.name for record in training for drawn in record.objects if drawn.name})
         objects, problems = _objects(places, ids, names, records, classes)
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
@@ -160,9 +147,6 @@ def look(root: Path) -> dict[str, Openers]:
 
     The layout is in the directory itself, in its only VOC2007/, VOC2012/ ... (below VOCdevkit/), or in train/,
     valid/ and test/, as Roboflow exports it.
-
-    Raises:
-        DataError: several years.
     """
     if not root.is_dir():
         return {}
@@ -227,16 +211,6 @@ def _list_name(stem: str) -> str | None:
     return stem if stem == "trainval" else exact_split(stem)
 
 
-def _image_names(places: Places, title: str, ids: list[str]) -> list[str]:
-    found = {identity: places.index.find(identity) for identity in ids}
-    check_found(title, places.images, ids, [identity for identity, path in found.items() if path is None])
-    return [found[identity] or "" for identity in ids]
-
-
-def _classes(records: Iterable[Record]) -> list[str]:
-    return sorted({drawn.name for record in records for drawn in record.objects if drawn.name})
-
-
 def _objects(
     places: Places, ids: list[str], names: list[str], records: list[Record], classes: list[str]
 ) -> tuple[list[Annotated], list[Problem]]:
@@ -263,16 +237,10 @@ class _NoDoctype(ET.TreeBuilder):
 
 
 def read_record(path: Path) -> Record:
-    """Read an XML file.
-
-    Raises:
-        DataError: it cannot be read, is not XML or not an annotation, or has a DOCTYPE.
-    """
-    where = printable(path)
+    """Read an XML file; raises `DataError` if it is not an annotation, or has a DOCTYPE."""
+    where, content = printable(path), read_bytes(path)
     try:
-        root = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - see the import
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {error.strerror}") from error
+        root = ET.fromstring(content, ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - see the import
     except ET.ParseError as error:
         raise DataError(f"{where} is damaged: not XML ({error})") from error
     except (ValueError, LookupError) as error:  # an unknown encoding, or not the one that the file states

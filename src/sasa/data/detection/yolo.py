@@ -2,11 +2,12 @@
 
 import os
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.naming import SPLITS, by_split, exact_split
-from sasa.data.text import check_known, class_name, finite, listed, printable, read_lines, read_text
+from sasa.data.source import MOST_CLASSES
+from sasa.data.text import check_known, class_names, finite, is_special, listed, printable, read_lines, read_text
 from sasa.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
@@ -30,19 +32,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Settings:
-    """The contents of data.yaml, or of the files used in its place.
+    """The contents of data.yaml, or of the files used in its place."""
 
-    Args:
-        names: of the classes; None if only their numbers are known.
-        places: directories of images, or text files that list images, by split.
-        keypoints: whether a box is followed by key points.
-        root: directory that paths in lists are relative to.
-    """
-
-    names: list[str] | None
-    places: dict[str, list[Path]]
-    root: Path
-    keypoints: bool = False
+    names: list[str] | None  # of the classes; None if only their numbers are known
+    places: dict[str, list[Path]]  # directories of images, or text files that list images, by split
+    root: Path  # directory that paths in lists are relative to
+    keypoints: bool = False  # whether a box is followed by key points
 
 
 class YoloSource(ImageFiles):
@@ -77,7 +72,10 @@ class YoloSource(ImageFiles):
         if not settings.keypoints and _have_keypoints(rows):
             rows = [read_rows(label, keypoints=True) if label else [] for label in labels]
             notes.append(f"not used: what follows the four numbers of each box in {title}, taken for key points")
-        known = settings.names or _numbers(rows)
+        last = max((row.label for file in rows for row in file), default=0)
+        if not settings.names and last >= MOST_CLASSES:
+            raise DataError(f"{title} has boxes of the class {last}; expected numbers from 0 to {MOST_CLASSES - 1}")
+        known = settings.names or [str(number) for number in range(1 + last)]
         _check_first_class(title, rows, len(known))
         check_known(title, known, classes or known)
         classes = classes or known
@@ -92,31 +90,18 @@ class YoloSource(ImageFiles):
         super().__init__(directory, images, range(1, len(paths) + 1), sizes, table, categories, problems)
 
 
-@dataclass
-class Row:
-    """A line of a file.
+class Row(NamedTuple):
+    """A line of a file."""
 
-    Args:
-        number: of the line.
-        label: the class; -1 if it is none.
-        box: centre and size in fractions, or the problem with them.
-        values: how many there are after the class.
-        around: whether there are more than a box, which lie in the box that the first four make: key points.
-    """
-
-    number: int
-    label: int
-    box: Box | str
-    values: int
-    around: bool
+    number: int  # of the line
+    label: int  # the class; -1 if it is none
+    box: Box | str  # centre and size in fractions, or the problem with them
+    values: int  # how many there are after the class
+    around: bool  # whether there are more than a box, which lie in the box that the first four make: key points
 
 
 def look(path: Path) -> dict[str, Openers]:
-    """Return openers, by name, of the data in `path`: data.yaml, its directory, or images/ with labels/.
-
-    Raises:
-        DataError: data.yaml is damaged, or names directories that are not there.
-    """
+    """Return openers, by name, of the data in `path`: data.yaml, its directory, or images/ with labels/."""
     settings = None
     if path.is_file():
         settings = read_settings(path) if path.suffix.lower() in (".yaml", ".yml") else None
@@ -135,11 +120,7 @@ def _is_settings(path: Path) -> bool:
 
 
 def read_settings(path: Path) -> Settings:
-    """Read data.yaml.
-
-    Raises:
-        DataError: it is damaged, or names directories that are not there.
-    """
+    """Read data.yaml; raises `DataError` if it is damaged, or names directories that are not there."""
     import yaml
 
     where = printable(path)
@@ -155,7 +136,9 @@ def read_settings(path: Path) -> Settings:
         split = exact_split(key) if isinstance(key, str) else None
         if split and given not in ("", "null", "~") and split not in places:
             entries = given if isinstance(given, list) else [given]
-            found = [_place(path, values.get("path"), str(entry)) for entry in entries]
+            if not all(isinstance(entry, str) for entry in entries):
+                raise DataError(f"{where} must name directories or lists as {key!r}; it has {reprlib.repr(given)}")
+            found = [_place(path, values.get("path"), entry) for entry in entries]
             if None not in found:
                 places[split] = [place for place in found if place]
             elif split != "test":  # a test split is often named and not delivered
@@ -173,18 +156,10 @@ def _names(where: str, values: dict[str, Any]) -> list[str] | None:
             raise DataError(f"{where} must name the classes 0 to {len(names) - 1}; it names {listed(names)}")
         names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where} must have a list of classes as 'names'; it has {names!r}")
+        raise DataError(f"{where} must have a list of classes as 'names'; it has {reprlib.repr(names)}")
     if count not in (None, len(names)):
         raise DataError(f"{where} names {len(names)} classes, and its nc is {count}")
-    return _checked_names(where, names)
-
-
-def _checked_names(where: str, names: list[str]) -> list[str]:
-    names = [class_name(name) for name in names]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where} names the class {twice!r} twice")
-    return names
+    return class_names(where, names)
 
 
 def _place(yaml_path: Path, base: Any, entry: str) -> Path | None:
@@ -193,7 +168,7 @@ def _place(yaml_path: Path, base: Any, entry: str) -> Path | None:
     Tools write paths of the machine on which the set was made, or `../train/images` for a directory beside data.yaml.
     """
     home = yaml_path.parent
-    bases = [home / str(base), home] if base else [home]
+    bases = [home / base, home] if isinstance(base, str) and base else [home]
     parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     shorter = ["/".join(parts[first:]) for first in range(len(parts))]
     tries = [place / name for name in (entry, *shorter) for place in bases]
@@ -206,9 +181,7 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
     They are in images/ beside labels/, beside their text files, or in lists beside obj.names, as Darknet has them.
     """
     images, labels = child(root, "images"), child(root, "labels")
-    texts = files_in(root, ".txt") if (root / "obj.names").is_file() else []
-    lists = {exact_split(path.stem): [path] for path in texts}
-    if lists:
+    if (root / "obj.names").is_file() and (lists := {exact_split(p.stem): [p] for p in files_in(root, ".txt")}):
         return {split: lists[split] for split in SPLITS if split in lists}
     if images and labels:
         found = by_split(d for d in sub_directories(images) if exact_split(d.name)) or {"train": images}
@@ -237,7 +210,7 @@ def _has_rows(directory: Path) -> bool:
 def _read_names(root: Path) -> list[str] | None:
     places = (root, *sub_directories(root))
     path = next((place / name for place in places for name in _NAMES if (place / name).is_file()), None)
-    return _checked_names(printable(path), read_lines(path)) if path else None
+    return class_names(printable(path), read_lines(path)) if path else None
 
 
 def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -245,9 +218,11 @@ def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path]
     paths, notes = [], []
     for place in places:
         if place.is_dir():
-            paths += sorted(
-                p for p in place.rglob("*") if is_image(p) and not any(map(is_clutter, p.parts[len(place.parts) :]))
-            )
+            visible = (p for p in place.rglob("*") if not any(map(is_clutter, p.parts[len(place.parts) :])))
+            images = sorted(path for path in visible if is_image(path) and not path.is_dir())
+            if special := set(filter(is_special, images)):
+                notes.append(f"not used: {listed(map(printable, sorted(special)), 3)} (pipes, sockets or devices)")
+            paths += [path for path in images if path not in special]
         elif names := read_lines(place):
             directory, found, more = find_images(printable(place), [settings.root, place.parent], names)
             paths += [directory / name for name in found]
@@ -269,29 +244,22 @@ def label_files(paths: Sequence[Path]) -> tuple[list[Path | None], list[Path]]:
     The file of 1.jpg is 1.txt or 1.jpg.txt, in any case.
     """
     directories = {directory: label_directory(directory) for directory in {path.parent for path in paths}}
-    known: dict[Path, dict[str, Path]] = {
+    known = {
         place: {path.name.lower(): path for path in files_in(place, ".txt")} if place.is_dir() else {}
         for place in directories.values()
     }
     found: list[Path | None] = []
     for path in paths:
         here = known[directories[path.parent]]
-        names = f"{path.stem}.txt".lower(), f"{path.name}.txt".lower()
-        found.append(next((here[name] for name in names if name in here), None))
-    used = set(found)
-    others = [path for here in known.values() for path in here.values() if path not in used]
+        found.append(here.get(f"{path.stem}.txt".lower()) or here.get(f"{path.name}.txt".lower()))
+    others = {path for here in known.values() for path in here.values()} - set(found)
     return found, sorted(path for path in others if path.name not in _NAMES and exact_split(path.stem) is None)
 
 
 def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
-    """Read a file of boxes.
+    """Read a file of boxes; errors as `read_text`.
 
-    Args:
-        path: the file.
-        keypoints: whether numbers after the four of the box are key points, to be ignored, rather than an outline.
-
-    Raises:
-        DataError: it cannot be read, or is not text.
+    With `keypoints`, numbers after the four of the box are key points, to be ignored, rather than an outline.
     """
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -334,14 +302,9 @@ def _box(values: list[float | None], line: str) -> Box | str:
     if max(map(abs, numbers)) > FURTHEST:
         return f"has numbers that are not fractions of the image ({line[:40]!r}) and is left out"
     if len(numbers) == 4:
-        x, y, width, height = numbers
-        return x, y, width, height
+        return numbers[0], numbers[1], numbers[2], numbers[3]
     x1, x2, y1, y2 = min(numbers[::2]), max(numbers[::2]), min(numbers[1::2]), max(numbers[1::2])
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-
-
-def _numbers(rows: list[list[Row]]) -> list[str]:
-    return [str(number) for number in range(1 + max((row.label for file in rows for row in file), default=0))]
 
 
 def _check_first_class(title: str, rows: list[list[Row]], count: int) -> None:
