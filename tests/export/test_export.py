@@ -151,6 +151,15 @@ def test_missing_packages(tmp_path, network, images, monkeypatch):
         sasa.export.export(network, images, "onnx", tmp_path / "network.onnx")
 
 
+@NEEDS_KERNELS
+def test_the_compiler_needs_a_path_without_spaces(tmp_path, network, images, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
+    with pytest.raises(SasaError, match=r"^the format aoti cannot use .*/a b for temporary files, .* set TMPDIR"):
+        sasa.export.export(network, images, "aoti", tmp_path / "network.pt2")
+    assert not (tmp_path / "network.pt2").exists()
+
+
 def test_files_that_are_not_exported_networks(tmp_path):
     with pytest.raises(SasaError, match="is not a file"):
         sasa.export.load(tmp_path / "none.onnx")

@@ -105,8 +105,7 @@ def export(
             f"the exported network differs by {compared.difference:.1e} of the largest output, and {TOLERANCE:.0e} is "
             f"allowed: {output} was not written"
         )
-    with write_errors(output):
-        atomic_write(output, content)
+    atomic_write(output, content)
     eager = seconds_of(lambda: run(largest[:1]))
     return Exported(output, len(content), compared.difference, compared.seconds, eager, description)
 

@@ -127,8 +127,10 @@ class Plan:
         return count(_build(options), (channels, side, side))
 
     def save(self, directory: Path) -> None:
-        """Write plan.json."""
-        write_text(directory / PLAN, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """Write plan.json into the directory, which is made if it is missing."""
+        with write_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        atomic_write(directory / PLAN, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 def _build(model: dict[str, Any]) -> nn.Module:
@@ -136,17 +138,6 @@ def _build(model: dict[str, Any]) -> nn.Module:
     options = dict(model)
     with torch.device("meta"):
         return create_model(options.pop("name"), **options)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically.
-
-    Raises:
-        SasaError: it cannot be written.
-    """
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text.encode())
 
 
 def load_plan(directory: Path) -> Plan | None:
