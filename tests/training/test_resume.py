@@ -80,6 +80,8 @@ def test_a_directory_in_which_another_process_trains_is_refused(tmp_path):
     finally:
         process.kill()  # its worker process lives on for a while, and holds no lock
         process.wait()
+        process.stdout.close()
+        process.stderr.close()
     assert resume(path)["steps"] == 16
 
 

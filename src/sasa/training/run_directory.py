@@ -47,7 +47,7 @@ class RunDirectory:
         """
         with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / "lock").open("w")
+            file = (self.path / "lock").open("a")
         with file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
