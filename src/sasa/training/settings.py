@@ -213,11 +213,18 @@ class Config:
 
     def without_initial_weights(self) -> Self:
         """Return a copy without initial weights, for a network that has its own: those files may be gone."""
-        return copy.deepcopy(self)
+        return self._copy_with("recipe.backbone", "")
 
     def without_images_in_memory(self) -> Self:
         """Return a copy that reads images on demand, for uses that need only a few of them."""
-        return copy.deepcopy(self)
+        return self._copy_with("data.in_memory", False)
+
+    def _copy_with(self, key: str, value: Any) -> Self:
+        """Return a copy with another value of a setting, if the task has that setting."""
+        changed, (section, _, name) = copy.deepcopy(self), key.partition(".")
+        if hasattr(getattr(changed, section), name):
+            changed.set(key, value)
+        return changed
 
     @classmethod
     def recipe_names(cls) -> list[str]:
