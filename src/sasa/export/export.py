@@ -87,7 +87,7 @@ def export(
     description = describe(network, wrapped, largest, dynamic_size, metadata)
     if format == "onnx":
         description["opset"] = OPSET
-    traced = Traced(graph, _traced_with(largest, dynamic_size), dynamic_size, description["outputs"], description)
+    traced = Traced(graph, _traced_with(largest, dynamic_size), dynamic_size, description)
     content = FORMATS[format].content(traced)
 
     def run(images: Tensor) -> list[Tensor]:

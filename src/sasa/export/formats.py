@@ -9,7 +9,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -33,14 +33,12 @@ class Traced:
         network: in evaluation mode; its output is a tensor or a tuple of tensors.
         example: (B, C, H, W), B >= 2.
         dynamic_size: whether height and width stay open, as the batch always does.
-        outputs: a name for each output.
-        description: of the network, its input and its outputs.
+        description: of the network, its input and its outputs ("outputs": a name for each).
     """
 
     network: nn.Module
     example: Tensor
     dynamic_size: bool
-    outputs: Sequence[str]
     description: dict[str, Any]
 
     @property
@@ -99,7 +97,7 @@ def onnx(traced: Traced) -> bytes:
         program = torch.onnx.export(
             traced.program(),
             input_names=["images"],
-            output_names=list(traced.outputs),
+            output_names=traced.description["outputs"],
             dynamic_shapes=(traced.axes,),
             opset_version=OPSET,
             dynamo=True,
