@@ -44,17 +44,16 @@ class Grid(Drawing):
 
     def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
         check_not_input("--draw", path, inputs)
-        self.path, self.predictor, self.count, self.seen = path, predictor, 0, 0
+        self.path, self.predictor, self.count = path, predictor, 0
         self.shown: list[tuple[Prediction, Image.Image]] = []
 
     def keep(self, image: Image.Image) -> Image.Image | None:
         """Return a small copy, of as many images as the grid holds."""
-        self.seen += 1
-        return self.predictor.preprocessing.square(image) if self.seen <= MOST_IN_GRID else None
+        self.count += 1
+        return self.predictor.preprocessing.square(image) if self.count <= MOST_IN_GRID else None
 
     def add(self, answer: Prediction, kept: Image.Image | None) -> None:
         """Add an image to the grid, if there is room."""
-        self.count += 1
         if kept is not None:
             self.shown.append((answer, kept))
 

@@ -131,7 +131,18 @@ class Classification(Task):
         draw_curves(learning_curves(rows), directory / "curves.png")
         draw_confusion(score.confusion, self.train.classes, directory / "confusion.png")
         predictor = Predictor(self.network, self.train.classes, self.config.data.preprocessing())
-        draw_held_out(predictor, self.held_out, self.sample(SHOWN), directory)
+        source, shown = self.held_out, self.sample(SHOWN)
+        images = [source.read(index, predictor.preprocessing.channels) for index in shown]
+        predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, images, strict=True)], 1)
+        draw_predictions(
+            [predictor.preprocessing.square(image) for image in images],
+            [prediction.labels[0] for prediction in predictions],
+            [prediction.shares[0] for prediction in predictions],
+            [source.classes[source.labels[index]] for index in shown],
+            directory / "predictions.png",
+        )
+        if attention_layers(self.network):
+            predictor.draw_attention(images[0], directory / "attention.png")
 
 
 def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
@@ -140,21 +151,6 @@ def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
     losses = {label: points(rows, f"{prefix}_loss") for label, prefix in prefixes.items()}
     accuracies = {label: points(rows, f"{prefix}_top1", 100) for label, prefix in prefixes.items()}
     return [Panel("cross-entropy", losses, logarithmic=True), Panel("top-1 accuracy, %", accuracies)]
-
-
-def draw_held_out(predictor: Predictor, source: Source, shown: list[int], directory: Path) -> None:
-    """Draw predictions.png of some images of a source, and attention.png of the first."""
-    images = [source.read(index, predictor.preprocessing.channels) for index in shown]
-    predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, images, strict=True)], 1)
-    draw_predictions(
-        [predictor.preprocessing.square(image) for image in images],
-        [prediction.labels[0] for prediction in predictions],
-        [prediction.shares[0] for prediction in predictions],
-        [source.classes[source.labels[index]] for index in shown],
-        directory / "predictions.png",
-    )
-    if attention_layers(predictor.network):
-        predictor.draw_attention(images[0], directory / "attention.png")
 
 
 def open_training_data(config: TrainConfig) -> tuple[Source, Source]:
