@@ -44,7 +44,7 @@ def bench(
     `sasa models` is timed on 8 random images. Ctrl-C and SIGTERM keep what has been measured.
     """
     from sasa.durations import parse_budget
-    from sasa.files import atomic_write
+    from sasa.files import write_file
     from sasa.models import ResNet, RetinaNet, create_model
     from sasa.speed import Stop, torch_threads
     from sasa.speed.pair import pair_of_network, pair_of_run, time_pair
@@ -66,7 +66,7 @@ def bench(
 
         def save(times: "PairTimes") -> None:
             for path in files:
-                atomic_write(path, json.dumps(times.to_dict(), indent=2) + "\n")
+                write_file(path, json.dumps(times.to_dict(), indent=2) + "\n")
 
         times = time_pair(pair, rounds, stop, lambda sentence: typer.echo(f"measuring: {sentence}", err=True), save)
     typer.echo(times.to_text())

@@ -7,7 +7,7 @@ import typer
 
 from sasa.cli.app import DeviceOption, ModelOption, app
 from sasa.cli.output import check_directory_of
-from sasa.files import atomic_write
+from sasa.files import write_file
 
 
 @app.command()
@@ -38,7 +38,7 @@ def explore(
     network = load_trained(model, device)
     explored = [explore_image(network, named, layer or [], score) for named in network.images_of(model, paths)]
     page = make_page(Path(model).name, network.KIND, explored, budget * MEGABYTE)
-    atomic_write(output, page.text)
+    write_file(output, page.text)
     if page.left_out:
         typer.echo(f"left out to stay within {budget:g} MB: {', '.join(page.left_out)}", err=True)
     size = f"{len(page.text.encode()) / MEGABYTE:.2f} MB"

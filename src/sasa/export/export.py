@@ -18,7 +18,7 @@ from sasa.export.description import describe
 from sasa.export.detector import FoundBoxes, RawMaps
 from sasa.export.formats import FORMATS, OPSET, Traced
 from sasa.export.load import tensors
-from sasa.files import atomic_write, write_errors
+from sasa.files import write_errors, write_file
 from sasa.models import RetinaNet
 from sasa.nn import optimize_for_inference
 
@@ -105,7 +105,7 @@ def export(
             f"the exported network differs by {compared.difference:.1e} of the largest output, and {TOLERANCE:.0e} is "
             f"allowed: {output} was not written"
         )
-    atomic_write(output, content)
+    write_file(output, content)
     eager = seconds_of(lambda: run(largest[:1]))
     return Exported(output, len(content), compared.difference, compared.seconds, eager, description)
 

@@ -10,7 +10,7 @@ import torch
 
 from sasa.durations import format_duration, parse_budget
 from sasa.errors import DataError, DivergedError, UsageError
-from sasa.files import atomic_write, expand_user
+from sasa.files import expand_user, write_file
 from sasa.reproduce.budget import epochs_that_fit, measure
 from sasa.reproduce.plan import FREE, Plan, agree, load_plan
 from sasa.reproduce.results import draw, results, to_markdown, write_csv
@@ -142,7 +142,7 @@ class Reproduction:
         check_images(self.plan, runs)
         text = to_markdown(self.plan, runs, command)
         write_csv(self.plan, runs, self.output / "results.csv")
-        atomic_write(self.output / "table.md", text)
+        write_file(self.output / "table.md", text)
         draw(self.plan, results(self.plan, runs), self.output / "figure.png")
         return text
 

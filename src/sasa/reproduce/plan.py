@@ -13,7 +13,7 @@ from torch import nn
 
 from sasa.counting.count import Count, count
 from sasa.errors import DataError, SasaError, UsageError
-from sasa.files import atomic_write, expand_user, write_errors
+from sasa.files import expand_user, write_errors, write_file
 from sasa.models import create_model
 from sasa.reproduce.rows import DETECTION, TableRow, rows
 from sasa.reproduce.setups import SETUPS, Setup
@@ -130,7 +130,7 @@ class Plan:
         """Write plan.json into the directory, which is made if it is missing."""
         with write_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        atomic_write(directory / PLAN, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_file(directory / PLAN, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 def _build(model: dict[str, Any]) -> nn.Module:

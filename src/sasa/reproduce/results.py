@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sasa.draw.charts import new_figure, save_figure
-from sasa.files import atomic_write
+from sasa.files import write_file
 from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import DETECTION, TableRow, title
 from sasa.reproduce.runs import DIVERGED, DONE, Run, scored_on_drawn
@@ -82,7 +82,7 @@ def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
                 "epochs": found.get("epochs", ""),
             }
         )
-    atomic_write(path, to_csv(list(rows[0]), rows))
+    write_file(path, to_csv(list(rows[0]), rows))
 
 
 def _in_csv(key: str, value: float | None) -> float | str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sasa.errors import UsageError, compiler_errors
-from sasa.files import atomic_write
+from sasa.files import write_file
 from sasa.models.publish import Figures
 from sasa.tasks.dry_run import on_generated, report, stand_in, time_steps
 from sasa.tasks.registry import config_of, make_task, read_config
@@ -102,7 +102,7 @@ def _resume(directory: RunDirectory, changes: Sequence[tuple[str, Any]]) -> dict
             recorded = _recorded_config(place)
             if recorded and recorded.data.source != config.data.source:
                 recorded.data.source = config.data.source
-                atomic_write(place / "config.yaml", recorded.to_yaml())
+                write_file(place / "config.yaml", recorded.to_yaml())
         directory.write_metrics(trainer.rows)
     return _run(trainer, directory)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sasa.files import atomic_write, write_errors
+from sasa.files import write_errors, write_file
 from sasa.training.memory import peak_memory_gb
 from sasa.training.run_directory import RunDirectory, to_csv
 from sasa.training.settings import RunConfig
@@ -166,7 +166,7 @@ class StepLog:
     def __init__(self, directory: Path, step: int, every: int, tensorboard: bool) -> None:
         self.path, self.every = directory / "steps.csv", max(1, every)
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
-        atomic_write(self.path, to_csv(STEP_FIELDS, rows))
+        write_file(self.path, to_csv(STEP_FIELDS, rows))
         with write_errors(self.path):
             self.file = self.path.open("a", newline="")
         self.events: Any = None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sasa.errors import SasaError
-from sasa.files import atomic_file, atomic_write, write_errors
+from sasa.files import atomic_file, write_errors, write_file
 from sasa.training.settings import Config
 
 CHECKPOINT_FORMAT = 2
@@ -69,7 +69,7 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a text file of the run."""
-        atomic_write(self.path / name, text)
+        write_file(self.path / name, text)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.csv: one row an epoch. This drops the epochs that a resumed run will repeat."""

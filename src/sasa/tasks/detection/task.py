@@ -14,7 +14,7 @@ from sasa.data.detection.transforms import SMALLEST_SIDE
 from sasa.draw.annotate import LabelledBoxes
 from sasa.draw.charts import Panel, draw_curves, draw_detections_grid, points
 from sasa.errors import DataError, UsageError
-from sasa.files import atomic_write
+from sasa.files import write_file
 from sasa.metrics.average_precision import average_precision
 from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
@@ -119,7 +119,7 @@ class Detection(Task):
     def draw(self, score: DetectionScore, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw curves, and a grid of held-out images with the true and the detected boxes; write problems.txt."""
         if self.problems:
-            atomic_write(directory / "problems.txt", "".join(f"{problem}\n" for problem in self.problems))
+            write_file(directory / "problems.txt", "".join(f"{problem}\n" for problem in self.problems))
         draw_curves(learning_curves(rows), directory / "curves.png")
         shown = self.sample(SHOWN)
         classes = self.train.classes
