@@ -3,7 +3,7 @@
 import base64
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 import sasa
 from sasa.data.classification.transforms import Preprocessing
 from sasa.data.detection.transforms import DetectionPreprocessing
-from sasa.tasks.trained import preprocessing_to
 
 NASTY = ["</script><script>alert(1)</script>", "a \"quoted\" & <b>bold</b> 'name'", "@facts@", "ünïcode —"]
 VOID = {"meta", "link", "img", "input", "br"}
@@ -25,7 +24,7 @@ def save_classifier(directory, name="sasa_resnet26", **options):
     network = sasa.create_model(name, num_classes=len(NASTY), **{**small, **options})
     channels = network.config.in_chans
     preprocessing = Preprocessing(16, channels, (0.3,) * channels, (0.4,) * channels)
-    network.save_pretrained(directory, labels=NASTY, preprocessing=preprocessing_to(preprocessing))
+    network.save_pretrained(directory, labels=NASTY, preprocessing=asdict(preprocessing))
     return directory
 
 
@@ -34,7 +33,7 @@ def save_detector(directory):
     torch.manual_seed(2)
     small = {"layers": (1, 1, 1, 1), "width": 0.05, "num_heads": 2, "kernel_size": 3, "head_layers": 1}
     network = sasa.create_model("retinanet_sasa_resnet26_attn", num_classes=2, **small)
-    preprocessing = preprocessing_to(DetectionPreprocessing(80))
+    preprocessing = asdict(DetectionPreprocessing(80))
     network.save_pretrained(directory, labels=["red", "blue"], preprocessing=preprocessing)
     return directory
 

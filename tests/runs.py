@@ -49,6 +49,7 @@ def begin(config, path):
     """A trainer and its directory, made as `train` makes them."""
     trainer = start(config)
     directory = RunDirectory(path)
+    path.mkdir(parents=True, exist_ok=True)
     directory.create(config)
     return trainer, directory
 

@@ -15,6 +15,16 @@ def expand_user(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises instead
 
 
+def write_file(path: Path, content: bytes | str) -> None:
+    """Replace a file by `atomic_write`.
+
+    Raises:
+        SasaError: it cannot be written.
+    """
+    with write_errors(path):
+        atomic_write(path, content.encode() if isinstance(content, str) else content)
+
+
 def atomic_write(path: Path, content: bytes) -> None:
     """Replace a file atomically: a reader, or a power cut, sees the old content or the new, never a part."""
     with atomic_file(path) as file:

@@ -38,9 +38,9 @@ def test_predict_table_json_and_drawing(sasa, run_directory, images, tmp_path):
 def test_batches_agree_with_single_images(run_directory, images, monkeypatch):
     predictor = Predictor.load(run_directory)
     readable = [(path.name, predictor.read(path)) for path in sorted(images.glob("*.png"))]
-    together = predictor.predict(readable, top=10)
+    together = predictor.predict(readable, 10)
     monkeypatch.setattr(Predictor, "BATCH", 1)
-    for one, other in zip(together, predictor.predict(readable, top=10), strict=True):
+    for one, other in zip(together, predictor.predict(readable, 10), strict=True):
         assert (one.name, one.labels) == (other.name, other.labels)
         assert one.shares == pytest.approx(other.shares, abs=1e-5)
 
@@ -147,7 +147,16 @@ def test_attend_draws_chosen_pixels(sasa, run_directory, images, tmp_path):
     assert_one_sentence(sasa(*arguments, "--pixel", "300,1"), 1, "pixel 300,1 is outside the image of 16 x 21")
     assert_one_sentence(sasa(*arguments, "--head", 3), 1, "layer1.0.spatial has 2 heads, 1 to 2; there is no head 3")
     assert_one_sentence(sasa(*arguments, "--layer", "all", "--head", 0), 1, "there is no head 0")
-    assert_one_sentence(sasa(*arguments[:-1], images / "1.png"), 2, "is the image to look at")
+    assert_one_sentence(sasa(*arguments[:-1], images / "1.png"), 2, "is one of the images")
+
+
+def test_figures_are_written_in_the_format_of_their_name(sasa, run_directory, images, tmp_path):
+    arguments = ["attend", "--model", run_directory, images / "1.png", "--output"]
+    for name, start in {"a.jpg": b"\xff\xd8\xff", "a.SVG": b"<?xml", "a": PNG}.items():
+        assert sasa(*arguments, tmp_path / name)[0] == 0
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert_one_sentence(sasa(*arguments, tmp_path / "a.gif"), 1, "a.gif: the name of a figure must end in .png, .jpg")
+    assert not (tmp_path / "a.gif").exists()
 
 
 def test_attend_draws_many_layers(sasa, run_directory, images, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from browser import NEEDS_BROWSER, Browser
 from explore_pages import NASTY, read_page
 from sasa.explore.data import explore
 from sasa.explore.page import make_page
-from sasa.tasks.any_task import images_of, load
+from sasa.tasks.registry import load_trained
 
 pytestmark = NEEDS_BROWSER
 READY = "performance.getEntriesByName('first overlay').length"
@@ -28,8 +28,8 @@ def pages(networks, image_files, tmp_path_factory):
     """The HTML file and its parsed content, for the classifier and the detector."""
     made = {}
     for kind, directory in networks.items():
-        model = load(str(directory), "cpu", 0.0)
-        explored = [explore(model, named) for named in images_of(model, str(directory), image_files)]
+        model = load_trained(str(directory), "cpu")
+        explored = [explore(model, named) for named in model.images_of(str(directory), image_files)]
         path = tmp_path_factory.mktemp("pages") / f"{kind}.html"
         path.write_text(make_page(directory.name, kind, explored, 8e6).text)
         made[kind] = path, read_page(path.read_text())

@@ -10,20 +10,22 @@ import torch
 
 from boxes import tiny, write_boxes
 from explore_pages import NASTY, read_page, save_detector
+from processes import run_python
 from sasa.data.detection.batch import pad_batch
 from sasa.data.images import read_image
 from sasa.draw.attention import attention_layers, layer_weights
 from sasa.errors import SasaError
 from sasa.explore.data import explore, pack
 from sasa.explore.page import make_page
-from sasa.tasks.any_task import NamedImage, images_of, load
+from sasa.tasks.registry import load_trained
+from sasa.tasks.trained import NamedImage
 
 
 def page_of(directory, paths, budget=8e6, layers=(), score=0.0):
     """(model, page, the page as a browser parses it)."""
-    model = load(str(directory), "cpu", score)
-    explored = [explore(model, named, layers) for named in images_of(model, str(directory), paths)]
-    page = make_page(directory.name, model.kind, explored, budget)
+    model = load_trained(str(directory), "cpu")
+    explored = [explore(model, named, layers, score) for named in model.images_of(str(directory), paths)]
+    page = make_page(directory.name, model.KIND, explored, budget)
     return model, page, read_page(page.text)
 
 
@@ -49,7 +51,7 @@ def test_weights_are_those_of_the_network(classifier, image_files):
     names = list(attention_layers(model.network))
     assert [layer["name"] + ".spatial" for layer in read.facts["layers"]] == names
     for number, path in enumerate(image_files):
-        tensor = model.predictor.preprocessing.evaluation(read_image(path, channels=1))
+        tensor = model.preprocessing.evaluation(read_image(path, channels=1))
         for place, name in enumerate(names):
             assert_within_quantisation(read.weights(number, place), layer_weights(model.network, tensor, name).double())
 
@@ -60,7 +62,7 @@ def test_weights_of_a_detector(detector, image_files):
     names = [layer["name"] for layer in read.facts["layers"]]
     assert names.count("classify.layers.0") == names.count("locate.layers.0") == 5
     for number, path in enumerate(image_files):
-        tensor = model.detector.preprocessing.evaluation(read_image(path))
+        tensor = model.preprocessing.evaluation(read_image(path))
         padded = pad_batch([tensor])[0]
         assert read.facts["images"][number]["cover"] == [tensor.shape[s] / padded.shape[s] for s in (1, 2)]
         for name in attention_layers(model.network):
@@ -90,7 +92,7 @@ def test_peaked_windows_keep_their_small_weights_near():
 def test_answers_are_the_predictor_s(classifier, image_files):
     model, _, read = classifier
     for number, (shown, path) in enumerate(zip(read.facts["images"], image_files, strict=True)):
-        (want,) = model.predictor.predict([("", read_image(path, channels=1))])
+        (want,) = model.predict([("", read_image(path, channels=1))])
         assert [answer["label"] for answer in shown["answers"]] == want.labels
         assert [answer["probability"] for answer in shown["answers"]] == pytest.approx(want.shares, abs=1e-5)
         assert shown["name"] == path.name
@@ -103,7 +105,7 @@ def test_boxes_are_the_detector_s(detector, image_files):
     model, _, read = detector
     for shown, path in zip(read.facts["images"], image_files, strict=True):
         image = read_image(path)
-        want = model.answers(image)
+        want = model.best(image, 0.0)
         assert len(want) > 5
         assert [answer["box"] for answer in shown["answers"]] == [pytest.approx(a.box, abs=1e-3) for a in want]
         assert all(0 <= side <= 1 + 1e-4 for answer in shown["answers"] for side in answer["box"])
@@ -140,6 +142,22 @@ def test_the_policy_allows_the_script_and_no_request(classifier):
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.split("; ")[0] == "default-src 'none'"
     assert f"script-src 'sha256-{digest}'" in policy.split("; ")
+
+
+PAGE_IN_ASCII = """
+import locale
+from PIL import Image
+from sasa.explore.data import Explored, LayerCall
+from sasa.explore.page import make_page
+
+assert locale.getencoding() != "utf-8", locale.getencoding()
+image = Explored("x.png", Image.new("L", (4, 4)), None, [], [LayerCall("layer", 1, 1, (1, 1), b"")], (1, 1))
+assert "\\u2190" in make_page("network", "classifier", [image], 1e6).text  # an arrow in page.html
+"""
+
+
+def test_the_files_of_the_page_are_utf8_in_any_locale():
+    run_python("-c", PAGE_IN_ASCII, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
 
 
 def test_names_stay_text(classifier, networks):
@@ -184,13 +202,13 @@ def test_chosen_layers_only(networks, image_files):
 
 
 def test_the_network_is_left_as_it_was(networks, image_files):
-    model = load(str(networks["classifier"]), "cpu", 0.3)
+    model = load_trained(str(networks["classifier"]), "cpu")
     explore(model, NamedImage("x", read_image(image_files[0], channels=1)))
     assert not any(module._forward_pre_hooks for module in model.network.modules())
 
 
 def test_weights_that_are_not_finite(networks, image_files):
-    model = load(str(networks["classifier"]), "cpu", 0.3)
+    model = load_trained(str(networks["classifier"]), "cpu")
     next(iter(attention_layers(model.network).values())).qkv.weight.data.fill_(torch.nan)
     with pytest.raises(SasaError, match=r"layer1\.0\.spatial gives attention weights that are not finite"):
         explore(model, NamedImage("x", read_image(image_files[0], channels=1)))

@@ -69,7 +69,7 @@ def test_images_of_any_size(tmp_path, images):
 def test_batches_of_any_size():
     """On large maps the layer splits a batch in eager mode; a graph must not take that split for a limit."""
     layer = sasa.LocalAttention2d(8, 8, 3, num_heads=2)
-    program = formats.Traced(layer, torch.zeros(2, 8, 300, 300), False, ["y"], {}).program()
+    program = formats.Traced(layer, torch.zeros(2, 8, 300, 300), False, {}).program()
     (limits,) = program.range_constraints.values()
     assert limits.upper > 2**31
 
@@ -149,6 +149,15 @@ def test_missing_packages(tmp_path, network, images, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SasaError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'sasa\[export\]'"):
         sasa.export.export(network, images, "onnx", tmp_path / "network.onnx")
+
+
+@NEEDS_KERNELS
+def test_the_compiler_needs_a_path_without_spaces(tmp_path, network, images, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
+    with pytest.raises(SasaError, match=r"^the format aoti cannot use .*/a b for temporary files, .* set TMPDIR"):
+        sasa.export.export(network, images, "aoti", tmp_path / "network.pt2")
+    assert not (tmp_path / "network.pt2").exists()
 
 
 def test_files_that_are_not_exported_networks(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 from runs import tiny
 from sasa.data.sampler import EpochBatches
 from sasa.errors import SasaError
-from sasa.tasks.base import changed_settings
 from sasa.tasks.train import start, train
+from sasa.training.task import changed_settings
 
 
 @pytest.mark.parametrize(

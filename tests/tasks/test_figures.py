@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sasa.tasks.figures import run_figures
+from sasa.tasks.train import run_figures
 
 
 def test_rows_and_the_name_of_the_data_set(tmp_path):

@@ -11,7 +11,7 @@ from processes import TORCHRUN, run_torchrun, start_python, wait_until
 from runs import assert_equal, settings, state_of, tiny
 from sasa.errors import UsageError
 from sasa.tasks.train import train
-from sasa.training.processes import make_fabric, started
+from sasa.training.processes import is_first, make_fabric, started
 
 # 20 steps of 32 images. Group norm is not needed: batch norm sees the same halves either way.
 TWENTY = [("recipe.epochs", 5), ("data.limit", 128), ("recipe.mixup", 0.2), ("run.checkpoint_steps", 7)]
@@ -80,17 +80,21 @@ def test_what_launched_the_processes(monkeypatch):
         "LOCAL_WORLD_SIZE": "8",
     }.items():
         monkeypatch.setenv(name, value)
-    assert started() == (8, 16)
+    monkeypatch.setenv("RANK", "9")
+    assert (started(), is_first()) == ((8, 16), False)
     monkeypatch.setenv("WORLD_SIZE", "129")
     with pytest.raises(UsageError, match="129 processes do not divide into machines of 8"):
         started()
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setenv("SLURM_NTASKS", "32")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
-    assert started() == (1, 1)  # a script of sbatch or a shell of salloc
+    assert (started(), is_first()) == ((1, 1), True)  # a script of sbatch or a shell of salloc
     assert make_fabric(tiny().run).world_size == 1
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "32")
-    assert started() == (8, 4)
+    monkeypatch.delenv("RANK")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        assert (started(), is_first()) == ((8, 4), rank == "0")
 
 
 @pytest.mark.parametrize(

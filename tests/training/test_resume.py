@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from lightning.fabric.plugins import MixedPrecision
 
 from processes import kill, start_python, wait_until
 from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
-from sasa.errors import DataError
+from sasa.errors import DataError, SasaError
 from sasa.tasks.train import resume, train
 from sasa.training.run_directory import RunDirectory
 from sasa.training.signals import StoppedError, StopRequest
@@ -62,6 +63,26 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(tmp_path, kind, worker
     ]
     assert logged[0] == logged[1]
     assert [step for step, _, _ in logged[0]] == [str(n) for n in range(1, 41)]
+
+
+def test_a_directory_in_which_another_process_trains_is_refused(tmp_path):
+    path = tmp_path / "run"
+    changes = [("run.checkpoint_steps", 1), ("data.workers", 1)]
+    process = start_python(HELD, 3, "train", "--output", path, *settings(*changes))
+    sentence = re.escape(f"another process is training in {path}: wait for its end, or name another --output")
+    try:
+        wait_until((path / "checkpoint.previous.pt").exists, process)
+        with pytest.raises(SasaError, match=sentence) as refused:
+            resume(path)
+        assert refused.value.exit_status == 1
+        with pytest.raises(SasaError, match=sentence):
+            train(tiny(*changes), path)
+    finally:
+        process.kill()  # its worker process lives on for a while, and holds no lock
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+    assert resume(path)["steps"] == 16
 
 
 def run_until(path, stop_at, config, number=signal.SIGTERM):
@@ -162,6 +183,18 @@ def test_a_second_signal_ends_at_once():
         assert stop.signal_number == signal.SIGINT
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_in_a_nested_request_reaches_the_outer_one():
+    with StopRequest() as outer:
+        outer.check("not stopped")
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedError, match="stopped between two runs") as stopped:
+            outer.check("stopped between two runs")
+        assert stopped.value.exit_status == 128 + signal.SIGTERM
+        with StopRequest() as later:
+            assert later.signal_number == signal.SIGTERM
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored():

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from runs import tiny
-from sasa.errors import DivergedError, SasaError, UsageError
-from sasa.tasks.train import compiler_errors, dry_run, start, train
+from sasa.errors import DivergedError, SasaError, UsageError, compiler_errors
+from sasa.tasks.train import dry_run, start, train
 from sasa.training.optim import parameter_groups, schedule
 from sasa.training.run_directory import RunDirectory
 
@@ -44,6 +44,7 @@ def test_a_run_is_not_overwritten(finished):
 
 
 def test_a_run_without_a_checkpoint_is_not_said_to_resume(tmp_path):
+    (tmp_path / "run").mkdir()
     RunDirectory(tmp_path / "run").create(tiny())
     with pytest.raises(SasaError, match="ended before its first checkpoint: remove it, or name another --output"):
         train(tiny(), tmp_path / "run")
@@ -140,8 +141,8 @@ def test_both_kinds_of_weights_are_scored_while_they_differ(tmp_path, finished):
 )
 def test_errors_of_the_compiler_are_sentences(monkeypatch, tmp_path, raised, sentence):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
-    with pytest.raises(SasaError, match=sentence), compiler_errors():
+    with pytest.raises(SasaError, match=sentence), compiler_errors("run.compile"):
         raise RuntimeError(raised)
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
-    with pytest.raises(RuntimeError, match="another"), compiler_errors():
+    with pytest.raises(RuntimeError, match="another"), compiler_errors("run.compile"):
         raise RuntimeError("another CppCompileError")

@@ -1,9 +1,11 @@
 """The typer application, and the options that several commands have."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from sasa.cli.output import check_directory_of
 from sasa.errors import UsageError
 
 app = typer.Typer(
@@ -13,17 +15,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+
+def one_of(*choices: str) -> dict[str, Any]:
+    """Return the arguments of `typer.Option` for an option with these values; another one is a `UsageError`."""
+
+    def check(option: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in choices:
+            raise UsageError(f"{option.opts[0]} must be {' or '.join(choices)}, got {value!r}")
+        return value
+
+    return {"metavar": "|".join(choices), "callback": check}
+
 
 ModelOption = Annotated[
     str,
     typer.Option("--model", help="Directory of a run or of a saved network, or hf:OWNER/NAME on the Hugging Face Hub."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Device of the network.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Device of the network.", **one_of("auto", "cpu", "cuda"))]
+TrainingDeviceOption = Annotated[
+    str | None, typer.Option("--device", help="Device to train on.", **one_of("auto", "cpu", "cuda", "mps"))
+]
+BAD_IMAGE = one_of("error", "skip")
 BadImageOption = Annotated[
     str,
     typer.Option(
-        "--on-bad-image", metavar="error|skip", help="An image that cannot be read: stop, or leave it out and list it."
+        "--on-bad-image", help="An image that cannot be read: stop, or leave it out and list it.", **BAD_IMAGE
     ),
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a batch.")]
@@ -35,24 +51,7 @@ FEW = 20  # classes whose table is printed by default
 PerClassOption = Annotated[
     bool, typer.Option("--per-class", help=f"Print the figures of each class even if there are more than {FEW}.")
 ]
-
-
-def one_of(option: str, value: str | None, choices: tuple[str, ...]) -> str | None:
-    """Return `value` if it is one of the choices, or None.
-
-    Raises:
-        UsageError: another value; the message lists the choices.
-    """
-    if value is not None and value not in choices:
-        raise UsageError(f"{option} must be {' or '.join(choices)}, got {value!r}")
-    return value
-
-
-def check_choices(device: str, on_bad_image: str) -> None:
-    """Check the options --device and --on-bad-image of a command that uses a trained network.
-
-    Raises:
-        UsageError: another value.
-    """
-    one_of("--device", device, ("auto", "cpu", "cuda"))
-    one_of("--on-bad-image", on_bad_image, ("error", "skip"))
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the results to this file.", callback=check_directory_of)
+]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sasa.cli.app import DeviceOption, ModelOption, app, one_of
-from sasa.cli.output import check_not_directories, print_columns
+from sasa.cli.app import DeviceOption, ModelOption, app
+from sasa.cli.output import check_figure, print_columns
 from sasa.errors import ArgumentError, UsageError
 
 if TYPE_CHECKING:
@@ -28,26 +28,26 @@ def attend(
     pixel: Annotated[
         list[str] | None, typer.Option(help="ROW,COLUMN in the image; may be repeated (default: the busiest pixels).")
     ] = None,
-    output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("attention.png"),
+    output: Annotated[
+        Path, typer.Option(help="The figure to write: PNG, or another format by its name.", callback=check_figure)
+    ] = Path("attention.png"),
     list_layers: Annotated[bool, typer.Option("--list", help="Print the network's attention layers and stop.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Draw what the heads of a layer attend to from chosen pixels of an image, or many layers from one pixel."""
+    from sasa.cli.inputs import check_not_input
     from sasa.tasks.classification.predictor import Predictor
 
-    one_of("--device", device, ("auto", "cpu", "cuda"))
     pixels, names = [parse_pixel(text) for text in pixel or []], layer or []
     many = len(names) > 1 or "all" in names
     if image is None and not list_layers:
         raise UsageError("name an image to look at, or --list the layers")
     if many and len(pixels) > 1:
         raise UsageError(f"many layers are drawn for one pixel, got {len(pixels)}: name one --layer, or one --pixel")
-    check_not_directories(output)
     predictor = Predictor.load(model, device)
     if image is None or list_layers:
         return print_layers(predictor)
-    if image.resolve() == output.resolve():
-        raise UsageError(f"--output {output} is the image to look at: name another file")
+    check_not_input("--output", output, [image])
     opened = predictor.read(image)
     if many:
         chosen = [] if "all" in names else names

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sasa.cli.app import app
-from sasa.cli.output import check_directory_of, replace_text
+from sasa.cli.app import JsonOption, app
 from sasa.errors import UsageError
 
 if TYPE_CHECKING:
-    from sasa.speed import Stop
     from sasa.speed.pair import PairTimes
 
 MOVED = ("--rows", "--profile", "--quick", "--markdown", "--picture")
@@ -37,7 +35,7 @@ def bench(
     rounds: Annotated[int | None, typer.Option(min=1, help="Maximum number of turns of each network.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of threads (default: torch's).")] = None,
     budget: Annotated[str | None, typer.Option(help="Stop measuring after this time, e.g. 90s or 10m.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
+    json_file: JsonOption = None,
     moved: Annotated[bool, typer.Option(*MOVED, hidden=True, callback=refuse_moved, is_eager=True)] = False,
 ) -> None:
     """Time a network beside its convolutional twin: training step and inference, in turns, on the CPU.
@@ -46,17 +44,18 @@ def bench(
     `sasa models` is timed on 8 random images. Ctrl-C and SIGTERM keep what has been measured.
     """
     from sasa.durations import parse_budget
+    from sasa.files import write_file
     from sasa.models import ResNet, RetinaNet, create_model
     from sasa.speed import Stop, torch_threads
     from sasa.speed.pair import pair_of_network, pair_of_run, time_pair
-    from sasa.training.run_directory import RunDirectory
+    from sasa.training.signals import StoppedError
 
     run = Path(model) if (Path(model) / "config.yaml").is_file() else None
     if run and size:
         raise UsageError(f"--size is for random images, but {model} is a run, which is timed on its own data")
     if threads and threads > (machine := os.cpu_count() or 1):
         raise UsageError(f"--threads ({threads}) must be at most {machine}, the number of this machine's cores")
-    check_directory_of(json_file)
+    files = [path for path in (run and run / "speed.json", json_file) if path]
     with Stop(parse_budget(budget) if budget else None) as stop, torch_threads(threads):
         if run:
             pair = pair_of_run(run)
@@ -66,28 +65,12 @@ def bench(
             pair = pair_of_network(network, size=size or 224)
 
         def save(times: "PairTimes") -> None:
-            text = json.dumps(times.to_dict(), indent=2) + "\n"
-            if run:
-                RunDirectory(run).write_text("speed.json", text)
-            if json_file:
-                replace_text(json_file, text)
+            for path in files:
+                write_file(path, json.dumps(times.to_dict(), indent=2) + "\n")
 
         times = time_pair(pair, rounds, stop, lambda sentence: typer.echo(f"measuring: {sentence}", err=True), save)
     typer.echo(times.to_text())
-    files = [path for path in (run and run / "speed.json", json_file) if path and times.times]
-    check_stopped(stop, f"{len(times.times)} of 2 passes were measured", files)
-
-
-def check_stopped(stop: "Stop", measured: str, files: list[Path]) -> None:
-    """Exit with a sentence and the signal's status if a signal was received.
-
-    Raises:
-        StoppedError: a signal was received.
-    """
-    from sasa.training.signals import StoppedError
-
-    if stop.signal_number is None:
-        return
-    saved = f"; saved in {', '.join(map(str, files))}" if files else ""
-    how = "interrupted" if stop.signal_number == signal.SIGINT else "stopped by SIGTERM"
-    raise StoppedError(f"{how}: {measured}{saved}", stop.signal_number)
+    if stop.signal_number is not None:
+        saved = f"; saved in {', '.join(map(str, files))}" if files and times.times else ""
+        how = "interrupted" if stop.signal_number == signal.SIGINT else "stopped by SIGTERM"
+        raise StoppedError(f"{how}: {len(times.times)} of 2 passes were measured{saved}", stop.signal_number)

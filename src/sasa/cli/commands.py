@@ -1,23 +1,15 @@
 """All commands in the order of `sasa --help`: importing a file adds its commands to the application."""
 
-# ruff: noqa: I001
-from sasa.cli.app import app
-from sasa.cli import data, train, evaluate, predict, attend, explore, export, detect, push, bench, networks, reproduce
-from sasa.cli import doctor
+# ruff: noqa: F401, I001
+import typer
 
-__all__ = [
-    "app",
-    "attend",
-    "bench",
-    "data",
-    "detect",
-    "doctor",
-    "evaluate",
-    "explore",
-    "export",
-    "networks",
-    "predict",
-    "push",
-    "reproduce",
-    "train",
-]
+from sasa.cli.app import AsJsonOption, app
+from sasa.cli import data, train, evaluate, predict, attend, explore, export, detect, bench, networks, reproduce
+
+
+@app.command()
+def doctor(as_json: AsJsonOption = False) -> None:
+    """Report versions, devices, threads, kernels, back-ends and extras, and why something is not available."""
+    from sasa.cli.doctor_report import report  # which works without typer
+
+    typer.echo(report(as_json))

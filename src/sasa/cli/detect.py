@@ -10,6 +10,7 @@ from sasa.cli.app import (
     BatchOption,
     DeviceOption,
     ImagesArgument,
+    JsonOption,
     ModelOption,
     PerClassOption,
     WorkersOption,
@@ -41,20 +42,22 @@ add_train(
 def evaluate(
     model: ModelOption,
     data: Annotated[str | None, typer.Option(help="Score on this data (default: the run's own).")] = None,
-    split: Annotated[str, typer.Option(metavar="train|val|test", help="Split of the data.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data.", **one_of("train", "val", "test"))] = "val",
     batch_size: BatchOption = 8,
     workers: WorkersOption = None,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    json_file: JsonOption = None,
     results: Annotated[
-        Path | None, typer.Option(help="Write the boxes to this file as COCO's results JSON, which other tools read.")
+        Path | None,
+        typer.Option(
+            help="Write the boxes to this file as COCO's results JSON, which other tools read.",
+            callback=check_directory_of,
+        ),
     ] = None,
     per_class: PerClassOption = False,
 ) -> None:
     """Score a trained detector: COCO's mean average precision, by size of the boxes and by class."""
-    one_of("--split", split, ("train", "val", "test"))
-    check_directory_of(results)
     if json_file and results and json_file.resolve() == results.resolve():
         raise UsageError(f"--json and --results are both {results}: name two files")
     read = {"batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
@@ -70,7 +73,7 @@ def predict(
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of a box.")] = 0.3,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the boxes to this file.")] = None,
+    json_file: JsonOption = None,
     draw: Annotated[Path | None, typer.Option(help="Directory for a copy of each image with its boxes.")] = None,
 ) -> None:
     """Detect objects in images: print a line for each image; write JSON and drawings on request."""

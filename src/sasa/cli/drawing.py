@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
-from sasa.draw.annotate import LabelledBoxes, annotate, draw_boxes, reduce
+from sasa.cli.inputs import check_not_input
+from sasa.draw.annotate import annotate, draw_boxes, reduce
 from sasa.draw.charts import draw_predictions
-from sasa.errors import UsageError
 from sasa.files import write_errors
 from sasa.tasks.classification.predictor import Prediction, Predictor
 from sasa.tasks.detection.predictor import Detected
@@ -44,19 +43,17 @@ class Grid(Drawing):
     """One PNG with the first images as the network sees them."""
 
     def __init__(self, path: Path, inputs: list[Path], predictor: Predictor) -> None:
-        if path.resolve() in {image.resolve() for image in inputs}:
-            raise UsageError(f"--draw {path} is one of the images to look at: name another file")
-        self.path, self.predictor, self.count, self.seen = path, predictor, 0, 0
+        check_not_input("--draw", path, inputs)
+        self.path, self.predictor, self.count = path, predictor, 0
         self.shown: list[tuple[Prediction, Image.Image]] = []
 
     def keep(self, image: Image.Image) -> Image.Image | None:
         """Return a small copy, of as many images as the grid holds."""
-        self.seen += 1
-        return self.predictor.preprocessing.square(image) if self.seen <= MOST_IN_GRID else None
+        self.count += 1
+        return self.predictor.preprocessing.square(image) if self.count <= MOST_IN_GRID else None
 
     def add(self, answer: Prediction, kept: Image.Image | None) -> None:
         """Add an image to the grid, if there is room."""
-        self.count += 1
         if kept is not None:
             self.shown.append((answer, kept))
 
@@ -120,5 +117,4 @@ class BoxDirectory(ImageDirectory):
 
     def add(self, answer: Detected, kept: Image.Image) -> None:
         """Write one image with its boxes."""
-        boxes = torch.tensor(answer.boxes).view(-1, 4)
-        self.write(answer.name, draw_boxes(kept, LabelledBoxes(boxes, answer.labels, answer.scores), self.classes))
+        self.write(answer.name, draw_boxes(kept, answer.drawn(), self.classes))

@@ -10,21 +10,13 @@ from sasa.cli.app import (
     BadImageOption,
     BatchOption,
     DeviceOption,
+    JsonOption,
     ModelOption,
     PerClassOption,
     WorkersOption,
     app,
-    check_choices,
 )
-from sasa.cli.output import (
-    as_share,
-    check_directory_of,
-    check_not_directories,
-    print_columns,
-    print_table,
-    shorten,
-    write_json,
-)
+from sasa.cli.output import as_share, check_figure, print_columns, print_table, shorten, write_json
 
 if TYPE_CHECKING:
     from sasa.tasks.classification.evaluation import ClassificationEvaluation
@@ -41,8 +33,6 @@ def run_eval(task: str, model: str, device: str, json_file: Path | None, per_cla
         model, device, json_file, per_class: options of the command.
         options: the fields of `EvaluationOptions`.
     """
-    check_choices(device, options["on_bad_image"])
-    check_directory_of(json_file)
     from sasa.tasks.registry import TASKS
     from sasa.tasks.trained import EvaluationOptions
 
@@ -77,14 +67,13 @@ def evaluate(
     workers: WorkersOption = None,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures and the confusion matrix to this file.")
+    json_file: JsonOption = None,
+    confusion: Annotated[
+        Path | None, typer.Option(help="Draw the confusion matrix to this file (PNG).", callback=check_figure)
     ] = None,
-    confusion: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this file (PNG).")] = None,
     per_class: PerClassOption = False,
 ) -> None:
     """Score a trained network on held-out images: loss, top-1, top-5, recall and precision of each class."""
-    check_not_directories(confusion)
     data_options = {"data": data, "batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
     evaluation = run_eval("classification", model, device, json_file, per_class, **data_options)
     if len(evaluation.labels) > FEW:

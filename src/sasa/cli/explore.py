@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sasa.cli.app import DeviceOption, ModelOption, app, one_of
-from sasa.cli.output import check_directory_of, replace_text
-from sasa.errors import UsageError
+from sasa.cli.app import DeviceOption, ModelOption, app
+from sasa.cli.output import check_directory_of
+from sasa.files import write_file
 
 
 @app.command()
@@ -22,24 +22,23 @@ def explore(
     ] = None,
     budget: Annotated[float, typer.Option(min=0.01, help="Largest size of the page in MB.")] = 8.0,
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score of a detector's box.")] = 0.3,
-    output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("attention.html"),
+    output: Annotated[Path, typer.Option(help="The HTML file to write.", callback=check_directory_of)] = Path(
+        "attention.html"
+    ),
     device: DeviceOption = "auto",
 ) -> None:
     """Write an HTML file that shows where a network looks: choose image, layer and head, and point at a pixel."""
-    one_of("--device", device, ("auto", "cpu", "cuda"))
-    check_directory_of(output)
-    from sasa.cli.inputs import find_images
+    from sasa.cli.inputs import check_not_input, find_images
     from sasa.explore.data import explore as explore_image
     from sasa.explore.page import MEGABYTE, make_page
-    from sasa.tasks.any_task import images_of, load
+    from sasa.tasks.registry import load_trained
 
     paths = find_images(images or [])
-    if output.resolve() in {path.resolve() for path in paths}:
-        raise UsageError(f"--output {output} is one of the images to explore: name another file")
-    network = load(model, device, score)
-    explored = [explore_image(network, named, layer or []) for named in images_of(network, model, paths)]
-    page = make_page(Path(model).name, network.kind, explored, budget * MEGABYTE)
-    replace_text(output, page.text)
+    check_not_input("--output", output, paths)
+    network = load_trained(model, device)
+    explored = [explore_image(network, named, layer or [], score) for named in network.images_of(model, paths)]
+    page = make_page(Path(model).name, network.KIND, explored, budget * MEGABYTE)
+    write_file(output, page.text)
     if page.left_out:
         typer.echo(f"left out to stay within {budget:g} MB: {', '.join(page.left_out)}", err=True)
     size = f"{len(page.text.encode()) / MEGABYTE:.2f} MB"

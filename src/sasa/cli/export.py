@@ -7,7 +7,6 @@ import typer
 
 from sasa.cli.app import app, one_of
 from sasa.cli.output import check_directory_of, print_table
-from sasa.errors import UsageError
 
 if TYPE_CHECKING:
     from sasa.export import Exported
@@ -21,8 +20,10 @@ def export(
         str,
         typer.Option(help="Directory of a run or of a saved network, hf:OWNER/NAME, or a name of sasa models."),
     ],
-    format: Annotated[str, typer.Option("--format", metavar="|".join(FORMATS), help="Kind of file: docs/deploy.md.")],
-    output: Annotated[Path, typer.Option(help="The file to write: .pt2, .onnx or .safetensors.")],
+    format: Annotated[str, typer.Option("--format", help="Kind of file: docs/deploy.md.", **one_of(*FORMATS))],
+    output: Annotated[
+        Path, typer.Option(help="The file to write: .pt2, .onnx or .safetensors.", callback=check_directory_of)
+    ],
     images: Annotated[
         list[str] | None,
         typer.Argument(help="Images to compare on (default: validation images of the run; without a run, noise)."),
@@ -35,19 +36,14 @@ def export(
     ] = False,
 ) -> None:
     """Export a network to a file that runs elsewhere; it is loaded in a new process and compared before it is kept."""
-    one_of("--format", format, FORMATS)
-    check_directory_of(output)
-    from sasa.cli.inputs import find_images
+    from sasa.cli.inputs import check_not_input, find_images
     from sasa.export import export as export_network
     from sasa.export.trained import open_subject
 
     paths = find_images(images or [])
-    if output.resolve() in {path.resolve() for path in paths}:
-        raise UsageError(f"--output {output} is one of the images to compare on: name another file")
+    check_not_input("--output", output, paths)
     subject = open_subject(model, paths)
-    done = export_network(
-        subject.network, subject.images, format, output, dynamic_size=dynamic_size, boxes=boxes
-    )  # fmt: skip
+    done = export_network(subject.network, subject.images, format, output, dynamic_size=dynamic_size, boxes=boxes)
     report(done, format, subject.source)
 
 

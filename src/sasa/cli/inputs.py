@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sasa.data.images import SUFFIXES, is_image
-from sasa.errors import DataError
+from sasa.errors import DataError, UsageError
 from sasa.files import expand_user
 
 
@@ -15,6 +15,16 @@ def find_images(arguments: list[str]) -> list[Path]:
         DataError: an argument that matches nothing, or a directory or pattern without images.
     """
     return list(dict.fromkeys(path for argument in arguments for path in _named_by(argument)))
+
+
+def check_not_input(option: str, output: Path, images: Iterable[Path]) -> None:
+    """Check that the file to write, the value of `option`, is not one of the images to read.
+
+    Raises:
+        UsageError: it is.
+    """
+    if output.resolve() in {path.resolve() for path in images}:
+        raise UsageError(f"{option} {output} is one of the images to read: name another file")
 
 
 def _named_by(argument: str) -> list[Path]:

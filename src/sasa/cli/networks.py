@@ -1,13 +1,30 @@
-"""`sasa models`, `sasa flops` and `sasa paper`."""
+"""`sasa push`, `sasa flops`, `sasa paper` and `sasa models`."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sasa.cli.app import app
+from sasa.cli.app import AsJsonOption, app
 from sasa.cli.output import print_table
 from sasa.errors import ArgumentError
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Directory of a run, or of a saved network.")],
+    name: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub; created if it does not exist.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Publish a trained network on the Hugging Face Hub: weights, config and a model card, nothing else of the run."""
+    from sasa.models.publish import upload
+    from sasa.tasks.train import run_figures
+
+    typer.echo(f"published: {upload(run, name, private, figures=run_figures(run))}")
+    typer.echo(f"use it with --model hf:{name}; the card names no licence: add one on that page")
 
 
 @app.command()
@@ -17,7 +34,7 @@ def flops(
         int | None, typer.Option(min=1, help="Side of the image in pixels (default: 224; 640 for detectors).")
     ] = None,
     option: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. width=0.5")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJsonOption = False,
 ) -> None:
     """Count parameters, multiply-adds and FLOPs of a network.
 
@@ -49,7 +66,7 @@ def flops(
 @app.command()
 def paper(
     tables: Annotated[list[str] | None, typer.Argument(help="Numbers of tables (default: all).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJsonOption = False,
 ) -> None:
     """Print the paper's tables and claims beside counts of the networks that sasa builds for them."""
     from sasa.counting import paper_tables

@@ -9,7 +9,9 @@ from typing import Any
 import typer
 
 from sasa.errors import SasaError
-from sasa.files import atomic_write, write_errors
+from sasa.files import write_errors
+
+FIGURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")  # PNG without an ending
 
 
 def print_table(values: dict[str, Any]) -> None:
@@ -46,38 +48,44 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def check_directory_of(*paths: Path | None) -> None:
-    """Check, before the work, that files can be written: not where a directory is, and into one that is writable.
+def check_directory_of(path: Path | None) -> Path | None:
+    """Check, before the work, that a file can be written: not where a directory is, and into one that is writable.
 
     Raises:
-        SasaError: one cannot.
+        SasaError: it cannot.
     """
-    check_not_directories(*paths)
-    for path in paths:
-        if path and not path.parent.is_dir():
-            raise SasaError(f"cannot write {path}: {path.parent} is not a directory")
-        if path and not path.exists() and not os.access(path.parent, os.W_OK):  # what exists may be a device
-            raise SasaError(f"cannot write {path}: {path.parent} is not writable")
+    check_not_directory(path)
+    if path and not path.parent.is_dir():
+        raise SasaError(f"cannot write {path}: {path.parent} is not a directory")
+    if path and not path.exists() and not os.access(path.parent, os.W_OK):  # what exists may be a device
+        raise SasaError(f"cannot write {path}: {path.parent} is not writable")
+    return path
 
 
-def check_not_directories(*paths: Path | None) -> None:
-    """Check, before the work, that none of the files to write is a directory.
+def check_not_directory(path: Path | None) -> Path | None:
+    """Check, before the work, that a file to write is not a directory.
 
     Raises:
-        SasaError: one is.
+        SasaError: it is.
     """
-    for path in paths:
-        if path and path.is_dir():
-            raise SasaError(f"cannot write {path}: it is a directory")
+    if path and path.is_dir():
+        raise SasaError(f"cannot write {path}: it is a directory")
+    return path
+
+
+def check_figure(path: Path | None) -> Path | None:
+    """Check, before the work, that a figure can be written: not where a directory is, and in the format of its name.
+
+    Raises:
+        SasaError: it cannot.
+    """
+    check_not_directory(path)
+    if path and path.suffix.lower() not in ("", *FIGURES):
+        raise SasaError(f"cannot write {path}: the name of a figure must end in {', '.join(FIGURES)}")
+    return path
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write values as JSON to `path`, which may be a pipe or a device."""
     with write_errors(path):
         path.write_text(json.dumps(values, indent=2) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file atomically."""
-    with write_errors(path):
-        atomic_write(path, text.encode())

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sasa.cli.app import BadImageOption, DeviceOption, ImagesArgument, ModelOption, app, check_choices
-from sasa.cli.output import check_directory_of, shorten, write_json
-from sasa.errors import DataError, UsageError
+from sasa.cli.app import BadImageOption, DeviceOption, ImagesArgument, JsonOption, ModelOption, app
+from sasa.cli.output import shorten, write_json
+from sasa.errors import DataError
 
 if TYPE_CHECKING:
     from sasa.tasks.classification.predictor import Prediction
@@ -44,16 +44,14 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> N
         DataError: an image cannot be read (with --on-bad-image error), or none can.
         SasaError: not a trained network, or a file that cannot be written.
     """
-    check_choices(call.device, call.on_bad_image)
-    check_directory_of(call.json_file)
     from sasa.cli.drawing import open_drawing
-    from sasa.cli.inputs import find_images
+    from sasa.cli.inputs import check_not_input, find_images
     from sasa.tasks.registry import TASKS
 
     predictor = TASKS[task].predictor.load(call.model, call.device)
     paths, skipped, predictions = find_images(call.images), [], []
-    if call.json_file and call.json_file.resolve() in {path.resolve() for path in paths}:
-        raise UsageError(f"--json {call.json_file} is one of the images to look at: name another file")
+    if call.json_file:
+        check_not_input("--json", call.json_file, paths)
     drawing = open_drawing(task, call.draw, paths, predictor)
     readable = read_all(predictor, paths, skipped if call.on_bad_image == "skip" else None)
     table.heading(paths, predictor.labels)
@@ -110,7 +108,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to list.")] = 5,
     on_bad_image: BadImageOption = "error",
     device: DeviceOption = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the predictions to this file.")] = None,
+    json_file: JsonOption = None,
     draw: Annotated[
         Path | None,
         typer.Option(help="FILE.png: a grid of the first 64 images. A directory: a drawing of each image."),

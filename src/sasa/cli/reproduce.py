@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sasa.cli.app import app, one_of
+from sasa.cli.app import TrainingDeviceOption, app
 from sasa.cli.output import print_columns
-from sasa.cli.train import DEVICES
 from sasa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def reproduce(
     row: Annotated[
         list[str] | None, typer.Option(help="Only rows of this name or pattern, e.g. 'r26_*'; may be repeated.")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Device to train on.")] = None,
+    device: TrainingDeviceOption = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value for all rows, e.g. recipe.accumulate=2")
     ] = None,
@@ -75,7 +74,6 @@ def reproduce(
     name = table_name(table)
     dataset = dataset or ("coco" if name == DETECTION else "cifar10")
     plan = Plan(name, dataset, choose_scale(dataset, scale), validation, None, budget, changes)
-    one_of("--device", device, DEVICES)
     directory = output or Path("runs") / "reproduce" / f"{dataset}-{plan.scale}-{plan.table}"
     reproduction, rows = Reproduction(plan, seeds, data or dataset, directory, device, say), plan.matching(row)
     if list_:
@@ -93,7 +91,7 @@ def run_table(reproduction: "Reproduction", rows: Sequence["TableRow"]) -> None:
     try:
         reproduction.run_all(rows)
     finally:
-        text = report(reproduction)
+        text = reproduction.report(shlex.join(["sasa", *sys.argv[1:]]))
     print_report(reproduction, text)
 
 
@@ -109,12 +107,7 @@ def collect_table(reproduction: "Reproduction") -> None:
     if all(run.state in (NEW, STARTED) for run in reproduction.runs):
         raise UsageError(f"--collect makes the table of the runs that are done: {reproduction.output} has none")
     reproduction.check_done()
-    print_report(reproduction, report(reproduction))
-
-
-def report(reproduction: "Reproduction") -> str:
-    """Write the table's files, with this command as the one that made them."""
-    return reproduction.report(shlex.join(["sasa", *sys.argv[1:]]))
+    print_report(reproduction, reproduction.report(shlex.join(["sasa", *sys.argv[1:]])))
 
 
 def print_report(reproduction: "Reproduction", text: str) -> None:

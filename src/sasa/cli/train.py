@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sasa.cli.app import DEVICES, app, one_of
+from sasa.cli.app import BAD_IMAGE, TrainingDeviceOption, app
 from sasa.cli.output import print_table
 from sasa.errors import UsageError
 
@@ -35,7 +35,7 @@ def add_train(group: typer.Typer, task: str, summary: str, data: str, own: tuple
                 hidden="backbone" not in own,
             ),
         ] = None,
-        device: Annotated[str | None, typer.Option(metavar="|".join(DEVICES), help="Device of the network.")] = None,
+        device: TrainingDeviceOption = None,
         workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
         in_memory: Annotated[
             bool | None,
@@ -46,7 +46,7 @@ def add_train(group: typer.Typer, task: str, summary: str, data: str, own: tuple
             ),
         ] = None,
         on_bad_image: Annotated[
-            str | None, typer.Option(metavar="error|skip", help="An image that cannot be read: stop, or leave it out.")
+            str | None, typer.Option(help="An image that cannot be read: stop, or leave it out.", **BAD_IMAGE)
         ] = None,
         output: Annotated[
             Path | None, typer.Option(help="Directory of the run, which must be new (default: runs/MODEL-N).")
@@ -71,10 +71,10 @@ def add_train(group: typer.Typer, task: str, summary: str, data: str, own: tuple
             "recipe.epochs": epochs,
             "recipe.batch_size": batch_size,
             "recipe.backbone": backbone,
-            "run.accelerator": one_of("--device", device, DEVICES),
+            "run.accelerator": device,
             "data.workers": workers,
             "data.in_memory": in_memory,
-            "data.on_bad_image": one_of("--on-bad-image", on_bad_image, ("error", "skip")),
+            "data.on_bad_image": on_bad_image,
         }
         changes = [(key, value) for key, value in options.items() if value is not None]
         changes += [parse_setting(text) for text in set_ or []]

@@ -83,10 +83,11 @@ def tables(names: Iterable[str | int] | str | int | None = None) -> list[Counted
     >>> [row.cells.label for row in sasa.counting.tables("6")[0].rows]
     ['q.r', 'q.k + q.r']
     """
-    return [
-        CountedTable(name, TITLES[name], tuple(_row(name, cells) for cells in CELLS[name]))
-        for name in _wanted(names, CELLS)
-    ]
+    found = []
+    for name in _wanted(names, CELLS):
+        counts = [_counted(cells.model, SIDES.get(name, SIDE), **cells.options) for cells in CELLS[name]]
+        found.append(CountedTable(name, TITLES[name], tuple(map(CountedRow, CELLS[name], counts))))
+    return found
 
 
 def _wanted(names: Iterable[str | int] | str | int | None, every: Iterable[str]) -> list[str]:
@@ -100,10 +101,6 @@ def _wanted(names: Iterable[str | int] | str | int | None, every: Iterable[str])
             raise ArgumentError(f"there is no table {name!r}; the tables are {', '.join(CELLS)}")
         wanted.append(short)
     return wanted
-
-
-def _row(table: str, cells: Cells) -> CountedRow:
-    return CountedRow(cells, _counted(cells.model, SIDES.get(table, SIDE), **cells.options))
 
 
 @functools.cache

@@ -169,7 +169,7 @@ class LayerView:
     """The attention of one pixel of a layer's map.
 
     Args:
-        name: of the layer.
+        name: of the row: the layer, or the pixel.
         windows: (title, weights (K, K)) of each panel: a head, or the mean of all.
         pixel: (row, column) on the map.
         size: (H, W) of the map.
@@ -199,16 +199,13 @@ def draw_attention(
         title: of the figure.
         heads: to draw, counted from 1; by default all.
     """
-    count, kernel_size, _, height, width = weights_NKKHW.shape
+    count, _, _, height, width = weights_NKKHW.shape
     shown = list(heads or range(1, count + 1))
     figure = new_figure(1.6 * (len(shown) + 1) + 0.3, 1.75 * len(pixels) + 0.5)
     grid = figure.subplots(len(pixels), len(shown) + 1, squeeze=False)
     for line, (row, column) in zip(grid, pixels, strict=True):
-        _draw_place(line[0], image, (row, column), kernel_size, (height, width))
-        line[0].set_ylabel(f"pixel {row}, {column}", fontsize=8)
-        for axes, head in zip(line[1:], shown, strict=True):
-            window = weights_NKKHW[head - 1, :, :, row, column]
-            _draw_window(axes, image, window, (row, column), (height, width), f"head {head}")
+        windows = [(f"head {head}", weights_NKKHW[head - 1, :, :, row, column]) for head in shown]
+        _draw_row(line, image, LayerView(f"pixel {row}, {column}", windows, (row, column), (height, width)))
     figure.suptitle(f"{title}\nsquares: the pixel and its window", fontsize=9)
     save_figure(figure, path)
 
@@ -232,20 +229,19 @@ def draw_layers(image: Any, views: Sequence[LayerView], path: Path, title: str) 
         for axes in grid[len(views) - column * rows :].ravel():  # the last column may be shorter
             axes.axis("off")
         for line, view in zip(grid, views[column * rows : (column + 1) * rows], strict=False):
-            kernel_size = view.windows[0][1].shape[0]
-            _draw_place(line[0], image, view.pixel, kernel_size, view.size)
-            line[0].set_ylabel(view.name, fontsize=8)
+            _draw_row(line, image, view)
             line[0].set_title("{} x {} map, pixel {}, {}".format(*view.size, *view.pixel), fontsize=7)
-            for axes, (name, window) in zip(line[1:], view.windows, strict=True):
-                _draw_window(axes, image, window, view.pixel, view.size, name)
     figure.suptitle(f"{title}\nsquares: the pixel and its window", fontsize=9)
     save_figure(figure, path)
 
 
-def _draw_place(axes: Any, image: Any, pixel: tuple[int, int], kernel_size: int, size: tuple[int, int]) -> None:
-    """Draw the image with the pixel and its window outlined."""
-    axes.imshow(np.asarray(image), cmap="gray", extent=_extent(size), vmin=0, vmax=255)
-    _mark(axes, pixel, kernel_size, size)
+def _draw_row(line: Any, image: Any, view: LayerView) -> None:
+    """Draw the image with the pixel and its window outlined, and then each window, in a row of axes."""
+    line[0].imshow(np.asarray(image), cmap="gray", extent=_extent(view.size), vmin=0, vmax=255)
+    _mark(line[0], view.pixel, view.windows[0][1].shape[0], view.size)
+    line[0].set_ylabel(view.name, fontsize=8)
+    for axes, (name, window) in zip(line[1:], view.windows, strict=True):
+        _draw_window(axes, image, window, view.pixel, view.size, name)
 
 
 def _draw_window(

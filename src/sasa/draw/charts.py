@@ -29,11 +29,11 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG atomically; its directory is created."""
+    """Write a figure atomically, in the format of the name's ending (PNG without one); its directory is created."""
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            figure.savefig(file, dpi=130, format="png")
+            figure.savefig(file, dpi=130, format=path.suffix[1:].lower() or "png")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,9 @@ def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
     Up to 30 classes are named, and up to 20 have counts in the cells; of more classes about ten are numbered. Of more
     than 1,000 classes neighbours share a cell, because a cell for each would be smaller than a pixel.
     """
+    from matplotlib import colormaps
+    from matplotlib.colors import PowerNorm
+
     check_labels(confusion, labels)
     found, classes = pairs(confusion), len(labels)
     shared = -(-classes // MOST_DENSE)  # classes of a cell, in each direction
@@ -155,8 +158,13 @@ def draw_confusion(confusion: Tensor, labels: list[str], path: Path) -> None:
     figure = new_figure(side + margin + 0.9, side + margin * 0.8)
     axes = figure.subplots()
     end = shared * len(counts) - 0.5
-    style = {"cmap": _colours(), "norm": _norm(), "interpolation": "nearest", "extent": (-0.5, end, end, -0.5)}
-    image = axes.imshow(np.ma.masked_invalid(shares), **style)
+    image = axes.imshow(
+        np.ma.masked_invalid(shares),
+        cmap=colormaps["Blues"].with_extremes(bad="#d0d0d0"),
+        norm=PowerNorm(0.5, 0, 1),  # square roots, so that a share of 1 % is visible
+        interpolation="nearest",
+        extent=(-0.5, end, end, -0.5),
+    )
     bar = figure.colorbar(image, ax=axes, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], shrink=0.8, pad=0.02)
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"], fontsize=8)
     bar.set_label("share of the true class", fontsize=8)
@@ -176,19 +184,6 @@ def _grid(found: Pairs, classes: int, shared: int) -> np.ndarray:
     cells = (found.truth // shared) * side + found.answer // shared
     counts = torch.zeros(side * side, dtype=torch.int64).index_add_(0, cells, found.images)
     return counts.view(side, side).numpy()
-
-
-def _colours():
-    from matplotlib import colormaps
-
-    return colormaps["Blues"].with_extremes(bad="#d0d0d0")
-
-
-def _norm():
-    """Return a square-root colour scale, on which a share of 1 % is visible."""
-    from matplotlib.colors import PowerNorm
-
-    return PowerNorm(0.5, 0, 1)
 
 
 def _names(labels: list[str]) -> list[str]:

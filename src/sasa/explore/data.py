@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sasa.draw.attention import attention_layers, choose_layer
 from sasa.errors import SasaError
 from sasa.nn import LocalAttention2d
-from sasa.tasks.any_task import Answer, NamedImage, Trained
+from sasa.tasks.trained import Answer, NamedImage, TrainedNetwork
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,14 @@ def pack(weights_NKKHW: Tensor) -> bytes:
     return zlib.compress(scales.astype("<u2").tobytes() + values.clip(0, 255).astype(np.uint8).tobytes(), 9)
 
 
-def explore(model: Trained, named: NamedImage, layers: Sequence[str] = ()) -> Explored:
+def explore(model: TrainedNetwork, named: NamedImage, layers: Sequence[str] = (), score: float = 0.0) -> Explored:
     """Run the network on an image once; keep the answers and the weights of its attention layers.
 
     Args:
         model: a trained network.
         named: the image.
         layers: names, as `sasa attend --list` prints them; by default all.
+        score: lowest score of a detector's box.
 
     Raises:
         SasaError: an unknown layer, a network without attention, or weights that are not finite.
@@ -92,7 +93,7 @@ def explore(model: Trained, named: NamedImage, layers: Sequence[str] = ()) -> Ex
     chosen = [choose_layer(model.network, layer) for layer in layers or [None]]  # None: at least one, or an error
     names = list(dict.fromkeys(chosen)) if layers else list(attention_layers(model.network))
     with _record(model.network, names) as (inputs, found):
-        answers = model.answers(named.image)
+        answers = model.best(named.image, score)
     (height, width), (seen_height, seen_width) = inputs[0], model.seen_size(named.image)
     cover = (seen_height / height, seen_width / width)
     return Explored(PurePath(named.name).name, model.shown(named.image), named.truth, answers, found, cover)

@@ -54,7 +54,7 @@ def make_page(title: str, kind: str, images: Sequence[Explored], budget: float) 
             f"no attention layer fits into a page of {budget / MEGABYTE:g} MB: the smallest takes "
             f"{min(sizes) / MEGABYTE:.2f} MB for {len(images)} images; raise --budget, or name fewer images"
         )
-    left_out = [_described(first[n]) for n in range(len(first)) if n not in kept]
+    left_out = ["{} ({} x {})".format(one.name, *one.size) for n, one in enumerate(first) if n not in kept]
     return Page(_fill(title, kind, images, sources, chunks, kept, left_out), len(kept), left_out)
 
 
@@ -69,11 +69,6 @@ def _affordable(layers: Sequence[LayerCall], sizes: Sequence[int], budget: float
     return sorted(kept)
 
 
-def _described(layer: LayerCall) -> str:
-    height, width = layer.size
-    return f"{layer.name} ({height} x {width})"
-
-
 def _fill(
     title: str,
     kind: str,
@@ -85,7 +80,7 @@ def _fill(
 ) -> str:
     """Return the text of the HTML file."""
     template, style, script = (
-        files("sasa.explore").joinpath(f"page.{end}").read_text() for end in ("html", "css", "js")
+        files("sasa.explore").joinpath(f"page.{end}").read_text("utf-8") for end in ("html", "css", "js")
     )
     layers = images[0].layers
     facts = {

@@ -18,7 +18,7 @@ from sasa.export.description import describe
 from sasa.export.detector import FoundBoxes, RawMaps
 from sasa.export.formats import FORMATS, OPSET, Traced
 from sasa.export.load import tensors
-from sasa.files import atomic_write, write_errors
+from sasa.files import write_errors, write_file
 from sasa.models import RetinaNet
 from sasa.nn import optimize_for_inference
 
@@ -87,7 +87,7 @@ def export(
     description = describe(network, wrapped, largest, dynamic_size, metadata)
     if format == "onnx":
         description["opset"] = OPSET
-    traced = Traced(graph, _traced_with(largest, dynamic_size), dynamic_size, description["outputs"], description)
+    traced = Traced(graph, _traced_with(largest, dynamic_size), dynamic_size, description)
     content = FORMATS[format].content(traced)
 
     def run(images: Tensor) -> list[Tensor]:
@@ -105,8 +105,7 @@ def export(
             f"the exported network differs by {compared.difference:.1e} of the largest output, and {TOLERANCE:.0e} is "
             f"allowed: {output} was not written"
         )
-    with write_errors(output):
-        atomic_write(output, content)
+    write_file(output, content)
     eager = seconds_of(lambda: run(largest[:1]))
     return Exported(output, len(content), compared.difference, compared.seconds, eager, description)
 

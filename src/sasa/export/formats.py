@@ -9,7 +9,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sasa.errors import SasaError
+from sasa.errors import SasaError, compiler_errors
 
 KEY = "sasa"
 OPSET = 18  # ONNX Runtime 1.14 (2023) and newer run it
@@ -33,14 +33,12 @@ class Traced:
         network: in evaluation mode; its output is a tensor or a tuple of tensors.
         example: (B, C, H, W), B >= 2.
         dynamic_size: whether height and width stay open, as the batch always does.
-        outputs: a name for each output.
-        description: of the network, its input and its outputs.
+        description: of the network, its input and its outputs ("outputs": a name for each).
     """
 
     network: nn.Module
     example: Tensor
     dynamic_size: bool
-    outputs: Sequence[str]
     description: dict[str, Any]
 
     @property
@@ -75,7 +73,11 @@ def aoti(traced: Traced) -> bytes:
     """The network compiled by AOTInductor for this machine's kind of processor, for Python and C++."""
     content = io.BytesIO()
     program = traced.program()
-    with _one_sentence("AOTInductor cannot compile", traced.network), _own_compiler_cache():
+    with (
+        _one_sentence("AOTInductor cannot compile", traced.network),
+        compiler_errors("the format aoti"),
+        _own_compiler_cache(),
+    ):
         torch._inductor.aoti_compile_and_package(
             program, package_path=content, inductor_configs={"aot_inductor.metadata": {KEY: traced.text}}
         )
@@ -88,12 +90,14 @@ def onnx(traced: Traced) -> bytes:
     Raises:
         SasaError: a package of the extra `export` is missing, or the network has an operator that ONNX lacks.
     """
-    check_packages()
+    missing = [name for name in NEEDED_BY_ONNX if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SasaError(f"the format onnx needs {', '.join(missing)}: pip install 'sasa[export]'")
     with _one_sentence("torch.onnx.export cannot convert", traced.network):
         program = torch.onnx.export(
             traced.program(),
             input_names=["images"],
-            output_names=list(traced.outputs),
+            output_names=traced.description["outputs"],
             dynamic_shapes=(traced.axes,),
             opset_version=OPSET,
             dynamo=True,
@@ -127,13 +131,6 @@ FORMATS = {
     "onnx": Format(".onnx", onnx),
     "safetensors": Format(".safetensors", safetensors),
 }
-
-
-def check_packages() -> None:
-    """Raise a `SasaError` unless the packages for ONNX are installed."""
-    missing = [name for name in NEEDED_BY_ONNX if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SasaError(f"the format onnx needs {', '.join(missing)}: pip install 'sasa[export]'")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sasa.errors import SasaError
 from sasa.models import create_model, list_models
 from sasa.models.hub import locate
 from sasa.models.retinanet_config import DETECTORS
-from sasa.tasks.any_task import images_of, load
+from sasa.tasks.registry import load_trained
 
 IMAGES = 4  # that an export is compared on
 CLASSIFIER_SIZE, DETECTOR_SIZE = 224, 640  # pixels a side for networks by name, which have no preprocessing
@@ -49,13 +49,13 @@ def open_subject(name: str, paths: Sequence[Path]) -> Subject:
             raise SasaError(f"{name} is untrained and has no preprocessing for images: leave {paths[0]} out")
         side = DETECTOR_SIZE if name in DETECTORS else CLASSIFIER_SIZE
         return Subject(create_model(name), _noise(3, side), f"{IMAGES} generated images; the weights are untrained")
-    trained = load(name, "cpu", 0.0)
+    trained = load_trained(name, "cpu")
     if paths or (locate(name) / "config.yaml").is_file():
-        images = [named.image for named in islice(images_of(trained, name, paths), IMAGES)]
+        images = [named.image for named in islice(trained.images_of(name, paths), IMAGES)]
         kind = "image" if paths else "validation image"
         source = f"{len(images)} {kind}{'s'[: len(images) != 1]}"
-        return Subject(trained.network, trained.prepare(images), source)
-    return Subject(trained.network, _noise(trained.channels, trained.side), f"{IMAGES} generated images")
+        return Subject(trained.network, trained.inputs(images), source)
+    return Subject(trained.network, _noise(trained.preprocessing.channels, trained.side), f"{IMAGES} generated images")
 
 
 def _noise(channels: int, side: int) -> Tensor:

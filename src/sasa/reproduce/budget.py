@@ -12,7 +12,6 @@ from sasa.tasks.classification.task import open_training_data
 from sasa.tasks.dry_run import time_steps
 from sasa.tasks.registry import config_of
 from sasa.tasks.train import start
-from sasa.training.loop import Trainer
 from sasa.training.settings import Config
 
 STEPS = 6  # measured; the first one does not count
@@ -30,40 +29,25 @@ class RunCost:
 
 
 def measure(config: Config) -> RunCost:
-    """Estimate the cost of a run from its first steps; nothing is written."""
-    began = time.perf_counter()
-    short = config_of(config.to_dict())
+    """Estimate the cost of a run from its first steps; nothing is written.
+
+    A run in memory decodes all images before its first step: here only those of a few batches, and the time is
+    extrapolated.
+    """
+    began, short, splits = time.perf_counter(), config_of(config.to_dict()), None
     if isinstance(short, TrainConfig) and short.data.in_memory:
-        return _measure_in_memory(short, began)
-    trainer = start(short)
-    building, task = time.perf_counter() - began, trainer.task
-    _, step = _first_and_later(trainer)
-    return RunCost(building + DRAWING, _epoch(step, len(task.train), len(task.held_out), config.recipe.batch_size))
-
-
-def _measure_in_memory(short: TrainConfig, began: float) -> RunCost:
-    """Decode a few batches only: a run decodes all images before its first step, and that time is extrapolated."""
-    train, held_out = open_training_data(short)
+        splits = open_training_data(short)
+        short.data.limit = min(len(splits[0]), STEPS * short.recipe.batch_size)
     opening = time.perf_counter() - began
-    batch = min(short.recipe.batch_size, len(train))
-    short.data.limit = min(len(train), STEPS * batch)
     trainer = start(short)
-    building = time.perf_counter() - began - opening
-    first, step = _first_and_later(trainer)
-    decoding = max(0.0, first - step) / short.data.limit * (len(train) + len(held_out))
-    return RunCost(building + decoding + DRAWING, _epoch(step, len(train), len(held_out), batch))
-
-
-def _first_and_later(trainer: Trainer) -> tuple[float, float]:
-    """Return the seconds of the first step and of a later one."""
+    once = time.perf_counter() - began - opening + DRAWING
     first, *others = time_steps(trainer, STEPS)
-    return first, statistics.median(others or [first])
-
-
-def _epoch(step: float, images: int, held_out: int, batch: int) -> float:
-    """Return the seconds of an epoch with its scoring, from those of a step."""
-    batch = min(batch, images)
-    return images // batch * step + SCORING * held_out / batch * step
+    step = statistics.median(others or [first])
+    images, held_out = map(len, splits or (trainer.task.train, trainer.task.held_out))
+    if splits:
+        once += max(0.0, first - step) / short.data.limit * (images + held_out)
+    batch = min(short.recipe.batch_size, images)
+    return RunCost(once, images // batch * step + SCORING * held_out / batch * step)
 
 
 def epochs_that_fit(costs: Sequence[RunCost], seeds: int, seconds: float, most: int) -> int:

@@ -34,18 +34,21 @@ def document(plan: Plan, row: TableRow, data: str) -> str:
 
 def header(plan: Plan, row: TableRow) -> str:
     """Return the comments before the settings: paper's numbers, cost, commands, expected and measured score."""
-    cost = plan.count(row)
+    cost, many = plan.count(row), "8 GPUs" in plan.setup.hardware
     lines = [f"# {title(row.table)}.", f"# Row {row.name}: {row.label}. {plan.dataset}, {plan.scale}.", "#"]
     entries = {
         "Question": TABLES[row.table].question,
         "Paper": paper(row),
         "Networks": plan.setup.differs,
-        "Counted": counted(plan, cost),
+        "Counted": (
+            f"{cost.flops_calibrated / 1e9:.2f} B FLOPS (calibrated; {cost.flops_simple / 1e9:.2f} simple), "
+            f"{cost.parameters / 1e6:.2f} M parameters, for {plan.setup.classes} classes"
+        ),
         "Training": training(plan, row, cost),
         "Hardware": plan.setup.hardware,
         "Printed by": f"{_reproduce(plan, plan.validation)} --row {row.name} --print-config > {row.name}.yaml",
-        "Dry run": dry_run(plan, row),
-        "Command": command(plan, row),
+        "Dry run": dry_run(plan, row, many),
+        "Command": command(plan, row, many),
         "Table": f"{_reproduce(plan, _holds_out(plan, row))} --data DIR --collect",
         "Seeds": f"others with --set run.seed=1 and --output {row.name}-seed1 in the same directory, and so on",
         "Expected": expected(plan, row),
@@ -69,17 +72,11 @@ def paper(row: TableRow) -> str:
             f"mAP {whole}, at 50 {half}, at 75 {three_quarters}; small {small}, medium {medium}, large {large} on COCO"
         )
     else:
-        score = f"{cells.top1:.1f} % top-1 on ImageNet, {'validation' if _on_validation(row) else 'test'} set"
+        score = (
+            f"{cells.top1:.1f} % top-1 on ImageNet, {'validation' if row.table in VALIDATION_TABLES else 'test'} set"
+        )
     parameters = f", {cells.parameters:.1f} M parameters" if cells.parameters else ""
     return f"{cells.flops:.1f} B FLOPS{parameters}, {score}"
-
-
-def counted(plan: Plan, cost: Count) -> str:
-    """Return our FLOPS and parameters in the paper's units."""
-    return (
-        f"{cost.flops_calibrated / 1e9:.2f} B FLOPS (calibrated; {cost.flops_simple / 1e9:.2f} simple), "
-        f"{cost.parameters / 1e6:.2f} M parameters, for {plan.setup.classes} classes"
-    )
 
 
 def training(plan: Plan, row: TableRow, cost: Count) -> str:
@@ -97,19 +94,19 @@ def training(plan: Plan, row: TableRow, cost: Count) -> str:
     )
 
 
-def dry_run(plan: Plan, row: TableRow) -> str:
-    """Return the command that measures a step on one device, with the batch that each of 8 GPUs would have."""
-    words = f"{_train(plan)} --config {row.name}.yaml --dry-run"
+def dry_run(plan: Plan, row: TableRow, many: bool) -> str:
+    """Return the command that measures a step on one device, with the batch that each of `many` (8) GPUs would have."""
+    words = f"sasa {plan.setup.config.COMMAND} --config {row.name}.yaml --dry-run"
     accumulate = plan.config(row, 0, plan.dataset).recipe.accumulate
-    return f"{words} --set recipe.accumulate={8 * accumulate}" if _many_gpus(plan) else words
+    return f"{words} --set recipe.accumulate={8 * accumulate}" if many else words
 
 
-def command(plan: Plan, row: TableRow) -> str:
+def command(plan: Plan, row: TableRow, many: bool) -> str:
     """Return the command that trains the row in the directory that `sasa reproduce --collect` reads."""
     data = "DIR/train" if _holds_out(plan, row) else "DIR"  # without the validation images of DIR
     output = f"runs/reproduce/{plan.dataset}-{plan.scale}-{row.table}/runs/{row.name}-seed0"
     words = f"--config {row.name}.yaml --data {data} --output {output}"
-    return f"{'torchrun --nproc-per-node 8 -m ' if _many_gpus(plan) else ''}{_train(plan)} {words}"
+    return f"{'torchrun --nproc-per-node 8 -m ' if many else ''}sasa {plan.setup.config.COMMAND} {words}"
 
 
 def expected(plan: Plan, row: TableRow) -> str:
@@ -129,21 +126,9 @@ def measured(plan: Plan, row: TableRow) -> str:
     return f"{score} % top-1 on the test images, mean and standard error over 3 seeds (docs/results.md)"
 
 
-def _on_validation(row: TableRow) -> bool:
-    return row.table in VALIDATION_TABLES
-
-
 def _holds_out(plan: Plan, row: TableRow) -> bool:
     """Return whether a part of the training images is scored, as in the paper's row."""
-    return plan.validation or (plan.dataset == "imagenet" and _on_validation(row))
-
-
-def _many_gpus(plan: Plan) -> bool:
-    return "8 GPUs" in plan.setup.hardware
-
-
-def _train(plan: Plan) -> str:
-    return f"sasa {plan.setup.config.COMMAND}"
+    return plan.validation or (plan.dataset == "imagenet" and row.table in VALIDATION_TABLES)
 
 
 def _reproduce(plan: Plan, validation: bool) -> str:

@@ -1,8 +1,6 @@
 """Run the rows of a table one after the other; a stopped reproduction is continued by the same command."""
 
 import dataclasses
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,16 +10,17 @@ import torch
 
 from sasa.durations import format_duration, parse_budget
 from sasa.errors import DataError, DivergedError, UsageError
-from sasa.files import expand_user
+from sasa.files import expand_user, write_file
 from sasa.reproduce.budget import epochs_that_fit, measure
-from sasa.reproduce.plan import FREE, Plan, agree, load_plan, write_text
+from sasa.reproduce.plan import FREE, Plan, agree, load_plan
 from sasa.reproduce.results import draw, results, to_markdown, write_csv
 from sasa.reproduce.rows import TableRow
 from sasa.reproduce.runs import DIVERGED, DONE, NEW, STARTED, Run, check_images, runs_of
 from sasa.tasks.train import resume, train
 from sasa.training.processes import started
+from sasa.training.run_directory import RunDirectory
 from sasa.training.settings import Config, flatten
-from sasa.training.signals import STOPPING, StoppedError, StopRequest
+from sasa.training.signals import StoppedError, StopRequest
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Reproduction:
         """The plan with as many epochs as fit into the budget, less the time that measuring takes."""
         began, seconds = time.perf_counter(), parse_budget(budget)
         configs, costs = [self.plan.config(row, 0, self.data, self.device) for row in rows], []
-        with SignalRecorder() as signals:
+        with StopRequest() as signals:
             for row, config in zip(rows, configs, strict=True):
                 self.say(f"measuring a few steps of {row.name}")
                 costs.append(measure(config))
@@ -104,7 +103,7 @@ class Reproduction:
         """
         runs = [run for run in self.runs if run.row in rows]
         began, count = time.perf_counter(), 0
-        with SignalRecorder() as signals:
+        with StopRequest() as signals:
             for number, run in enumerate(runs, 1):
                 if run.state in (DONE, DIVERGED):
                     continue
@@ -143,7 +142,7 @@ class Reproduction:
         check_images(self.plan, runs)
         text = to_markdown(self.plan, runs, command)
         write_csv(self.plan, runs, self.output / "results.csv")
-        write_text(self.output / "table.md", text)
+        write_file(self.output / "table.md", text)
         draw(self.plan, results(self.plan, runs), self.output / "figure.png")
         return text
 
@@ -168,45 +167,10 @@ def run_one(run: Run, config: Config) -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of the previous run
     if run.state == NEW:
-        # A run that ended before its first checkpoint leaves nothing to continue from.
-        (run.path / "config.yaml").unlink(missing_ok=True)
+        if (recorded := run.path / "config.yaml").exists():
+            with RunDirectory(run.path).locked():  # an error if a process trains there now; else it ended too early
+                recorded.unlink()
         train(config, run.path)
     else:
         run.check(config)
         resume(run.path, [(key, value) for key, value in flatten(config.to_dict()) if key in FREE])
-
-
-class SignalRecorder(StopRequest):
-    """A `StopRequest` over many runs, which also records signals handled by the `StopRequest` of a run.
-
-    A run that receives a signal in its last step ends normally, so its signal would be lost. Python writes the number
-    of every signal to one file descriptor, regardless of the handler; this class reads that file descriptor.
-    """
-
-    def __enter__(self) -> "SignalRecorder":
-        self._read, self._write = os.pipe()
-        for end in (self._read, self._write):
-            os.set_blocking(end, False)
-        self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        super().__exit__(*exception)
-        signal.set_wakeup_fd(self._previous_fd)
-        os.close(self._read)
-        os.close(self._write)
-
-    def check(self, sentence: str) -> None:
-        """Raise with the sentence if a signal has arrived.
-
-        Raises:
-            StoppedError: a signal of STOPPING arrived.
-        """
-        try:
-            received = os.read(self._read, 4096)
-        except BlockingIOError:
-            received = b""
-        numbers = [number for number in received if number in STOPPING]
-        if numbers:
-            raise StoppedError(sentence, numbers[-1])

@@ -13,7 +13,7 @@ from torch import nn
 
 from sasa.counting.count import Count, count
 from sasa.errors import DataError, SasaError, UsageError
-from sasa.files import atomic_write, expand_user, write_errors
+from sasa.files import expand_user, write_errors, write_file
 from sasa.models import create_model
 from sasa.reproduce.rows import DETECTION, TableRow, rows
 from sasa.reproduce.setups import SETUPS, Setup
@@ -127,8 +127,10 @@ class Plan:
         return count(_build(options), (channels, side, side))
 
     def save(self, directory: Path) -> None:
-        """Write plan.json."""
-        write_text(directory / PLAN, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """Write plan.json into the directory, which is made if it is missing."""
+        with write_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        write_file(directory / PLAN, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 def _build(model: dict[str, Any]) -> nn.Module:
@@ -136,17 +138,6 @@ def _build(model: dict[str, Any]) -> nn.Module:
     options = dict(model)
     with torch.device("meta"):
         return create_model(options.pop("name"), **options)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically.
-
-    Raises:
-        SasaError: it cannot be written.
-    """
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text.encode())
 
 
 def load_plan(directory: Path) -> Plan | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sasa.draw.charts import new_figure, save_figure
-from sasa.reproduce.plan import Plan, write_text
+from sasa.files import write_file
+from sasa.reproduce.plan import Plan
 from sasa.reproduce.rows import DETECTION, TableRow, title
 from sasa.reproduce.runs import DIVERGED, DONE, Run, scored_on_drawn
 from sasa.reproduce.scores import Mean, column, conclusion, mean, measure_of, paired
@@ -74,14 +75,14 @@ def write_csv(plan: Plan, runs: Sequence[Run], path: Path) -> None:
                 "row": run.row.name,
                 "seed": run.seed,
                 "state": run.state,
-                f"paper_{measure.column}": "" if paper is None else paper,
+                f"paper_{column(measure.key)}": "" if paper is None else paper,
                 **{column(key): _in_csv(key, found.get(key)) for key in (measure.key, *measure.others)},
                 "pictures": found.get("held_out_pictures", ""),
                 "parameters": found.get("parameters", ""),
                 "epochs": found.get("epochs", ""),
             }
         )
-    write_text(path, to_csv(list(rows[0]), rows))
+    write_file(path, to_csv(list(rows[0]), rows))
 
 
 def _in_csv(key: str, value: float | None) -> float | str:
@@ -123,7 +124,7 @@ def conditions(plan: Plan, runs: Sequence[Run], command: str) -> str:
     done = [run for run in runs if run.state == DONE]
     epochs = sorted({run.summary()["epochs"] for run in done})
     images = sorted({run.summary()["held_out_pictures"] for run in done})
-    where = sorted({_machine(run.environment()) for run in done})
+    where = sorted({run.machine() for run in done})
     budget = f", by --budget {plan.budget}" if plan.budget else ""
     use = "no epoch, option or network was chosen by this number"
     if plan.validation:
@@ -164,26 +165,14 @@ def _beside(plan: Plan) -> str:
     return f"“{labels[0]}”" if len(labels) == 1 else "the baseline of the same size"
 
 
-def _machine(environment: dict[str, Any]) -> str:
-    shown = [environment.get("device"), f"torch {environment['torch']}" if "torch" in environment else None]
-    return ", ".join([text for text in (*shown, environment["day"]) if text])
-
-
-def draw(plan: Plan, found: Sequence[Result], path: Path) -> bool:
-    """Draw the table's figure if it has one and a run is done; return whether it was drawn.
-
-    Args:
-        plan: whose table it is.
-        found: its rows.
-        path: the PNG.
-    """
+def draw(plan: Plan, found: Sequence[Result], path: Path) -> None:
+    """Draw the figure of a table with these results as a PNG, if it has one and a run is done."""
     done = [result for result in found if result.mean]
     if plan.table not in DRAWN or not done:
-        return False
+        return
     figure = _widths(plan, done) if plan.table == FIGURE else _window(done)
     figure.suptitle(f"{plan.dataset}, {plan.scale}: mean and standard error over seeds", fontsize=9)
     save_figure(figure, path)
-    return True
 
 
 def _window(done: list[Result]) -> Any:

@@ -11,6 +11,7 @@ from sasa.errors import SasaError
 from sasa.reproduce.plan import FREE, Plan
 from sasa.reproduce.rows import TableRow
 from sasa.training.run_directory import RunDirectory
+from sasa.training.same_data import read_json
 from sasa.training.settings import Config, flatten
 
 NEW, STARTED, DONE, DIVERGED = "new", "started", "done", "diverged"
@@ -33,12 +34,11 @@ class Run:
     @property
     def state(self) -> str:
         """NEW, STARTED (there is a checkpoint to continue from), DONE or DIVERGED."""
-        directory = RunDirectory(self.path)
         if (self.path / "summary.json").is_file():
             return DONE
         if (self.path / "diverged.json").is_file():
             return DIVERGED
-        return STARTED if directory.checkpoint_path.is_file() or directory.previous_path.is_file() else NEW
+        return STARTED if RunDirectory(self.path).checkpoints else NEW
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, of a run that is done."""
@@ -47,13 +47,12 @@ class Run:
         except (OSError, ValueError) as error:
             raise SasaError(f"{self.path / 'summary.json'} is damaged: {error}") from error
 
-    def environment(self) -> dict[str, str]:
-        """The machine and the day of a run that is done."""
+    def machine(self) -> str:
+        """The device, the version of torch (if known) and the day of a run that is done."""
+        environment = read_json(self.path / "environment.json")
+        known = [environment.get("device"), f"torch {environment['torch']}" if "torch" in environment else None]
         day = date.fromtimestamp((self.path / "summary.json").stat().st_mtime).isoformat()
-        try:
-            return {**json.loads((self.path / "environment.json").read_text()), "day": day}
-        except (OSError, ValueError):
-            return {"day": day}
+        return ", ".join([text for text in (*known, day) if text])
 
     def check(self, wanted: Config) -> None:
         """Check that the run has the configuration that the table needs.

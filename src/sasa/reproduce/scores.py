@@ -29,11 +29,6 @@ class Measure:
     key: str
     others: tuple[str, ...]
 
-    @property
-    def column(self) -> str:
-        """Its heading in results.csv."""
-        return column(self.key)
-
     def ours(self, summary: dict[str, Any]) -> float:
         """The score of a run, in %."""
         return 100 * summary[self.key]

@@ -5,6 +5,7 @@ A setup is one entry of `SETUPS` and one YAML file in the recipes of its task. T
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sasa.counting.paper_cells import Cells
@@ -44,7 +45,7 @@ def cifar10_network(cells: Cells, table: str) -> Options:
     return {**model, **stem, **cells.options}
 
 
-def _small_network(cells: Cells, table: str, **options: Any) -> Options:
+def small_network(cells: Cells, table: str, **options: Any) -> Options:
     """ResNet-26 of a quarter of the width behind the attention stem with 2 x 2 blocks.
 
     All rows have the same stem, so that an attention network and its convolutional twin see the same feature maps, of
@@ -55,16 +56,6 @@ def _small_network(cells: Cells, table: str, **options: Any) -> Options:
         options["num_heads"] = 2
     small = {"name": "sasa_resnet26", "width": 0.25, "stem_block": 2, "groups": VARIANTS[cells.model]["groups"]}
     return {**small, **options, **cells.options}
-
-
-def cifar10_small_network(cells: Cells, table: str) -> Options:
-    """`_small_network` without ReLU after the stem; with its eight heads, better on validation (docs/choices.md)."""
-    return _small_network(cells, table, stem_activation=False)
-
-
-def digits_network(cells: Cells, table: str) -> Options:
-    """`_small_network` with two heads and masked windows, because the last feature maps are 2 x 2 and 1 x 1."""
-    return _small_network(cells, table, num_heads=2, padding="mask")
 
 
 def bccd_network(cells: Cells, table: str) -> Options:
@@ -117,7 +108,7 @@ SETUPS = {  # the first scale of a data set is the default
     ),
     ("cifar10", "small"): Setup(
         "cifar10_small",
-        cifar10_small_network,
+        partial(small_network, stem_activation=False),  # with eight heads, better on validation (docs/choices.md)
         "ResNet-26 of a quarter of the width, the attention stem with 2 x 2 blocks, without ReLU, in all of them.",
         TWO_CORES,
         10,
@@ -125,7 +116,7 @@ SETUPS = {  # the first scale of a data set is the default
     ),
     ("digits", "small"): Setup(
         "digits_small",
-        digits_network,
+        partial(small_network, num_heads=2, padding="mask"),  # the last feature maps are 2 x 2 and 1 x 1
         "ResNet-26 of a quarter of the width, the attention stem with 2 x 2 blocks in all of them.",
         TWO_CORES,
         10,

@@ -20,7 +20,6 @@ from sasa.models.boxes import losses
 from sasa.nn.conversion import count_parameters
 from sasa.speed.timing import Spread, Step, Stop, StopMeasuringError, ratios, spread, take_turns
 from sasa.speed.twin import convolutional_twin
-from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.registry import make_task, read_config
 from sasa.training.memory import keep_freed_memory
 from sasa.training.optim import make_optimizer
@@ -192,10 +191,8 @@ def _pair(ours: ResNet | RetinaNet, batch_size: int, channels_last: bool, makers
 
 def _config_on_cpu(path: Path) -> Config:
     """Read a run's config; on the CPU in one process, with the batch size that each of its processes had."""
-    config = read_config(path / "config.yaml").without_initial_weights()
+    config = read_config(path / "config.yaml").without_initial_weights().without_images_in_memory()
     config.run.accelerator, config.run.precision, config.data.workers = "cpu", "32-true", 0
-    if isinstance(config, TrainConfig):
-        config.data.in_memory = False  # only a few batches are needed
     config.recipe.batch_size //= read_json(path / "summary.json").get("processes", 1)
     return config
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sasa.data.sampler import EpochBatches
+from sasa.tasks.base import KnownSet
 from sasa.tasks.registry import TASKS, make_task
-from sasa.tasks.stand_in import KnownSet
 from sasa.training.loop import Trainer
 from sasa.training.memory import batch_size_errors, keep_freed_memory, peak_memory_gb
 from sasa.training.processes import make_fabric
@@ -44,7 +44,10 @@ def report(task: Task, seconds: float, steps: int) -> dict[str, Any]:
 
 
 def stand_in(config: Config) -> KnownSet | None:
-    """Return the known set whose bare name is the config's data if no such directory exists, else None."""
+    """Return the known set whose bare name is the config's data if no such directory exists, else None.
+
+    Any other missing path is an error: it is more likely a typing mistake.
+    """
     source = config.data.source
     return None if Path(source).exists() else TASKS[config.TASK].known_sets.get(source)
 

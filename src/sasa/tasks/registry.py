@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from sasa.errors import UsageError
+from sasa.models.hub import locate
+from sasa.models.retinanet_config import DETECTORS
+from sasa.models.weights import read_config as read_saved
 from sasa.tasks import classification, detection
 from sasa.tasks.base import TaskPackage
+from sasa.tasks.trained import TrainedNetwork
 from sasa.training.settings import Config, parse_yaml
 from sasa.training.task import Task
 
@@ -37,3 +41,14 @@ def read_config(path: Path) -> Config:
         UsageError: it is not a config.
     """
     return config_of(parse_yaml(path.read_bytes(), str(path)))
+
+
+def load_trained(name: str, device: str) -> TrainedNetwork:
+    """Read a trained network of any task: a directory, or hf:OWNER/NAME; on the device "auto", "cpu" or "cuda".
+
+    Raises:
+        SasaError: not a trained network; no such device.
+    """
+    directory = locate(name)
+    detects = directory.is_dir() and read_saved(directory)["architecture"] in DETECTORS
+    return TASKS["detection" if detects else "classification"].predictor.load(name, device)

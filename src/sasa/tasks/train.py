@@ -1,26 +1,38 @@
 """A training run of any task: from a config to a directory with weights, metrics and figures."""
 
-import contextlib
 import dataclasses
 import json
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sasa.errors import SasaError, UsageError
+from sasa.errors import UsageError, compiler_errors
+from sasa.files import write_file
+from sasa.models.publish import Figures
 from sasa.tasks.dry_run import on_generated, report, stand_in, time_steps
 from sasa.tasks.registry import config_of, make_task, read_config
 from sasa.training.loop import Trainer
 from sasa.training.memory import batch_size_errors, keep_freed_memory, peak_memory_gb
-from sasa.training.processes import end_process_group, make_fabric, restore_thread_count, union_over_processes
+from sasa.training.processes import end_process_group, is_first, make_fabric, restore_thread_count, union_over_processes
 from sasa.training.reports import Progress, Reports
 from sasa.training.run_directory import RunDirectory
-from sasa.training.same_data import check_same_data, recorded_in
+from sasa.training.same_data import check_same_data, read_json, recorded_in
 from sasa.training.settings import Config
+
+ON_CARD = {  # keys of summary.json, and the words for them on a model card
+    "held_out_top1": "top-1 accuracy",
+    "held_out_top5": "top-5 accuracy",
+    "held_out_map": "mean average precision (50:95)",
+    "held_out_map50": "mean average precision (50)",
+    "held_out_loss": "cross-entropy",
+    "held_out_pictures": "held-out images",
+    "training_pictures": "training images",
+    "epochs": "epochs",
+}
 
 
 def start(config: Config) -> Trainer:
@@ -40,13 +52,14 @@ def train(config: Config, path: Path) -> dict[str, Any] | None:
     """Train from the first step into a new directory; return summary.json in the first process, None in others."""
     trainer = start(config.with_absolute_paths())  # before the directory: an error in the config leaves nothing behind
     directory = RunDirectory(path)
-    if trainer.fabric.is_global_zero:
-        directory.create(trainer.config)
-        task = trainer.task
-        for sentence in (*task.train.description, *task.held_out.description, *task.notes):
-            sys.stderr.write(f"{sentence}\n")
-    trainer.fabric.barrier()
-    return _run(trainer, directory)
+    with directory.locked() if trainer.fabric.is_global_zero else nullcontext():
+        if trainer.fabric.is_global_zero:
+            directory.create(trainer.config)
+            task = trainer.task
+            for sentence in (*task.train.description, *task.held_out.description, *task.notes):
+                sys.stderr.write(f"{sentence}\n")
+        trainer.fabric.barrier()
+        return _run(trainer, directory)
 
 
 def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any] | None:
@@ -58,9 +71,16 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
             that of the run's config.yaml.
 
     Raises:
+        SasaError: no checkpoint that can be read, or another process trains in the directory.
         DataError: the data is not what the run was trained on.
     """
     directory = RunDirectory(path)
+    with directory.locked() if is_first() and directory.checkpoints else nullcontext():
+        return _resume(directory, changes)
+
+
+def _resume(directory: RunDirectory, changes: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
+    path = directory.path
     state, note = directory.load_checkpoint()
     config = config_of(state["config"]).without_initial_weights()
     if recorded := _recorded_config(path):
@@ -82,7 +102,7 @@ def resume(path: Path, changes: Sequence[tuple[str, Any]] = ()) -> dict[str, Any
             recorded = _recorded_config(place)
             if recorded and recorded.data.source != config.data.source:
                 recorded.data.source = config.data.source
-                RunDirectory(place).write_text("config.yaml", recorded.to_yaml())
+                write_file(place / "config.yaml", recorded.to_yaml())
         directory.write_metrics(trainer.rows)
     return _run(trainer, directory)
 
@@ -115,7 +135,7 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     logged = dataclasses.replace(run, log_steps=min(run.log_steps, task.steps_per_epoch))
     reports = Reports(directory, progress, logged, trainer.step, silent=not first)
     try:
-        with batch_size_errors(trainer.config.recipe, task.part), compiler_errors():
+        with batch_size_errors(trainer.config.recipe, task.part), compiler_errors("run.compile"):
             score = trainer.run(directory, reports)
     finally:
         reports.close()
@@ -131,24 +151,6 @@ def _run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
         task.draw(score, trainer.rows, directory.path)
     end_process_group(fabric)
     return summary
-
-
-@contextlib.contextmanager
-def compiler_errors() -> Iterator[None]:
-    """Turn errors of torch.compile about the C++ compiler into a `SasaError` with advice.
-
-    torch does not quote the paths in its commands.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "InvalidCxxCompiler" in str(error):
-            sentence = "needs a C++ compiler, and torch finds none: install g++ or set CXX, or leave run.compile out"
-        elif "CppCompileError" in str(error) and " " in (place := tempfile.gettempdir()):
-            sentence = f"cannot use {place} for temporary files, because of the space in it: set TMPDIR to another one"
-        else:
-            raise
-        raise SasaError(f"run.compile {sentence}") from error
 
 
 def summarise(trainer: Trainer, score: Any, skipped: list[str]) -> dict[str, Any]:
@@ -171,6 +173,16 @@ def summarise(trainer: Trainer, score: Any, skipped: list[str]) -> dict[str, Any
         "minutes": round(trainer.seconds / 60, 2),
         "peak_memory_gb": peak_memory_gb(),
     }
+
+
+def run_figures(directory: Path) -> Figures | None:
+    """Return the figures of a run for its model card; None without a summary.json that can be read."""
+    summary = read_json(directory / "summary.json")
+    if not summary:
+        return None
+    rows = [(text, summary[name]) for name, text in ON_CARD.items() if summary.get(name) is not None]
+    data = Path(str(summary.get("data", ""))).name  # the name alone: the path is private
+    return Figures("Measured by `sasa train` on held-out images" + (f" of `{data}`." if data else "."), rows)
 
 
 def spatial_convolutions(model: torch.nn.Module) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sasa.data.images import read_image
 from sasa.errors import SasaError
@@ -17,13 +18,35 @@ from sasa.models.create import load_pretrained
 from sasa.models.hub import locate, on_hub
 from sasa.training.settings import Config
 
+LARGEST = 768  # pixels of the longer side of an image that is shown
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A class with its probability; for a detector also the box: left, top, right, bottom as fractions of the image."""
+
+    label: str
+    probability: float
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image with its name, and its true class if known."""
+
+    name: str
+    image: Image.Image
+    truth: str | None = None
+
 
 class TrainedNetwork(ABC):
     """A network of a run, or of any directory that `save_pretrained` wrote with labels and preprocessing.
 
-    Subclasses define the network's class, the input for an image (`prepare`) and the answers for a batch (`answers`).
+    Subclasses define the network's class, the input for an image (`prepare`) and the answers for a batch (`answers`);
+    and for the explorer and for export, which take a network of any task, the methods below `predict`.
     """
 
+    KIND: ClassVar[str]  # "classifier"
     NETWORK: ClassVar[type]
     OTHER_TASK: ClassVar[str]  # the end of the message "DIRECTORY ...": it holds a network of another class
     BATCH: ClassVar[int]  # images that go through the network together
@@ -63,7 +86,7 @@ class TrainedNetwork(ABC):
     @staticmethod
     @abstractmethod
     def preprocessing_from(values: dict[str, Any]) -> Any:
-        """Make the preprocessing from what `preprocessing_to` returned."""
+        """Make the preprocessing from its fields as JSON holds them."""
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> Any:
@@ -95,6 +118,49 @@ class TrainedNetwork(ABC):
             names, prepared, kept = zip(*batch, strict=True)
             yield from zip(self.answers(names, prepared, options), kept, strict=True)
 
+    def predict(self, images: Iterable[tuple[str, Image.Image]], options: Any = None) -> list[Any]:
+        """Return the answer for each (name, image), see `stream`."""
+        return [answer for answer, _ in self.stream(images, options)]
+
+    @property
+    @abstractmethod
+    def side(self) -> int:
+        """Side in pixels of a square input that any image fits."""
+
+    @abstractmethod
+    def inputs(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the network's input for images, (B, C, side, side)."""
+
+    @abstractmethod
+    def best(self, image: Image.Image, score: float) -> list[Answer]:
+        """Return the most likely classes, or the boxes with at least this score; best first."""
+
+    @abstractmethod
+    def shown(self, image: Image.Image) -> Image.Image:
+        """Return the part of an image that the network sees, with at most `LARGEST` pixels a side."""
+
+    @abstractmethod
+    def seen_size(self, image: Image.Image) -> tuple[int, int]:
+        """Return (height, width) in pixels of the network's input for an image, without padding."""
+
+    @abstractmethod
+    def validation_images(self, directory: Path) -> Iterator[NamedImage]:
+        """Return a few validation images of the network's run."""
+
+    def images_of(self, name: str, paths: Sequence[Path]) -> Iterator[NamedImage]:
+        """Read the image files, or without any the validation images of the run `name`.
+
+        Raises:
+            SasaError: no paths, and the directory is not a run with data of its own.
+            DataError: a file that cannot be read.
+        """
+        if paths:
+            return (NamedImage(str(path), self.read(path)) for path in paths)
+        directory = locate(name)
+        if not (directory / "config.yaml").is_file():
+            raise SasaError(f"{name} is not a run with data of its own: name an image")
+        return self.validation_images(directory)
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device with this name; "auto" is the first GPU that torch can use, else the CPU.
@@ -109,35 +175,33 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def preprocessing_to(preprocessing: Any) -> dict[str, Any]:
-    """Return the fields of a preprocessing as plain values for config.json."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(preprocessing).items()}
+@dataclass(frozen=True)
+class Evaluation(ABC):
+    """A trained network's score, which the commands print and write.
 
+    Args:
+        score: of the task, over all images that could be read.
+        labels: class names.
+        skipped: names of the images that could not be read.
+        seconds: with reading the images.
+    """
 
-class Evaluation(Protocol):
-    """Interface of a trained network's score, which the commands print and write."""
+    score: Any
+    labels: list[str]
+    skipped: list[str]
+    seconds: float
 
-    @property
-    def labels(self) -> list[str]:
-        """The class names."""
-        ...
-
-    @property
-    def skipped(self) -> list[str]:
-        """Names of the images that could not be read."""
-        ...
-
+    @abstractmethod
     def summary(self) -> dict[str, Any]:
-        """Return the figures over all classes."""
-        ...
+        """Return the figures over all classes, as fractions of 1, by the names in summary.json."""
 
+    @abstractmethod
     def class_table(self) -> tuple[list[str], list[list[Any]]]:
         """Return a heading, and a row for each class: its name, then counts (int) and shares of 1 (float, or None)."""
-        ...
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON holds it."""
-        ...
+        """Return everything but the boxes, as JSON holds it."""
 
 
 @dataclass(frozen=True)

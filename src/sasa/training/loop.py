@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sasa.data.random_numbers import mix
 from sasa.errors import DivergedError
@@ -152,13 +152,11 @@ class Trainer:
         if recipe.clip_grad_norm:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=recipe.clip_grad_norm)
         self.optimizer.step()
-        self.statistics.update(self.step, self._mean if self.fabric.world_size > 1 else None)
+        alone = self.fabric.world_size == 1
+        self.statistics.update(self.step, None if alone else partial(self.fabric.all_reduce, reduce_op="mean"))
         self.average.update(self.step)
         self.step, self.scored = self.step + 1, None
         return mean
-
-    def _mean(self, tensor: Tensor) -> Tensor:
-        return self.fabric.all_reduce(tensor, reduce_op="mean")
 
     def _check_finite(self, value: float, sentence: str, directory: RunDirectory | None) -> None:
         """Stop all processes if `value` is not finite in one of them, and name the images of the step."""

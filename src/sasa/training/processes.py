@@ -34,6 +34,12 @@ def started() -> tuple[int, int]:
     return here, total // here
 
 
+def is_first() -> bool:
+    """Return whether this is the first of the processes that torchrun or srun launched, or the only one."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return started() == (1, 1) or int(rank) == 0
+
+
 def make_fabric(run: RunConfig) -> Any:
     """Launch Lightning Fabric: devices, precision and the process group.
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sasa.files import atomic_write, write_errors
+from sasa.files import write_errors, write_file
 from sasa.training.memory import peak_memory_gb
 from sasa.training.run_directory import RunDirectory, to_csv
 from sasa.training.settings import RunConfig
@@ -166,10 +166,14 @@ class StepLog:
     def __init__(self, directory: Path, step: int, every: int, tensorboard: bool) -> None:
         self.path, self.every = directory / "steps.csv", max(1, every)
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
+        write_file(self.path, to_csv(STEP_FIELDS, rows))
         with write_errors(self.path):
-            atomic_write(self.path, to_csv(STEP_FIELDS, rows).encode())
             self.file = self.path.open("a", newline="")
-        self.events = event_writer(directory / "tensorboard", step) if tensorboard else None
+        self.events: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def step(self, step: int, learning_rate: float, loss: float, images_per_second: float) -> None:
         """Log a step whose number is a multiple of `every`."""
@@ -218,10 +222,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
     return [row for row in rows if None not in row.values() and None not in row and row["step"].isdigit()]
-
-
-def event_writer(directory: Path, step: int) -> Any:
-    """Open TensorBoard's writer, with everything after `step` hidden."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(directory), purge_step=step + 1)

@@ -1,18 +1,21 @@
 """A run's directory: config, metrics, checkpoints, weights, summary. Every file is replaced atomically."""
 
+import contextlib
 import csv
+import errno
+import fcntl
 import io
 import json
 import pickle
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sasa.errors import SasaError
-from sasa.files import atomic_file, atomic_write, write_errors
+from sasa.files import atomic_file, write_errors, write_file
 from sasa.training.settings import Config
 
 CHECKPOINT_FORMAT = 2
@@ -23,38 +26,50 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.checkpoint_path = path / "checkpoint.pt"
+        self.previous_path = path / "checkpoint.previous.pt"  # the one before, in case the last is damaged
+        self.best_path = path / "best"  # directory of the weights that scored best
 
     @property
-    def checkpoint_path(self) -> Path:
-        """Training state, for resuming."""
-        return self.path / "checkpoint.pt"
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that exist, the last one first."""
+        return [path for path in (self.checkpoint_path, self.previous_path) if path.is_file()]
 
-    @property
-    def previous_path(self) -> Path:
-        """The checkpoint before the last, in case the last one is damaged."""
-        return self.path / "checkpoint.previous.pt"
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory if it is missing, and keep other processes from training in it inside the block.
 
-    @property
-    def best_path(self) -> Path:
-        """Directory of the weights that scored best."""
-        return self.path / "best"
+        The system releases the lock of a process that dies. It is one of POSIX (lockf), which worker processes do not
+        inherit, and which most network file systems support; on others the block is entered without a lock.
+
+        Raises:
+            SasaError: another process holds the lock, or the directory cannot be made.
+        """
+        with write_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("a")
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    sentence = f"another process is training in {self.path}: wait for its end, or name another --output"
+                    raise SasaError(sentence) from None
+            yield
 
     def create(self, config: Config) -> None:
-        """Make the directory and write the run's config; refuse one that already holds a run."""
+        """Write the config of a new run into the directory; refuse one that already holds a run."""
         if (self.path / "config.yaml").exists():
-            if not (self.checkpoint_path.exists() or self.previous_path.exists()):
+            if not self.checkpoints:
                 sentence = "holds a run that ended before its first checkpoint: remove it, or name another --output"
                 raise SasaError(f"{self.path} {sentence}")
             raise SasaError(f"{self.path} already holds a run: continue it with --resume, or name another --output")
-        with write_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
         self.write_text("config.yaml", config.to_yaml())
         self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a text file of the run."""
-        with write_errors(self.path / name):
-            atomic_write(self.path / name, text.encode())
+        write_file(self.path / name, text)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.csv: one row an epoch. This drops the epochs that a resumed run will repeat."""
@@ -85,7 +100,7 @@ class RunDirectory:
         Raises:
             SasaError: no checkpoint, or none that can be read.
         """
-        paths = [path for path in (self.checkpoint_path, self.previous_path) if path.is_file()]
+        paths = self.checkpoints
         if not paths:
             raise SasaError(f"{self.path} holds no checkpoint to resume from")
         try:

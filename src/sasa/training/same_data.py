@@ -7,7 +7,6 @@ below the directory of the data set, so the fingerprint stays the same wherever 
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,23 @@ import numpy as np
 
 from sasa.errors import DataError
 from sasa.files import expand_user
-from sasa.training.task import Images, Task
+from sasa.training.task import Task
 
 MOST_HASHED = 10_000  # images of a split, evenly spaced: the description of a million would take seconds to make
 
 
 def record(task: Task) -> dict[str, Any]:
-    """Return what a checkpoint records of the task's data: plain values."""
-    splits = (task.train, task.held_out)
+    """Return what a checkpoint records of the task's data: plain values; the fingerprint is a SHA-256."""
+    digest = hashlib.sha256()
+    for images in (task.train, task.held_out):
+        for index in np.linspace(0, len(images) - 1, min(len(images), MOST_HASHED)).astype(int).tolist():
+            digest.update(task.describe(images, index).encode(errors="surrogateescape") + b"\0")
     return {
         "classes": list(task.train.classes),
         "training_images": len(task.train),
         "held_out_images": len(task.held_out),
-        "fingerprint": fingerprint([(images, task.describe) for images in splits]),
+        "fingerprint": digest.hexdigest(),
     }
-
-
-def fingerprint(splits: list[tuple[Images, Callable[[Any, int], str]]]) -> str:
-    """Return a SHA-256 of the descriptions of the images, in order."""
-    digest = hashlib.sha256()
-    for images, describe in splits:
-        for index in np.linspace(0, len(images) - 1, min(len(images), MOST_HASHED)).astype(int).tolist():
-            digest.update(describe(images, index).encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()
 
 
 def recorded_in(run: Path, state: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from sasa.data.loader import check_on_bad_image
 from sasa.errors import UsageError
 from sasa.files import expand_user
 
@@ -109,7 +110,7 @@ class Config:
         """Check the values of all settings.
 
         Raises:
-            UsageError: names the setting and its value.
+            UsageError, ArgumentError: names the setting and its value.
         """
         recipe, run = self.recipe, self.run
         for key, value, least in (
@@ -142,6 +143,9 @@ class Config:
                 raise UsageError(f"{key} must be 0 to 1 or auto, got {value}")
         if recipe.optimizer not in OPTIMIZERS:
             raise UsageError(f"recipe.optimizer must be {' or '.join(OPTIMIZERS)}, got {recipe.optimizer!r}")
+        check_on_bad_image(self.data.on_bad_image)
+        self.data.preprocessing()
+        self.data.augmentation()
 
     def to_yaml(self) -> str:
         """Return the settings as a YAML document."""
@@ -209,11 +213,18 @@ class Config:
 
     def without_initial_weights(self) -> Self:
         """Return a copy without initial weights, for a network that has its own: those files may be gone."""
-        return copy.deepcopy(self)
+        return self._copy_with("recipe.backbone", "")
 
     def without_images_in_memory(self) -> Self:
         """Return a copy that reads images on demand, for uses that need only a few of them."""
-        return copy.deepcopy(self)
+        return self._copy_with("data.in_memory", False)
+
+    def _copy_with(self, key: str, value: Any) -> Self:
+        """Return a copy with another value of a setting, if the task has that setting."""
+        changed, (section, _, name) = copy.deepcopy(self), key.partition(".")
+        if hasattr(getattr(changed, section), name):
+            changed.set(key, value)
+        return changed
 
     @classmethod
     def recipe_names(cls) -> list[str]:

@@ -25,7 +25,8 @@ class StopRequest:
     """Context manager that records the signals of STOPPING: `signal_number` is None until one of them arrives.
 
     A nested request starts with the signal that the outer one has received, if any: a run that gets a signal during
-    setup stops after its first step.
+    setup stops after its first step. The outer one also records signals that arrive in the nested one: a run that gets
+    a signal in its last step ends normally, and the runs after it must not start.
     """
 
     _entered: ClassVar[list["StopRequest"]] = []
@@ -49,5 +50,15 @@ class StopRequest:
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
+        for request in self._entered:
+            request.signal_number = number
         signal.signal(number, signal.SIG_DFL)
+
+    def check(self, sentence: str) -> None:
+        """Raise with the sentence if a signal has arrived.
+
+        Raises:
+            StoppedError: a signal of STOPPING arrived.
+        """
+        if self.signal_number is not None:
+            raise StoppedError(sentence, self.signal_number)

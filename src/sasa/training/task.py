@@ -1,10 +1,18 @@
-"""The interface between the loop and a task: everything that differs between classification and detection."""
+"""The base class of tasks: everything that the loop needs, and that differs between classification and detection."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
+
+from sasa.data.sampler import EpochBatches, epoch_order
+from sasa.training.settings import RecipeConfig
+
+MOST_LEFT_OUT = 0.1  # of the training images in an epoch, as an incomplete batch, without a note
 
 
 class Scored(Protocol):
@@ -20,75 +28,104 @@ class Scored(Protocol):
         ...
 
 
-class Images(Protocol):
-    """A split of a data set; `classes` are their names, `description` has sentences about it."""
-
-    @property
-    def classes(self) -> list[str]: ...  # noqa: D102
-
-    @property
-    def description(self) -> Sequence[str]: ...  # noqa: D102
-
-    def __len__(self) -> int: ...
-
-
-class Task(Protocol):
+class Task(ABC):
     """A network, its images, its loss and its score.
 
-    `steps_per_epoch` and `steps` count steps of the optimizer, `part` the images of a micro-batch. `notes` has a
-    sentence for each setting that does not fit the training images or the length of the run. `skipped` holds the names
-    of images that could not be read and were left out.
+    Args:
+        config: of the run.
+        fabric: Lightning Fabric, launched.
+        splits: (training images, held-out images).
+        network: for the classes of the training images.
+
+    Attributes:
+        steps_per_epoch, steps: of the optimizer.
+        part: images of a micro-batch.
+        notes: a sentence for each setting that does not fit the training images or the length of the run.
+        skipped: names of images that could not be read and were left out.
     """
 
-    steps_per_epoch: int
-    steps: int
-    part: int
-    notes: list[str]
-    skipped: set[str]
+    LOADER: ClassVar[Callable[..., Iterator[Any]]]  # see `training_loader` of sasa.data.classification.batch
 
-    @property
-    def train(self) -> Images:
-        """The training images."""
-        ...
+    def __init__(self, config: Any, fabric: Any, splits: tuple[Any, Any], network: Any) -> None:
+        self.config, self.fabric, self.network = config, fabric, network
+        self.train, self.held_out = splits
+        order = self.order(0)
+        self.steps_per_epoch, self.steps, self.part = order.steps_per_epoch, order.steps, order.part
+        self.notes = changed_settings(config.recipe, order)
+        self.skipped: set[str] = set()
 
-    @property
-    def held_out(self) -> Images:
-        """The held-out images, which the network is scored on."""
-        ...
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is trained."""
-        ...
+    def order(self, step: int) -> EpochBatches:
+        """Return the order of this process's training images, from `step` on."""
+        recipe = self.config.recipe
+        return EpochBatches(
+            len(self.train),
+            recipe.batch_size,
+            recipe.epochs,
+            self.config.run.seed,
+            step,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            accumulate=recipe.accumulate,
+            groups=self.train.groups,
+        )
 
     def batches(self, step: int) -> Iterator[Any]:
-        """Iterate over this process's micro-batches, `recipe.accumulate` for each step, from `step` on."""
-        ...
+        """Iterate over this process's augmented micro-batches, `recipe.accumulate` for each step, from `step` on."""
+        data, order = self.config.data, self.order(step)
+        transforms = data.preprocessing(), data.augmentation()
+        return self.LOADER(self.train, *transforms, self.config.run.seed, order, data.workers, data.on_bad_image)
 
-    def loss(self, model: nn.Module, batch: Any, seed: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the mean loss of a batch, and sums over its images whose means are columns of metrics.csv."""
-        ...
+    def sample(self, count: int) -> list[int]:
+        """Return the first `count` held-out images of a seeded order, without those that cannot be read."""
+        order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
+        return list(islice((index for index in order if self.held_out.name(index) not in self.skipped), count))
 
     def names(self, batch: Any) -> list[str]:
-        """Return the names of the images of a batch, for messages."""
-        ...
-
-    def describe(self, images: Any, index: int) -> str:
-        """Return the name and the labels of an image of a split, the same for any location of the data set."""
-        ...
-
-    def score(self, model: nn.Module) -> Scored:
-        """Score the held-out images, each once over all processes."""
-        ...
+        """Return the names of the images of a training batch, for messages."""
+        return [self.train.name(index) for index in batch.indices.tolist()]
 
     def save(self, directory: Path) -> None:
-        """Write the network with its class names and preprocessing."""
-        ...
+        """Write the network with its class names and preprocessing, as `sasa.create_model` and the commands read it."""
+        preprocessing = dataclasses.asdict(self.config.data.preprocessing())
+        self.network.save_pretrained(directory, labels=self.train.classes, preprocessing=preprocessing)
 
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any, seed: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the mean loss of a batch, and sums over its images whose means are columns of metrics.csv."""
+
+    @abstractmethod
+    def describe(self, images: Any, index: int) -> str:
+        """Return the name and the labels of an image of a split, the same for any location of the data set."""
+
+    @abstractmethod
+    def score(self, model: nn.Module) -> Scored:
+        """Score the held-out images, each once over all processes."""
+
+    @abstractmethod
     def summary(self, score: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the task's part of summary.json: the score at the end, and the best of the epochs' rows."""
-        ...
 
+    @abstractmethod
     def draw(self, score: Any, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw the results into the run's directory."""
-        ...
+
+
+def changed_settings(recipe: RecipeConfig, order: EpochBatches) -> list[str]:
+    """Return a sentence for each setting of a recipe that does not fit the training images or the length of the run."""
+    notes, left_out = [], order.size - order.steps_per_epoch * order.batch_size
+    if order.batch_size < recipe.batch_size:
+        notes.append(
+            f"batches: reduced from {recipe.batch_size} images (recipe.batch_size) to the {order.batch_size} that "
+            f"there are, for which recipe.learning_rate ({recipe.learning_rate:g}) may be too high"
+        )
+    if left_out > MOST_LEFT_OUT * order.size:
+        notes.append(
+            f"batches: each epoch leaves out {left_out} of the {order.size} training images, other ones every time, "
+            f"because they do not fill a batch of {order.batch_size}"
+        )
+    if recipe.warmup_epochs > recipe.epochs / 2:
+        notes.append(
+            f"warm-up: reduced from {recipe.warmup_epochs:g} epochs (recipe.warmup_epochs) to half of the run, "
+            f"{recipe.epochs / 2:g} of {recipe.epochs}"
+        )
+    return notes

@@ -1,7 +1,7 @@
 """Settings of `sasa train`: data and recipe, and the files that they are read from."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.errors import UsageError
@@ -98,12 +98,6 @@ class TrainConfig(Config):
                 f"data.crop_padding ({self.data.crop_padding}) must be smaller than data.image_size "
                 f"({self.data.image_size}): crops of padding alone show nothing of the image"
             )
-
-    def without_images_in_memory(self) -> Self:
-        """Return a copy that reads images on demand, for uses that need only a few of them."""
-        changed = super().without_images_in_memory()
-        changed.data.in_memory = False
-        return changed
 
 
 def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> TrainConfig:

@@ -15,7 +15,7 @@ from sasa.errors import DataError
 from sasa.metrics.confusion import MOST_DENSE, ClassScore, Confusion, count_pairs, most_confused, pairs, per_class
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.classification.predictor import Predictor
-from sasa.tasks.trained import EvaluationOptions, config_and_options
+from sasa.tasks.trained import Evaluation, EvaluationOptions, config_and_options
 
 MOST_CONFUSED = 20  # pairs of classes that are listed
 TOP = 5  # highest logits among which top-5 accuracy looks for the true class
@@ -104,23 +104,11 @@ def score_batches(
 
 
 @dataclass(frozen=True)
-class ClassificationEvaluation:
-    """A trained network's score with its class names.
-
-    Args:
-        score: over all images that could be read.
-        labels: class names.
-        skipped: names of the images that could not be read.
-        seconds: with reading the images.
-    """
-
-    score: Score
-    labels: list[str]
-    skipped: list[str]
-    seconds: float
+class ClassificationEvaluation(Evaluation):
+    """The `Score` of a trained classifier."""
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures over all classes, by the names in summary.json."""
+        """Return loss, top-1 and top-5."""
         speed = round(self.score.count / max(self.seconds, 1e-9), 1)
         values = {**self.score.summary(), "images_per_second": speed}
         return {**values, "skipped_pictures": len(self.skipped)} if self.skipped else values

@@ -3,8 +3,8 @@
 from PIL import Image
 
 from sasa.data.classification import Source
+from sasa.tasks.base import KnownSet, noise
 from sasa.tasks.classification.config import TrainConfig
-from sasa.tasks.stand_in import KnownSet, noise
 
 KNOWN_SETS = {"imagenet": KnownSet(1000, 1_281_167, 50_000), "cifar10": KnownSet(10, 50_000, 10_000)}
 CPU_PART = 8  # images a step of a dry run without a GPU, whose memory a part for one of 8 GPUs would fill

@@ -1,13 +1,14 @@
 """A trained classifier: predict the classes of images, and draw the attention of its layers."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 
+from sasa.data.classification import open_splits
 from sasa.data.classification.transforms import Preprocessing
 from sasa.draw.attention import (
     LayerInfo,
@@ -23,9 +24,11 @@ from sasa.draw.attention import (
     layer_windows,
 )
 from sasa.models import ResNet
-from sasa.tasks.trained import TrainedNetwork
+from sasa.tasks.classification.config import TrainConfig
+from sasa.tasks.trained import LARGEST, Answer, NamedImage, TrainedNetwork
 
 GRID = 14  # rows and columns of the grid in which the busiest pixels of an image are chosen
+MOST_CLASSES = 10  # of which a validation image is shown
 SHOWN_PIXELS = 3  # busiest pixels that are drawn by default
 
 
@@ -43,8 +46,9 @@ class Prediction:
 
 
 class Predictor(TrainedNetwork):
-    """A trained classifier with its class names and preprocessing."""
+    """A trained classifier with its class names and preprocessing; it sees the square at the centre of an image."""
 
+    KIND: ClassVar[str] = "classifier"
     NETWORK: ClassVar[type] = ResNet
     OTHER_TASK: ClassVar[str] = "holds a detector: use sasa detect eval or sasa detect predict"
     BATCH: ClassVar[int] = 32
@@ -68,9 +72,38 @@ class Predictor(TrainedNetwork):
         rows = zip(names, indices.tolist(), shares.tolist(), strict=True)
         return [Prediction(name, [self.labels[index] for index in best], values) for name, best, values in rows]
 
-    def predict(self, images: Iterable[tuple[str, Image.Image]], top: int = 5) -> list[Prediction]:
-        """Return the `top` most likely classes of each (name, image)."""
-        return [prediction for prediction, _ in self.stream(images, top)]
+    @property
+    def side(self) -> int:
+        """Side in pixels of the network's square input."""
+        return self.preprocessing.image_size
+
+    def inputs(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Return (B, channels, side, side)."""
+        return torch.stack([self.prepare(image) for image in images])
+
+    def best(self, image: Image.Image, score: float = 0.0) -> list[Answer]:
+        """Return the five most likely classes, best first; `score` is for detectors."""
+        (prediction,) = self.predict([("", image)])
+        return [Answer(*pair) for pair in zip(prediction.labels, prediction.shares, strict=True)]
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        """Return the square that the network sees, at a higher resolution if the image has it."""
+        finest = min(min(image.size) / self.preprocessing.resized_side, LARGEST / self.side)
+        return replace(self.preprocessing, image_size=round(self.side * max(1.0, finest))).square(image)
+
+    def seen_size(self, image: Image.Image) -> tuple[int, int]:
+        """Return (side, side)."""
+        return self.side, self.side
+
+    def validation_images(self, directory: Path) -> Iterator[NamedImage]:
+        """Return the first validation image of each class, for at most ten classes."""
+        config = TrainConfig.read(str(directory / "config.yaml"))
+        source = open_splits(config.data.source, config.data.held_out, config.run.seed)[1]
+        labels = list(source.labels)
+        for label in sorted(set(labels))[:MOST_CLASSES]:
+            index = labels.index(label)
+            image = source.read(index, self.preprocessing.channels)
+            yield NamedImage(source.name(index), image, source.classes[label])
 
     def draw_attention(
         self,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,31 @@ from sasa.data.classification.batch import Batch, evaluation_loader, training_lo
 from sasa.data.classification.in_memory import InMemoryImages
 from sasa.data.classification.mixing import Mixing
 from sasa.data.classification.transforms import Augmentation
-from sasa.data.loader import check_on_bad_image, shares
+from sasa.data.loader import shares
 from sasa.data.sampler import epoch_order
 from sasa.draw.attention import attention_layers
 from sasa.draw.charts import Panel, draw_confusion, draw_curves, draw_predictions, points
 from sasa.errors import SasaError, UsageError
 from sasa.models import ResNet, create_model
-from sasa.tasks.base import BaseTask, network_options, set_up
+from sasa.tasks.base import network_options, set_up
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.classification.evaluation import Score, score_batches
 from sasa.tasks.classification.predictor import Predictor
 from sasa.training.processes import gather
 from sasa.training.same_data import directory_of
+from sasa.training.task import Task
 
 SHOWN = 32  # images in the grid of predictions
 
 
-class Classification(BaseTask):
-    """Opens the data of a config and makes its network.
-
-    Args:
-        config: of the run.
-        fabric: Lightning Fabric, launched.
-        splits: (training images, held-out images), in place of the config's data.
+class Classification(Task):
+    """Labelled images of a config, or `splits` (training images, held-out images) in place of its data; its network.
 
     Raises:
         DataError, ArgumentError: invalid data or options of the network.
     """
+
+    LOADER = staticmethod(training_loader)
 
     def __init__(self, config: TrainConfig, fabric: Any, splits: tuple[Source, Source] | None = None) -> None:
         splits = splits or open_training_data(config)
@@ -54,27 +51,14 @@ class Classification(BaseTask):
         )
         self._memory: dict[int, InMemoryImages] = {}
         self._directory = directory_of(config.data.source)
-        check_on_bad_image(config.data.on_bad_image)
-        augmentation = config.data.augmentation()  # here, so that errors in it come before any file is written
-        config.data.preprocessing()  # likewise
         if config.data.in_memory:
-            self._in_memory(self.train, augmentation)
+            self._in_memory(self.train, config.data.augmentation())
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Iterate over this process's augmented micro-batches from `step` on."""
-        data, order = self.config.data, self.order(step)
-        augmentation = data.augmentation()
-        if data.in_memory:
-            return map(self._in_memory(self.train, augmentation).training_batch, order)
-        return training_loader(
-            self.train,
-            data.preprocessing(),
-            augmentation,
-            self.config.run.seed,
-            order,
-            data.workers,
-            data.on_bad_image,
-        )
+        if not self.config.data.in_memory:
+            return super().batches(step)
+        return map(self._in_memory(self.train, self.config.data.augmentation()).training_batch, self.order(step))
 
     def _in_memory(self, source: Source, augmentation: Augmentation | None) -> InMemoryImages:
         """Return the images of a source, decoded once and kept for all epochs."""
@@ -147,9 +131,18 @@ class Classification(BaseTask):
         draw_curves(learning_curves(rows), directory / "curves.png")
         draw_confusion(score.confusion, self.train.classes, directory / "confusion.png")
         predictor = Predictor(self.network, self.train.classes, self.config.data.preprocessing())
-        order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
-        shown = list(islice((i for i in order if self.held_out.name(i) not in self.skipped), SHOWN))
-        draw_held_out(predictor, self.held_out, shown, directory)
+        source, shown = self.held_out, self.sample(SHOWN)
+        images = [source.read(index, predictor.preprocessing.channels) for index in shown]
+        predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, images, strict=True)], 1)
+        draw_predictions(
+            [predictor.preprocessing.square(image) for image in images],
+            [prediction.labels[0] for prediction in predictions],
+            [prediction.shares[0] for prediction in predictions],
+            [source.classes[source.labels[index]] for index in shown],
+            directory / "predictions.png",
+        )
+        if attention_layers(self.network):
+            predictor.draw_attention(images[0], directory / "attention.png")
 
 
 def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
@@ -158,21 +151,6 @@ def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
     losses = {label: points(rows, f"{prefix}_loss") for label, prefix in prefixes.items()}
     accuracies = {label: points(rows, f"{prefix}_top1", 100) for label, prefix in prefixes.items()}
     return [Panel("cross-entropy", losses, logarithmic=True), Panel("top-1 accuracy, %", accuracies)]
-
-
-def draw_held_out(predictor: Predictor, source: Source, shown: list[int], directory: Path) -> None:
-    """Draw predictions.png of some images of a source, and attention.png of the first."""
-    images = [source.read(index, predictor.preprocessing.channels) for index in shown]
-    predictions = predictor.predict([(source.name(i), p) for i, p in zip(shown, images, strict=True)], top=1)
-    draw_predictions(
-        [predictor.preprocessing.square(image) for image in images],
-        [prediction.labels[0] for prediction in predictions],
-        [prediction.shares[0] for prediction in predictions],
-        [source.classes[source.labels[index]] for index in shown],
-        directory / "predictions.png",
-    )
-    if attention_layers(predictor.network):
-        predictor.draw_attention(images[0], directory / "attention.png")
 
 
 def open_training_data(config: TrainConfig) -> tuple[Source, Source]:

@@ -1,7 +1,7 @@
 """Settings of `sasa detect train`: data and recipe, and the files that they are read from."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from sasa.data.detection.transforms import DetectionAugmentation, DetectionPreprocessing
 from sasa.errors import UsageError
@@ -78,12 +78,6 @@ class DetectionConfig(Config):
         super().check()
         if self.recipe.box_weight < 0:
             raise UsageError(f"recipe.box_weight must be at least 0, got {self.recipe.box_weight}")
-
-    def without_initial_weights(self) -> Self:
-        """Return a copy without `recipe.backbone`."""
-        changed = super().without_initial_weights()
-        changed.recipe.backbone = ""
-        return changed
 
 
 def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> DetectionConfig:

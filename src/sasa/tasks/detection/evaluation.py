@@ -17,7 +17,7 @@ from sasa.models.boxes import ScoredBoxes
 from sasa.models.retinanet_config import RetinaNetConfig
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.detection.predictor import Detector, find
-from sasa.tasks.trained import EvaluationOptions, config_and_options
+from sasa.tasks.trained import Evaluation, EvaluationOptions, config_and_options
 
 
 class DetectionScore(AveragePrecision):
@@ -30,27 +30,19 @@ class DetectionScore(AveragePrecision):
 
 
 @dataclass(frozen=True)
-class DetectionEvaluation:
-    """A trained detector's score.
+class DetectionEvaluation(Evaluation):
+    """The `AveragePrecision` of a trained detector; boxes of images that could not be read count as not found.
 
     Args:
-        score: over all images that could be read.
-        labels: class names.
         results: the boxes found, as in COCO's results files.
-        skipped: names of the images that could not be read; their boxes count as not found.
         problems: sentences about the annotations.
-        seconds: with reading the images.
     """
 
-    score: AveragePrecision
-    labels: list[str]
     results: list[dict[str, Any]]
-    skipped: list[str]
     problems: list[str]
-    seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures over all classes, as fractions of 1."""
+        """Return mean average precision at several overlaps and sizes of boxes."""
         score = self.score.to_dict()
         names = {"map": "map", "map50": "map50", "map75": "map75"}
         names |= {f"map_{size}": size for size in ("small", "medium", "large")}
@@ -72,7 +64,7 @@ class DetectionEvaluation:
         return ["class", "boxes", "mAP", "mAP 50"], rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the boxes, as JSON holds it."""
+        """Return everything but the boxes."""
         return {**self.score.to_dict(), "skipped": self.skipped, "problems": self.problems}
 
 
@@ -102,10 +94,10 @@ def evaluate(detector: Detector, name: str, options: EvaluationOptions | None = 
     return DetectionEvaluation(
         average_precision(source.coco(), results),
         detector.labels,
-        results,
         [source.name(index) for index in skipped],
-        [str(problem) for problem in source.problems],
         time.monotonic() - began,
+        results,
+        [str(problem) for problem in source.problems],
     )
 
 

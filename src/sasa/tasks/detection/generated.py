@@ -7,8 +7,8 @@ from PIL import Image
 
 from sasa.data.detection.annotations import Targets
 from sasa.data.detection.source import DetectionSource
+from sasa.tasks.base import KnownSet, noise
 from sasa.tasks.detection.config import DetectionConfig
-from sasa.tasks.stand_in import KnownSet, noise
 
 KNOWN_SETS = {"coco": KnownSet(80, 118_287, 5_000)}
 CPU_PART = 2  # images a step of a dry run without a GPU, whose memory a part for one of 8 GPUs would fill

@@ -1,7 +1,8 @@
 """A trained detector: finds boxes in images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -9,11 +10,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sasa.data.detection.batch import PAD_MULTIPLE, pad_batch
+from sasa.data.detection.open import open_detection_split
 from sasa.data.detection.transforms import DetectionPreprocessing
+from sasa.draw.annotate import LabelledBoxes
 from sasa.models import RetinaNet
 from sasa.models.boxes import SCORED, ScoredBoxes, Selection, select
 from sasa.models.retinanet_config import RetinaNetConfig
-from sasa.tasks.trained import TrainedNetwork
+from sasa.tasks.detection.config import DetectionConfig
+from sasa.tasks.trained import LARGEST, Answer, NamedImage, TrainedNetwork
+
+MOST_IMAGES = 4  # of the validation set that are shown
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -35,10 +41,15 @@ class Detected:
             "found": [{"label": label, "score": round(score, 6), "box": list(box)} for label, score, box in found],
         }
 
+    def drawn(self) -> LabelledBoxes:
+        """Return the boxes as the functions of `sasa.draw.annotate` take them."""
+        return LabelledBoxes(torch.tensor(self.boxes).view(-1, 4), self.labels, self.scores)
+
 
 class Detector(TrainedNetwork):
-    """A trained detector with its class names and preprocessing."""
+    """A trained detector with its class names and preprocessing; it sees the whole image, resized and padded."""
 
+    KIND: ClassVar[str] = "detector"
     NETWORK: ClassVar[type] = RetinaNet
     OTHER_TASK: ClassVar[str] = "holds a classifier: use sasa eval, sasa predict or sasa attend"
     BATCH: ClassVar[int] = 8
@@ -77,9 +88,41 @@ class Detector(TrainedNetwork):
             found |= zip(places, boxes, strict=True)
         return [self._named(name, found[place]) for place, name in enumerate(names)]
 
-    def detect(self, images: Iterable[tuple[str, Image.Image]], selection: Selection) -> Iterator[Detected]:
-        """Yield the boxes of each (name, image); images are RGB, of any size."""
-        return (found for found, _ in self.stream(images, selection))
+    @property
+    def side(self) -> int:
+        """The largest side in pixels that an image is resized and padded to."""
+        return -(-self.preprocessing.image_size // PAD_MULTIPLE) * PAD_MULTIPLE
+
+    def inputs(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the images, padded to (B, 3, side, side)."""
+        tensors = [self.prepare(image)[0] for image in images]
+        return pad_batch([*tensors, tensors[0].new_zeros(len(tensors[0]), self.side, self.side)])[:-1]
+
+    def best(self, image: Image.Image, score: float) -> list[Answer]:
+        """Return the boxes with at least this score, best first."""
+        (found,) = self.predict([("", image)], Selection(score=score))
+        return [
+            Answer(label, score, (x1 / image.width, y1 / image.height, x2 / image.width, y2 / image.height))
+            for label, score, (x1, y1, x2, y2) in zip(found.labels, found.scores, found.boxes, strict=True)
+        ]
+
+    def shown(self, image: Image.Image) -> Image.Image:
+        """Return the image, reduced if it is large."""
+        copy = image.copy()
+        copy.thumbnail((LARGEST, LARGEST))
+        return copy
+
+    def seen_size(self, image: Image.Image) -> Size:
+        """Return (height, width) of the resized image."""
+        return self.preprocessing.fit(image.height, image.width)
+
+    def validation_images(self, directory: Path) -> Iterator[NamedImage]:
+        """Return the first four images of the validation set."""
+        config = DetectionConfig.read(str(directory / "config.yaml"))
+        data = config.data
+        source = open_detection_split(data.source, "val", data.held_out, config.run.seed, self.labels)
+        for index in range(min(MOST_IMAGES, len(source))):
+            yield NamedImage(source.name(index), source.read(index, self.preprocessing.channels))
 
     def _named(self, name: str, found: ScoredBoxes) -> Detected:
         labels = [self.labels[label] for label in found.labels.tolist()]

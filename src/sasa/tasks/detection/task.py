@@ -1,7 +1,6 @@
 """The task of detection: images with boxes, focal loss and box loss, mean average precision."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +11,41 @@ from sasa.data.detection.batch import DetectionBatch, evaluation_batches, traini
 from sasa.data.detection.open import open_detection_splits
 from sasa.data.detection.source import DetectionSource, DetectionSubset
 from sasa.data.detection.transforms import SMALLEST_SIDE
-from sasa.data.loader import check_on_bad_image
-from sasa.data.sampler import epoch_order
 from sasa.draw.annotate import LabelledBoxes
 from sasa.draw.charts import Panel, draw_curves, draw_detections_grid, points
 from sasa.errors import DataError, UsageError
+from sasa.files import write_file
 from sasa.metrics.average_precision import average_precision
 from sasa.models import ResNet, RetinaNet, create_model
 from sasa.models.boxes import Selection, losses
 from sasa.models.config import VARIANTS
 from sasa.models.create import load_pretrained
 from sasa.models.hub import locate
-from sasa.tasks.base import BaseTask, network_options, set_up
+from sasa.tasks.base import network_options, set_up
 from sasa.tasks.detection.config import DetectionConfig, DetectionData
 from sasa.tasks.detection.evaluation import DetectionScore, find_all
 from sasa.tasks.detection.predictor import Detector
 from sasa.training.processes import gather
-from sasa.training.run_directory import RunDirectory
+from sasa.training.task import Task
 
 SHOWN = 8  # images in the grid of detections
 MOST_PRINTED = 5  # problems in the annotations; problems.txt lists all of them
 DRAWN = Selection(score=0.3)  # boxes in the grid of detections
 
 
-class Detection(BaseTask):
-    """Opens the data of a config and makes its network.
-
-    Args:
-        config: of the run.
-        fabric: Lightning Fabric, launched.
-        splits: (training images, held-out images), in place of the config's data.
+class Detection(Task):
+    """Images with boxes of a config, or `splits` (training, held-out images) in place of its data; its network.
 
     Raises:
         DataError, ArgumentError: invalid data or options of the network.
     """
 
+    LOADER = staticmethod(training_batches)
+
     def __init__(
         self, config: DetectionConfig, fabric: Any, splits: tuple[DetectionSource, DetectionSource] | None = None
     ) -> None:
         data = config.data
-        check_on_bad_image(data.on_bad_image)
-        data.preprocessing()  # both here, so that errors in them come before any file is written
-        data.augmentation()
         train, held_out = splits or open_detection_splits(data.source, data.held_out, config.run.seed)
         check_boxes(data.source, train, "training")
         check_boxes(data.source, held_out, "held-out")
@@ -62,19 +54,6 @@ class Detection(BaseTask):
         self.problems = list(dict.fromkeys(str(p) for source in (train, held_out) for p in source.problems))
         if fabric.is_global_zero:
             sys.stderr.write(first_problems(self.problems))
-
-    def batches(self, step: int) -> Iterator[DetectionBatch]:
-        """Iterate over this process's augmented micro-batches from `step` on."""
-        data = self.config.data
-        return training_batches(
-            self.train,
-            data.preprocessing(),
-            data.augmentation(),
-            self.config.run.seed,
-            self.order(step),
-            data.workers,
-            data.on_bad_image,
-        )
 
     def loss(self, model: nn.Module, batch: DetectionBatch, seed: int) -> tuple[Tensor, dict[str, float]]:
         """Return the focal loss of the classes plus the weighted loss of the boxes."""
@@ -140,23 +119,17 @@ class Detection(BaseTask):
     def draw(self, score: DetectionScore, rows: list[dict[str, Any]], directory: Path) -> None:
         """Draw curves, and a grid of held-out images with the true and the detected boxes; write problems.txt."""
         if self.problems:
-            RunDirectory(directory).write_text("problems.txt", "".join(f"{problem}\n" for problem in self.problems))
+            write_file(directory / "problems.txt", "".join(f"{problem}\n" for problem in self.problems))
         draw_curves(learning_curves(rows), directory / "curves.png")
-        order = epoch_order(len(self.held_out), self.config.run.seed, 0).tolist()
-        shown = [index for index in order if self.held_out.name(index) not in self.skipped][:SHOWN]
-        detector = Detector(self.network, self.train.classes, self.config.data.preprocessing())
+        shown = self.sample(SHOWN)
+        classes = self.train.classes
+        detector = Detector(self.network, classes, self.config.data.preprocessing())
         images = [self.held_out.read(index) for index in shown]
         named = [(self.held_out.name(index), image) for index, image in zip(shown, images, strict=True)]
-        found = [
-            LabelledBoxes(torch.tensor(d.boxes).view(-1, 4), d.labels, d.scores) for d in detector.detect(named, DRAWN)
-        ]
-        draw_detections_grid(
-            images, found, [self._truth(index) for index in shown], self.train.classes, directory / "detections.png"
-        )
-
-    def _truth(self, index: int) -> LabelledBoxes:
-        targets = self.held_out.targets(index)
-        return LabelledBoxes(targets.boxes, [self.train.classes[label] for label in targets.labels.tolist()])
+        found = [one.drawn() for one in detector.predict(named, DRAWN)]
+        targets = [self.held_out.targets(index) for index in shown]
+        truth = [LabelledBoxes(one.boxes, [classes[label] for label in one.labels.tolist()]) for one in targets]
+        draw_detections_grid(images, found, truth, classes, directory / "detections.png")
 
 
 def learning_curves(rows: list[dict[str, Any]]) -> list[Panel]:
