@@ -11,9 +11,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 os.environ["OMP_NUM_THREADS"] = "1"
 # As the command does: matplotlib refuses to be imported with a name that it does not know.
 os.environ["MPLBACKEND"] = "agg"
-# A shell script ignores Ctrl-C for commands in the background, nohup a closed terminal; tests send both signals.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
 import torch
@@ -23,6 +20,10 @@ from sasa.ops import native
 
 if torch.cuda.is_available():  # convolutions may otherwise round float32 to TF32, and are compared with exact ones
     torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+# A shell script ignores Ctrl-C for commands in the background, nohup a closed terminal; tests send both signals.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 
