@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import nn
 
 import sasa
@@ -175,6 +176,30 @@ def test_one_warning_for_each_number_of_channels():
         sasa.convert(nn.Sequential(conv(4, 20), conv(20, 20), conv(20, 12), conv(12, 16)))
     assert [str(w.message).split(" channels")[0] for w in caught] == ["0, 1: 20", "2: 12"]
     assert {Path(w.filename).name for w in caught} == {"test_convert.py"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda c: setattr(c, "padding_mode", "circular"),
+            'padding_mode="circular" is not carried over: the attention has padding="mask"',
+        ),
+        (nn.utils.parametrizations.spectral_norm, "the parametrization of the weights is not carried over"),
+        (lambda c: c.register_forward_pre_hook(lambda *_: None), "a hook is not carried over"),
+        (lambda c: c.register_forward_hook(lambda *_: None), "a hook is not carried over"),
+        (lambda c: c.register_full_backward_hook(lambda *_: None), "a hook is not carried over"),
+        (lambda c: nn.utils.prune.random_unstructured(c, "weight", 0.5), "a hook is not carried over"),
+    ],
+)
+def test_a_warning_names_what_is_not_carried_over(change, sentence):
+    network = nn.Sequential(conv(8, 16), conv(16, 16), conv(16, 16))
+    change(network[0])
+    change(network[2])
+    with pytest.warns(UserWarning, match=re.escape(f"0, 2: {sentence}")) as caught:
+        sasa.convert(network, padding="mask")
+    assert len(caught) == 1
+    assert Path(caught[0].filename).name == "test_convert.py"
 
 
 # The report

@@ -52,6 +52,7 @@ def test_has_the_size_of_the_convolution(data):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's, of the convolution
+@pytest.mark.filterwarnings("ignore:.*padding_mode.* is not carried over")
 @pytest.mark.parametrize(
     ("layer", "kind"),
     [

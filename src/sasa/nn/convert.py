@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from sasa.errors import ArgumentError
 from sasa.nn.attention import LocalAttention2d
@@ -44,7 +45,8 @@ def convert(
         kernel_size: side of the attention's window, odd; independent of the convolution's kernel size.
         num_heads: number of heads. A layer whose channels do not divide into that many heads (of an even width, with
             relative positions) gets the nearest number that fits, the smaller of two; a layer with an odd number of
-            channels gets `position="none"` in place of "relative". A warning names them.
+            channels gets `position="none"` in place of "relative". A warning names them; another names convolutions
+            whose padding mode, hooks or parametrizations are lost.
         where: which convolutions: a function of (name, convolution), or one or more shell patterns of module
             names ("layer4.*"; * also matches dots). None: all.
         grouped: convolutions with groups > 1, depthwise ones too: "refuse", "replace" (by full attention, which
@@ -92,6 +94,7 @@ def convert(
         count_parameters(converted),
     )
     _warn_of_heads(replaced, heads, num_heads, position)
+    _warn_of_lost(replaced, padding)
     return converted
 
 
@@ -256,6 +259,29 @@ def _warn_of_heads(replaced: Named, heads: dict[nn.Conv2d, tuple[int, str]], num
             sentence += " and " if count != num_heads else ""
             sentence += f'cannot be halved for rows and columns and get position="{used}" in place of "{position}"'
         warnings.warn(sentence, stacklevel=3)
+
+
+def _warn_of_lost(replaced: Named, padding: str) -> None:
+    """Warn of what the convolutions had and the new layers do not have."""
+    lost: dict[str, Named] = {}
+    for conv, names in replaced.items():
+        for what in _extras(conv):
+            lost.setdefault(what, {})[conv] = names
+    for what, layers in lost.items():
+        instead = f': the attention has padding="{padding}"' if what.startswith("padding_mode") else ""
+        warnings.warn(f"{_listed(layers)}: {what} is not carried over{instead}", stacklevel=3)
+
+
+def _extras(conv: nn.Conv2d) -> list[str]:
+    """What a convolution does besides convolving with zero padding."""
+    extras = []
+    if conv.padding_mode != "zeros":
+        extras.append(f'padding_mode="{conv.padding_mode}"')
+    if parametrize.is_parametrized(conv):
+        extras.append("the parametrization of the weights")
+    if any((conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)):
+        extras.append("a hook")  # spectral_norm and pruning may be hooks, too
+    return extras
 
 
 def _listed(convolutions: Named) -> str:
