@@ -26,7 +26,7 @@ CurrentStream current_stream_function() {
 // torch's current stream of a device.
 Stream current_stream(int device) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(current_stream_function()(device, &stream));
+  TORCH_ERROR_CODE_CHECK(current_stream_function()(device, &stream));
   return stream;
 }
 
