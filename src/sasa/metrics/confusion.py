@@ -49,7 +49,8 @@ def count_pairs(truth: Tensor, answer: Tensor, num_classes: int) -> Tensor:
     """Count pairs of true and predicted classes, (N,) each, int64: (C, C), int64, sparse, coalesced, on the CPU."""
     cells, images = torch.unique(truth.cpu() * num_classes + answer.cpu(), return_counts=True)
     places = torch.stack([cells // num_classes, cells % num_classes])
-    return torch.sparse_coo_tensor(places, images, (num_classes, num_classes), is_coalesced=True, check_invariants=True)
+    with torch.sparse.check_sparse_tensor_invariants():  # chosen, because torch 2.11 warns where it is not
+        return torch.sparse_coo_tensor(places, images, (num_classes, num_classes), is_coalesced=True)
 
 
 def pairs(confusion: Tensor) -> Pairs:

@@ -106,7 +106,13 @@ def end_process_group(fabric: Any) -> None:
     """Barrier, then destroy the process group; it reports an error if a peer has exited before."""
     if fabric.world_size > 1:
         fabric.barrier()
+        _ended.append(torch.distributed.group.WORLD)
         torch.distributed.destroy_process_group()
+
+
+# Process groups of this process that were destroyed. Otherwise DistributedDataParallel would own the last reference,
+# whose release waits, with Python's lock held, for the group's threads, which may wait for that lock.
+_ended: list[Any] = []
 
 
 def restore_thread_count(recorded: int | None) -> str | None:
