@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 
 from runs import assert_equal, state_of, tiny
-from sasa.errors import ArgumentError, SasaError
+from sasa.errors import ArgumentError, DivergedError, SasaError
 from sasa.models import create_model
 from sasa.tasks.classification.evaluation import evaluate
 from sasa.tasks.classification.predictor import Predictor
@@ -47,6 +49,26 @@ def test_clipping_limits_the_gradient():
     norm = torch.stack([p.grad.norm() for p in clipped.task.network.parameters()]).norm()
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
     assert largest_difference(free, clipped) > 0
+
+
+def test_a_gradient_that_is_not_finite_is_not_clipped_and_applied():
+    trainer = start(tiny(("recipe.clip_grad_norm", 1.0)))
+    weight = trainer.task.network.fc.weight.detach().clone()
+    trainer.task.network.fc.weight.register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(DivergedError, match=r"the gradient is not finite at step 0 .* on the images digit "):
+        trainer.train_step(trainer.task.batches(0))
+    assert torch.equal(trainer.task.network.fc.weight, weight)
+
+
+def test_a_float16_step_whose_scale_is_too_large_is_left_out(monkeypatch):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # pyright: ignore[reportPrivateImportUsage]
+    half = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr("sasa.tasks.train.make_fabric", lambda run: half)
+    trainer = start(tiny(("recipe.clip_grad_norm", 1.0)))
+    weight = trainer.task.network.fc.weight.detach().clone()
+    trainer.train_step(trainer.task.batches(0))
+    assert scaler.get_scale() == 2.0**39
+    assert torch.equal(trainer.task.network.fc.weight, weight)
 
 
 def test_accumulation_makes_the_mean_of_the_parts():

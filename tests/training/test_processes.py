@@ -104,3 +104,10 @@ def test_an_unknown_accelerator_or_precision_is_an_error(monkeypatch, change):
     monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)  # where Fabric warns of nothing
     with pytest.raises(UsageError, match=r"cannot run with run\.accelerator"):
         make_fabric(tiny(change).run)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_of_other_weights_is_an_error(precision):
+    sentence = rf"run\.precision '{precision}' .* the weights stay in float32, so .* 32-true, bf16-mixed, 16-mixed"
+    with pytest.raises(UsageError, match=sentence):
+        make_fabric(tiny(("run.precision", precision)).run)

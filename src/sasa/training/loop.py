@@ -127,8 +127,8 @@ class Trainer:
         norm, which sees each micro-batch by itself).
 
         Raises:
-            DivergedError: a loss that is not finite; the weights are not changed, and the names of the images are
-                written to diverged.json in `directory`.
+            DivergedError: a loss, or a gradient that is to be clipped, that is not finite; the weights are not changed,
+                and the names of the images are written to diverged.json in `directory`.
         """
         recipe, seed = self.config.recipe, self.config.run.seed
         warmup = recipe.warmup_epochs * self.task.steps_per_epoch
@@ -150,13 +150,21 @@ class Trainer:
         mean = sum(losses) / len(losses)
         self._check_finite(mean, f"the loss became {mean} at step {self.step}", directory)
         if recipe.clip_grad_norm:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=recipe.clip_grad_norm)
+            self._clip_gradients(directory)
         self.optimizer.step()
         alone = self.fabric.world_size == 1
         self.statistics.update(self.step, None if alone else partial(self.fabric.all_reduce, reduce_op="mean"))
         self.average.update(self.step)
         self.step, self.scored = self.step + 1, None
         return mean
+
+    def _clip_gradients(self, directory: RunDirectory | None) -> None:
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.config.recipe.clip_grad_norm, error_if_nonfinite=False
+        )
+        # float16 scales the loss, and a scale that was too large costs this step only: the optimizer does not take it.
+        if getattr(self.fabric.strategy.precision, "scaler", None) is None:
+            self._check_finite(norm.item(), f"the gradient is not finite at step {self.step}", directory)
 
     def _check_finite(self, value: float, sentence: str, directory: RunDirectory | None) -> None:
         """Stop all processes if `value` is not finite in one of them, and name the images of the step."""

@@ -11,6 +11,8 @@ from sasa.errors import UsageError
 from sasa.threads import THREADS, cores
 from sasa.training.settings import RunConfig
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others keep weights and averages in the precision of the maps
+
 
 def started() -> tuple[int, int]:
     """Return (processes a machine, machines) that torchrun or srun launched; (1, 1) without them.
@@ -69,6 +71,8 @@ def make_fabric(run: RunConfig) -> Any:
                 plugins=LightningEnvironment() if alone else None,  # no other process, whatever the variables say
             )
         used = fabric.strategy.precision.precision
+        if used not in PRECISIONS:
+            raise ValueError(f"the weights stay in float32, so the precision must be {', '.join(PRECISIONS)}")
         if not run.precision.startswith(used.partition("-")[0]):  # "16" is short for "16-mixed"
             raise ValueError(f"Lightning Fabric would use {used}")
         fabric.launch()

@@ -64,7 +64,7 @@ class RunConfig:
     Args:
         seed: of initialisation, order and augmentation.
         accelerator: "auto", "cpu", "cuda", "mps": Lightning Fabric's names.
-        precision: "32-true", "bf16-mixed", "16-mixed", ...: Lightning Fabric's names.
+        precision: "32-true", "bf16-mixed", or "16-mixed" on GPUs: Lightning Fabric's names. The weights are float32.
         channels_last: the memory layout of feature maps; convolutions are faster with it.
         compile: whether to use torch.compile.
         gradient_checkpointing: keep only the inputs of blocks and compute each block again in the backward pass:
