@@ -190,6 +190,11 @@ def test_one_warning_for_each_number_of_channels():
         (lambda c: c.register_forward_hook(lambda *_: None), "a hook is not carried over"),
         (lambda c: c.register_full_backward_hook(lambda *_: None), "a hook is not carried over"),
         (lambda c: nn.utils.prune.random_unstructured(c, "weight", 0.5), "a hook is not carried over"),
+        (lambda c: setattr(c, "forward", torch.relu), "the replaced forward is not carried over"),
+        (
+            lambda c: c.add_module("norm", nn.BatchNorm2d(16)),
+            "what its forward does with its modules (norm) is not carried over",
+        ),
     ],
 )
 def test_a_warning_names_what_is_not_carried_over(change, sentence):
@@ -202,7 +207,63 @@ def test_a_warning_names_what_is_not_carried_over(change, sentence):
     assert Path(caught[0].filename).name == "test_convert.py"
 
 
+class Calling(nn.Module):
+    """A network that calls its convolution through functions which it stores."""
+
+    def __init__(self, **functions):
+        super().__init__()
+        self.conv = conv()
+        for name, make in functions.items():
+            setattr(self, name, make(self))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda self: lambda x: self.conv(x),
+        lambda self: lambda x, conv=self.conv: conv(x),
+        lambda self: (lambda method: lambda x: method(x))(self.conv.forward),
+    ],
+)
+def test_a_warning_names_functions_that_call_the_original(make):
+    sentence = "the network itself: the function in step refers to modules of the original network"
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        sasa.convert(Calling(step=make))
+    assert Path(caught[0].filename).name == "test_convert.py"
+
+
+def test_a_warning_names_hooks_that_call_the_original():
+    network = nn.Sequential(conv(), nn.ReLU())
+    network[1].register_forward_hook(lambda module, inputs, output: network[0](output))
+    with pytest.warns(UserWarning, match="1: the function in _forward_hooks refers to modules of the original"):
+        sasa.convert(network)
+
+
+def test_methods_and_other_functions_are_copied_in_silence():
+    """Warnings are errors in tests."""
+    seen = []
+    network = Calling(step=lambda self: self._call_impl, other=lambda self: lambda x: seen.append(x))
+    network.register_forward_hook(lambda *_: seen.append(1))
+    assert sasa.convert(network).step.__self__ is not network
+
+
 # The report
+
+
+class WithInside(nn.Conv2d):
+    """A convolution that contains others, as deformable ones do."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.offset, self.mask = conv(16, 16), conv(16, 16, groups=4)
+
+
+def test_convolutions_inside_a_replaced_one_are_not_in_the_report():
+    network = nn.Sequential(WithInside(16, 16, 3, padding=1), conv())
+    with pytest.warns(UserWarning, match=r"0: what its forward does with its modules \(offset, mask\)"):
+        converted = sasa.convert(network, grouped="keep")
+    assert [r.name for r in converted.conversion.replacements] == ["0", "1"]
+    assert converted.conversion.kept == ()
 
 
 def test_conversion_reports_replaced_and_kept_layers():
@@ -363,3 +424,9 @@ def test_nothing_to_convert(model):
 def test_options_that_do_not_fit(options, sentence):
     with pytest.raises(ArgumentError, match=re.escape(sentence)):
         sasa.convert(conv(), **options)
+
+
+@pytest.mark.parametrize("model", [conv().state_dict(), nn.Conv2d, [conv()]])
+def test_only_modules_are_converted(model):
+    with pytest.raises(ArgumentError, match=f"model must be a module, got {type(model).__name__}"):
+        sasa.convert(model)

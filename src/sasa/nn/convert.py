@@ -1,10 +1,13 @@
 """`convert`: a copy of any network with local attention for every spatial convolution (Section 3.1 of the paper)."""
 
+import contextlib
 import copy
 import fnmatch
 import math
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,8 +48,9 @@ def convert(
         kernel_size: side of the attention's window, odd; independent of the convolution's kernel size.
         num_heads: number of heads. A layer whose channels do not divide into that many heads (of an even width, with
             relative positions) gets the nearest number that fits, the smaller of two; a layer with an odd number of
-            channels gets `position="none"` in place of "relative". A warning names them; another names convolutions
-            whose padding mode, hooks or parametrizations are lost.
+            channels gets `position="none"` in place of "relative". A warning names them; others name convolutions
+            whose padding mode, hooks, parametrizations or submodules are lost, and functions stored in the network
+            that still call the original's modules.
         where: which convolutions: a function of (name, convolution), or one or more shell patterns of module
             names ("layer4.*"; * also matches dots). None: all.
         grouped: convolutions with groups > 1, depthwise ones too: "refuse", "replace" (by full attention, which
@@ -69,6 +73,8 @@ def convert(
     >>> attentive.conversion.replacements[0].after
     'LocalAttention2d 3 -> 32, 7 x 7, stride 2, 8 heads'
     """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model must be a module, got {type(model).__name__}")
     _check_options(kernel_size, num_heads, grouped, padding, position)
     found = _spatial_convolutions(model)
     chosen = _chosen(found, where)
@@ -82,19 +88,23 @@ def convert(
         for conv, names in replaced.items()
     }
     # deepcopy's memo maps each convolution to its replacement, so layers used in several places stay shared.
-    converted = copy.deepcopy(model, {id(conv): layer for conv, layer in layers.items()})
+    memo: dict[int, Any] = {id(conv): layer for conv, layer in layers.items()}
+    converted = copy.deepcopy(model, memo)
+    present = set(converted.modules())  # a convolution inside a replaced one is gone
+    replaced = {conv: names for conv, names in replaced.items() if layers[conv] in present}
     converted.conversion = Conversion(  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-        tuple(Replacement.of(replaced[conv], conv, layer) for conv, layer in layers.items()),
+        tuple(Replacement.of(names, conv, layers[conv]) for conv, names in replaced.items()),
         tuple(
             Kept(names[0], describe(conv), 'grouped="keep"' if conv in chosen else "not chosen by where")
             for conv, names in found.items()
-            if conv not in layers
+            if conv not in layers and memo.get(id(conv)) in present
         ),
         count_parameters(model),
         count_parameters(converted),
     )
     _warn_of_heads(replaced, heads, num_heads, position)
     _warn_of_lost(replaced, padding)
+    _warn_of_references(converted, set(map(id, model.modules())))
     return converted
 
 
@@ -281,7 +291,35 @@ def _extras(conv: nn.Conv2d) -> list[str]:
         extras.append("the parametrization of the weights")
     if any((conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)):
         extras.append("a hook")  # spectral_norm and pruning may be hooks, too
+    if "forward" in conv.__dict__:
+        extras.append("the replaced forward")
+    if parts := [name for name, _ in conv.named_children() if name != "parametrizations"]:
+        extras.append(f"what its forward does with its modules ({', '.join(parts)})")  # a norm, for instance
     return extras
+
+
+def _warn_of_references(converted: nn.Module, originals: set[int]) -> None:
+    """Warn of functions in the copy that call modules of the original: deepcopy does not copy what they refer to."""
+    for name, module in converted.named_modules():
+        for attribute, value in vars(module).items():
+            functions = value.values() if isinstance(value, dict) else [value]  # hooks are in dictionaries
+            if any(originals & _references(function) for function in functions):
+                warnings.warn(
+                    f"{display_name(name)}: the function in {attribute} refers to modules of the original network, and "
+                    "calls them in the copy too; make it a method, or set it again",
+                    stacklevel=3,
+                )
+
+
+def _references(function: object) -> set[int]:
+    """Identities of the objects that a function holds, and of those whose methods it holds."""
+    if not isinstance(function, FunctionType):
+        return set()
+    held = list(function.__defaults__ or ())
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            held.append(cell.cell_contents)
+    return {id(item.__self__ if isinstance(item, MethodType) else item) for item in held}
 
 
 def _listed(convolutions: Named) -> str:
