@@ -23,16 +23,17 @@ def gray_levels(image):
     return np.asarray(image.convert("L")).astype(int)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1", "LA", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "LAB", "YCbCr", "1", "LA", "I;16", "F"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_becomes_8_bits(tmp_path, mode, channels):
-    path = tmp_path / ("x.tif" if mode in ("CMYK", "F", "I;16") else "x.png")
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "LAB", "YCbCr", "F", "I;16") else "x.png")
     if mode == "I;16":
         Image.fromarray(np.full((6, 9), 40000, np.uint16)).save(path)
     elif mode == "F":
         Image.fromarray(np.full((6, 9), 0.625, np.float32)).save(path)
     else:
-        Image.new("L", (9, 6), 160).convert(mode).save(path)
+        gray = Image.new("L", (9, 6), 160)
+        (gray.convert("RGB") if mode == "LAB" else gray).convert(mode).save(path)
     image = read_image(path, channels=channels)
     assert image.mode == {1: "L", 3: "RGB"}[channels]
     assert image.size == (9, 6)

@@ -80,3 +80,9 @@ def test_one_value_for_each_channel_is_an_error_that_names_the_micro_batch(tmp_p
     )
     with pytest.raises(SasaError, match=sentence):
         train(tiny(("data.limit", 1)), tmp_path / "run")
+
+
+def test_a_limit_is_reported():
+    sentences = start(tiny(("data.limit", 20))).task.train.description
+    assert sentences[-1] == "training: only 20 of these images (data.limit)"
+    assert sentences[0].startswith("training: 1438 images")

@@ -64,7 +64,7 @@ def _turn_upright(image: Image.Image) -> None:
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit and floating-point modes to 8 bits, put transparency on white; leave other modes as they are."""
+    """Scale 16-bit and floating-point modes to 8 bits, put transparency on white, convert LAB; leave other modes."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode == "I":
@@ -74,6 +74,8 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow takes all CMYK JPEGs for inverted; only those with Adobe's marker are.
         return ImageChops.invert(image)
+    if image.mode == "LAB":  # Pillow converts it to RGB alone, not to gray
+        return image.convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

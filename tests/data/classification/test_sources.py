@@ -95,13 +95,17 @@ def test_groups_pass_through_subsets():
     assert Subset(Subset(source, [5, 300, 700]), [2, 0]).groups == [7, 0]
 
 
-def test_split_refuses_too_few():
-    with pytest.raises(DataError, match="too few"):
-        split(type("One", (Digits,), {"__len__": lambda self: 1, "__init__": _one})(), 0.2, 0)
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_a_class_of_two_images_has_one_in_each_split(fraction):
+    source = Pixels(np.zeros((5, 1, 1), np.uint8), [0, 0, 1, 1, 2], list("abc"), "pixel")
+    train, held_out = split(source, fraction, 0)
+    assert sorted(train.labels) == [0, 1, 2]
+    assert sorted(held_out.labels) == [0, 1]
 
 
-def _one(self):
-    self.classes, self.labels = ["a"], [0]
+def test_split_refuses_classes_of_one_image():
+    with pytest.raises(DataError, match="no image can be held out: 2 images, each the only one of its class"):
+        split(Pixels(np.zeros((2, 1, 1), np.uint8), [0, 2], list("abc"), "pixel"), 0.5, 0)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])

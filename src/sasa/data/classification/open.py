@@ -60,8 +60,10 @@ def open_splits(data: str, held_out: float, seed: int) -> tuple[Source, Source]:
 def split(source: Source, held_out: float, seed: int) -> tuple[Subset, Subset]:
     """Hold out a fraction of the images, class by class; the same for the same seed.
 
+    Of a class with two images or more, one at least is held out and one at least is left.
+
     Raises:
-        DataError: the fraction is not between 0 and 1, or no image would be left for one of the two.
+        DataError: the fraction is not between 0 and 1, or each class has one image only.
     """
     check_fraction(held_out)
     generator, labels = np.random.default_rng(seed), np.asarray(source.labels)
@@ -70,11 +72,11 @@ def split(source: Source, held_out: float, seed: int) -> tuple[Subset, Subset]:
     train, other = [], []
     for indices in by_class:
         members = generator.permutation(indices)
-        count = max(1, round(len(members) * held_out)) if len(members) > 1 else 0
+        count = min(len(members) - 1, max(1, round(len(members) * held_out)))
         other += members[:count].tolist()
         train += members[count:].tolist()
-    if not train or not other:
-        raise DataError(f"{len(source)} images are too few to hold out a fraction of {held_out}")
+    if not other:
+        raise DataError(f"no image can be held out: {len(train)} images, each the only one of its class")
     return Subset(source, sorted(train)), Subset(source, sorted(other))
 
 

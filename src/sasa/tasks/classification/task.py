@@ -159,6 +159,7 @@ def open_training_data(config: TrainConfig) -> tuple[Source, Source]:
     train, held_out = open_splits(data.source, data.held_out, seed)
     if data.limit and data.limit < len(train):
         train = Subset(train, sorted(epoch_order(len(train), seed, -1)[: data.limit].tolist()))
+        train.description = [*train.description, f"training: only {data.limit} of these images (data.limit)"]
     return train, held_out
 
 
