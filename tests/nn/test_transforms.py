@@ -108,3 +108,16 @@ def test_an_ensemble_by_vmap():
     assert_close(got, torch.stack([m(x) for m in models]))
     with torch.no_grad():
         assert_close(vmap(lambda v: functional_call(models[0], v, x))(values), got)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["first", "last"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batches_by_vmap(name, memory_format):
+    """In float32, for which networks on a CPU have operators of their own, with and without gradients outside."""
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval().to(memory_format=memory_format)
+    batches = normal(2, 2, 3, 16, 20, dtype=torch.float32)
+    want = torch.stack([model(batch) for batch in batches])
+    assert_close(vmap(model)(batches), want, 1e-4)
+    with torch.no_grad():
+        assert_close(vmap(model)(batches), want, 1e-4)

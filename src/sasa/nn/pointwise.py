@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from sasa.ops.fusion import may_fuse
+from sasa.ops.fusion import is_transforming, may_fuse
 from sasa.ops.pointwise import PointwiseConvolution, convolve_by_onednn, needs_onednn
 from sasa.ops.precision import is_rows
 
@@ -29,6 +29,7 @@ def _is_pointwise(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.groups == 1
         and conv.weight.dtype == torch.float32
         and conv.weight.stride()[:2] == (conv.in_channels, 1)
+        and not is_transforming()  # under vmap is_rows would raise
         and is_rows(x)
         and x.shape[1] == conv.in_channels
         and not torch.is_autocast_enabled("cpu")

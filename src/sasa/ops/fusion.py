@@ -41,7 +41,7 @@ def may_fuse(operator: str, x: Tensor, *modules: nn.Module) -> bool:
     if operator in CPU_EAGER and (torch.compiler.is_compiling() or x.device.type != "cpu"):
         return False
     missing = FUSING.get(x.device.type)
-    return missing is not None and missing() is None and not is_watched(*modules) and not _is_transforming()
+    return missing is not None and missing() is None and not is_watched(*modules) and not is_transforming()
 
 
 def is_watched(*modules: nn.Module) -> bool:
@@ -63,11 +63,11 @@ def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
     tangent: the dispatcher ops have a reverse-mode gradient only. Second derivatives (`create_graph=True`) do not need
     the reference in the forward pass: the backward op handles them (`sasa.ops.gradients.SecondGradient`).
     """
-    if _is_transforming() and any(level.key() in DIFFERENTIATING for level in _functorch.get_interpreter_stack()):
+    if is_transforming() and any(level.key() in DIFFERENTIATING for level in _functorch.get_interpreter_stack()):
         return True
     return any(map(has_tangent, inputs))
 
 
-def _is_transforming() -> bool:
+def is_transforming() -> bool:
     """Return whether a transform of torch.func is active, vmap included."""
     return not torch.compiler.is_compiling() and _are_functorch_transforms_active()
