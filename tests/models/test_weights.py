@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.utils.prune
 
 import sasa
 from pickles import MakesDirectory
 from sasa.errors import ArgumentError, SasaError
 from sasa.files import atomic_write
-from sasa.models import load_pretrained
+from sasa.models import ResNet, load_pretrained
 from sasa.models.weights import read_safetensors
 
 SMALL = {"layers": (1, 1, 1, 1), "width": 0.125, "num_heads": 4, "kernel_size": 3, "num_classes": 5}
@@ -91,6 +92,42 @@ def test_another_classifier_comes_back(saved, tmp_path):
     back = sasa.create_model(tmp_path / "second", num_classes=3)
     assert torch.equal(back.fc.weight, network.fc.weight)
     assert back.metadata["labels"] == ["a", "b", "c", "d", "e"]
+
+
+def replace_classifier(network):
+    network.fc = torch.nn.Linear(network.num_features, 9)
+    return network
+
+
+def prune_classifier(network):
+    torch.nn.utils.prune.l1_unstructured(network.fc, "weight", 0.5)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda network: sasa.convert(network, kernel_size=3, num_heads=4), r"it lacks layer1\.0\.spatial\.weight \("),
+        (replace_classifier, r"fc\.weight is \(9, 256\), not \(5, 256\)"),
+        (prune_classifier, r"it lacks fc\.weight \(1 missing, 2 extra\)"),
+    ],
+)
+def test_a_changed_network_is_not_saved_as_the_original(change, difference, tmp_path):
+    sentence = rf"this resnet26 was changed after it was created and could not be loaded: {difference}"
+    with pytest.raises(ArgumentError, match=sentence):
+        change(small("resnet26")).save_pretrained(tmp_path / "network")
+    assert not (tmp_path / "network").exists()
+
+
+def test_a_subclass_is_saved_and_random_numbers_stay(tmp_path):
+    class Own(ResNet):
+        def __init__(self):
+            super().__init__(small().config)
+
+    network, state = Own(), torch.get_rng_state()
+    network.save_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(sasa.create_model(tmp_path).fc.weight, network.fc.weight)
 
 
 def test_metadata_is_kept_and_added_to(saved, tmp_path):

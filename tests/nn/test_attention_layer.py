@@ -296,6 +296,7 @@ def test_the_public_name():
 
 # ---------------------------------------------------------------------------------------------------------- errors
 
+SCALE = torch.nn.Parameter(torch.ones(()))
 NOT_PIXELS = (
     "is not a number of pixels here: attention always keeps the size of its map; leave padding out, or choose "
     '"zeros" (keys outside are zero vectors) or "mask" (no keys outside)'
@@ -337,6 +338,8 @@ NOT_PIXELS = (
         ({"stride": 1.5}, "stride must be a positive integer, got 1.5"),
         ({"num_heads": True}, "num_heads must be a positive integer, got True"),
         ({"stride": 0}, "in_channels (8), out_channels (16) and stride (0) must be at least 1"),
+        ({"scale": float("nan")}, "scale must be a finite number, got nan"),
+        ({"scale": SCALE}, f"scale must be a finite number, got {SCALE!r}"),
     ],
     ids=lambda value: str(value)[:40],
 )

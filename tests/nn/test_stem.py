@@ -302,6 +302,7 @@ AT_LEAST_ONE = "in_channels ({}), out_channels ({}), block_size ({}) and num_mix
             "relative positions need an even number of channels in each head, half for rows and half for columns: "
             "out_channels (12) over num_heads (4) gives 3",
         ),
+        ({"scale": float("inf")}, "scale must be a finite number, got inf"),
         ({"position": "both"}, "position must be one of relative, absolute, none; got 'both'"),
         (
             {"content": False, "position": "none"},

@@ -211,7 +211,7 @@ class ResNet(nn.Module):
             directory: created if missing.
             **metadata: labels, preprocessing, ... of the weights, added to `self.metadata`.
         """
-        save_network(self, directory, metadata)
+        save_network(self, directory, metadata, ResNet)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

@@ -182,4 +182,4 @@ class RetinaNet(nn.Module):
 
     def save_pretrained(self, directory: str | Path, **metadata: Any) -> None:
         """Write model.safetensors and config.json; `sasa.create_model(directory)` reads them back."""
-        save_network(self, directory, metadata)
+        save_network(self, directory, metadata, RetinaNet)

@@ -4,6 +4,7 @@ Pickles are refused, since opening one can run any code.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from sasa.nn.fold import is_folded
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
+State = dict[str, torch.Tensor]
 PICKLES = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # first bytes of torch.save files
 
 
-def save_network(network: nn.Module, directory: str | Path, metadata: dict[str, Any]) -> None:
+def save_network(network: nn.Module, directory: str | Path, metadata: dict[str, Any], kind: Callable) -> None:
     """Write model.safetensors and config.json, each replaced atomically.
 
     Args:
@@ -28,11 +30,23 @@ def save_network(network: nn.Module, directory: str | Path, metadata: dict[str, 
         directory: created if missing.
         metadata: labels (list of class names), input_size, mean, std, ... of the weights, added to those of the
             network; saved in config.json, and in `model.metadata` after loading.
+        kind: the class, (config, name) -> network, that it is loaded as.
+
+    Raises:
+        ArgumentError: the network's modules are not those of its options, so that it could not be loaded.
+        SasaError: a file cannot be written, or safetensors is not installed.
     """
     if is_folded(network):
         raise ArgumentError(
             f"this {network.name} was made by optimize_for_inference and lacks its batch norms: "
             "save the original, and optimize it again after loading"
+        )
+    with torch.device("meta"):
+        loaded = kind(network.config, network.name)
+    if difference := _difference(network.state_dict(), loaded.state_dict()):
+        raise ArgumentError(
+            f"this {network.name} was changed after it was created and could not be loaded: {difference}; save its "
+            "state_dict(), and load that into a network with the same changes"
         )
     directory = Path(directory)
     config = {
@@ -82,23 +96,27 @@ def read_config(directory: Path) -> dict[str, Any]:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file into the model; names, shapes and kinds of numbers must agree."""
     state = read_safetensors(path)
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the network lacks"
-        raise SasaError(f"{path} does not fit the network: it {what} ({len(missing)} missing, {len(extra)} extra)")
-    for name, mine in own.items():
-        tensor = state[name]
-        if tensor.shape != mine.shape:
-            raise SasaError(
-                f"{path} does not fit the network: {name} is {tuple(tensor.shape)}, not {tuple(mine.shape)}"
-            )
-        if tensor.is_floating_point() != mine.is_floating_point():
-            raise SasaError(f"{path} does not fit the network: {name} is {tensor.dtype}, not {mine.dtype}")
+    if difference := _difference(state, model.state_dict()):
+        raise SasaError(f"{path} does not fit the network: {difference}")
     model.load_state_dict(state)
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _difference(state: State, expected: State) -> str:
+    """Say how a state differs from the expected one in names, shapes or kinds of numbers; "" if it does not."""
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or extra:
+        what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the network lacks"
+        return f"it {what} ({len(missing)} missing, {len(extra)} extra)"
+    for name, like in expected.items():
+        tensor = state[name]
+        if tensor.shape != like.shape:
+            return f"{name} is {tuple(tensor.shape)}, not {tuple(like.shape)}"
+        if tensor.is_floating_point() != like.is_floating_point():
+            return f"{name} is {tensor.dtype}, not {like.dtype}"
+    return ""
+
+
+def read_safetensors(path: Path) -> State:
     """Read the tensors of a safetensors file; other files, pickles in particular, are refused."""
     library = _safetensors()
     try:

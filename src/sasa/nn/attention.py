@@ -13,7 +13,7 @@ from sasa.nn.position import POSITIONS, NoPosition, find_position
 from sasa.ops import reference
 from sasa.ops.arguments import Epilogue, QkvInputs, QkvOptions, local_options, split
 from sasa.ops.backends import check_backend
-from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_positive
+from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_positive, check_scale
 from sasa.ops.fusion import may_fuse
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
@@ -83,6 +83,7 @@ class LocalAttention2d(nn.Module):
         check_padding(padding)
         encoding = find_position(position, content)
         check_heads(out_channels, num_heads, "out_channels", relative=encoding.halves_heads)
+        check_scale(scale)
         check_backend(backend)
         if min(in_channels, out_channels, self.stride) < 1:
             raise ArgumentError(

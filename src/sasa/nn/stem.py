@@ -14,7 +14,7 @@ from sasa.ops import block_attention
 from sasa.ops.arguments import BlockInputs, BlockOptions
 from sasa.ops.backends import check_backend
 from sasa.ops.block_pooled import block_attention_pooled
-from sasa.ops.checks import check_heads
+from sasa.ops.checks import check_heads, check_scale
 from sasa.ops.fusion import may_fuse
 
 fx.wrap("block_attention")
@@ -85,6 +85,7 @@ class AttentionStem(nn.Module):
             )
         encoding = find_position(position, content)
         check_heads(out_channels, num_heads, "out_channels", relative=encoding.halves_heads)
+        check_scale(scale)
         check_backend(backend)
         self.in_channels = in_channels
         self.out_channels = out_channels

@@ -1,5 +1,7 @@
 """Checks of shapes, dtypes and options, made once before any back-end runs."""
 
+import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -38,6 +40,12 @@ def check_positive(value: object, name: str) -> None:
     """Raise unless the value is an integer (not a bool) of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ArgumentError(f"{name} must be a positive integer, got {value!r}")
+
+
+def check_scale(scale: object) -> None:
+    """Raise unless the scale is a finite number; a parameter would be used as a number, and never trained."""
+    if not isinstance(scale, Real) or not math.isfinite(scale):
+        raise ArgumentError(f"scale must be a finite number, got {scale!r}")
 
 
 def check_heads(channels: int, num_heads: int, name: str, *, relative: bool) -> None:
