@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
 from runs import assert_equal, state_of, tiny
+from sasa.data.classification.batch import Batch
 from sasa.errors import ArgumentError, DivergedError, SasaError
 from sasa.models import create_model
 from sasa.tasks.classification.evaluation import evaluate
@@ -84,6 +85,20 @@ def test_accumulation_makes_the_mean_of_the_parts():
         sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
     for parameter, gradient in zip(whole.task.network.parameters(), sums, strict=True):
         torch.testing.assert_close(parameter.grad, gradient / 4, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_of_images_that_cannot_be_read_leaves_batch_norm_alone():
+    trainer = start(tiny(("recipe.accumulate", 2)))
+    parts = trainer.task.batches(0)
+    trainer.train_step(parts)
+    before = {name: buffer.clone() for name, buffer in trainer.task.network.named_buffers() if "running" in name}
+    nothing = Batch(torch.empty(0, 1, 24, 24), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    assert trainer.train_step(iter([nothing, nothing])) == 0
+    after_it = dict(trainer.task.network.named_buffers())
+    for name, buffer in before.items():
+        torch.testing.assert_close(after_it[name], buffer)
+    trainer.train_step(parts)
+    assert not torch.equal(after_it["stem.norm.running_mean"], before["stem.norm.running_mean"])
 
 
 def test_adamw_decays_weights_apart_from_the_gradient():
