@@ -84,6 +84,8 @@ def test_wrong_settings_are_errors(key, value, sentence):
         ("run.seed", 2**63, r"run.seed must be below 2\^63, got 9223372036854775808"),
         ("recipe.accumulate", 0, "recipe.accumulate must be at least 1, got 0"),
         ("data.workers", -1, "data.workers must be at least 0, got -1"),
+        ("data.workers", 4096, "data.workers must be at least 0 and below 4096, got 4096"),
+        ("data.image_size", 10**20, "data.image_size must be at least 1 and below 65536, got 1000"),
         ("recipe.ema_decay", 2.0, "recipe.ema_decay must be 0 to 1 or auto, got 2.0"),
         ("recipe.optimizer", "adam", "recipe.optimizer must be sgd or adamw, got 'adam'"),
     ],

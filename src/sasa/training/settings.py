@@ -22,6 +22,7 @@ AUTOMATIC = ("recipe.ema_decay", "recipe.batch_norm_momentum")  # numbers, or "a
 TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", list: "a list of numbers"}
 OPTIMIZERS = ("sgd", "adamw")
 LARGEST = 1e38  # a number of the config is below it, so that float32 can hold it
+LIMITS = {"data.image_size": 2**16, "data.workers": 2**12}  # mistyped, they would take all memory and processes
 
 
 @dataclass
@@ -128,8 +129,9 @@ class Config:
             ("run.checkpoint_steps", run.checkpoint_steps, 0),
             ("run.log_steps", run.log_steps, 1),
         ):
-            if not least <= value < LARGEST:
-                below = "" if value < least else f" and below {LARGEST:g}"
+            limit = LIMITS.get(key, LARGEST)
+            if not least <= value < limit:
+                below = "" if value < least else f" and below {limit:g}"
                 raise UsageError(f"{key} must be at least {least}{below}, got {value}")
         if run.seed >= 2**63:
             raise UsageError(f"run.seed must be below 2^63, got {run.seed}")

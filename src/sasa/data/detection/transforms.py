@@ -16,6 +16,7 @@ from sasa.errors import ArgumentError
 SMALLEST_PART = 0.25
 # Minimum width and height in pixels of a box that is trained on.
 SMALLEST_SIDE = 1.0
+LARGEST_JITTER = 100  # Pillow cannot make the images of much larger factors
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ class DetectionAugmentation:
     colour: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.jitter_min <= self.jitter_max < float("inf"):
+        if not 0 < self.jitter_min <= self.jitter_max < LARGEST_JITTER:
             raise ArgumentError(
-                f"jitter_min ({self.jitter_min}) must be above 0 and at most jitter_max ({self.jitter_max})"
+                f"jitter_min ({self.jitter_min}) must be above 0 and at most jitter_max ({self.jitter_max}), and that "
+                f"below {LARGEST_JITTER}"
             )
         if not 0 <= self.colour <= 1:
             raise ArgumentError(f"colour must be from 0 to 1, got {self.colour}")

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from sasa.data.detection.transforms import DetectionAugmentation, DetectionPreprocessing
 from sasa.errors import UsageError
-from sasa.training.settings import Config, RecipeConfig
+from sasa.training.settings import LARGEST, Config, RecipeConfig
 
 
 @dataclass
@@ -76,7 +76,7 @@ class DetectionConfig(Config):
     def check(self) -> None:
         """Check the values of all settings."""
         super().check()
-        if self.recipe.box_weight < 0:
+        if not 0 <= self.recipe.box_weight < LARGEST:
             raise UsageError(f"recipe.box_weight must be at least 0, got {self.recipe.box_weight}")
 
 
