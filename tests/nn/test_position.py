@@ -86,5 +86,7 @@ def test_convert_and_its_heads():
 def test_unknown_positions_are_listed():
     with pytest.raises(ArgumentError, match="position must be one of relative, absolute, none, projected; got 'polar'"):
         sasa.LocalAttention2d(4, 8, 3, num_heads=2, position="polar")
+    with pytest.raises(ArgumentError, match=r"got \['relative'\]"):
+        sasa.create_model("sasa_resnet26", position=["relative"])  # as a config file may have it
     with pytest.raises(ArgumentError, match='content=False needs position="relative" or "projected": with'):
         sasa.LocalAttention2d(4, 8, 3, num_heads=2, position="none", content=False)

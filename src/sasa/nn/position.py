@@ -100,7 +100,7 @@ def find_position(position: str, content: bool = True) -> NoPosition:
     Raises:
         ArgumentError: an unknown name, or content=False with an encoding that adds no term to the logits.
     """
-    if position not in POSITIONS:
+    if not isinstance(position, str) or position not in POSITIONS:
         raise ArgumentError(f"position must be one of {', '.join(POSITIONS)}; got {position!r}")
     if not content and not POSITIONS[position].makes_logits:
         suitable = " or ".join(f'"{name}"' for name, encoding in POSITIONS.items() if encoding.makes_logits)
