@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from runs import tiny
+from runs import tiny, write_digits
 from sasa.errors import DivergedError, SasaError, UsageError, compiler_errors
-from sasa.tasks.train import dry_run, start, train
+from sasa.tasks.train import dry_run, resume, start, train
 from sasa.training.optim import parameter_groups, schedule
 from sasa.training.run_directory import RunDirectory
 
@@ -41,6 +41,15 @@ def test_the_run_directory_is_complete(finished):
 def test_a_run_is_not_overwritten(finished):
     with pytest.raises(SasaError, match="already holds a run: continue it with --resume"):
         train(tiny(), finished[0])
+
+
+def test_a_run_in_the_directory_of_its_data(tmp_path):
+    source = write_digits(tmp_path / "data", "folder", 60)
+    config = tiny(("data.source", str(source)), ("recipe.epochs", 1), ("data.limit", 0))
+    with pytest.raises(UsageError, match="data is the directory of the data, and the run would add files to it"):
+        train(config, source)
+    train(config, source / "runs" / "first")
+    assert resume(source / "runs" / "first")["training_pictures"] == 47
 
 
 def test_a_run_without_a_checkpoint_is_not_said_to_resume(tmp_path):

@@ -17,6 +17,7 @@ _SYSTEM = frozenset(
     "__macosx @eadir @tmp #recycle @recycle @recently-snapshot $recycle.bin recycler lost+found __pycache__ "
     "thumbs.db ehthumbs.db desktop.ini".split()
 ) | {"system volume information"}
+RUN_FILE = "environment.json"  # in the directory of every run of `sasa train`
 
 
 class NoImagesError(DataError):
@@ -75,6 +76,26 @@ def has_images_below(directory: Path) -> bool:
     )
 
 
+def is_of_runs(directory: Path | str) -> bool:
+    """Return whether a directory is a run of `sasa train`, or holds nothing but such runs, as `runs/` does.
+
+    In a directory of data, the figures of a run would be a class of their own the next time.
+    """
+    if os.path.exists(f"{directory}/{RUN_FILE}"):  # noqa: PTH110
+        return True
+    found = False
+    for entry in entries(directory):
+        if not entry.is_dir(follow_symlinks=False) or not is_of_runs(entry.path):
+            return False
+        found = True
+    return found
+
+
+def runs_in(root: Path) -> dict[Path, str]:
+    """The directories in a directory that hold runs, each with this as the reason why it is not used."""
+    return {directory: "runs of sasa train" for directory in sub_directories(root) if is_of_runs(directory)}
+
+
 def has_image_directories(directory: Path) -> bool:
     """Return whether a directory has subdirectories with images, at any depth, that may be classes.
 
@@ -97,7 +118,12 @@ class Layout:
 
     def sentences(self) -> list[str]:
         """All that is to be said about the layout."""
-        return [*self.notes, *(f"not used: {printable(path)}/ ({why})" for path, why in self.unused.items())]
+        return [*self.notes, *not_used(self.unused)]
+
+
+def not_used(directories: dict[Path, str]) -> list[str]:
+    """Sentences about directories that are not used, from the reasons."""
+    return [f"not used: {printable(path)}/ ({why})" for path, why in directories.items()]
 
 
 def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directories) -> Layout:
@@ -130,13 +156,14 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
     `root` is. A directory with images directly in it is a class.
     """
     directories, notes = sub_directories(root), clutter(root)
-    full = list(islice((d for d in directories if has_images_below(d) or holds(d)), 2))
+    full = list(islice((d for d in directories if not is_of_runs(d) and (has_images_below(d) or holds(d))), 2))
     if len(full) != 1 or has_images(root) or has_images(full[0]) or not holds(full[0]):
         return root, notes
-    inner = full[0]
-    others = [d for d in directories if d != inner]
+    inner, runs = full[0], runs_in(root)
+    others = [d for d in directories if d != inner and d not in runs]
     if others and not says_nothing(inner.name) and inner.name != root.absolute().name:
         return root, notes
+    notes += not_used(runs)
     if others:
         notes.append(f"ignored in {printable(root)}: {_named(others)} (no images)")
     deeper, more = look_through(inner, holds) if not _splits(inner, holds) else (inner, [])
@@ -246,12 +273,12 @@ def _inner_directories(directory: Path) -> list[Path]:
 
 
 def _not_classes(root: Path) -> dict[Path, str]:
-    """Directories beside those of the classes that are none: test/ without classes, and copies of the whole set."""
-    directories = sub_directories(root)
+    """Directories beside those of the classes that are none: runs, test/ without classes, copies of the whole set."""
+    found = runs_in(root)
+    directories = [directory for directory in sub_directories(root) if directory not in found]
     names = {directory.name for directory in directories}
     if len(directories) < 3:
-        return {}
-    found: dict[Path, str] = {}
+        return found
     for directory in directories:
         if exact_split(directory.name) in HELD_OUT and has_images_below(directory):
             found[directory] = "its images are in no directories of classes"

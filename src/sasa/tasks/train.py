@@ -49,8 +49,19 @@ def start(config: Config) -> Trainer:
 
 
 def train(config: Config, path: Path) -> dict[str, Any] | None:
-    """Train from the first step into a new directory; return summary.json in the first process, None in others."""
-    trainer = start(config.with_absolute_paths())  # before the directory: an error in the config leaves nothing behind
+    """Train from the first step into a new directory; return summary.json in the first process, None in others.
+
+    Raises:
+        UsageError: the directory is that of the data; and what `start` raises.
+        SasaError: the directory holds a run, or cannot be written.
+    """
+    config = config.with_absolute_paths()
+    source = Path(config.data.source)
+    if source.is_absolute() and source.resolve() == path.resolve():
+        raise UsageError(
+            f"{path} is the directory of the data, and the run would add files to it: name another --output"
+        )
+    trainer = start(config)  # before the directory: an error in the config leaves nothing behind
     directory = RunDirectory(path)
     with directory.locked() if trainer.fabric.is_global_zero else nullcontext():
         if trainer.fabric.is_global_zero:

@@ -152,6 +152,27 @@ def test_directories_without_images_beside_the_wrapper(tmp_path):
     assert f"ignored in {tmp_path}: docs/ (no images)" in description(sources)
 
 
+@pytest.mark.parametrize("prefix", ["", "photos"])
+@pytest.mark.parametrize("run", ["run", "runs/a", "runs/b/c"])
+def test_runs_beside_the_classes_are_not_classes(tmp_path, prefix, run):
+    """As after `sasa train --data .` in the directory of the data: a run's figures are images."""
+    save_classes(tmp_path, prefix)
+    save_images(tmp_path, run)
+    (tmp_path / run / "best").mkdir()
+    (tmp_path / run / "environment.json").write_text("{}")
+    first = run.partition("/")[0]
+    sources = open_splits(str(tmp_path), 0.34, 0)
+    assert sources[0].classes == ["cat", "dog"]
+    assert f"{first}/ (runs of sasa train)" in description(sources)
+
+
+def test_a_class_called_runs(tmp_path):
+    save_classes(tmp_path, "", classes=["runs", "walks"])
+    save_images(tmp_path, "runs/fast", "runs/slow")
+    (tmp_path / "runs" / "fast" / "environment.json").write_text("{}")
+    assert open_splits(str(tmp_path), 0.34, 0)[0].classes == ["runs", "walks"]
+
+
 CLUTTER = ["__MACOSX", "@eaDir", ".ipynb_checkpoints", ".git", "#recycle", "$RECYCLE.BIN", "System Volume Information"]
 
 

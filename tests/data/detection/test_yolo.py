@@ -219,6 +219,17 @@ def test_text_files_beside_the_images(tmp_path, splits):
     assert sum(len(source.targets(n)) for source in (train, held_out) for n in range(len(source))) == 2 * len(splits)
 
 
+def test_runs_beside_the_images_are_not_images(tmp_path):
+    """As after `sasa detect train --data .` in the directory of the data."""
+    write(tmp_path, "", "", {"a": BOX, "b": BOX, "c": BOX, "d": BOX})
+    write(tmp_path, "runs/one/drawn", "runs/one/drawn", {"curves": None})
+    (tmp_path / "runs" / "one" / "environment.json").write_text("{}")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    train, held_out = open_detection_splits(str(tmp_path), 0.25, 0)
+    assert (len(train), len(held_out)) == (3, 1)
+    assert any(f"not used: {tmp_path}/runs/ (runs of sasa train)" in sentence for sentence in train.description)
+
+
 @pytest.mark.parametrize("text", ["a cat on a mat", "caf\xe9".encode("latin-1"), "0.5", "1 2 3"])
 def test_text_files_of_other_kinds_are_not_boxes(tmp_path, text):
     write(tmp_path, "", "", {"a": None})

@@ -13,7 +13,7 @@ import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import child, files_in, has_images, is_clutter, sub_directories
+from sasa.data.directories import child, files_in, has_images, is_clutter, not_used, runs_in, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
@@ -218,8 +218,10 @@ def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path]
     paths, notes = [], []
     for place in places:
         if place.is_dir():
+            runs = runs_in(place)
+            notes += not_used(runs)
             visible = (p for p in place.rglob("*") if not any(map(is_clutter, p.parts[len(place.parts) :])))
-            images = sorted(path for path in visible if is_image(path) and not path.is_dir())
+            images = sorted(p for p in visible if is_image(p) and not p.is_dir() and runs.keys().isdisjoint(p.parents))
             if special := set(filter(is_special, images)):
                 notes.append(f"not used: {listed(map(printable, sorted(special)), 3)} (pipes, sockets or devices)")
             paths += [path for path in images if path not in special]
