@@ -95,4 +95,5 @@ def test_another_number_of_classes(sasa, run_directory, tmp_path):
             path.parent.mkdir(exist_ok=True)
             Image.new("L", (16, 16)).save(path)
     result = sasa("eval", "--model", run_directory, "--data", tmp_path)
-    assert_one_sentence(result, 3, "the data has 2 classes (one, two", "the network knows 10 (0, 1, 2")
+    differences = "only the data has one, two and only the network has 0, 1, 2 and 7 more\n"
+    assert_one_sentence(result, 3, f"the data has 2 classes, the network knows 10: {differences}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sasa.data.classification import open_splits
 from sasa.data.classification.batch import Batch, evaluation_loader
+from sasa.data.text import listed, printable
 from sasa.errors import DataError
 from sasa.metrics.confusion import MOST_DENSE, ClassScore, Confusion, count_pairs, most_confused, pairs, per_class
 from sasa.tasks.classification.config import TrainConfig
@@ -166,11 +167,7 @@ def evaluate(predictor: Predictor, name: str, options: EvaluationOptions | None 
     """
     config, options = config_and_options(name, options, TrainConfig)
     _, source = open_splits(str(options.data), config.data.held_out, config.run.seed)
-    if source.classes != predictor.labels:
-        raise DataError(
-            f"the data has {len(source.classes)} classes ({', '.join(source.classes[:3])}, ...), the network knows "
-            f"{len(predictor.labels)} ({', '.join(predictor.labels[:3])}, ...)"
-        )
+    _check_classes(source.classes, predictor.labels)
     began = time.monotonic()
     batches = evaluation_loader(
         source, predictor.preprocessing, options.batch_size, options.workers or 0, options.on_bad_image
@@ -180,3 +177,15 @@ def evaluate(predictor: Predictor, name: str, options: EvaluationOptions | None 
         raise DataError(f"none of the {len(source)} held-out images can be read")
     skipped = [source.name(index) for index in score.skipped]
     return ClassificationEvaluation(score, predictor.labels, skipped, time.monotonic() - began)
+
+
+def _check_classes(found: list[str], known: list[str]) -> None:
+    if found == known:
+        return
+    sides = ("data", found, set(known)), ("network", known, set(found))
+    own = {place: [name for name in names if name not in others] for place, names, others in sides}
+    parts = [f"only the {place} has {listed(map(printable, names), 3)}" for place, names in own.items() if names]
+    raise DataError(
+        f"the data has {len(found)} classes, the network knows {len(known)}: "
+        f"{' and '.join(parts) or 'their order differs'}"
+    )
