@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
-from runs import assert_equal, state_of, tiny
+from runs import assert_equal, state_of, tiny, write_digits
 from sasa.data.classification.batch import Batch
 from sasa.errors import ArgumentError, DivergedError, SasaError
 from sasa.models import create_model
@@ -203,6 +203,15 @@ def test_freed_memory_is_kept_if_the_c_library_can():
 def test_a_batch_of_one_pixel_is_an_error(tmp_path):
     with pytest.raises(SasaError, match="batch norm needs more than one value for each channel, and has one"):
         train(tiny(("recipe.batch_size", 1), ("data.limit", 2)), tmp_path / "run")
+
+
+def test_a_batch_of_which_one_image_can_be_read_is_named_as_such(tmp_path):
+    source = write_digits(tmp_path / "data", "folder", 60)
+    for path in sorted(source.rglob("*.png"))[::2]:
+        path.write_bytes(b"")
+    changes = [("data.source", str(source)), ("data.on_bad_image", "skip"), ("recipe.batch_size", 2)]
+    with pytest.raises(SasaError, match="micro-batches are of 2 images, of which only one could be read"):
+        train(tiny(*changes), tmp_path / "run")
 
 
 def test_a_dry_run_with_accumulation():

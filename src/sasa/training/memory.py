@@ -58,8 +58,9 @@ def batch_size_errors(recipe: RecipeConfig, part: int) -> Iterator[None]:
     except ValueError as error:
         if not any(text in str(error) for text in ONE_VALUE):
             raise
+        images = f"{part} images, of which only one could be read" if part > 1 else "1 image"
         raise SasaError(
             f"batch norm needs more than one value for each channel, and has one: the smallest feature map is 1 x "
-            f"1, and micro-batches are of {part} image{'s' * (part > 1)} (recipe.batch_size {recipe.batch_size}, "
+            f"1, and micro-batches are of {images} (recipe.batch_size {recipe.batch_size}, "
             f"recipe.accumulate {recipe.accumulate}); use more images, larger micro-batches or a larger data.image_size"
         ) from error
