@@ -99,6 +99,34 @@ class Shared(nn.Module):
         return self.norm(y) + y
 
 
+class SharedByDefault(Shared):
+    """One convolution, read twice where an optional argument is not given."""
+
+    def forward(self, x, alone=None):
+        return super().forward(x) if alone is None else self.norm(self.conv(x))
+
+
+class SharedOnDemand(Shared):
+    """One convolution, read twice where an optional argument is given."""
+
+    def forward(self, x, shared=None):
+        return self.norm(self.conv(x)) if shared is None else super().forward(x)
+
+
+class Tied(Shared):
+    """The weights of the convolution are those of another layer as well."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(self.norm(self.conv(x)), self.conv.weight)
+
+
+class Centred(Shared):
+    """The statistics of the norm are read by the network."""
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) + self.norm.running_mean[:, None, None]
+
+
 class DependsOnData(nn.Module):
     """An untraceable forward around traceable parts."""
 
@@ -116,6 +144,13 @@ def hooked():
     return layers
 
 
+def replaced_forward():
+    layers = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    forward = layers[0].forward
+    layers[0].forward = lambda x: forward(x) + 1
+    return layers
+
+
 def twice():
     layers = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     return nn.Sequential(layers, layers)
@@ -127,7 +162,12 @@ CASES = {
     "ReLU between": (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)), []),
     "no statistics": (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), []),
     "read twice": (Shared, []),
+    "read twice by default": (SharedByDefault, []),
+    "read twice on demand": (SharedOnDemand, []),
+    "tied": (Tied, []),
+    "statistics read": (Centred, []),
     "run twice": (twice, []),
+    "with a replaced forward": (replaced_forward, []),
     "with a hook": (hooked, []),
     "with a parametrization": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)),

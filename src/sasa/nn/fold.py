@@ -7,6 +7,7 @@ forward pass, so the same rule serves every network: ours, torchvision's or timm
 
 import copy
 from collections import Counter
+from inspect import signature
 
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -52,8 +53,10 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     A batch norm is folded where it alone reads an nn.Conv2d's output and both run once in a forward pass. Batch norms
     after attention stay: with padding="zeros" the weights of the keys inside the map sum to less than one, so the
     shift cannot move into a projection, and the stem pools in between. Batch norms also stay where the trace cannot
-    place them: subclasses of nn.Conv2d or nn.BatchNorm2d, layers with hooks or parametrizations, parts of a network
-    whose forward depends on the data. Those compute the same as before, at the same speed.
+    place them: subclasses of nn.Conv2d or nn.BatchNorm2d, layers with hooks or parametrizations, layers whose weights
+    are read elsewhere, parts of a network whose forward depends on the data. Those compute the same as before, at the
+    same speed. (A child of a network that cannot be traced as a whole is traced alone: norms in it are folded on the
+    assumption that the network calls the child, not the layers in it.)
 
     Args:
         model: any network, in training or evaluation mode; not changed.
@@ -97,30 +100,45 @@ def foldable(model: nn.Module) -> list[Pair]:
 
 def _plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Return whether it is a plain layer: a subclass may compute something else, and hooks must run."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
     return type(module) in kinds and not hooked and not is_parametrized(module)
 
 
 def _pairs(model: nn.Module, prefix: str = "") -> list[Pair]:
     """(first, second) where the second layer alone reads the first one's output and both run once."""
     try:
-        graph = _Tracer().trace(model)
+        pairs, *others = map(_pairs_in, _graphs(model))
     except Exception:  # an untraceable forward may fail in any way; its parts may still be traceable
         children = ((name, child) for name, child in model.named_children() if not _is_leaf(child))
         return [pair for name, child in children for pair in _pairs(child, f"{prefix}{name}.")]
+    return [(prefix + first, prefix + second) for first, second in pairs if all((first, second) in o for o in others)]
+
+
+def _graphs(model: nn.Module) -> list[fx.Graph]:
+    """Trace with all arguments and, if some are optional, without those: forward may take another way then."""
+    parameters = signature(model.forward).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return [_Tracer().trace(model, arguments) for arguments in ([None, defaults] if defaults else [None])]
+
+
+def _pairs_in(graph: fx.Graph) -> list[Pair]:
     runs = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    used = (str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users)  # tied weights, say
+    layers_used = {name.rpartition(".")[0] for name in used}
     pairs = []
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None
         if isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1:
             first, second = str(before.target), str(node.target)
-            if runs[first] == runs[second] == 1:
-                pairs.append((prefix + first, prefix + second))
+            if runs[first] == runs[second] == 1 and layers_used.isdisjoint((first, second)):
+                pairs.append((first, second))
     return pairs
 
 
 class _Tracer(fx.Tracer):
     """Traces which layer reads which layer's output, with attention layers as leaves."""
+
+    proxy_buffer_attributes = True  # so that reading a norm's statistics is a node, as reading weights is
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
