@@ -179,8 +179,9 @@ def _attention(
 ) -> LocalAttention2d | FittedAttention2d:
     """The layer in place of `conv`: same channels, output size, bias, device, dtype and mode.
 
-    A bias becomes the bias of the values. The output is a mean of values, so the bias is added to it as before; a
-    detector keeps the prior probability that its first loss depends on.
+    A bias becomes the bias of the values. The output is a mean of values, so the bias is added to it as before (less of
+    it where a window reaches beyond the map, whose values are 0 with padding="zeros"); a detector keeps the prior
+    probability that its first loss depends on.
     """
     trim = _trim(conv, name)
     stride: tuple[int, int] = conv.stride  # pyright: ignore[reportAssignmentType]
