@@ -12,7 +12,7 @@ from lightning.fabric.plugins import MixedPrecision
 
 from runs import assert_equal, state_of, tiny, write_digits
 from sasa.data.classification.batch import Batch
-from sasa.errors import ArgumentError, DivergedError, SasaError
+from sasa.errors import ArgumentError, DataError, DivergedError, SasaError
 from sasa.models import create_model
 from sasa.tasks.classification.evaluation import evaluate
 from sasa.tasks.classification.predictor import Predictor
@@ -211,6 +211,16 @@ def test_a_batch_of_which_one_image_can_be_read_is_named_as_such(tmp_path):
         path.write_bytes(b"")
     changes = [("data.source", str(source)), ("data.on_bad_image", "skip"), ("recipe.batch_size", 2)]
     with pytest.raises(SasaError, match="micro-batches are of 2 images, of which only one could be read"):
+        train(tiny(*changes), tmp_path / "run")
+
+
+def test_a_run_that_can_read_no_image_is_an_error(tmp_path):
+    for split in ("train", "val"):
+        write_digits(tmp_path / "data" / split, "folder", 40)
+    for path in (tmp_path / "data" / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    changes = [("data.source", str(tmp_path / "data")), ("data.on_bad_image", "skip")]
+    with pytest.raises(DataError, match=r"none of the training images could be read, such as .*\.png"):
         train(tiny(*changes), tmp_path / "run")
 
 

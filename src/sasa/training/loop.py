@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sasa.data.random_numbers import mix
-from sasa.errors import DivergedError
+from sasa.errors import DataError, DivergedError
 from sasa.training import same_data
 from sasa.training.averages import BatchNormAverages, WeightAverage, decay_of, momentum_of
 from sasa.training.optim import make_optimizer, schedule
@@ -91,6 +91,7 @@ class Trainer:
         Raises:
             StoppedError: after a signal of `sasa.training.signals.STOPPING`, once a checkpoint is saved.
             DivergedError: the loss is not finite; the last checkpoint is kept.
+            DataError: an image cannot be read, or with "skip" none can.
         """
         every = self.config.run.checkpoint_steps or self.task.steps_per_epoch
         batches = self.task.batches(self.step)
@@ -190,9 +191,14 @@ class Trainer:
         """Score the held-out images, add a row to metrics.csv, and save the weights if they are the best so far.
 
         The averaged weights, which the run keeps, give the columns "held_out_..."; those of the last step, "last_...".
+
+        Raises:
+            DataError: none of the epoch's training images could be read.
         """
         means, seconds = self._sums_over_processes(), self.totals.seconds
         count = means.pop("count")
+        if not count:
+            raise DataError(f"none of the training images could be read, such as {min(self.task.skipped)}")
         last = self.task.score(self.model).row() if self.average.decay else {}
         with self.average.in_place():
             score = self.task.score(self.model)
@@ -206,7 +212,7 @@ class Trainer:
                 "epoch": self.step // self.task.steps_per_epoch,
                 "step": self.step,
                 "learning_rate": round(self.optimizer.param_groups[0]["lr"], 8),
-                **{f"train_{name}": round(value / max(1, count), 6) for name, value in means.items()},
+                **{f"train_{name}": round(value / count, 6) for name, value in means.items()},
                 **score.row(),
                 **{f"last_{name.removeprefix('held_out_')}": value for name, value in last.items()},
                 "images_per_second": round(count / seconds, 1),
