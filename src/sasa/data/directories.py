@@ -50,10 +50,18 @@ def image_names(directory: Path) -> Iterator[str]:
     return (e.name for e in images if e.is_file() or (e.is_symlink() and not os.path.exists(e.path)))  # noqa: PTH110
 
 
+def children(root: Path, *names: str) -> list[Path]:
+    """The directories in `root` that have one of the names, in any case, in the order of the names."""
+    there = sub_directories(root) if root.is_dir() else []
+    return [path for name in names for path in there if path.name.lower() == name.lower()]
+
+
 def child(root: Path, *names: str) -> Path | None:
-    """The first directory in `root` that has one of the names, in any case."""
-    there = {path.name.lower(): path for path in reversed(sub_directories(root))} if root.is_dir() else {}
-    return next((there[name.lower()] for name in names if name.lower() in there), None)
+    """The first of `children`; raises `DataError` if two names differ in case only."""
+    found = children(root, *names)
+    if len(found) > 1 and found[0].name.lower() == found[1].name.lower():
+        raise DataError(f"{printable(root)} holds both {_named(found[:2])}: move one away")
+    return found[0] if found else None
 
 
 def clutter(root: Path) -> list[str]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sasa.data.classification.source import Found, Source, Subset
-from sasa.data.classification.table_columns import columns_of, read_rows
+from sasa.data.classification.table_columns import Row, columns_of, read_rows
 from sasa.data.classification.table_files import SUFFIXES, read_table
 from sasa.data.classification.tables import ImageTable
 from sasa.data.directories import Layout, files_in, has_images_below, sub_directories
 from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import HELD_OUT, split_of
-from sasa.data.text import printable, read_lines
+from sasa.data.text import not_used, printable, read_lines
 
 # Directories of lists, beside the one of the images.
 _DIRECTORIES = frozenset("meta lists list labels splits split partitions annotations imagesets filelists".split())
@@ -27,19 +27,26 @@ def labelled_images(layout: Layout, classes: list[str]) -> tuple[Path, ImageTabl
     for split in HELD_OUT:
         for directory in (d for d in layout.unused if split_of(d.name)[0] == split and has_images_below(d)):
             beside = [table for table in files_in(directory.parent, *SUFFIXES) if split_of(table.stem)[0] == split]
-            for table in [*files_in(directory, *SUFFIXES), *beside]:
-                rows = read_rows(table)[0] if columns_of(read_table(table, 1)) else []
-                if rows and {row.label for row in rows} <= set(classes):
-                    places = [directory, *sub_directories(directory), directory.parent]
-                    return directory, ImageTable(table, rows, places, classes)
+            rows = {table: _rows_of(table, classes) for table in [*files_in(directory, *SUFFIXES), *beside]}
+            if tables := [table for table in rows if rows[table]]:
+                places = [directory, *sub_directories(directory), directory.parent]
+                found = ImageTable(tables[0], rows[tables[0]], places, classes)
+                found.description += not_used(tables[1:], f"the labels are those of {printable(tables[0])}")
+                return directory, found
     return None
+
+
+def _rows_of(table: Path, classes: list[str]) -> list[Row]:
+    """The rows of a table; none if it has no column of labels, or labels that are not among the classes."""
+    rows = read_rows(table)[0] if columns_of(read_table(table, 1)) else []
+    return rows if {row.label for row in rows} <= set(classes) else []
 
 
 def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path]) -> Found | None:
     """Divide images by lists of the images of each split; raises `DataError` if a list names images that are missing.
 
     A line is the path of an image, also without its suffix and with a label behind it. Of several lists for a split
-    (DTD's train1.txt, train2.txt, ...) the first is used.
+    (DTD's train1.txt, train2.txt, ...) the first is used, and a sentence names the others.
 
     Args:
         source: all images.
@@ -58,6 +65,9 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
         train, other = ([number for number, path in enumerate(paths) if path in images] for images in named)
         files = [printable(lists[split][0]) for split in ("train", held_out)]
         notes = [f"split by {' and '.join(dict.fromkeys(files))}"]
+        used = {lists[split][0] for split in ("train", held_out)}
+        others = [p for p in files_in(place, ".txt") if split_of(p.stem)[0] in ("train", held_out) and p not in used]
+        notes += not_used(others, "other lists of these splits")
         if both := len({*train} & {*other}):
             notes.append(f"the same image is in both splits: {both} images are on both lists")
         if unlisted := len(paths) - len({*train, *other}):

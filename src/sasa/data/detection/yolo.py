@@ -13,13 +13,23 @@ import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import child, files_in, has_images, is_clutter, sub_directories
+from sasa.data.directories import child, files_in, has_images, has_images_below, is_clutter, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.naming import SPLITS, by_split, exact_split
 from sasa.data.source import MOST_CLASSES
-from sasa.data.text import check_known, class_names, finite, is_special, listed, printable, read_lines, read_text
+from sasa.data.text import (
+    check_known,
+    class_names,
+    finite,
+    is_special,
+    listed,
+    not_used,
+    printable,
+    read_lines,
+    read_text,
+)
 from sasa.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
@@ -38,6 +48,7 @@ class Settings:
     places: dict[str, list[Path]]  # directories of images, or text files that list images, by split
     root: Path  # directory that paths in lists are relative to
     keypoints: bool = False  # whether a box is followed by key points
+    notes: tuple[str, ...] = ()  # about directories and lists that are not used
 
 
 class YoloSource(ImageFiles):
@@ -59,6 +70,7 @@ class YoloSource(ImageFiles):
         places = settings.places[split]
         title = listed((printable(place) for place in places), 3)
         paths, notes = _image_paths(settings, places)
+        notes = [*settings.notes, *notes]
         if not paths:
             raise DataError(f"{title} holds no images")
         labels, orphans = label_files(paths)
@@ -108,7 +120,7 @@ def look(path: Path) -> dict[str, Openers]:
     elif files := [file for file in files_in(path, ".yaml", ".yml") if _is_settings(file)]:
         settings = read_settings(single(path, "files of settings", files))
     elif places := _places_of(path):
-        settings = Settings(_read_names(path), places, path)
+        settings = Settings(_read_names(path), places, path, notes=tuple(_unused(path, places)))
     if settings is None:
         return {}
     openers: Openers = {split: partial(YoloSource, settings, split) for split in SPLITS if split in settings.places}
@@ -134,14 +146,17 @@ def read_settings(path: Path) -> Settings:
     places: dict[str, list[Path]] = {}
     for key, given in values.items():
         split = exact_split(key) if isinstance(key, str) else None
-        if split and given not in ("", "null", "~") and split not in places:
+        if split and given not in ("", "null", "~"):
             entries = given if isinstance(given, list) else [given]
             if not all(isinstance(entry, str) for entry in entries):
                 raise DataError(f"{where} must name directories or lists as {key!r}; it has {reprlib.repr(given)}")
             found = [_place(path, values.get("path"), entry) for entry in entries]
             if None not in found:
-                places[split] = [place for place in found if place]
-            elif split != "test":  # a test split is often named and not delivered
+                first = places.setdefault(split, [place for place in found if place])
+                if first != found:
+                    both = f"{printable(first[0])} and {printable(found[0])}"
+                    raise DataError(f"{where} names two places for the {split} split, {both}: remove one")
+            elif split not in places and split != "test":  # a test split is often named and not delivered
                 raise DataError(f"{where} names {listed(entries, 3)!r}, which is not in {printable(path.parent)}")
     return Settings(_names(where, values), places, path.parent, "kpt_shape" in values)
 
@@ -181,8 +196,8 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
     They are in images/ beside labels/, beside their text files, or in lists beside obj.names, as Darknet has them.
     """
     images, labels = child(root, "images"), child(root, "labels")
-    if (root / "obj.names").is_file() and (lists := {exact_split(p.stem): [p] for p in files_in(root, ".txt")}):
-        return {split: lists[split] for split in SPLITS if split in lists}
+    if (root / "obj.names").is_file() and (lists := _lists(root)):
+        return {split: [lists[split]] for split in SPLITS if split in lists}
     if images and labels:
         found = by_split(d for d in sub_directories(images) if exact_split(d.name)) or {"train": images}
         rows = any(map(_has_rows, (labels, *sub_directories(labels))))
@@ -198,6 +213,22 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
     return {split: [inside[directory]] for split, directory in by_split(inside).items()}
 
 
+def _lists(root: Path) -> dict[str, Path]:
+    return by_split(files_in(root, ".txt"), lambda path: exact_split(path.stem), "lists")
+
+
+def _unused(root: Path, places: dict[str, list[Path]]) -> list[str]:
+    """Return sentences about directories and lists of splits beside those that are used."""
+    used = [place for found in places.values() for place in found]
+    lists = [path for path in files_in(root, ".txt") if exact_split(path.stem) and path not in used]
+    inside = [d for d in sub_directories(root) if exact_split(d.name) and not any(d in (p, *p.parents) for p in used)]
+    where = listed(map(printable, used), 3)
+    return [
+        *not_used([d for d in inside if has_images_below(d)], f"the images are those of {where}"),
+        *not_used(lists, f"the images are those of {where}; a data.yaml can name lists"),
+    ]
+
+
 def _has_rows(directory: Path) -> bool:
     """Return whether the first text files of a directory, other than lists of names, hold boxes."""
     files = [path for path in files_in(directory, ".txt") if path.name not in _NAMES and path.stat().st_size][:10]
@@ -208,9 +239,13 @@ def _has_rows(directory: Path) -> bool:
 
 
 def _read_names(root: Path) -> list[str] | None:
+    """Read the class names of a data set without a data.yaml; raises `DataError` if two files name other classes."""
     places = (root, *sub_directories(root))
-    path = next((place / name for place in places for name in _NAMES if (place / name).is_file()), None)
-    return class_names(printable(path), read_lines(path)) if path else None
+    paths = [place / name for place in places for name in _NAMES if (place / name).is_file()]
+    lines = [read_lines(path) for path in paths]
+    if other := next((path for path, names in zip(paths, lines, strict=True) if names != lines[0]), None):
+        raise DataError(f"{printable(paths[0])} and {printable(other)} name different classes: move one away")
+    return class_names(printable(paths[0]), lines[0]) if paths else None
 
 
 def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path], list[str]]:
