@@ -83,6 +83,32 @@ def test_images_of_both_splits_are_reported_in_large_sets_too(tmp_path, monkeypa
     assert compared == bool(most)
 
 
+def link_images(root, link):
+    """Make images/val of links to two of the images in images/train, and a third image; boxes are the same."""
+    write(root, "images/train", "labels/train", dict.fromkeys("abcd", BOX))
+    write(root, "images/val", "labels/val", {"e": BOX})
+    if link == "the directory":
+        (root / "images" / "more").symlink_to(root / "images" / "train")
+        return "[images/val, images/more]"
+    if link == "the files":
+        for name in "ab":
+            (root / "images" / "val" / f"{name}.png").symlink_to(f"../train/{name}.png")
+    names = ["images/train/a.png", "images/./train/../train/b.png", "images/val/e.png"]
+    (root / "list.txt").write_text("\n".join(names))
+    return "list.txt" if link == "a list" else "images/val"
+
+
+@pytest.mark.parametrize("most", [0, 100])
+@pytest.mark.parametrize(("link", "count"), [("the directory", 4), ("the files", 2), ("a list", 2)])
+def test_links_and_lists_of_training_images_are_reported_in_large_sets_too(tmp_path, monkeypatch, most, link, count):
+    monkeypatch.setattr("sasa.data.findings.MOST_COMPARED", most)
+    held_out = link_images(tmp_path, link)
+    (tmp_path / "data.yaml").write_text(f"names: [cat, dog]\ntrain: images/train\nval: {held_out}\n")
+    _, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
+    sentence = f"{count} of the {count + 1} held-out images are training images, "
+    assert sentence in " ".join(held_out.description)
+
+
 @pytest.mark.parametrize("number", ["1000000", "1e300"])
 def test_numbers_of_classes_that_would_fill_the_memory(tmp_path, number):
     write(tmp_path, "images", "labels", {"a": BOX, "b": BOX.replace("1", number, 1)})
