@@ -82,7 +82,7 @@ class FileSource(ImageSource):
         """Yield the path of each file, resolved: directories once, files only where their directory lists a link."""
         listed: dict[str, tuple[str, set[str]]] = {}  # by directory: its resolved path, the names of links in it
         for index in range(len(self._names)):
-            parent, name = os.path.split(os.path.join(self._directory, self._names[index]))  # noqa: PTH118, PTH206 - fast
+            parent, name = os.path.split(os.path.join(self._directory, self._names[index]))  # noqa: PTH118 - fast
             if parent not in listed:
                 listed[parent] = os.path.realpath(parent), {e.name for e in os.scandir(parent) if e.is_symlink()}
             place, links = listed[parent]
