@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.detection import DetectionSubset, YoloSource, open_detection_splits
-from sasa.data.detection.yolo import label_directory, read_rows, read_settings
+from sasa.data.detection.yolo import label_directory, read_label_file, read_settings
 from sasa.errors import DataError
 
 # Text of a few hundred bytes, whose list would fill the memory if it were written out: each letter is nine of the last.
@@ -142,14 +142,14 @@ def test_ground_truth(tmp_path):
 )
 def test_boxes_and_outlines(tmp_path, line, box):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\r\n" + line.encode() + b"\r\n")
-    [row] = read_rows(tmp_path / "a.txt")
+    [row] = read_label_file(tmp_path / "a.txt")
     assert (row.number, row.label) == (2, 0)
     assert row.box == pytest.approx(box)
 
 
 def test_key_points_are_not_outlines(tmp_path):
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.2 0.1 0.1 0.9 0.9\n")
-    assert read_rows(tmp_path / "a.txt", keypoints=True)[0].box == (0.5, 0.5, 0.2, 0.2)
+    assert read_label_file(tmp_path / "a.txt", keypoints=True)[0].box == (0.5, 0.5, 0.2, 0.2)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from sasa.errors import DataError
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
 FURTHEST = 1.5  # larger numbers cannot be fractions of the image
 NEAR = 0.05  # key points may lie so far outside their box, in fractions of the image
-FEWEST_ROWS = 4  # fewer do not show whether they have key points
+FEWEST_LINES = 4  # fewer do not show whether they have key points
 
 Box = tuple[float, float, float, float]
 
@@ -80,18 +80,18 @@ class YoloSource(ImageFiles):
         directory = Path(os.path.commonpath([path.parent for path in paths]))
         images = [os.path.relpath(path, directory) for path in paths]
         sizes = np.array([upright_size(path) for path in paths])
-        rows = [read_rows(label, settings.keypoints) if label else [] for label in labels]
-        if not settings.keypoints and _have_keypoints(rows):
-            rows = [read_rows(label, keypoints=True) if label else [] for label in labels]
+        lines = [read_label_file(label, settings.keypoints) if label else [] for label in labels]
+        if not settings.keypoints and _have_keypoints(lines):
+            lines = [read_label_file(label, keypoints=True) if label else [] for label in labels]
             notes.append(f"not used: what follows the four numbers of each box in {title}, taken for key points")
-        last = max((row.label for file in rows for row in file), default=0)
+        last = max((line.label for file in lines for line in file), default=0)
         if not settings.names and last >= MOST_CLASSES:
             raise DataError(f"{title} has boxes of the class {last}; expected numbers from 0 to {MOST_CLASSES - 1}")
         known = settings.names or [str(number) for number in range(1 + last)]
-        _check_first_class(title, rows, len(known))
+        _check_first_class(title, lines, len(known))
         check_known(title, known, classes or known)
         classes = classes or known
-        objects, problems = _objects(images, labels, rows, sizes, [classes.index(name) for name in known])
+        objects, problems = _objects(images, labels, lines, sizes, [classes.index(name) for name in known])
         table, problems = clean(objects, problems, sizes, images, title, "centre x, centre y, width, height")
         if absent := labels.count(None):
             notes.append(f"no file of boxes for {absent} of {len(paths)} images in {title}: they have no objects")
@@ -102,8 +102,8 @@ class YoloSource(ImageFiles):
         super().__init__(directory, images, range(1, len(paths) + 1), sizes, table, categories, problems)
 
 
-class Row(NamedTuple):
-    """A line of a file."""
+class LabelLine(NamedTuple):
+    """A line of a label file: an object."""
 
     number: int  # of the line
     label: int  # the class; -1 if it is none
@@ -200,15 +200,15 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
         return {split: [lists[split]] for split in SPLITS if split in lists}
     if images and labels:
         found = by_split(d for d in sub_directories(images) if exact_split(d.name)) or {"train": images}
-        rows = any(map(_has_rows, (labels, *sub_directories(labels))))
-        return {split: [directory] for split, directory in found.items()} if rows else {}
+        boxes = any(map(_has_boxes, (labels, *sub_directories(labels))))
+        return {split: [directory] for split, directory in found.items()} if boxes else {}
     if has_images(root):
-        return {"train": [root]} if _has_rows(root) else {}
+        return {"train": [root]} if _has_boxes(root) else {}
     inside: dict[Path, Path] = {}
     for directory in sub_directories(root):
         if exact_split(directory.name):
             images, labels = child(directory, "images"), child(directory, "labels")
-            if _has_rows(labels or directory):
+            if _has_boxes(labels or directory):
                 inside[directory] = images if images and labels else directory
     return {split: [inside[directory]] for split, directory in by_split(inside).items()}
 
@@ -229,11 +229,11 @@ def _unused(root: Path, places: dict[str, list[Path]]) -> list[str]:
     ]
 
 
-def _has_rows(directory: Path) -> bool:
+def _has_boxes(directory: Path) -> bool:
     """Return whether the first text files of a directory, other than lists of names, hold boxes."""
     files = [path for path in files_in(directory, ".txt") if path.name not in _NAMES and path.stat().st_size][:10]
     try:
-        return any(row.values >= 4 and row.label >= 0 for path in files for row in read_rows(path)[:1])
+        return any(line.values >= 4 and line.label >= 0 for path in files for line in read_label_file(path)[:1])
     except DataError:  # not a file of boxes
         return False
 
@@ -291,22 +291,22 @@ def label_files(paths: Sequence[Path]) -> tuple[list[Path | None], list[Path]]:
     return found, sorted(path for path in others if path.name not in _NAMES and exact_split(path.stem) is None)
 
 
-def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
+def read_label_file(path: Path, keypoints: bool = False) -> list[LabelLine]:
     """Read a file of boxes; errors as `read_text`.
 
     With `keypoints`, numbers after the four of the box are key points, to be ignored, rather than an outline.
     """
-    rows = []
+    lines = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if words := line.split():
             values = [finite(word) for word in words]
             if values[0] is None or not values[0].is_integer() or values[0] < 0:
                 what = f"has the class {words[0][:20]!r}, not a whole number, and is left out"
-                rows.append(Row(number, -1, what, 0, False))
+                lines.append(LabelLine(number, -1, what, 0, False))
             else:
                 box = _box(values[1 : 5 if keypoints else None], line)
-                rows.append(Row(number, int(values[0]), box, len(values) - 1, _is_around(values[1:])))
-    return rows
+                lines.append(LabelLine(number, int(values[0]), box, len(values) - 1, _is_around(values[1:])))
+    return lines
 
 
 def _is_around(values: Sequence[float | None]) -> bool:
@@ -324,10 +324,10 @@ def _is_around(values: Sequence[float | None]) -> bool:
     return False
 
 
-def _have_keypoints(rows: list[list[Row]]) -> bool:
-    """Return whether all rows are boxes with the same number of key points; outlines differ."""
-    flat = [row for file in rows for row in file if row.label >= 0]
-    return len(flat) >= FEWEST_ROWS and all(row.around for row in flat) and len({row.values for row in flat}) == 1
+def _have_keypoints(lines: list[list[LabelLine]]) -> bool:
+    """Return whether all lines are boxes with the same number of key points; outlines differ."""
+    flat = [line for file in lines for line in file if line.label >= 0]
+    return len(flat) >= FEWEST_LINES and all(line.around for line in flat) and len({line.values for line in flat}) == 1
 
 
 def _box(values: list[float | None], line: str) -> Box | str:
@@ -342,28 +342,28 @@ def _box(values: list[float | None], line: str) -> Box | str:
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
 
 
-def _check_first_class(title: str, rows: list[list[Row]], count: int) -> None:
-    numbers = {row.label for file in rows for row in file if row.label >= 0}
+def _check_first_class(title: str, lines: list[list[LabelLine]], count: int) -> None:
+    numbers = {line.label for file in lines for line in file if line.label >= 0}
     if numbers and min(numbers) > 0 and max(numbers) == count:
         raise DataError(f"{title} has boxes of the classes 1 to {count}, and none of 0: expected numbers from 0")
 
 
 def _objects(
-    images: list[str], labels: list[Path | None], rows: list[list[Row]], sizes: np.ndarray, numbers: list[int]
+    images: list[str], labels: list[Path | None], lines: list[list[LabelLine]], sizes: np.ndarray, numbers: list[int]
 ) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes in pixels, problems of the others); `numbers` maps the files' classes to labels."""
     objects: list[Annotated] = []
     problems: list[Problem] = []
-    for place, (image, path, file) in enumerate(zip(images, labels, rows, strict=True)):
+    for place, (image, path, file) in enumerate(zip(images, labels, lines, strict=True)):
         where, (height, width) = printable(path), sizes[place].tolist()
-        for row in file:
-            box = row.box
-            if not isinstance(box, str) and row.label >= len(numbers):
-                box = f"has the class {row.label}, and there are {len(numbers)} classes, from 0; it is left out"
+        for line in file:
+            box = line.box
+            if not isinstance(box, str) and line.label >= len(numbers):
+                box = f"has the class {line.label}, and there are {len(numbers)} classes, from 0; it is left out"
             if isinstance(box, str):
-                problems.append(Problem(where, image, row.number, box))
+                problems.append(Problem(where, image, line.number, box))
                 continue
             x, y, w, h = box
             corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
-            objects.append(Annotated(place, numbers[row.label], corners, False, row.number, where))
+            objects.append(Annotated(place, numbers[line.label], corners, False, line.number, where))
     return objects, problems
