@@ -71,7 +71,8 @@ def test_two_tables_of_held_out_images(tmp_path):
     (tmp_path / "val" / "labels.csv").write_text(TABLE)
     (tmp_path / "val.csv").write_text(TABLE)
     said, sizes = opened(tmp_path)
-    assert f"not used: {tmp_path}/val.csv (the labels are those of {tmp_path}/val/labels.csv)" in said
+    used = f"the labels of {tmp_path}/val are those of {tmp_path}/val/labels.csv"
+    assert f"not used: {tmp_path}/val.csv ({used})" in said
     assert sizes == (16, 8)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sasa.data.classification.source import Found, Source, Subset
-from sasa.data.classification.table_columns import Row, columns_of, read_rows
+from sasa.data.classification.table_columns import columns_of, read_rows
 from sasa.data.classification.table_files import SUFFIXES, read_table
 from sasa.data.classification.tables import ImageTable
 from sasa.data.directories import Layout, files_in, has_images_below, sub_directories
@@ -27,19 +27,17 @@ def labelled_images(layout: Layout, classes: list[str]) -> tuple[Path, ImageTabl
     for split in HELD_OUT:
         for directory in (d for d in layout.unused if split_of(d.name)[0] == split and has_images_below(d)):
             beside = [table for table in files_in(directory.parent, *SUFFIXES) if split_of(table.stem)[0] == split]
-            rows = {table: _rows_of(table, classes) for table in [*files_in(directory, *SUFFIXES), *beside]}
-            if tables := [table for table in rows if rows[table]]:
-                places = [directory, *sub_directories(directory), directory.parent]
-                found = ImageTable(tables[0], rows[tables[0]], places, classes)
-                found.description += not_used(tables[1:], f"the labels are those of {printable(tables[0])}")
-                return directory, found
+            tables = [*files_in(directory, *SUFFIXES), *beside]
+            for table in tables:
+                rows = read_rows(table)[0] if columns_of(read_table(table, 1)) else []
+                if rows and {row.label for row in rows} <= set(classes):
+                    places = [directory, *sub_directories(directory), directory.parent]
+                    found = ImageTable(table, rows, places, classes)
+                    others = (other for other in tables if other != table)
+                    unused = not_used(others, f"the labels of {printable(directory)} are those of {printable(table)}")
+                    found.description = [*found.description, *unused]
+                    return directory, found
     return None
-
-
-def _rows_of(table: Path, classes: list[str]) -> list[Row]:
-    """The rows of a table; none if it has no column of labels, or labels that are not among the classes."""
-    rows = read_rows(table)[0] if columns_of(read_table(table, 1)) else []
-    return rows if {row.label for row in rows} <= set(classes) else []
 
 
 def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path]) -> Found | None:
