@@ -6,7 +6,7 @@ import torch
 import sasa
 from detectors import small
 from export_networks import NEEDS_ONNX
-from helpers import normal
+from helpers import OPEN_REMAINDERS, normal
 from sasa.errors import ArgumentError, SasaError
 from sasa.export.detector import FoundBoxes, RawMaps
 from sasa.models.boxes import Selection, select
@@ -75,6 +75,7 @@ def test_raw_maps_of_images_of_any_size(detector, tmp_path):
     assert done.description["input"]["shape"] == ["batch", 3, "height", "width"]
 
 
+@pytest.mark.skipif(not OPEN_REMAINDERS, reason="graphs of this torch keep the remainders of the traced sizes")
 def test_a_graph_with_open_sizes_takes_those_with_more_than_a_pixel_in_every_map(detector, tmp_path):
     """The last map of a detector has a pixel for each 128 of the image."""
     images = normal(2, 3, 160, 192, seed=2, dtype=torch.float32)

@@ -75,7 +75,8 @@ def _pt2(path: Path) -> Loaded:
             height, width = images.shape[2:]
             raise SasaError(
                 f"the graph does not take images of {height} x {width} ({error}): with open sizes, the format pt2 "
-                "needs more than one pixel a side in every feature map; use larger images or another format"
+                "needs more than one pixel a side in every feature map, and with torch 2.11 sizes with the remainders "
+                "of the traced ones; use larger images or another format"
             ) from error
 
     return Loaded(_checking(run, description), description)
