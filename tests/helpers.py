@@ -20,6 +20,8 @@ from sasa.ops.backends import BACKENDS
 # Relative L2 of the output and of every gradient, the same for every back-end.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
+# Whether exported graphs accept sizes of every remainder by the strides: those of torch 2.11 do not (docs/deploy.md).
+OPEN_REMAINDERS = not torch.__version__.startswith("2.11.")
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 # Back-ends that can run on this machine; `sasa doctor` says why the others cannot.

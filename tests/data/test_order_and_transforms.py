@@ -188,7 +188,7 @@ def test_wrong_options_are_errors():
         Augmentation("center")
     with pytest.raises(ArgumentError, match="must have 1 values, one a channel"):
         Preprocessing(16, 1)
-    with pytest.raises(ArgumentError, match=r"std must be above 0, got \(0\.0,\)"):
+    with pytest.raises(ArgumentError, match=r"std must be 1e-18 to 1e\+18, got \(0\.0,\)"):
         Preprocessing(16, 1, (0.3,), (0.0,))
     with pytest.raises(ArgumentError, match=r"channels must be 3 \(RGB\) or 1 \(gray\), got 2"):
         Preprocessing(16, 2, (0.3, 0.3), (0.3, 0.3))

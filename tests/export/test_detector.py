@@ -6,8 +6,8 @@ import torch
 import sasa
 from detectors import small
 from export_networks import NEEDS_ONNX
-from helpers import normal
-from sasa.errors import ArgumentError
+from helpers import OPEN_REMAINDERS, normal
+from sasa.errors import ArgumentError, SasaError
 from sasa.export.detector import FoundBoxes, RawMaps
 from sasa.models.boxes import Selection, select
 
@@ -73,6 +73,25 @@ def test_raw_maps_of_images_of_any_size(detector, tmp_path):
     images = normal(2, 3, 64, 64, seed=2, dtype=torch.float32)
     done = sasa.export.export(detector, images, "onnx", tmp_path / "maps.onnx", dynamic_size=True)
     assert done.description["input"]["shape"] == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.skipif(not OPEN_REMAINDERS, reason="graphs of this torch keep the remainders of the traced sizes")
+def test_a_graph_with_open_sizes_takes_those_with_more_than_a_pixel_in_every_map(detector, tmp_path):
+    """The last map of a detector has a pixel for each 128 of the image."""
+    images = normal(2, 3, 160, 192, seed=2, dtype=torch.float32)
+    done = sasa.export.export(detector, images, "pt2", tmp_path / "maps.pt2", dynamic_size=True)
+    run = sasa.export.load(done.path).run
+    for height, width in ((129, 200), (256, 131)):
+        other = normal(3, 3, height, width, dtype=torch.float32)
+        with torch.no_grad():
+            want = RawMaps(detector)(other)
+        for found, map_ in zip(run(other), want, strict=True):
+            torch.testing.assert_close(found, map_, atol=1e-4, rtol=1e-4)
+    sentence = (
+        r"the graph does not take images of 129 x 128 \(Guard failed.*\): with open sizes, the format pt2 needs more"
+    )
+    with pytest.raises(SasaError, match=sentence):
+        run(normal(1, 3, 129, 128, dtype=torch.float32))
 
 
 def test_formats_and_options_without_boxes(detector, tmp_path):

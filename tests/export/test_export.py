@@ -1,5 +1,6 @@
 """`sasa.export.export`: every format agrees with the network, and failures leave the file as it was."""
 
+import re
 import resource
 import signal
 
@@ -64,6 +65,44 @@ def test_images_of_any_size(tmp_path, images):
     x = normal(1, 3, 41, 83, dtype=torch.float32)
     with torch.no_grad():
         assert check.relative_difference(sasa.export.load(done.path).run(x), [network.eval()(x)]) < 1e-5
+
+
+def test_images_too_small_for_a_graph_with_open_sizes(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1))
+    sentence = r"cannot run the exported file: the graph does not take images of 24 x 4 \(.*larger images or another"
+    with pytest.raises(SasaError, match=sentence):
+        sasa.export.export(network, torch.randn(1, 3, 24, 4), "pt2", tmp_path / "any.pt2", dynamic_size=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", FORMATS[:3])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(1, 3, 24, 25),
+        torch.zeros(1, 3, 1, 1),
+        torch.zeros(1, 1, 24, 24),
+        torch.zeros(3, 24, 24),
+        torch.zeros(1, 3, 24, 24, dtype=torch.float64),
+    ],
+)
+def test_images_that_a_graph_was_not_exported_for(exported, format, wrong):
+    """Compiled code does not check them: it reads beyond small images, and takes bits of any dtype for float32."""
+    run = sasa.export.load(exported(format).path).run
+    given = f"{str(wrong.dtype).removeprefix('torch.')} ({', '.join(map(str, wrong.shape))})"
+    sentence = re.escape(f"images must be float32 (batch, 3, 24, 24), got {given}")
+    with pytest.raises(ArgumentError, match=sentence):
+        run(wrong)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_images_of_any_layout(exported, network, images, format):
+    """Compiled code takes every image for a contiguous one."""
+    run = sasa.export.load(exported(format).path).run
+    for laid_out in (images.to(memory_format=torch.channels_last), images.repeat(1, 2, 1, 1)[:, :3]):
+        assert not laid_out.is_contiguous()
+        with torch.no_grad():
+            assert check.relative_difference(run(laid_out), [network(images)]) < TOLERANCE
 
 
 def test_batches_of_any_size():

@@ -22,7 +22,7 @@ from sasa.training.task import changed_settings
         ("recipe.warmup_epochs", -1.0, r"warmup_epochs must be at least 0, got -1\.0"),
         ("recipe.learning_rate", float("nan"), r"learning_rate must be at least 0 and below 1e\+38, got nan"),
         ("recipe.clip_grad_norm", float("inf"), r"clip_grad_norm must be at least 0 and below 1e\+38, got inf"),
-        ("data.std", [0.0], r"std must be above 0, got \(0\.0,\)"),
+        ("data.std", [0.0], r"std must be 1e-18 to 1e\+18, got \(0\.0,\)"),
         ("data.crop_padding", 24, r"crop_padding \(24\) must be smaller than data\.image_size \(24\)"),
     ],
 )

@@ -19,7 +19,7 @@ from sasa.cli.app import (
 )
 from sasa.cli.evaluate import run_eval
 from sasa.cli.output import check_directory_of, shorten, write_json
-from sasa.cli.predict import LONGEST_LABEL, PredictCall, Table, run_predict
+from sasa.cli.predict import LONGEST_LABEL, PredictCall, PredictionTable, run_predict
 from sasa.cli.train import add_train
 from sasa.errors import UsageError
 
@@ -83,7 +83,7 @@ def predict(
     run_predict("detection", call, Selection(score=score), BoxTable())
 
 
-class BoxTable(Table):
+class BoxTable(PredictionTable):
     """The path of each image and the number of its boxes by class."""
 
     def add(self, answer: "Detected") -> None:

@@ -30,7 +30,7 @@ class PredictCall:
     draw: Path | None
 
 
-def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> None:
+def run_predict(task: str, call: PredictCall, options: Any, table: "PredictionTable") -> None:
     """Predict images in batches, print a line for each, and write JSON and drawings on request.
 
     Args:
@@ -70,7 +70,7 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "Table") -> N
         typer.echo(drawing.close())
 
 
-class Table:
+class PredictionTable:
     """Print a line for each image; base class of the tasks' tables."""
 
     def heading(self, paths: list[Path], labels: list[str]) -> None:
@@ -118,8 +118,8 @@ def predict(
     run_predict("classification", PredictCall(images, model, on_bad_image, device, json_file, draw), top, TopTable(top))
 
 
-class TopTable(Table):
-    """Table of the most likely classes of each image and their softmax, with columns as wide as the longest name."""
+class TopTable(PredictionTable):
+    """The most likely classes of each image and their softmax, with columns as wide as the longest name."""
 
     def __init__(self, top: int) -> None:
         self.top = top

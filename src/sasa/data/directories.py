@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sasa.data.images import SUFFIXES
 from sasa.data.naming import HELD_OUT, PARTS, by_split, exact_split, is_of_masks, says_nothing, split_of
-from sasa.data.text import listed, printable
+from sasa.data.text import listed, not_used, printable
 from sasa.errors import DataError
 
 # Directories made by operating systems, network drives and tools. Names with a dot in front are left out as well.
@@ -18,6 +18,7 @@ _SYSTEM = frozenset(
     "thumbs.db ehthumbs.db desktop.ini".split()
 ) | {"system volume information"}
 RUN_FILE = "environment.json"  # in the directory of every run of `sasa train`
+OF_RUNS = "runs of sasa train"  # why a directory is not used
 
 
 class NoImagesError(DataError):
@@ -51,10 +52,18 @@ def image_names(directory: Path) -> Iterator[str]:
     return (e.name for e in images if e.is_file() or (e.is_symlink() and not os.path.exists(e.path)))  # noqa: PTH110
 
 
+def children(root: Path, *names: str) -> list[Path]:
+    """The directories in `root` that have one of the names, in any case, in the order of the names."""
+    there = sub_directories(root) if root.is_dir() else []
+    return [path for name in names for path in there if path.name.lower() == name.lower()]
+
+
 def child(root: Path, *names: str) -> Path | None:
-    """The first directory in `root` that has one of the names, in any case."""
-    there = {path.name.lower(): path for path in reversed(sub_directories(root))} if root.is_dir() else {}
-    return next((there[name.lower()] for name in names if name.lower() in there), None)
+    """The first of `children`; raises `DataError` if two names differ in case only."""
+    found = children(root, *names)
+    if len(found) > 1 and found[0].name.lower() == found[1].name.lower():
+        raise DataError(f"{printable(root)} holds both {_named(found[:2])}: move one away")
+    return found[0] if found else None
 
 
 def clutter(root: Path) -> list[str]:
@@ -91,9 +100,9 @@ def is_of_runs(directory: Path | str) -> bool:
     return found
 
 
-def runs_in(root: Path) -> dict[Path, str]:
-    """The directories in a directory that hold runs, each with this as the reason why it is not used."""
-    return {directory: "runs of sasa train" for directory in sub_directories(root) if is_of_runs(directory)}
+def runs_in(root: Path) -> list[Path]:
+    """The directories in a directory that hold runs, sorted."""
+    return [directory for directory in sub_directories(root) if is_of_runs(directory)]
 
 
 def has_image_directories(directory: Path) -> bool:
@@ -118,12 +127,7 @@ class Layout:
 
     def sentences(self) -> list[str]:
         """All that is to be said about the layout."""
-        return [*self.notes, *not_used(self.unused)]
-
-
-def not_used(directories: dict[Path, str]) -> list[str]:
-    """Sentences about directories that are not used, from the reasons."""
-    return [f"not used: {printable(path)}/ ({why})" for path, why in directories.items()]
+        return [*self.notes, *(f"not used: {printable(path)}/ ({why})" for path, why in self.unused.items())]
 
 
 def find_layout(root: Path, holds: Callable[[Path], bool] = has_image_directories) -> Layout:
@@ -163,7 +167,7 @@ def look_through(root: Path, holds: Callable[[Path], bool] = has_image_directori
     others = [d for d in directories if d != inner and d not in runs]
     if others and not says_nothing(inner.name) and inner.name != root.absolute().name:
         return root, notes
-    notes += not_used(runs)
+    notes += not_used(runs, OF_RUNS)
     if others:
         notes.append(f"ignored in {printable(root)}: {_named(others)} (no images)")
     deeper, more = look_through(inner, holds) if not _splits(inner, holds) else (inner, [])
@@ -274,7 +278,7 @@ def _inner_directories(directory: Path) -> list[Path]:
 
 def _not_classes(root: Path) -> dict[Path, str]:
     """Directories beside those of the classes that are none: runs, test/ without classes, copies of the whole set."""
-    found = runs_in(root)
+    found = dict.fromkeys(runs_in(root), OF_RUNS)
     directories = [directory for directory in sub_directories(root) if directory not in found]
     names = {directory.name for directory in directories}
     if len(directories) < 3:

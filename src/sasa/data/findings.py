@@ -79,11 +79,10 @@ def describe_duplicates(train: ImageSource, held_out: ImageSource) -> list[str]:
 
 def _same_files(first: ImageSource, second: ImageSource) -> list[tuple[int, int]]:
     """(index in `first`, index in `second`) of the images of `second` whose file is also in `first`, by their paths."""
-    if not (isinstance(first, FileSource) and isinstance(second, FileSource)) or first.directory != second.directory:
-        return []
-    known = {first.path_below(index): index for index in range(len(first))}
-    found = ((known.get(second.path_below(index)), index) for index in range(len(second)))
-    return [(one, other) for one, other in found if one is not None]
+    paths = list(second.resolved_paths())
+    wanted = set(paths)
+    known = {path: index for index, path in enumerate(first.resolved_paths()) if path in wanted}
+    return [(known[path], index) for index, path in enumerate(paths) if path in known]
 
 
 def duplicates(first: ImageSource, second: ImageSource) -> list[tuple[int, int]]:

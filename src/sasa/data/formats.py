@@ -46,11 +46,11 @@ def check_single(root: Path, kinds: Sequence[str]) -> None:
         )
 
 
-def single(root: Path, what: str, paths: Sequence[Path]) -> Path:
-    """Return the only one of the paths below a directory; raises `DataError` if there are more."""
+def single(root: Path, what: str, paths: Sequence[Path], advice: str = "give the path of one") -> Path:
+    """Return the only one of the paths below a directory; raises `DataError` with the advice if there are more."""
     if len(paths) > 1:
         names = listed((printable(path.relative_to(root)) for path in paths), 3)
-        raise DataError(f"{printable(root)} holds {len(paths)} {what} ({names}): give the path of one")
+        raise DataError(f"{printable(root)} holds {len(paths)} {what} ({names}): {advice}")
     return paths[0]
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from sasa.data.directories import is_clutter
 from sasa.data.images import SUFFIXES
-from sasa.data.text import printable, repeated
+from sasa.data.text import not_used, printable, repeated
 from sasa.errors import DataError
 
 
@@ -23,7 +23,7 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     Args:
         where: the annotation file, for errors.
         directories: possible directories of the images; the one that holds most of them is used, first those that
-            hold the first image as it is written.
+            hold the first image as it is written. A sentence names others that hold files of all the names.
         names: of the images.
 
     Raises:
@@ -35,8 +35,9 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     if twice := repeated(names):
         raise DataError(f"{where} names the image {printable(twice[0])} twice")
     there = [directory for directory in directories if directory.is_dir()] or [directories[0]]
+    likely = [place for place in there if _as_written(place, names[:1])]
     tried: list[tuple[Path, dict[str, str | None]]] = []
-    for place in sorted(there, key=lambda place: not _as_written(place, names[:1])):
+    for place in [*likely, *(place for place in there if place not in likely)]:
         tried.append((place, _locate(place, names)))
         if all(tried[-1][1].values()):
             break
@@ -44,11 +45,19 @@ def find_images(where: str, directories: Sequence[Path], names: Sequence[str]) -
     check_found(where, directory, names, [name for name in names if not found[name]])
     _check_different(where, found)
     changed = [name for name in names if found[name] != name]
-    notes = []
+    others = [place for place in likely if place != directory and _holds_others(place, directory, names)]
+    notes = not_used(others, f"the images that {where} names are those of {printable(directory)}")
     if changed:
         first = f"{printable(changed[0])!r} is {printable(found[changed[0]])!r}"
-        notes = [f"{len(changed)} names of images in {where} were found by their last parts: {first}"]
+        notes.append(f"{len(changed)} names of images in {where} were found by their last parts: {first}")
     return directory, [found[name] or "" for name in names], notes
+
+
+def _holds_others(place: Path, directory: Path, names: Sequence[str]) -> bool:
+    """Return whether all names are files in a place as well, and the first is another file than in the directory."""
+    return len(_as_written(place, names)) == len(names) and not (
+        (directory / names[0]).exists() and (place / names[0]).samefile(directory / names[0])
+    )
 
 
 def _locate(directory: Path, names: Sequence[str]) -> dict[str, str | None]:

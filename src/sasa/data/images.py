@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = tuple(f".{name}" for name in "jpg jpeg jpe jfif png bmp gif webp avif jp2 tif tiff ppm pgm pbm pnm".split())
+LARGEST = 1e18  # of mean and std, and its inverse the smallest std: normalised pixels must stay finite in float32
 
 
 def is_image(path: Path) -> bool:
@@ -105,8 +106,10 @@ def check_normalisation(channels: int, mean: Sequence[float], std: Sequence[floa
         raise ArgumentError(f"channels must be 3 (RGB) or 1 (gray), got {channels}")
     if len(mean) != channels or len(std) != channels:
         raise ArgumentError(f"mean {mean} and std {std} must have {channels} values, one a channel")
-    if not all(value > 0 for value in std):
-        raise ArgumentError(f"std must be above 0, got {std}")
+    if not all(-LARGEST <= value <= LARGEST for value in mean):
+        raise ArgumentError(f"mean must be {-LARGEST:g} to {LARGEST:g}, got {mean}")
+    if not all(1 / LARGEST <= value <= LARGEST for value in std):
+        raise ArgumentError(f"std must be {1 / LARGEST:g} to {LARGEST:g}, got {std}")
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:

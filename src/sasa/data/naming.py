@@ -77,18 +77,23 @@ def is_of_masks(name: str) -> bool:
     return not _MASKS.isdisjoint([*words, "".join(words)]) and len(words) < 3
 
 
-def by_split(directories: Iterable[Path]) -> dict[str, Path]:
-    """Map splits to the directories that are named for them; raises `DataError` if two are for the same one."""
+def by_split(
+    paths: Iterable[Path],
+    split_of_path: Callable[[Path], str | None] = lambda path: split_of(path.name)[0],
+    what: str = "directories",
+) -> dict[str, Path]:
+    """Map splits to the directories (or lists) that are named for them; raises `DataError` if two are for the same."""
     found: dict[str, Path] = {}
-    for directory in directories:
-        split = split_of(directory.name)[0]
+    for path in paths:
+        split = split_of_path(path)
         if split in found:
+            end = "/" if what == "directories" else ""
             raise DataError(
-                f"{printable(directory.parent)} holds two directories for the {split} split, "
-                f"{printable(found[split].name)}/ and {printable(directory.name)}/: move one away"
+                f"{printable(path.parent)} holds two {what} for the {split} split, "
+                f"{printable(found[split].name)}{end} and {printable(path.name)}{end}: move one away"
             )
         if split:
-            found[split] = directory
+            found[split] = path
     return found
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -51,6 +51,10 @@ class ImageSource(ABC):
         """Hash image `index` as it is stored, to find equal images; None if that would take long."""
         return None
 
+    def resolved_paths(self) -> Iterator[str]:
+        """Yield the path of each image with all symbolic links resolved; nothing if images are not files."""
+        return iter(())
+
 
 class FileSource(ImageSource):
     """Images that are files below one directory; subclasses set `_directory` and the relative paths `_names`."""
@@ -74,10 +78,15 @@ class FileSource(ImageSource):
             found.setdefault(parent, set()).add(name)
         return {Path(self._directory, parent): names for parent, names in found.items()}
 
-    @property
-    def directory(self) -> str:
-        """The directory that the paths of the images are relative to."""
-        return self._directory
+    def resolved_paths(self) -> Iterator[str]:
+        """Yield the path of each file, resolved: directories once, files only where their directory lists a link."""
+        listed: dict[str, tuple[str, set[str]]] = {}  # by directory: its resolved path, the names of links in it
+        for index in range(len(self._names)):
+            parent, name = os.path.split(os.path.join(self._directory, self._names[index]))  # noqa: PTH118 - fast
+            if parent not in listed:
+                listed[parent] = os.path.realpath(parent), {e.name for e in os.scandir(parent) if e.is_symlink()}
+            place, links = listed[parent]
+            yield os.path.realpath(f"{place}/{name}") if name in links else f"{place}/{name}"
 
     def path_below(self, index: int) -> str:
         """Path of image `index` below the directory."""

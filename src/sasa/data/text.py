@@ -148,6 +148,12 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
+def not_used(paths: Iterable[object], why: str) -> list[str]:
+    """Return a sentence about files or directories that are not used, and why; none without paths."""
+    names = listed(map(printable, paths), 5)
+    return [f"not used: {names} ({why})"] if names else []
+
+
 def listed(words: Iterable[object], most: int = 10) -> str:
     """Join words by commas: the first `most`, and how many more there are."""
     words = [str(word) for word in words]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sasa.errors import SasaError
+from sasa.errors import ArgumentError, SasaError
 from sasa.export.formats import KEY
 
 Run = Callable[[Tensor], list[Tensor]]
@@ -21,7 +21,8 @@ class Loaded:
     """A file that `sasa.export` wrote.
 
     Args:
-        run: (B, C, H, W) -> the outputs.
+        run: (B, C, H, W) -> the outputs. Of a graph it raises an `ArgumentError` for images of another shape or dtype
+            than it was exported for: compiled code itself checks neither these nor strides, and reads other memory.
         description: class names, preprocessing, the input's shape and the outputs' names.
     """
 
@@ -66,13 +67,25 @@ def _pt2(path: Path) -> Loaded:
     if "boxes" in description["outputs"]:
         import torchvision  # noqa: F401 - registers its operator of non-maximum suppression
     module = torch.export.load(path).module()
-    return Loaded(lambda images: tensors(module(images)), description)
+
+    def run(images: Tensor) -> list[Tensor]:
+        try:
+            return tensors(module(images))
+        except AssertionError as error:
+            height, width = images.shape[2:]
+            raise SasaError(
+                f"the graph does not take images of {height} x {width} ({error}): with open sizes, the format pt2 "
+                "needs more than one pixel a side in every feature map, and with torch 2.11 sizes with the remainders "
+                "of the traced ones; use larger images or another format"
+            ) from error
+
+    return Loaded(_checking(run, description), description)
 
 
 def _aoti(path: Path) -> Loaded:
     compiled = torch._inductor.aoti_load_package(str(path))
-    description = compiled.loader.get_metadata()[KEY]  # pyright: ignore[reportAttributeAccessIssue]
-    return Loaded(lambda images: tensors(compiled(images)), json.loads(description))
+    description = json.loads(compiled.loader.get_metadata()[KEY])  # pyright: ignore[reportAttributeAccessIssue]
+    return Loaded(_checking(lambda images: tensors(compiled(images.contiguous())), description), description)
 
 
 def _onnx(path: Path) -> Loaded:
@@ -81,12 +94,28 @@ def _onnx(path: Path) -> Loaded:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options)
-    description = session.get_modelmeta().custom_metadata_map[KEY]
+    description = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
 
     def run(images: Tensor) -> list[Tensor]:
         return [torch.from_numpy(output) for output in session.run(None, {"images": images.numpy()})]
 
-    return Loaded(run, json.loads(description))
+    return Loaded(_checking(run, description), description)
+
+
+def _checking(run: Run, description: dict[str, Any]) -> Run:
+    """Return `run`, preceded by a check of the images; axes that are open have names in the description."""
+    shape, dtype = description["input"]["shape"], description["input"]["dtype"]
+
+    def checked(images: Tensor) -> list[Tensor]:
+        found = list(images.shape)
+        fits = len(found) == len(shape) and all(isinstance(w, str) or w == s for w, s in zip(shape, found, strict=True))
+        got = str(images.dtype).removeprefix("torch.")
+        if not fits or got != dtype:
+            wanted, given = (", ".join(map(str, sizes)) for sizes in (shape, found))
+            raise ArgumentError(f"images must be {dtype} ({wanted}), got {got} ({given})")
+        return run(images)
+
+    return checked
 
 
 def _safetensors(path: Path, network: nn.Module | None) -> Loaded:

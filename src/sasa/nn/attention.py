@@ -9,12 +9,13 @@ from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
 from sasa.nn.pointwise import convolve
-from sasa.nn.position import POSITIONS, NoPosition, find_position
+from sasa.nn.position import NoPosition, find_position
 from sasa.ops import reference
-from sasa.ops.arguments import Epilogue, QkvInputs, QkvOptions, local_options, split
+from sasa.ops.arguments import Epilogue, QkvForward, QkvInputs, QkvOptions
 from sasa.ops.backends import check_backend
 from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_positive, check_scale
 from sasa.ops.fusion import may_fuse
+from sasa.ops.local_attention import check_options
 from sasa.ops.qkv_attention import qkv_attention, qkv_attention_inference
 
 fx.wrap("qkv_attention")
@@ -112,7 +113,7 @@ class LocalAttention2d(nn.Module):
     @property
     def encoding(self) -> NoPosition:
         """The layer's position encoding."""
-        return POSITIONS[self.position]
+        return find_position(self.position, self.content)
 
     @property
     def embedding_names(self) -> tuple[str, ...]:
@@ -144,6 +145,7 @@ class LocalAttention2d(nn.Module):
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""
         if isinstance(x, Tensor) and x.dim() == 3:  # a tracing proxy has no shape and counts as a batch
             return self(x[None])[0]
+        check_positive(self.stride, "stride")
         if self.may_infer(x):
             return self.infer(x, Epilogue(None, None, False, self.stride))
         y = qkv_attention(self.inputs(x), self.options, self.backend)
@@ -154,7 +156,13 @@ class LocalAttention2d(nn.Module):
 
     def inputs(self, x: Tensor) -> QkvInputs:
         """The operator's tensors for an input (B, in_channels, H, W)."""
-        return QkvInputs(self.project(x), *self.encoding.embeddings(self))
+        qkv, parts = self.project(x), 3 if self.content else 2
+        if isinstance(qkv, Tensor) and qkv.shape[1] != parts * self.out_channels:
+            raise ArgumentError(
+                f"with content={self.content} the projection must have {parts} * out_channels ({self.out_channels}) "
+                f"channels, got {qkv.shape[1]}: construct a layer with these options instead"
+            )
+        return QkvInputs(qkv, *self.encoding.embeddings(self))
 
     @property
     def options(self) -> QkvOptions:
@@ -193,9 +201,9 @@ class LocalAttention2d(nn.Module):
         Entry [b, n, u, v, i, j] is the weight of position (i + u - K // 2, j + v - K // 2); the sum over u and v is 1.
         For drawing: it takes K * K * N floats for each pixel.
         """
-        qkv, rel_row, rel_col = self.inputs(x)
-        query, key, _ = split(qkv, self.content)
-        return reference.attention_weights(query, key, rel_row, rel_col, local_options(self.options))
+        inputs, options = QkvForward(self.inputs(x), self.options).local
+        check_options(inputs, options)
+        return reference.attention_weights(inputs.query, inputs.key, inputs.rel_row, inputs.rel_col, options)
 
     def extra_repr(self) -> str:
         """Channels, window and heads, then the arguments that differ from the paper's."""

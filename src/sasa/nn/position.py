@@ -75,7 +75,13 @@ class RelativePosition(NoPosition):
             nn.init.normal_(table, std=(layer.out_channels // layer.num_heads) ** -0.25)
 
     def embeddings(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
-        """Return the tables."""
+        """Return the tables.
+
+        Raises:
+            ArgumentError: the layer was constructed with another encoding, and has none.
+        """
+        if layer.rel_row is None or layer.rel_col is None:
+            raise ArgumentError('position is "relative", but the layer was constructed without relative embeddings')
         return layer.rel_row, layer.rel_col
 
 

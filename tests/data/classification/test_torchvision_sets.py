@@ -326,11 +326,11 @@ def test_emnist(tmp_path):
 def test_the_names_of_clothes_are_those_of_torchvision():
     from torchvision.datasets import CIFAR10, FashionMNIST
 
-    from sasa.data.classification.cifar import LAYOUTS
+    from sasa.data.classification.cifar import SETS
     from sasa.data.classification.idx import CLOTHES
 
     assert FashionMNIST.classes == CLOTHES
-    assert CIFAR10.base_folder in LAYOUTS
+    assert CIFAR10.base_folder in SETS
 
 
 def pack(content):

@@ -214,7 +214,7 @@ def test_images_without_boxes():
         (lambda: DetectionPreprocessing(0), "image_size must be 1 or more pixels, got 0"),
         (lambda: DetectionPreprocessing(channels=4), r"channels must be 3 \(RGB\) or 1 \(gray\), got 4"),
         (lambda: DetectionPreprocessing(mean=(0.5,)), r"mean \(0\.5,\) and std .* must have 3 values"),
-        (lambda: DetectionPreprocessing(std=(1.0, 1.0, 0.0)), r"std must be above 0, got \(1\.0, 1\.0, 0\.0\)"),
+        (lambda: DetectionPreprocessing(std=(1.0, 1.0, 0.0)), r"std must be 1e-18 to 1e\+18, got \(1\.0, 1\.0, 0\.0\)"),
         (lambda: DetectionAugmentation(0.0), r"jitter_min \(0\.0\) must be above 0 and at most jitter_max \(1\.2\)"),
         (lambda: DetectionAugmentation(1.3), r"jitter_min \(1\.3\) must be above 0 and at most jitter_max \(1\.2\)"),
         (lambda: DetectionAugmentation(1.0, float("nan")), r"at most jitter_max \(nan\)"),

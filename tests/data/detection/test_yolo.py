@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sasa.data.detection import DetectionSubset, YoloSource, open_detection_splits
-from sasa.data.detection.yolo import label_directory, read_rows, read_settings
+from sasa.data.detection.yolo import label_directory, read_label_file, read_settings
 from sasa.errors import DataError
 
 # Text of a few hundred bytes, whose list would fill the memory if it were written out: each letter is nine of the last.
@@ -83,6 +83,32 @@ def test_images_of_both_splits_are_reported_in_large_sets_too(tmp_path, monkeypa
     assert compared == bool(most)
 
 
+def link_images(root, link):
+    """Make images/val of links to two of the images in images/train, and a third image; boxes are the same."""
+    write(root, "images/train", "labels/train", dict.fromkeys("abcd", BOX))
+    write(root, "images/val", "labels/val", {"e": BOX})
+    if link == "the directory":
+        (root / "images" / "more").symlink_to(root / "images" / "train")
+        return "[images/val, images/more]"
+    if link == "the files":
+        for name in "ab":
+            (root / "images" / "val" / f"{name}.png").symlink_to(f"../train/{name}.png")
+    names = ["images/train/a.png", "images/./train/../train/b.png", "images/val/e.png"]
+    (root / "list.txt").write_text("\n".join(names))
+    return "list.txt" if link == "a list" else "images/val"
+
+
+@pytest.mark.parametrize("most", [0, 100])
+@pytest.mark.parametrize(("link", "count"), [("the directory", 4), ("the files", 2), ("a list", 2)])
+def test_links_and_lists_of_training_images_are_reported_in_large_sets_too(tmp_path, monkeypatch, most, link, count):
+    monkeypatch.setattr("sasa.data.findings.MOST_COMPARED", most)
+    held_out = link_images(tmp_path, link)
+    (tmp_path / "data.yaml").write_text(f"names: [cat, dog]\ntrain: images/train\nval: {held_out}\n")
+    _, held_out = open_detection_splits(str(tmp_path), 0.2, 0)
+    sentence = f"{count} of the {count + 1} held-out images are training images, "
+    assert sentence in " ".join(held_out.description)
+
+
 @pytest.mark.parametrize("number", ["1000000", "1e300"])
 def test_numbers_of_classes_that_would_fill_the_memory(tmp_path, number):
     write(tmp_path, "images", "labels", {"a": BOX, "b": BOX.replace("1", number, 1)})
@@ -116,14 +142,14 @@ def test_ground_truth(tmp_path):
 )
 def test_boxes_and_outlines(tmp_path, line, box):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\r\n" + line.encode() + b"\r\n")
-    [row] = read_rows(tmp_path / "a.txt")
+    [row] = read_label_file(tmp_path / "a.txt")
     assert (row.number, row.label) == (2, 0)
     assert row.box == pytest.approx(box)
 
 
 def test_key_points_are_not_outlines(tmp_path):
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.2 0.1 0.1 0.9 0.9\n")
-    assert read_rows(tmp_path / "a.txt", keypoints=True)[0].box == (0.5, 0.5, 0.2, 0.2)
+    assert read_label_file(tmp_path / "a.txt", keypoints=True)[0].box == (0.5, 0.5, 0.2, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +253,7 @@ def test_runs_beside_the_images_are_not_images(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     train, held_out = open_detection_splits(str(tmp_path), 0.25, 0)
     assert (len(train), len(held_out)) == (3, 1)
-    assert any(f"not used: {tmp_path}/runs/ (runs of sasa train)" in sentence for sentence in train.description)
+    assert any(f"not used: {tmp_path}/runs (runs of sasa train)" in sentence for sentence in train.description)
 
 
 @pytest.mark.parametrize("text", ["a cat on a mat", "caf\xe9".encode("latin-1"), "0.5", "1 2 3"])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from sasa.data.classification.source import Found, Source
 from sasa.data.classification.split_lists import labelled_images, open_split_lists
+from sasa.data.classification.tables import unused_tables
 from sasa.data.directories import NoImagesError, entries, find_layout, image_names, look_through, sub_directories
 from sasa.data.images import SUFFIXES
 from sasa.data.naming import is_of_masks, says_nothing
 from sasa.data.source import FileSource
-from sasa.data.text import NameTable, check_known, class_name, listed, printable
+from sasa.data.text import NameTable, check_known, class_name, listed, not_used, printable
 from sasa.errors import DataError
 
 # Masks and outlines of the image with the rest of the name: "1.png" and "1_mask.png".
@@ -58,6 +59,7 @@ def open_class_folders(root: Path) -> Found:
         if not {class_name(d.name) for d in sub_directories(directory)} & set(train.classes):
             directory, notes = look_through(directory)
         held_out = ClassFolders(directory, train.classes)
+        notes += _beside_classes(root, layout.train)
     elif labelled := labelled_images(layout, train.classes):
         directory, held_out = labelled
         notes = []
@@ -65,10 +67,19 @@ def open_class_folders(root: Path) -> Found:
     else:
         above = [path for path in (layout.train, *layout.train.parents) if root in (path, *path.parents)]
         paths = [train.path_below(index) for index in range(len(train))]
-        found = open_split_lists(train, paths, above) or Found(train, None, [], (place, ""))
+        notes = _beside_classes(root, layout.train)
+        found = open_split_lists(train, paths, above) or Found(train, None, notes, (place, ""))
         return found._replace(notes=[*layout.sentences(), *train.description, *found.notes])
     notes = [*layout.sentences(), *train.description, *notes, *held_out.description]
     return Found(train, held_out, notes, (place, printable(directory)))
+
+
+def _beside_classes(root: Path, train: Path) -> list[str]:
+    places = dict.fromkeys((root, train.parent, train))
+    tables = dict.fromkeys(
+        table for place in places if root in (place, *place.parents) for table in unused_tables(place)
+    )
+    return not_used(tables, "the directories are the classes")
 
 
 def _check_filled(root: Path, found: dict[str, "_Images"], every: bool) -> None:

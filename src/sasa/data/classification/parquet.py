@@ -19,7 +19,7 @@ from sasa.data.classification.source import Found, Source, UnlabelledError, numb
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import read_image
 from sasa.data.source import fingerprint
-from sasa.data.text import check_fetched, listed, printable
+from sasa.data.text import check_fetched, listed, not_used, printable
 from sasa.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ImageParquet(Source):
 
     def __init__(self, paths: list[Path], classes: list[str] | None = None, held: int = HELD) -> None:
         self._parts: list[Part] = []
-        labels, own_classes, column, size = [], None, "", 0
+        labels, own_classes, column, size, unused = [], None, "", 0, list[str]()
         for path in paths:
             with opened(path) as file:
                 # Labels, positions of images and `groups` are all derived from this list.
@@ -76,6 +76,7 @@ class ImageParquet(Source):
                     raise DataError(f"{printable(path)} has a column {image!r} where {paths[0]} has {column!r}")
                 column = image
                 labels += _labels(path, file, label, sum(part.rows for part in parts))
+                unused = unused or _unused_columns(path, file, image, label)
                 names = _class_names(file, label)
                 if own_classes and names not in (None, own_classes):
                     raise DataError(f"{printable(path)} numbers other classes than {printable(paths[0])}")
@@ -92,8 +93,9 @@ class ImageParquet(Source):
         self._row_groups = RowGroups(self._parts, column, hold=size <= held)
         if size > held:
             self.groups = [group for group, part in enumerate(self._parts) for _ in range(part.rows)]
+        self.description = unused
         if empty := [printable(p.name) for p in paths if p not in {part.path for part in self._parts}]:
-            self.description = [f"no rows in {listed(empty)} of {printable(paths[0].parent)}"]
+            self.description.append(f"no rows in {listed(empty)} of {printable(paths[0].parent)}")
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
         """Read the image of row `index`."""
@@ -219,6 +221,13 @@ def _column(path: Path, file: pq.ParquetFile, names: tuple[str, ...], missing: t
         if name in columns:
             return name
     raise missing(f"{printable(path)} has columns {', '.join(columns)}; expected one of {', '.join(names)}")
+
+
+def _unused_columns(path: Path, file: pq.ParquetFile, image: str, label: str) -> list[str]:
+    """Return a sentence about columns that could be those of the images or of the labels as well."""
+    others = [name for name in file.schema_arrow.names if name in (*IMAGES, *LABELS) and name not in (image, label)]
+    where = f"the columns of {printable(path)} that are read are {image!r} and {label!r}"
+    return not_used(map(repr, others), where)
 
 
 def _image_column(path: Path, file: pq.ParquetFile) -> str:

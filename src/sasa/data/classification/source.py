@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +69,11 @@ class Subset(Source):
     def fingerprint(self, index: int) -> bytes | None:
         """Hash of the image in the whole source."""
         return self.source.fingerprint(self.indices[index])
+
+    def resolved_paths(self) -> Iterator[str]:
+        """Yield the paths of the images in the whole source."""
+        paths = list(self.source.resolved_paths())
+        return (paths[index] for index in self.indices if paths)
 
 
 class Pixels(Source):

@@ -9,7 +9,7 @@ from typing import Any
 from sasa.data.classification.source import Found, Source, UnlabelledError
 from sasa.data.directories import files_in, find_layout, sub_directories
 from sasa.data.naming import choose_splits, split_of
-from sasa.data.text import listed, printable
+from sasa.data.text import listed, not_used, printable
 
 
 def open_split_files(path: Path, kind: str, suffix: str, make: Callable[..., Source]) -> dict[str, Callable[[], Found]]:
@@ -56,9 +56,11 @@ def find_files(root: Path, suffix: str) -> tuple[list[Path], list[Path], list[st
     They are in the directory itself (`train-00000-of-00005.parquet`, `imagenet-val-000.tar`), in train/ and val/, or
     in a directory that holds all of them, such as data/, laid out in either way.
     """
-    if here := files_in(root, suffix):
-        return _by_name(root, here)
     holds = partial(_holds, suffix, 2)
+    if here := files_in(root, suffix):
+        train, other, notes = _by_name(root, here)
+        inner = [d for d in sub_directories(root) if (d.name.lower() == "data" or split_of(d.name)[0]) and holds(d)]
+        return train, other, [*notes, *not_used(inner, f"the files are those directly in {printable(root)}")]
     if not holds(root):
         return [], [], []
     layout = find_layout(root, holds)

@@ -11,7 +11,7 @@ from sasa.data.classification.tables import ImageTable
 from sasa.data.directories import Layout, files_in, has_images_below, sub_directories
 from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import HELD_OUT, split_of
-from sasa.data.text import printable, read_lines
+from sasa.data.text import not_used, printable, read_lines
 
 # Directories of lists, beside the one of the images.
 _DIRECTORIES = frozenset("meta lists list labels splits split partitions annotations imagesets filelists".split())
@@ -27,11 +27,16 @@ def labelled_images(layout: Layout, classes: list[str]) -> tuple[Path, ImageTabl
     for split in HELD_OUT:
         for directory in (d for d in layout.unused if split_of(d.name)[0] == split and has_images_below(d)):
             beside = [table for table in files_in(directory.parent, *SUFFIXES) if split_of(table.stem)[0] == split]
-            for table in [*files_in(directory, *SUFFIXES), *beside]:
+            tables = [*files_in(directory, *SUFFIXES), *beside]
+            for table in tables:
                 rows = read_rows(table)[0] if columns_of(read_table(table, 1)) else []
                 if rows and {row.label for row in rows} <= set(classes):
                     places = [directory, *sub_directories(directory), directory.parent]
-                    return directory, ImageTable(table, rows, places, classes)
+                    found = ImageTable(table, rows, places, classes)
+                    others = (other for other in tables if other != table)
+                    unused = not_used(others, f"the labels of {printable(directory)} are those of {printable(table)}")
+                    found.description = [*found.description, *unused]
+                    return directory, found
     return None
 
 
@@ -39,7 +44,7 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
     """Divide images by lists of the images of each split; raises `DataError` if a list names images that are missing.
 
     A line is the path of an image, also without its suffix and with a label behind it. Of several lists for a split
-    (DTD's train1.txt, train2.txt, ...) the first is used.
+    (DTD's train1.txt, train2.txt, ...) the first is used, and a sentence names the others.
 
     Args:
         source: all images.
@@ -58,6 +63,9 @@ def open_split_lists(source: Source, paths: Sequence[str], places: Sequence[Path
         train, other = ([number for number, path in enumerate(paths) if path in images] for images in named)
         files = [printable(lists[split][0]) for split in ("train", held_out)]
         notes = [f"split by {' and '.join(dict.fromkeys(files))}"]
+        used = {lists[split][0] for split in ("train", held_out)}
+        others = [p for p in files_in(place, ".txt") if split_of(p.stem)[0] in ("train", held_out) and p not in used]
+        notes += not_used(others, "other lists of these splits")
         if both := len({*train} & {*other}):
             notes.append(f"the same image is in both splits: {both} images are on both lists")
         if unlisted := len(paths) - len({*train, *other}):

@@ -88,12 +88,11 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
         notes.append(f"not used: the boxes in {where} ({listed(columns.boxes)}); {advice}")
     if others := [column for column in table.columns if _key(column) in LABELS and column != columns.label]:
         notes.append(f"not used: {listed(map(repr, others))} of {where} (the labels are those of {columns.label!r})")
-    splits = _splits_named(table, columns.split)
-    if columns.split and not splits:
-        notes.append(f"not used: the column {columns.split!r} of {where} (its values are no names of splits)")
+    column, splits, more = _splits_stated(table, columns)
+    notes += more
     rows, unknown = [], 0
     for line, record in table.records:
-        split = splits.get(record.get(columns.split or "", ""))
+        split = splits.get(record.get(column, ""))
         unknown += bool(splits) and split is None
         if not record.get(columns.name):
             raise DataError(f"{where} line {line} has no name of an image")
@@ -101,14 +100,24 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
             label = record.get(columns.label, "") if columns.label else _marked(where, line, record, columns.classes)
             rows.append(Row(line, record[columns.name], "" if label.lower() in _MISSING else label, split))
     if unknown:
-        notes.append(f"not used: {unknown} rows of {where} whose {columns.split!r} is not the name of a split")
+        notes.append(f"not used: {unknown} rows of {where} whose {column!r} is not the name of a split")
     return rows, notes
 
 
-def _splits_named(table: Table, column: str | None) -> dict[str, str]:
+def _splits_stated(table: Table, columns: Columns) -> tuple[str, dict[str, str], list[str]]:
+    """Return (the first column whose values name splits, the split of each value, sentences about other columns)."""
+    others = [column for column in table.columns if column not in (columns.name, columns.label, *columns.classes)]
+    named = {column: _splits_named(table, column) for key in SPLIT_COLUMNS for column in others if _key(column) == key}
+    column = next((column for column, splits in named.items() if splits), "")
+    where, notes = printable(table.path), []
+    for other in (other for other in named if other != column):
+        why = f"the splits are those of {column!r}" if named[other] else "its values are no names of splits"
+        notes.append(f"not used: the column {other!r} of {where} ({why})")
+    return column, named.get(column, {}), notes
+
+
+def _splits_named(table: Table, column: str) -> dict[str, str]:
     """The splits that the values of a column stand for; empty if none does, as the numbers of folds."""
-    if column is None:
-        return {}
     values = {record.get(column, "") for _, record in table.records}
     if _key(column) in ("istrain", "isvalid"):
         yes, no = ("train", "val") if _key(column) == "istrain" else ("val", "train")

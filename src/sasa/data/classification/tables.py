@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from sasa.data.classification.table_files import SUFFIXES, read_table
 from sasa.data.directories import files_in, find_layout, has_images_below, look_through, sub_directories
 from sasa.data.findings import describe_unlisted
 from sasa.data.image_names import find_images
-from sasa.data.naming import SPLITS, choose_splits, exact_split, split_of
+from sasa.data.naming import SPLITS, choose_splits, exact_split, is_of_masks, split_of
 from sasa.data.source import FileSource
-from sasa.data.text import NameTable, printable
+from sasa.data.text import NameTable, not_used, printable
 from sasa.errors import DataError
 
 KIND = "a table of images"
@@ -68,6 +68,7 @@ def look(path: Path) -> dict[str, Callable[[], Found]]:
         tables = _tables_of_splits(path)
     if not tables or _has_classes(path):
         return {}
+    notes += not_used(unused_tables(path, tables), f"the labels are those of the tables in {printable(path)}")
     usable = [table for table in tables if columns_of(read_table(table, 1))]
     notes += [f"not used: {printable(t)} (it has no column of labels)" for t in tables if t not in usable]
     return {KIND: partial(_open, path, usable, notes)} if usable else {}
@@ -84,8 +85,16 @@ def why_not(directory: Path) -> str:
 
 
 def _tables_of_splits(root: Path) -> list[Path]:
-    inner = [directory for directory in sub_directories(root) if exact_split(directory.name)]
-    return _tables(root) or [table for directory in inner for table in _tables(directory)]
+    return _tables(root) or _tables_in_splits(root)
+
+
+def _tables_in_splits(root: Path) -> list[Path]:
+    return [table for d in sub_directories(root) if exact_split(d.name) for table in _tables(d)]
+
+
+def unused_tables(root: Path, used: Collection[Path] = ()) -> list[Path]:
+    """List the tables in a directory, and in its directories of splits, that are not used."""
+    return [table for table in (*_tables(root), *_tables_in_splits(root)) if table not in used]
 
 
 def _tables(directory: Path) -> list[Path]:
@@ -175,8 +184,8 @@ def _by_split(rows: list[Row], stated: str | None) -> dict[str, list[Row]]:
 
 
 def _directories(table: Path, split: str) -> list[Path]:
-    """List possible directories of a table's images: its own, the only one beside it, or the one of its split."""
+    """List possible directories of a table's images: its own, those of its split, the others beside it; masks last."""
     home = table.parent
     inner = sub_directories(home)
     own = [d for d in inner if split_of(d.name)[0] == split]
-    return [home, *own, *(d for d in inner if not split_of(d.name)[0])]
+    return [home, *own, *sorted((d for d in inner if not split_of(d.name)[0]), key=lambda d: is_of_masks(d.name))]

@@ -12,11 +12,11 @@ import numpy as np
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.coco_json import Id, box_of, is_id, load
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import child, files_in, sub_directories
+from sasa.data.directories import child, children, files_in, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.naming import by_split, exact_split, split_of
-from sasa.data.text import check_known, class_name, listed, printable, repeated
+from sasa.data.text import check_known, class_name, not_used, printable, repeated
 from sasa.errors import DataError
 
 # Words in the names of COCO files that do not hold boxes.
@@ -221,9 +221,9 @@ def _files_by_split(root: Path) -> Openers:
     """COCO's own layout: annotations/instances_train2017.json with train2017/, images/train2017/ or images/."""
     paths = next((found for place in _places(root) if _by_split(found := files_in(place, ".json"))), [])
     files = {split: single(root, f"files for the split {split!r}", p) for split, p in _by_split(paths).items()}
-    others = [p for p in paths if p not in files.values() and not _is_of_another_kind(p) and _is_coco(p)]
-    names = listed(map(printable, others), 5)
-    unused = [f"not used: {names} (another file is of that split, or their names say none)"] if others else []
+    there = [p for place in _places(root) for p in files_in(place, ".json")] if files else []
+    others = [p for p in there if p not in files.values() and not _is_of_another_kind(p) and _is_coco(p)]
+    unused = not_used(others, "another file is of that split, or their names say none")
     return {s: partial(CocoSource, p, _image_directories(root, p), unused=unused) for s, p in files.items()}
 
 
@@ -259,7 +259,7 @@ def _only_file(root: Path) -> Openers:
 
 def _places(root: Path) -> list[Path]:
     """Directories that may hold COCO files, the likely one first."""
-    return [place for place in (child(root, "annotations", "annotation", "labels"), root) if place]
+    return [*children(root, "annotations", "annotation", "labels"), root]
 
 
 def _is_coco(path: Path) -> bool:

@@ -79,10 +79,8 @@ class DetectionAugmentation:
 
     def __post_init__(self) -> None:
         if not 0 < self.jitter_min <= self.jitter_max < LARGEST_JITTER:
-            raise ArgumentError(
-                f"jitter_min ({self.jitter_min}) must be above 0 and at most jitter_max ({self.jitter_max}), and that "
-                f"below {LARGEST_JITTER}"
-            )
+            limits = f"jitter_min ({self.jitter_min}) must be above 0 and at most jitter_max ({self.jitter_max})"
+            raise ArgumentError(f"{limits}, and that below {LARGEST_JITTER}")
         if not 0 <= self.colour <= 1:
             raise ArgumentError(f"colour must be from 0 to 1, got {self.colour}")
 

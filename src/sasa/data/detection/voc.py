@@ -5,7 +5,7 @@ import re
 # Malicious entities need a DOCTYPE, which is refused; nothing is fetched from elsewhere.
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import NamedTuple, NoReturn
@@ -14,11 +14,11 @@ import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import child, files_in, has_images, sub_directories
+from sasa.data.directories import child, children, files_in, has_images, has_images_below, sub_directories
 from sasa.data.formats import single
 from sasa.data.image_names import PathIndex, check_found
 from sasa.data.naming import by_split, exact_split
-from sasa.data.text import check_known, class_name, finite, printable, read_bytes, read_lines, repeated
+from sasa.data.text import check_known, class_name, finite, not_used, printable, read_bytes, read_lines, repeated
 from sasa.errors import DataError
 
 # Names of the directories, in any case; VOC's own first.
@@ -50,20 +50,35 @@ class Places:
     annotations: Path
     images: Path
     lists: dict[str, list[Path]]  # by the name of the split; several where there is one for each class
+    notes: list[str] = field(default_factory=list)  # directories and lists that are not used
 
     @classmethod
     def find(cls, root: Path) -> "Places | None":
-        """Find the directories below `root`; XML files may also be beside their images. None without XML files."""
-        annotations = child(root, *_ANNOTATIONS)
-        annotations = (annotations and child(annotations, "xmls")) or annotations
-        if not annotations or not files_in(annotations, ".xml"):
-            annotations = root if files_in(root, ".xml") and has_images(root) else None
-        if annotations is None:
+        """Find the directories below `root`; XML files may also be beside their images. None without XML files.
+
+        Of several directories of images the first one of `_IMAGES` is used, of several directories of lists
+        ImageSets/Main/, then ImageSets/; the notes name the others.
+
+        Raises:
+            DataError: there are two directories of XML files, or two lists for one split.
+        """
+        inner = [place for d in children(root, *_ANNOTATIONS) for place in (*children(d, "xmls"), d)]
+        beside = [root] if files_in(root, ".xml") and has_images(root) else []
+        with_xml = [place for place in inner if files_in(place, ".xml")] or beside
+        if not with_xml:
             return None
+        annotations = single(root, "directories of XML files", with_xml, "move the others away")
+        images, *other_images = [root] if annotations == root else _image_directories(root)
         sets = child(root, "ImageSets")
-        main = (sets and child(sets, "Main")) or sets
-        images = root if annotations == root else None
-        return cls(annotations, images or child(root, *_IMAGES) or root, _lists(main) if main else {})
+        places = [place for place in (sets and child(sets, "Main"), sets) if place and _lists(place)]
+        lists = [path for place in (*places[1:], root) for path in files_in(place, ".txt") if _list_name(path)]
+        splits = [d for d in sub_directories(root) if exact_split(d.name) and files_in(d, ".xml")]
+        notes = [
+            *not_used(splits, f"the annotations are those of {printable(annotations)}"),
+            *not_used(other_images, f"the images are those of {printable(images)}"),
+            *not_used(lists, f"lists are read from {printable(places[0]) if places else 'ImageSets/Main/'}"),
+        ]
+        return cls(annotations, images, _lists(places[0]) if places else {}, notes)
 
     def xml(self, identity: str) -> Path:
         """The XML file of an image."""
@@ -139,6 +154,7 @@ class VocSource(ImageFiles):
         sizes = np.array([r.size or upright_size(places.images / n) for r, n in zip(records, names, strict=True)])
         table, problems = clean(objects, problems, sizes, names, title)
         categories: dict[str, int | str] = {name: number for number, name in enumerate(classes, 1)}
+        self.description = places.notes
         super().__init__(places.images, names, range(1, len(ids) + 1), sizes, table, categories, problems)
 
 
@@ -195,20 +211,29 @@ def training_list(places: Places) -> str | None:
     return next((name for name in ("train", "trainval") if name in places.lists), None)
 
 
+def _image_directories(root: Path) -> list[Path]:
+    """The directories named for images that hold some; without any the first that is named so, or `root` itself."""
+    named = children(root, *_IMAGES)
+    return [directory for directory in named if has_images_below(directory)] or named[:1] or [root]
+
+
 def _lists(directory: Path) -> dict[str, list[Path]]:
-    whole: dict[str, list[Path]] = {}
+    files = files_in(directory, ".txt")
     of_classes: dict[str, list[Path]] = {}
-    for path in files_in(directory, ".txt"):
-        stem = path.stem.lower()
-        if split := _list_name(stem):
-            whole.setdefault(split, [path])
-        elif split := _list_name(stem.rpartition("_")[2]):
+    for path in files:
+        if split := _split_named(path.stem.rpartition("_")[2]):
             of_classes.setdefault(split, []).append(path)
-    return {**of_classes, **whole}
+    return {**of_classes, **{split: [path] for split, path in by_split(files, _list_name, "lists").items()}}
 
 
-def _list_name(stem: str) -> str | None:
-    return stem if stem == "trainval" else exact_split(stem)
+def _list_name(path: Path) -> str | None:
+    return _split_named(path.stem)
+
+
+def _split_named(stem: str) -> str | None:
+    """Return "trainval", also for train_val, or the split that the name of a list stands for."""
+    stem = stem.lower()
+    return "trainval" if re.fullmatch("train[-_ ]?val", stem) else exact_split(stem)
 
 
 def _objects(

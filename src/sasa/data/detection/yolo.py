@@ -13,19 +13,38 @@ import numpy as np
 
 from sasa.data.detection.annotations import Annotated, Problem, clean
 from sasa.data.detection.source import ImageFiles, Openers, upright_size
-from sasa.data.directories import child, files_in, has_images, is_clutter, not_used, runs_in, sub_directories
+from sasa.data.directories import (
+    OF_RUNS,
+    child,
+    files_in,
+    has_images,
+    has_images_below,
+    is_clutter,
+    runs_in,
+    sub_directories,
+)
 from sasa.data.formats import single
 from sasa.data.image_names import find_images
 from sasa.data.images import is_image
 from sasa.data.naming import SPLITS, by_split, exact_split
 from sasa.data.source import MOST_CLASSES
-from sasa.data.text import check_known, class_names, finite, is_special, listed, printable, read_lines, read_text
+from sasa.data.text import (
+    check_known,
+    class_names,
+    finite,
+    is_special,
+    listed,
+    not_used,
+    printable,
+    read_lines,
+    read_text,
+)
 from sasa.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "names.txt")  # files of class names, used without a data.yaml
 FURTHEST = 1.5  # larger numbers cannot be fractions of the image
 NEAR = 0.05  # key points may lie so far outside their box, in fractions of the image
-FEWEST_ROWS = 4  # fewer do not show whether they have key points
+FEWEST_LINES = 4  # fewer do not show whether they have key points
 
 Box = tuple[float, float, float, float]
 
@@ -38,6 +57,7 @@ class Settings:
     places: dict[str, list[Path]]  # directories of images, or text files that list images, by split
     root: Path  # directory that paths in lists are relative to
     keypoints: bool = False  # whether a box is followed by key points
+    notes: tuple[str, ...] = ()  # about directories and lists that are not used
 
 
 class YoloSource(ImageFiles):
@@ -59,6 +79,7 @@ class YoloSource(ImageFiles):
         places = settings.places[split]
         title = listed((printable(place) for place in places), 3)
         paths, notes = _image_paths(settings, places)
+        notes = [*settings.notes, *notes]
         if not paths:
             raise DataError(f"{title} holds no images")
         labels, orphans = label_files(paths)
@@ -68,18 +89,18 @@ class YoloSource(ImageFiles):
         directory = Path(os.path.commonpath([path.parent for path in paths]))
         images = [os.path.relpath(path, directory) for path in paths]
         sizes = np.array([upright_size(path) for path in paths])
-        rows = [read_rows(label, settings.keypoints) if label else [] for label in labels]
-        if not settings.keypoints and _have_keypoints(rows):
-            rows = [read_rows(label, keypoints=True) if label else [] for label in labels]
+        lines = [read_label_file(label, settings.keypoints) if label else [] for label in labels]
+        if not settings.keypoints and _have_keypoints(lines):
+            lines = [read_label_file(label, keypoints=True) if label else [] for label in labels]
             notes.append(f"not used: what follows the four numbers of each box in {title}, taken for key points")
-        last = max((row.label for file in rows for row in file), default=0)
+        last = max((line.label for file in lines for line in file), default=0)
         if not settings.names and last >= MOST_CLASSES:
             raise DataError(f"{title} has boxes of the class {last}; expected numbers from 0 to {MOST_CLASSES - 1}")
         known = settings.names or [str(number) for number in range(1 + last)]
-        _check_first_class(title, rows, len(known))
+        _check_first_class(title, lines, len(known))
         check_known(title, known, classes or known)
         classes = classes or known
-        objects, problems = _objects(images, labels, rows, sizes, [classes.index(name) for name in known])
+        objects, problems = _objects(images, labels, lines, sizes, [classes.index(name) for name in known])
         table, problems = clean(objects, problems, sizes, images, title, "centre x, centre y, width, height")
         if absent := labels.count(None):
             notes.append(f"no file of boxes for {absent} of {len(paths)} images in {title}: they have no objects")
@@ -90,8 +111,8 @@ class YoloSource(ImageFiles):
         super().__init__(directory, images, range(1, len(paths) + 1), sizes, table, categories, problems)
 
 
-class Row(NamedTuple):
-    """A line of a file."""
+class LabelLine(NamedTuple):
+    """A line of a label file: an object."""
 
     number: int  # of the line
     label: int  # the class; -1 if it is none
@@ -108,7 +129,7 @@ def look(path: Path) -> dict[str, Openers]:
     elif files := [file for file in files_in(path, ".yaml", ".yml") if _is_settings(file)]:
         settings = read_settings(single(path, "files of settings", files))
     elif places := _places_of(path):
-        settings = Settings(_read_names(path), places, path)
+        settings = Settings(_read_names(path), places, path, notes=tuple(_unused(path, places)))
     if settings is None:
         return {}
     openers: Openers = {split: partial(YoloSource, settings, split) for split in SPLITS if split in settings.places}
@@ -134,14 +155,17 @@ def read_settings(path: Path) -> Settings:
     places: dict[str, list[Path]] = {}
     for key, given in values.items():
         split = exact_split(key) if isinstance(key, str) else None
-        if split and given not in ("", "null", "~") and split not in places:
+        if split and given not in ("", "null", "~"):
             entries = given if isinstance(given, list) else [given]
             if not all(isinstance(entry, str) for entry in entries):
                 raise DataError(f"{where} must name directories or lists as {key!r}; it has {reprlib.repr(given)}")
             found = [_place(path, values.get("path"), entry) for entry in entries]
             if None not in found:
-                places[split] = [place for place in found if place]
-            elif split != "test":  # a test split is often named and not delivered
+                first = places.setdefault(split, [place for place in found if place])
+                if first != found:
+                    both = f"{printable(first[0])} and {printable(found[0])}"
+                    raise DataError(f"{where} names two places for the {split} split, {both}: remove one")
+            elif split not in places and split != "test":  # a test split is often named and not delivered
                 raise DataError(f"{where} names {listed(entries, 3)!r}, which is not in {printable(path.parent)}")
     return Settings(_names(where, values), places, path.parent, "kpt_shape" in values)
 
@@ -181,36 +205,56 @@ def _places_of(root: Path) -> dict[str, list[Path]]:
     They are in images/ beside labels/, beside their text files, or in lists beside obj.names, as Darknet has them.
     """
     images, labels = child(root, "images"), child(root, "labels")
-    if (root / "obj.names").is_file() and (lists := {exact_split(p.stem): [p] for p in files_in(root, ".txt")}):
-        return {split: lists[split] for split in SPLITS if split in lists}
+    if (root / "obj.names").is_file() and (lists := _lists(root)):
+        return {split: [lists[split]] for split in SPLITS if split in lists}
     if images and labels:
         found = by_split(d for d in sub_directories(images) if exact_split(d.name)) or {"train": images}
-        rows = any(map(_has_rows, (labels, *sub_directories(labels))))
-        return {split: [directory] for split, directory in found.items()} if rows else {}
+        boxes = any(map(_has_boxes, (labels, *sub_directories(labels))))
+        return {split: [directory] for split, directory in found.items()} if boxes else {}
     if has_images(root):
-        return {"train": [root]} if _has_rows(root) else {}
+        return {"train": [root]} if _has_boxes(root) else {}
     inside: dict[Path, Path] = {}
     for directory in sub_directories(root):
         if exact_split(directory.name):
             images, labels = child(directory, "images"), child(directory, "labels")
-            if _has_rows(labels or directory):
+            if _has_boxes(labels or directory):
                 inside[directory] = images if images and labels else directory
     return {split: [inside[directory]] for split, directory in by_split(inside).items()}
 
 
-def _has_rows(directory: Path) -> bool:
+def _lists(root: Path) -> dict[str, Path]:
+    return by_split(files_in(root, ".txt"), lambda path: exact_split(path.stem), "lists")
+
+
+def _unused(root: Path, places: dict[str, list[Path]]) -> list[str]:
+    """Return sentences about directories and lists of splits beside those that are used."""
+    used = [place for found in places.values() for place in found]
+    lists = [path for path in files_in(root, ".txt") if exact_split(path.stem) and path not in used]
+    inside = [d for d in sub_directories(root) if exact_split(d.name) and not any(d in (p, *p.parents) for p in used)]
+    where = listed(map(printable, used), 3)
+    return [
+        *not_used([d for d in inside if has_images_below(d)], f"the images are those of {where}"),
+        *not_used(lists, f"the images are those of {where}; a data.yaml can name lists"),
+    ]
+
+
+def _has_boxes(directory: Path) -> bool:
     """Return whether the first text files of a directory, other than lists of names, hold boxes."""
     files = [path for path in files_in(directory, ".txt") if path.name not in _NAMES and path.stat().st_size][:10]
     try:
-        return any(row.values >= 4 and row.label >= 0 for path in files for row in read_rows(path)[:1])
+        return any(line.values >= 4 and line.label >= 0 for path in files for line in read_label_file(path)[:1])
     except DataError:  # not a file of boxes
         return False
 
 
 def _read_names(root: Path) -> list[str] | None:
+    """Read the class names of a data set without a data.yaml; raises `DataError` if two files name other classes."""
     places = (root, *sub_directories(root))
-    path = next((place / name for place in places for name in _NAMES if (place / name).is_file()), None)
-    return class_names(printable(path), read_lines(path)) if path else None
+    paths = [place / name for place in places for name in _NAMES if (place / name).is_file()]
+    lines = [read_lines(path) for path in paths]
+    if other := next((path for path, names in zip(paths, lines, strict=True) if names != lines[0]), None):
+        raise DataError(f"{printable(paths[0])} and {printable(other)} name different classes: move one away")
+    return class_names(printable(paths[0]), lines[0]) if paths else None
 
 
 def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -219,9 +263,11 @@ def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path]
     for place in places:
         if place.is_dir():
             runs = runs_in(place)
-            notes += not_used(runs)
+            notes += not_used(runs, OF_RUNS)
             visible = (p for p in place.rglob("*") if not any(map(is_clutter, p.parts[len(place.parts) :])))
-            images = sorted(p for p in visible if is_image(p) and not p.is_dir() and runs.keys().isdisjoint(p.parents))
+            images = sorted(
+                p for p in visible if is_image(p) and not p.is_dir() and not any(run in p.parents for run in runs)
+            )
             if special := set(filter(is_special, images)):
                 notes.append(f"not used: {listed(map(printable, sorted(special)), 3)} (pipes, sockets or devices)")
             paths += [path for path in images if path not in special]
@@ -258,22 +304,22 @@ def label_files(paths: Sequence[Path]) -> tuple[list[Path | None], list[Path]]:
     return found, sorted(path for path in others if path.name not in _NAMES and exact_split(path.stem) is None)
 
 
-def read_rows(path: Path, keypoints: bool = False) -> list[Row]:
+def read_label_file(path: Path, keypoints: bool = False) -> list[LabelLine]:
     """Read a file of boxes; errors as `read_text`.
 
     With `keypoints`, numbers after the four of the box are key points, to be ignored, rather than an outline.
     """
-    rows = []
+    lines = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if words := line.split():
             values = [finite(word) for word in words]
             if values[0] is None or not values[0].is_integer() or values[0] < 0:
                 what = f"has the class {words[0][:20]!r}, not a whole number, and is left out"
-                rows.append(Row(number, -1, what, 0, False))
+                lines.append(LabelLine(number, -1, what, 0, False))
             else:
                 box = _box(values[1 : 5 if keypoints else None], line)
-                rows.append(Row(number, int(values[0]), box, len(values) - 1, _is_around(values[1:])))
-    return rows
+                lines.append(LabelLine(number, int(values[0]), box, len(values) - 1, _is_around(values[1:])))
+    return lines
 
 
 def _is_around(values: Sequence[float | None]) -> bool:
@@ -291,10 +337,10 @@ def _is_around(values: Sequence[float | None]) -> bool:
     return False
 
 
-def _have_keypoints(rows: list[list[Row]]) -> bool:
-    """Return whether all rows are boxes with the same number of key points; outlines differ."""
-    flat = [row for file in rows for row in file if row.label >= 0]
-    return len(flat) >= FEWEST_ROWS and all(row.around for row in flat) and len({row.values for row in flat}) == 1
+def _have_keypoints(lines: list[list[LabelLine]]) -> bool:
+    """Return whether all lines are boxes with the same number of key points; outlines differ."""
+    flat = [line for file in lines for line in file if line.label >= 0]
+    return len(flat) >= FEWEST_LINES and all(line.around for line in flat) and len({line.values for line in flat}) == 1
 
 
 def _box(values: list[float | None], line: str) -> Box | str:
@@ -309,28 +355,28 @@ def _box(values: list[float | None], line: str) -> Box | str:
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
 
 
-def _check_first_class(title: str, rows: list[list[Row]], count: int) -> None:
-    numbers = {row.label for file in rows for row in file if row.label >= 0}
+def _check_first_class(title: str, lines: list[list[LabelLine]], count: int) -> None:
+    numbers = {line.label for file in lines for line in file if line.label >= 0}
     if numbers and min(numbers) > 0 and max(numbers) == count:
         raise DataError(f"{title} has boxes of the classes 1 to {count}, and none of 0: expected numbers from 0")
 
 
 def _objects(
-    images: list[str], labels: list[Path | None], rows: list[list[Row]], sizes: np.ndarray, numbers: list[int]
+    images: list[str], labels: list[Path | None], lines: list[list[LabelLine]], sizes: np.ndarray, numbers: list[int]
 ) -> tuple[list[Annotated], list[Problem]]:
     """Return (boxes in pixels, problems of the others); `numbers` maps the files' classes to labels."""
     objects: list[Annotated] = []
     problems: list[Problem] = []
-    for place, (image, path, file) in enumerate(zip(images, labels, rows, strict=True)):
+    for place, (image, path, file) in enumerate(zip(images, labels, lines, strict=True)):
         where, (height, width) = printable(path), sizes[place].tolist()
-        for row in file:
-            box = row.box
-            if not isinstance(box, str) and row.label >= len(numbers):
-                box = f"has the class {row.label}, and there are {len(numbers)} classes, from 0; it is left out"
+        for line in file:
+            box = line.box
+            if not isinstance(box, str) and line.label >= len(numbers):
+                box = f"has the class {line.label}, and there are {len(numbers)} classes, from 0; it is left out"
             if isinstance(box, str):
-                problems.append(Problem(where, image, row.number, box))
+                problems.append(Problem(where, image, line.number, box))
                 continue
             x, y, w, h = box
             corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
-            objects.append(Annotated(place, numbers[row.label], corners, False, row.number, where))
+            objects.append(Annotated(place, numbers[line.label], corners, False, line.number, where))
     return objects, problems

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from sasa.data.classification.transforms import Augmentation, Preprocessing
 from sasa.errors import UsageError
-from sasa.training.settings import Config, RecipeConfig
+from sasa.training.settings import Config, RecipeConfig, check_range
 
 
 @dataclass
@@ -88,8 +88,9 @@ class TrainConfig(Config):
     def check(self) -> None:
         """Check the values of all settings."""
         super().check()
-        if self.data.limit < 0:
-            raise UsageError(f"data.limit must be at least 0, got {self.data.limit}")
+        check_range("data.limit", self.data.limit, 0)
+        check_range("recipe.mixup", self.recipe.mixup, 0)
+        check_range("recipe.cutmix", self.recipe.cutmix, 0)
         smoothing = self.recipe.label_smoothing
         if not 0 <= smoothing < 1:
             raise UsageError(f"recipe.label_smoothing must be at least 0 and below 1, got {smoothing}")

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sasa.data.detection.transforms import DetectionAugmentation, DetectionPreprocessing
-from sasa.errors import UsageError
-from sasa.training.settings import LARGEST, Config, RecipeConfig
+from sasa.training.settings import Config, RecipeConfig, check_range
 
 
 @dataclass
@@ -76,8 +75,7 @@ class DetectionConfig(Config):
     def check(self) -> None:
         """Check the values of all settings."""
         super().check()
-        if not 0 <= self.recipe.box_weight < LARGEST:
-            raise UsageError(f"recipe.box_weight must be at least 0, got {self.recipe.box_weight}")
+        check_range("recipe.box_weight", self.recipe.box_weight, 0)
 
 
 def resolve(path_or_name: str | None, changes: list[tuple[str, Any]]) -> DetectionConfig:
