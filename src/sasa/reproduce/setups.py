@@ -59,7 +59,7 @@ def small_network(cells: Cells, table: str, **options: Any) -> Options:
 
 
 def bccd_network(cells: Cells, table: str) -> Options:
-    """The detector of the paper with ResNet-26, a quarter of the width, narrow windows, shortcuts in attention heads."""
+    """The paper's detector with ResNet-26, a quarter of the width, narrow windows, shortcuts in attention heads."""
     model: Options = {"name": cells.model.replace("resnet50", "resnet26"), "width": 0.25}
     model |= {"num_heads": 4, "kernel_size": 3}  # better on validation than two heads and 7 x 7 (docs/choices.md)
     if model["name"].endswith("_attnheads"):
