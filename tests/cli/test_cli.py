@@ -97,7 +97,7 @@ def test_print_config_and_dry_run(sasa, tmp_path, monkeypatch):
         (["--set", "data.auto_augment=rand-foo"], 1, ["auto_augment 'rand-foo'"]),
         (["--set", "data.auto_augment=rand-m9"], 1, ["cannot do data.auto_augment 'rand-m9'"]),
         (["--set", "data.crop_scale=3"], 1, ["crop_scale must be above 0 and at most 1"]),
-        (["--set", "recipe.mixup=-1"], 1, ["mixup must be 0 (none)"]),
+        (["--set", "recipe.mixup=-1"], 2, ["recipe.mixup must be at least 0, got -1.0"]),
         (["--set", "run.precision=16-mixed", "--device", "cpu"], 2, ["run.precision '16-mixed'"]),
         (["--batch-size", "31", "--set", "recipe.accumulate=2"], 2, ["recipe.batch_size (31) must be divisible"]),
         (["--set", "data.on_bad_image=replace"], 1, ["on_bad_image must be error or skip"]),
