@@ -9,6 +9,11 @@ from processes import run_pytest
 from sasa.ops import native
 
 REFUSED = (RuntimeError, ValueError, TypeError)  # the kernels' errors are torch's
+POSITIONS = [  # options, name, value, sentence: refused by a layer and by a stem
+    ({}, "position", "bananas", "position must be one of relative, absolute, none; got 'bananas'"),
+    ({"position": "none"}, "position", "relative", "but the layer was constructed without relative"),
+    ({"content": False}, "position", "none", 'content=False needs position="relative"'),
+]
 
 
 def layer(**options):
@@ -33,6 +38,12 @@ def run(module, mode, size=5):
         return module.eval()(x)
 
 
+def assert_refused(module, name, value, sentence, *how):
+    setattr(module, name, value)
+    with pytest.raises(REFUSED, match=sentence):
+        run(module, *how)
+
+
 @pytest.mark.parametrize("mode", ["training", "inference", "weights"])
 @pytest.mark.parametrize("size", [1, 5])  # on a map of one pixel wrong shapes might broadcast
 @pytest.mark.parametrize(
@@ -50,9 +61,7 @@ def run(module, mode, size=5):
         ({}, "num_heads", 4, "rel_row"),
         ({"position": "none"}, "num_heads", 5, "num_heads"),
         ({"position": "none"}, "num_heads", 0, "num_heads"),
-        ({}, "position", "bananas", "position must be one of relative, absolute, none; got 'bananas'"),
-        ({"position": "none"}, "position", "relative", "but the layer was constructed without relative"),
-        ({"content": False}, "position", "none", 'content=False needs position="relative"'),
+        *POSITIONS,
         ({}, "content", False, "with content=False the projection must have 2 .* channels, got 72"),
         ({"content": False}, "content", True, "with content=True the projection must have 3 .* channels, got 48"),
         ({}, "out_channels", 48, r"the projection must have 3 \* out_channels \(48\) channels, got 72"),
@@ -60,10 +69,7 @@ def run(module, mode, size=5):
     ],
 )
 def test_values_that_a_layer_refuses(options, name, value, sentence, mode, size):
-    changed = layer(**options)
-    setattr(changed, name, value)
-    with pytest.raises(REFUSED, match=sentence):
-        run(changed, mode, size)
+    assert_refused(layer(**options), name, value, sentence, mode, size)
 
 
 @pytest.mark.parametrize("mode", ["training", "inference"])
@@ -108,18 +114,13 @@ def test_values_that_count(options, name, value, mode):
         ({}, "block_size", 0, "w_value|block_size"),
         ({}, "num_heads", 1, "rel_row"),
         ({"position": "none"}, "num_heads", 5, "num_heads"),
-        ({}, "position", "bananas", "position must be one of relative, absolute, none; got 'bananas'"),
-        ({"position": "none"}, "position", "relative", "but the layer was constructed without relative"),
-        ({"content": False}, "position", "none", 'content=False needs position="relative"'),
+        *POSITIONS,
         ({}, "content", False, "content is False, but w_key is given"),
         ({"content": False}, "content", True, "content is True, but w_key is None"),
     ],
 )
 def test_values_that_a_stem_refuses(options, name, value, sentence, mode):
-    changed = stem(**options)
-    setattr(changed, name, value)
-    with pytest.raises(REFUSED, match=sentence):
-        run(changed, mode)
+    assert_refused(stem(**options), name, value, sentence, mode)
 
 
 @WITHOUT_KERNELS

@@ -140,7 +140,8 @@ class Trainer:
         for number, batch in enumerate(itertools.islice(batches, recipe.accumulate)):
             batch_seed = mix(seed, 1, self.step, self.fabric.global_rank * recipe.accumulate + number)
             torch.manual_seed(batch_seed)  # dropout and mixup then depend only on step and micro-batch
-            self.model.train(len(batch) > 0)  # where no image could be read, batch norm's statistics stay
+            if self.model.training != (len(batch) > 0):  # where no image could be read, batch norm's statistics stay
+                self.model.train(len(batch) > 0)
             with self.fabric.no_backward_sync(self.model, enabled=number < last):
                 loss, sums = self.task.loss(self.model, batch, batch_seed)
                 self.fabric.backward(loss / recipe.accumulate)
