@@ -71,6 +71,24 @@ def set_relative(std: Callable[[int], float]) -> Change:
     return change
 
 
+def set_windows_apart(network: nn.Module) -> None:
+    """Start each head around one of the nine nearest pixels: q with a constant part, r falling with the distance."""
+    taps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))
+    for layer in attention_of(network):
+        assert layer.rel_row is not None
+        assert layer.rel_col is not None
+        order = torch.cat([torch.randperm(len(taps)) for _ in range(-(-layer.num_heads // len(taps)))])
+        taps_of_heads = taps[order[: layer.num_heads]]
+        offsets = torch.arange(layer.kernel_size) - layer.kernel_size // 2
+        with torch.no_grad():
+            # Inputs are ReLU(N(0, 1)), of mean 0.4: each channel of q gets a mean of 1.
+            layer.qkv.weight[: layer.out_channels] += 2.5 / layer.in_channels
+            for rel, tap in zip((layer.rel_row, layer.rel_col), taps_of_heads.T, strict=True):
+                logits = -((offsets - tap[:, None]) ** 2).float()  # (heads, offsets)
+                logits -= logits.mean(1, keepdim=True)
+                rel.copy_(logits[:, :, None].expand_as(rel) / rel.shape[-1])
+
+
 def decay_relative(network: nn.Module) -> None:
     """Apply weight decay to r as well."""
     exempt = network.no_weight_decay
@@ -101,6 +119,7 @@ VARIANTS: dict[str, tuple[dict[str, object], Change]] = {
     "r-zero": ({}, set_relative(lambda head_dim: 0.0)),
     "r-double": ({}, set_relative(lambda head_dim: 2 * head_dim**-0.25)),
     "r-fourfold": ({}, set_relative(lambda head_dim: 4 * head_dim**-0.25)),
+    "windows-apart": ({}, set_windows_apart),
     "r-decays": ({}, decay_relative),
     "stem-relu": ({"model.stem_activation": True}, no_change),
     "no-stem-relu": ({"model.stem_activation": False}, no_change),
