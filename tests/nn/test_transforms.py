@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 import sasa
@@ -97,6 +98,23 @@ def test_a_gradient_penalty(name, memory_format, training):
         assert (got is None) == (want is None)
         if got is not None:
             assert_close(got, want, 2e-3, otherwise=size)
+
+
+@pytest.mark.parametrize("gradients", ["all", "of the image", "none"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [*LAYERS, *NETWORKS])
+def test_forward_mode(name, training, gradients):
+    """The fused operators, which have no tangent, are not used, whether or not reverse mode records anything."""
+    make, channels = LAYERS.get(name) or (NETWORKS[name], 3)
+    tangents = []
+    for model in pair(make):
+        model.float().train(training).to(memory_format=torch.channels_last).requires_grad_(gradients == "all")
+        image, step = (normal(2, channels, 16, 20, seed=n, dtype=torch.float32) for n in (0, 1))
+        with torch.set_grad_enabled(gradients != "none"), forward_ad.dual_level():
+            output = model(forward_ad.make_dual(image.to(memory_format=torch.channels_last), step))
+            tangents.append(forward_ad.unpack_dual(output).tangent)
+    assert tangents[1].abs().max() > 1e-4
+    assert_close(*tangents, 1e-3)
 
 
 def test_an_ensemble_by_vmap():

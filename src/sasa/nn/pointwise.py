@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from sasa.ops.fusion import is_transforming, may_fuse
 from sasa.ops.pointwise import PointwiseConvolution, convolve_by_onednn, needs_onednn
@@ -33,7 +32,6 @@ def _is_pointwise(conv: nn.Conv2d, x: Tensor) -> bool:
         and is_rows(x)
         and x.shape[1] == conv.in_channels
         and not torch.is_autocast_enabled("cpu")
-        and forward_ad._current_level < 0
     )
 
 
