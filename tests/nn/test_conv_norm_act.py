@@ -86,6 +86,31 @@ def test_inference_behind_a_convolution(seen, form):
     assert torch.equal(residual, kept)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@torch.no_grad()
+def test_a_shortcut_in_another_dtype(seen, memory_format):
+    """Under autocast the convolution's output is rounded, and the input of the block may not be."""
+    layer, norm = block_of(nn.Conv2d(16, 16, 1))
+    x = images(2, 16, 5, 7).contiguous(memory_format=memory_format)
+    norm.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        got, want = FORMS["add, relu"](layer, norm, x, x), PLAIN["add, relu"](layer, norm, x, x)
+    assert seen == ["affine_"]
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), want, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_input_stays_where_layers_were_removed(form, gradients):
+    x, residual = normal(2, 16, 5, 7), normal(2, 16, 5, 7, seed=1)
+    kept = x.clone()
+    with torch.set_grad_enabled(gradients):
+        got = FORMS[form](nn.Identity(), nn.Identity(), x, residual)
+    assert torch.equal(x, kept)
+    assert torch.equal(got, PLAIN[form](nn.Identity(), nn.Identity(), x, residual))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.no_grad()
 def test_inference_behind_attention(seen, stride):
