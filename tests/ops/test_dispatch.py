@@ -22,8 +22,6 @@ from operators import BACKEND, BLOCK_SHAPE, LOCAL_SHAPE, OPERATORS, block, leave
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 # vmap loops over an operation without a batching rule, such as the gradient of unfold, and warns of it.
 VMAP_LOOPS = pytest.mark.filterwarnings("ignore:There is a performance drop")
-# vmap loops over an operation without a batching rule, such as the gradient of unfold, and warns of it.
-VMAP_LOOPS = pytest.mark.filterwarnings("ignore:There is a performance drop")
 # opcheck reads .grad of tensors that have none.
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 DEVICE = pytest.mark.parametrize("device", DEVICES)

@@ -125,7 +125,7 @@ def register(
         torch.library.define(qualified, schema)
     pack = packer(arguments)
     torch.library.impl(qualified, "CompositeExplicitAutograd", _flat(plain, pack))
-    if not has_kernel(name, "CUDA"):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CUDA"):
         if cuda is not None:
             torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
     else:  # csrc/cuda_or_plain.h calls it where no kernel supports a call
@@ -168,11 +168,6 @@ def register_twins(namespace: str, calls: Calls) -> None:
         op = getattr(torch.ops.sasa, name).default
         torch.library.define(f"{namespace}::{name}", str(op._schema).partition(name)[2])
         torch.library.register_fake(f"{namespace}::{name}", op)
-
-
-def has_kernel(name: str, key: str) -> bool:
-    """Return whether a kernel of the op `sasa::NAME` is registered for a device's dispatch key, such as "CPU"."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"sasa::{name}", key)
 
 
 def flop_formula(arguments: Arguments, count: Callable[[Any], int]) -> Callable[..., int]:
