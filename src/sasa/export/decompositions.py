@@ -14,6 +14,7 @@ from torch import Tensor
 from sasa.errors import SasaError
 from sasa.export import blocks, tiles
 from sasa.ops.arguments import BlockForward, LocalForward, PooledForward, QkvForward, QkvInference
+from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import is_channels_last
 from sasa.ops.register import packer
 
@@ -35,14 +36,11 @@ def _qkv(call: QkvForward) -> tuple[Tensor, Tensor]:
 
 
 def _inference(call: QkvInference) -> Tensor:
-    y, _ = tiles.local_attention(*QkvForward(call.inputs, call.options).local)
+    y, _ = tiles.local_attention(*call.forward.local)
     gain, shift, relu, pool = call.epilogue
     if pool > 1:
         y = F.avg_pool2d(y, pool, ceil_mode=True, count_include_pad=False)
-    if gain is not None:
-        y = y * gain[:, None, None]
-    if shift is not None:
-        y = y + shift[:, None, None]
+    y = scaled(y, gain, shift)
     return _in_layout_of(call.inputs.qkv, (y.relu() if relu else y).to(call.inputs.qkv.dtype))
 
 
