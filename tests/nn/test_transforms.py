@@ -64,6 +64,24 @@ def test_transforms_of_a_layer(name):
         assert_close(got, want, 1e-9)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["first", "last"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sasa.LocalAttention2d(3, 4, 3, num_heads=1),
+        lambda: sasa.AttentionStem(3, 4, num_heads=1, norm=False, pool=False),
+    ],
+    ids=["attention", "stem"],
+)
+def test_batch_norm_of_one_image(make, memory_format):
+    """Its gradients in torch are wrong for one image with unusual strides."""
+    model = torch.nn.Sequential(make(), torch.nn.BatchNorm2d(4)).double().eval()
+    image, weights = normal(1, 3, 6, 5).to(memory_format=memory_format), normal(1, 4, 6, 5, seed=1)
+    got = grad(lambda t: (model(t) * weights).sum())(image)
+    (want,) = torch.autograd.grad(model(image.requires_grad_()), image, weights)
+    assert_close(got, want, 1e-9)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_of_each_sample(name):
     model, reference = (m.eval() for m in pair(NETWORKS[name]))
