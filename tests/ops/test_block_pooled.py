@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import fused
 from comparison import BLOCK_NAMES, BLOCK_SHAPES, DTYPES
 from helpers import NEEDS_KERNELS, TOLERANCE, WITHOUT_KERNELS, assert_close, block_inputs, double, normal
-from operators import block_attention_pooled
+from operators import block_attention_pooled, of_given
 from sasa.ops.arguments import BlockInputs, BlockOptions, PooledBackward, PooledForward
 
 plain = importlib.import_module("sasa.ops.block_pooled")
@@ -208,13 +208,7 @@ def test_opcheck(terms, values, dtype, layout):
 def test_gradcheck_and_gradgradcheck(values, check):
     shape = (1, 2, 2, 2, 1, 3, 2, 2)
     tensors, sign = make(shape, values=values)
-    given = [t.requires_grad_() for t in tensors if t is not None]
-
-    def function(*some):
-        rest = iter(some)
-        every = [None if t is None else next(rest) for t in tensors]
-        return block_attention_pooled(*every, sign, **options_of(shape))
-
+    function, given = of_given(lambda *t: block_attention_pooled(*t, sign, **options_of(shape)), tensors)
     assert check(function, given)
 
 
