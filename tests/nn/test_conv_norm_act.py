@@ -150,19 +150,6 @@ def test_training_behind_a_convolution(seen, form, momentum):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("watched", ["layer", "norm"])
-@torch.no_grad()
-def test_a_hook_sees_inputs_and_outputs(seen, watched):
-    layer, norm = conv_norm()
-    norm.eval()
-    caught = []
-    {"layer": layer, "norm": norm}[watched].register_forward_hook(lambda m, i, output: caught.append(output.clone()))
-    x = images(2, 8, 5, 7)
-    conv_norm_act(x, layer, norm)
-    assert not seen
-    assert len(caught) == 1
-
-
 def test_contiguous_maps_in_training_use_torchs_operations(seen):
     layer, norm = conv_norm()
     layer.to(memory_format=torch.contiguous_format)
