@@ -14,7 +14,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         return conv(x)
     if _has_gradient_kernel(conv, x):
         return PointwiseConvolution.apply(x, conv.weight, conv.stride[0])
-    if conv.stride == (1, 1) and needs_onednn(x) and may_fuse("mkldnn_convolution", x, conv):
+    if conv.stride == (1, 1) and may_fuse("mkldnn_convolution", x, conv) and needs_onednn(x):
         return convolve_by_onednn(x, conv.weight, conv.bias)
     return conv(x)
 
