@@ -16,7 +16,7 @@ from sasa.export import blocks, tiles
 from sasa.ops.arguments import BlockForward, LocalForward, PooledForward, QkvForward, QkvInference
 from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import is_channels_last
-from sasa.ops.register import packer
+from sasa.ops.register import packer, with_flat_arguments
 
 
 def _in_layout_of(like: Tensor, map_BCHW: Tensor) -> Tensor:
@@ -54,22 +54,12 @@ def _pooled(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
     return _in_layout_of(call.inputs.image, extreme), _in_layout_of(call.inputs.image, position), sums
 
 
-def _flat(function: Callable[[Any], Any], arguments: type[Any]) -> Callable[..., Any]:
-    """Wrap a function of an op's named tuple in the op's own signature."""
-    pack = packer(arguments)
-
-    def call(*values: Any) -> Any:
-        return function(pack(iter(values)))
-
-    return call
-
-
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.sasa.local_attention.default: _flat(_local, LocalForward),
-    torch.ops.sasa.qkv_attention.default: _flat(_qkv, QkvForward),
-    torch.ops.sasa.qkv_attention_inference.default: _flat(_inference, QkvInference),
-    torch.ops.sasa.block_attention.default: _flat(_block, BlockForward),
-    torch.ops.sasa.block_attention_pooled.default: _flat(_pooled, PooledForward),
+    torch.ops.sasa.local_attention.default: with_flat_arguments(_local, packer(LocalForward)),
+    torch.ops.sasa.qkv_attention.default: with_flat_arguments(_qkv, packer(QkvForward)),
+    torch.ops.sasa.qkv_attention_inference.default: with_flat_arguments(_inference, packer(QkvInference)),
+    torch.ops.sasa.block_attention.default: with_flat_arguments(_block, packer(BlockForward)),
+    torch.ops.sasa.block_attention_pooled.default: with_flat_arguments(_pooled, packer(PooledForward)),
 }
 OLDEST_OPSET = 9  # of the exporter that works by torch.jit.trace
 
