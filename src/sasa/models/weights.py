@@ -38,7 +38,7 @@ def save_network(network: nn.Module, directory: str | Path, metadata: dict[str, 
         kind: the class, (config, name) -> network, that it is loaded as.
 
     Raises:
-        ArgumentError: the network's modules are not those of its options, so that it could not be loaded.
+        ArgumentError: the network's layers are not those of its options, so that it could not be loaded.
         SasaError: a file cannot be written, or safetensors is not installed.
     """
     if is_folded(network):

@@ -28,7 +28,7 @@ def _is_pointwise(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.groups == 1
         and conv.weight.dtype == torch.float32
         and conv.weight.stride()[:2] == (conv.in_channels, 1)
-        and not is_transforming()  # under vmap is_rows would raise
+        and not is_transforming()  # under vmap is_rows would raise; in forward mode the operators have no tangent
         and is_rows(x)
         and x.shape[1] == conv.in_channels
         and not torch.is_autocast_enabled("cpu")
