@@ -273,15 +273,6 @@ def test_torch_func_grad_is_the_gradient(operator, make_inputs):
 
 
 @OPERATORS
-@VMAP_LOOPS
-def test_gradients_of_each_sample(operator, make_inputs):
-    first, *rest = make_inputs()
-    gradient = torch.func.grad(lambda t: operator(t, *rest).square().sum())
-    many = torch.stack([first, 0.5 * first, -first])
-    assert_close(torch.func.vmap(gradient)(many), torch.stack([gradient(t) for t in many]))
-
-
-@OPERATORS
 @pytest.mark.parametrize("backend", backend_params("eager"))
 @pytest.mark.parametrize("transform", ["grad", "vjp", "jvp", "jacrev"])
 @FORWARD_MODE
