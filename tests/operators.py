@@ -57,3 +57,14 @@ OPERATORS = pytest.mark.parametrize(
 
 def leaves(tensors):
     return [None if t is None else t.detach().requires_grad_() for t in tensors]
+
+
+def of_given(operator, tensors, **options):
+    """The operator as a function of the tensors that are not None, and those, as gradcheck takes them."""
+    given = [t for t in leaves(tensors) if t is not None]
+
+    def function(*some):
+        rest = iter(some)
+        return operator(*(None if t is None else next(rest) for t in tensors), **options)
+
+    return function, given

@@ -58,7 +58,12 @@ SASA_DEVICE void sum_unit(float (&o)[kHeadPlanes][4], float (&sum)[4], float (&m
       for (int i = 0; i < 4; i++) most[i / 2] = fmaxf(most[i / 2], s[r][ct][i]);
     }
   }
-  most[0] = quad_max(most[0]), most[1] = quad_max(most[1]);
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    most[h] = quad_max(most[h]);
+    // With padding="mask" a pixel beyond the map may see no key: weights of 0, as NaN would repeat the unit exactly.
+    if (kMask && most[h] == -infinity()) most[h] = 0;
+  }
   weighted_values(o, sum, s, most, at.keys + kValues, lane);
 }
 

@@ -17,14 +17,13 @@ constexpr int64_t kBlocksAim = 1024, kMostTiles = 32;
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Whether rows of pixels can be copied 16 bytes at a time.
+// Whether pixels can be copied 16 bytes at a time. A map of one row or column needs such strides too: cp.async takes
+// aligned addresses also for pixels beyond the map, of which it reads nothing.
 static inline bool has_chunks(const Map& map, const LocalShape& shape) {
-  const int64_t sizes[4] = {shape.batch, 2, shape.height, shape.width};
-  if (reinterpret_cast<uintptr_t>(map.data) % 16 != 0 || map.stride[1] != 1) return false;
-  for (int i = 0; i < 4; i++) {
-    if (i != 1 && sizes[i] > 1 && map.stride[i] % 8 != 0) return false;
-  }
-  return true;
+  const int64_t* stride = map.stride;
+  const bool images = shape.batch == 1 || stride[0] % 8 == 0;
+  return reinterpret_cast<uintptr_t>(map.data) % 16 == 0 && images && stride[1] == 1 && stride[2] % 8 == 0 &&
+         stride[3] % 8 == 0;
 }
 
 // Why tensor cores cannot serve this shape, or nullptr.
@@ -76,7 +75,8 @@ static inline LocalLayout choose_layout(const LocalShape& shape, bool content, b
   return best;
 }
 
-// Shares the tiles of each image out, for about `blocks` blocks in all: chunks of at most kMostTiles, fewer where there would be too few blocks.
+// Divide the tiles of each image among about `blocks` blocks in all: chunks of at most kMostTiles, smaller ones where
+// there would be too few blocks.
 static inline LocalTiling share_tiles(const LocalShape& shape, const LocalLayout& layout, int64_t blocks) {
   const int64_t tiles_x = ceil_div(shape.width, layout.width()), tiles_y = ceil_div(shape.height, layout.height());
   const int64_t groups = shape.heads / layout.heads, tiles = tiles_x * tiles_y;
@@ -111,7 +111,8 @@ static inline const char* local_launch(const LocalShape& shape, bool content, bo
   return nullptr;
 }
 
-// The forward pass, with pooling, gain, shift and ReLU fused: one launch, with parameters (LocalForward, LocalTiling). `shared_limit`: bytes that a block may have.
+// The forward pass, with pooling, gain, shift and ReLU fused: one launch, with parameters (LocalForward, LocalTiling).
+// `shared_limit`: bytes that a block may have.
 static inline const char* plan_local_forward(const LocalForward& call, size_t shared_limit, Launch& launch,
                                              LocalTiling& tiling, int64_t blocks_aim = kBlocksAim) {
   const char* refusal = local_refusal(call.shape);
@@ -122,6 +123,9 @@ static inline const char* plan_local_forward(const LocalForward& call, size_t sh
     return "tensor cores need channels_last maps with rows of whole 16 bytes";
   }
   if (call.pool != 1 && call.pool != 2) return "tensor cores pool 1 x 1 or 2 x 2 pixels";
+  if ((reinterpret_cast<uintptr_t>(call.gain) | reinterpret_cast<uintptr_t>(call.shift)) % 8 != 0) {
+    return "tensor cores need gain and shift in whole 8 bytes";
+  }
   refusal = local_launch(call.shape, content, position, LocalKernel::forward, shared_limit, blocks_aim, launch, tiling);
   launch.source = "local_forward.cuh", launch.kernel = "sasa_local_forward";
   return refusal;

@@ -12,7 +12,6 @@ std::string cpu_kernels_error() { return kernels_error() == nullptr ? "" : kerne
 
 // Runs on every thread at once: benchmarks compare with the peak of the machine.
 double cpu_multiply_adds(int64_t rounds) {
-  STD_TORCH_CHECK(kernels().multiply_adds != nullptr, "this instruction set has no multiply_adds");
   const Parallel pool = parallel();
   struct Context {
     int64_t rounds;

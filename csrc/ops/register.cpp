@@ -51,29 +51,20 @@ STABLE_TORCH_LIBRARY_IMPL(sasa, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa, CPU, m) {
-  if (kernels_error() != nullptr) return;  // the operators keep the implementations registered in Python,
-  const Kernels& table = kernels();        // as do those that the table does not have
-  if (table.local_forward != nullptr) {
-    m.impl("local_attention", TORCH_BOX(&local_attention));
-    m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
-    m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
-  }
-  if (table.local_backward != nullptr) {
-    m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
-    m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
-  }
-  if (table.block_forward != nullptr) {
-    m.impl("block_attention", TORCH_BOX(&block_attention));
-    m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
-  }
-  if (table.norm_forward != nullptr) m.impl("norm_relu", TORCH_BOX(&norm_relu));
-  if (table.norm_backward != nullptr) m.impl("norm_relu_backward", TORCH_BOX(&norm_relu_backward));
-  if (table.pointwise_gradient != nullptr) m.impl("pointwise_gradient", TORCH_BOX(&pointwise_gradient));
-  if (table.affine != nullptr) m.impl("affine_", TORCH_BOX(&affine_));
-  if (table.block_backward != nullptr) {
-    m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
-    m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
-  }
+  if (kernels_error() != nullptr) return;  // the operators keep the implementations registered in Python
+  m.impl("local_attention", TORCH_BOX(&local_attention));
+  m.impl("local_attention_backward", TORCH_BOX(&local_attention_backward));
+  m.impl("qkv_attention", TORCH_BOX(&qkv_attention));
+  m.impl("qkv_attention_backward", TORCH_BOX(&qkv_attention_backward));
+  m.impl("qkv_attention_inference", TORCH_BOX(&qkv_attention_inference));
+  m.impl("block_attention", TORCH_BOX(&block_attention));
+  m.impl("block_attention_backward", TORCH_BOX(&block_attention_backward));
+  m.impl("block_attention_pooled", TORCH_BOX(&block_attention_pooled));
+  m.impl("block_attention_pooled_backward", TORCH_BOX(&block_attention_pooled_backward));
+  m.impl("norm_relu", TORCH_BOX(&norm_relu));
+  m.impl("norm_relu_backward", TORCH_BOX(&norm_relu_backward));
+  m.impl("pointwise_gradient", TORCH_BOX(&pointwise_gradient));
+  m.impl("affine_", TORCH_BOX(&affine_));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sasa_cuda, CUDA, m) {

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cuda import emulator
+from cuda.emulator import Counts
 from cuda.local_calls import Options, backward, forward
 from helpers import TOLERANCE, relative_error
 from sasa.ops.arguments import LocalInputs, LocalOptions
@@ -105,6 +106,17 @@ def test_operations_fused_for_inference(window, pool, gain, relu):
     assert relative_error(output, want.relu() if relu else want) <= TOLERANCE[BF16]
 
 
+def test_pixels_beyond_a_masked_map_do_not_repeat_a_unit():
+    """They may see no key at all, and nothing that is not finite comes from there."""
+    shuffles = []
+    for padding in ("zeros", "mask"):
+        tensors, _ = inputs(Options(), 1, 12, 8, BF16)
+        counts = Counts()
+        forward(*tensors, Options(padding=padding), counts=counts)
+        shuffles.append(counts.shuffles)
+    assert shuffles[0] == shuffles[1]
+
+
 def test_an_odd_number_of_heads():
     check(Options(7, 3, 8), 1, 6, 10, BF16)
 
@@ -193,3 +205,15 @@ def test_the_plan_refuses_float32_and_other_layouts():
         backward(grad.contiguous(), *tensors, torch.zeros(1, 2, 4, 4), options)
     with pytest.raises(ValueError, match="more shared memory"):
         forward(*tensors, options, limit=1024)
+
+
+def test_the_plan_refuses_addresses_that_are_not_aligned():
+    """Also of pixels beyond a map of one row: an axis of one may have any stride."""
+    options = Options(7, 2, 16)
+    tensors, _ = inputs(options, 1, 1, 4, BF16)
+    odd = [t if t.dim() == 3 else t.as_strided(t.shape, (384, 1, 1, 96)) for t in tensors]
+    with pytest.raises(ValueError, match="channels_last"):
+        forward(*odd, options)
+    gain = torch.ones(33)[1:]
+    with pytest.raises(ValueError, match="gain and shift in whole 8 bytes"):
+        forward(*tensors, options, gain=gain, shift=gain)

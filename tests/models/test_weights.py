@@ -104,19 +104,38 @@ def prune_classifier(network):
     return network
 
 
+def set_option(layer, **options):
+    def change(network):
+        vars(network.get_submodule(layer)).update(options)
+        return network
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
         (lambda network: sasa.convert(network, kernel_size=3, num_heads=4), r"it lacks layer1\.0\.spatial\.weight \("),
         (replace_classifier, r"fc\.weight is \(9, 256\), not \(5, 256\)"),
         (prune_classifier, r"it lacks fc\.weight \(1 missing, 2 extra\)"),
+        (set_option("stem.conv", padding_mode="circular"), r"stem\.conv\.padding_mode is 'circular', not 'zeros'"),
+        (set_option("layer2.0.norm1", eps=1e-3), r"layer2\.0\.norm1\.eps is 0\.001, not 1e-05"),
+        (set_option("layer4.0.spatial", padding="mask"), r"layer4\.0\.spatial\.padding is 'mask', not 'zeros'"),
     ],
 )
 def test_a_changed_network_is_not_saved_as_the_original(change, difference, tmp_path):
     sentence = rf"this resnet26 was changed after it was created and could not be loaded: {difference}"
     with pytest.raises(ArgumentError, match=sentence):
-        change(small("resnet26")).save_pretrained(tmp_path / "network")
+        change(small("resnet26", groups="ccca")).save_pretrained(tmp_path / "network")
     assert not (tmp_path / "network").exists()
+
+
+def test_options_that_do_not_change_the_output_may_change(tmp_path):
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(small()).eval()
+    network.layer4[0].spatial.backend = "reference"
+    network.layer1[0].norm1.momentum = None
+    network.save_pretrained(tmp_path)
+    torch.testing.assert_close(sasa.create_model(tmp_path).eval()(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-4)
 
 
 def test_a_subclass_is_saved_and_random_numbers_stay(tmp_path):

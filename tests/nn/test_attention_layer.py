@@ -353,11 +353,10 @@ def test_an_unknown_backend_is_an_error_at_construction():
         LocalAttention2d(8, 16, backend="cudnn")
 
 
-def test_errors_of_the_input():
-    layer = LocalAttention2d(8, 16, num_heads=4)
-    with argument_error("the input must be (batch, 8, height, width), got (2, 6, 5, 5)"):
-        layer(torch.randn(2, 6, 5, 5))
-    with argument_error("the input must be (batch, 8, height, width), got (2, 8)"):
-        layer(torch.randn(2, 8))
-    with argument_error("the input must be (batch, 8, height, width), got (1, 6, 5, 5)"):
-        layer(torch.randn(6, 5, 5))
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("size", [(2, 6, 5, 5), (2, 8), (6, 5, 5)])
+def test_errors_of_the_input(size, gradients):
+    given = (1, *size) if len(size) == 3 else size
+    sentence = f"the input must be (batch, 8, height, width), got {given}"
+    with torch.set_grad_enabled(gradients), argument_error(sentence):
+        LocalAttention2d(8, 16, num_heads=4)(torch.randn(size))

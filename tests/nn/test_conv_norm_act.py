@@ -86,6 +86,31 @@ def test_inference_behind_a_convolution(seen, form):
     assert torch.equal(residual, kept)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@torch.no_grad()
+def test_a_shortcut_in_another_dtype(seen, memory_format):
+    """Under autocast the convolution's output is rounded, and the input of the block may not be."""
+    layer, norm = block_of(nn.Conv2d(16, 16, 1))
+    x = images(2, 16, 5, 7).contiguous(memory_format=memory_format)
+    norm.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        got, want = FORMS["add, relu"](layer, norm, x, x), PLAIN["add, relu"](layer, norm, x, x)
+    assert seen == ["affine_"]
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), want, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_input_stays_where_layers_were_removed(form, gradients):
+    x, residual = normal(2, 16, 5, 7), normal(2, 16, 5, 7, seed=1)
+    kept = x.clone()
+    with torch.set_grad_enabled(gradients):
+        got = FORMS[form](nn.Identity(), nn.Identity(), x, residual)
+    assert torch.equal(x, kept)
+    assert torch.equal(got, PLAIN[form](nn.Identity(), nn.Identity(), x, residual))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.no_grad()
 def test_inference_behind_attention(seen, stride):
@@ -123,19 +148,6 @@ def test_training_behind_a_convolution(seen, form, momentum):
         torch.testing.assert_close(residual.grad, other_residual.grad)
     for one, other in zip(norm.buffers(), other_norm.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("watched", ["layer", "norm"])
-@torch.no_grad()
-def test_a_hook_sees_inputs_and_outputs(seen, watched):
-    layer, norm = conv_norm()
-    norm.eval()
-    caught = []
-    {"layer": layer, "norm": norm}[watched].register_forward_hook(lambda m, i, output: caught.append(output.clone()))
-    x = images(2, 8, 5, 7)
-    conv_norm_act(x, layer, norm)
-    assert not seen
-    assert len(caught) == 1
 
 
 def test_contiguous_maps_in_training_use_torchs_operations(seen):

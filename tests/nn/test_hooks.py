@@ -95,6 +95,14 @@ def test_a_hook_on_a_part(kind, part, hook):
     assert all(sizes[0].shape[0] == 16 for sizes in results[1]), "the whole batch"
 
 
+@pytest.mark.parametrize("hook", ["forward", "forward pre", "forward put in"])
+def test_a_hook_runs_once_for_an_image_without_a_batch(hook):
+    layer, seen = step("attention").conv, []
+    watch(hook, layer, seen)
+    layer(MAPS[0])
+    assert [sizes[0].shape for sizes in seen] == [(8, 6, 5)]
+
+
 @pytest.mark.parametrize("part", ["conv.qkv", "conv"])
 @torch.no_grad()
 def test_a_hook_on_a_part_of_the_projection(part):

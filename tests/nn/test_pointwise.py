@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 import sasa
@@ -138,14 +137,6 @@ def test_other_convolutions_are_torchs(case):
         y = convolve(conv, x.requires_grad_())
         assert not uses_kernel(y)
         torch.testing.assert_close(y, conv(x), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward-mode formulas use it
-def test_forward_mode():
-    conv, x, tangent = make_conv(), image(), image() + 1
-    with forward_ad.dual_level():
-        y = convolve(conv, forward_ad.make_dual(x, tangent))
-        torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, conv(tangent))
 
 
 def test_traces_contain_the_layer():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 import sasa
@@ -63,6 +64,24 @@ def test_transforms_of_a_layer(name):
         assert_close(got, want, 1e-9)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["first", "last"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sasa.LocalAttention2d(3, 4, 3, num_heads=1),
+        lambda: sasa.AttentionStem(3, 4, num_heads=1, norm=False, pool=False),
+    ],
+    ids=["attention", "stem"],
+)
+def test_batch_norm_of_one_image(make, memory_format):
+    """Its gradients in torch are wrong for one image with unusual strides."""
+    model = torch.nn.Sequential(make(), torch.nn.BatchNorm2d(4)).double().eval()
+    image, weights = normal(1, 3, 6, 5).to(memory_format=memory_format), normal(1, 4, 6, 5, seed=1)
+    got = grad(lambda t: (model(t) * weights).sum())(image)
+    (want,) = torch.autograd.grad(model(image.requires_grad_()), image, weights)
+    assert_close(got, want, 1e-9)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_of_each_sample(name):
     model, reference = (m.eval() for m in pair(NETWORKS[name]))
@@ -97,6 +116,23 @@ def test_a_gradient_penalty(name, memory_format, training):
         assert (got is None) == (want is None)
         if got is not None:
             assert_close(got, want, 2e-3, otherwise=size)
+
+
+@pytest.mark.parametrize("gradients", ["all", "of the image", "none"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [*LAYERS, *NETWORKS])
+def test_forward_mode(name, training, gradients):
+    """The fused operators, which have no tangent, are not used, whether or not reverse mode records anything."""
+    make, channels = LAYERS.get(name) or (NETWORKS[name], 3)
+    tangents = []
+    for model in pair(make):
+        model.float().train(training).to(memory_format=torch.channels_last).requires_grad_(gradients == "all")
+        image, step = (normal(2, channels, 16, 20, seed=n, dtype=torch.float32) for n in (0, 1))
+        with torch.set_grad_enabled(gradients != "none"), forward_ad.dual_level():
+            output = model(forward_ad.make_dual(image.to(memory_format=torch.channels_last), step))
+            tangents.append(forward_ad.unpack_dual(output).tangent)
+    assert tangents[1].abs().max() > 1e-4
+    assert_close(*tangents, 1e-3)
 
 
 def test_an_ensemble_by_vmap():

@@ -99,6 +99,18 @@ def test_inductor_runs_a_layer(device, monkeypatch):
     assert_close(got[1], want[1], 1e-5)
 
 
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["sasa_resnet26", "resnet26"])
+def test_a_network_is_one_graph(name, training):
+    torch.manual_seed(0)
+    network = sasa.create_model(name, layers=(1, 1, 1, 1), num_classes=3, num_heads=2, width=0.25)
+    network = network.train(training).to(memory_format=torch.channels_last)
+    images = normal(2, 3, 64, 64, dtype=torch.float32).to(memory_format=torch.channels_last)
+    with torch.set_grad_enabled(training):
+        assert_close(torch.compile(network, fullgraph=True, backend="eager")(images), network(images), 1e-3)
+
+
 NAMED = {n: torch.export.Dim(name, min=2, max=512) for n, name in ((0, "batch"), (2, "height"), (3, "width"))}
 AUTO = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
 

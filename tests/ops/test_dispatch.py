@@ -16,12 +16,10 @@ from helpers import (
     normal,
     output_and_gradients,
 )
-from operators import BACKEND, BLOCK_SHAPE, LOCAL_SHAPE, OPERATORS, block, leaves, local
+from operators import BACKEND, BLOCK_SHAPE, LOCAL_SHAPE, OPERATORS, block, leaves, local, of_given
 
 # torch loads its own forward-mode formulas with torch.jit.script, and warns of it.
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-# vmap loops over an operation without a batching rule, such as the gradient of unfold, and warns of it.
-VMAP_LOOPS = pytest.mark.filterwarnings("ignore:There is a performance drop")
 # vmap loops over an operation without a batching rule, such as the gradient of unfold, and warns of it.
 VMAP_LOOPS = pytest.mark.filterwarnings("ignore:There is a performance drop")
 # opcheck reads .grad of tensors that have none.
@@ -105,29 +103,16 @@ def test_the_fake_results_have_the_real_strides(operator, make_inputs, layout, d
 @pytest.mark.parametrize("padding", ["zeros", "mask"])
 @pytest.mark.parametrize("terms", ["both", "content", "relative"])
 def test_gradcheck_local_attention(terms, padding, backend):
-    tensors = leaves(local_inputs(1, 2, 2, 1, 3, 2, 3, terms=terms))
-    given = [t for t in tensors if t is not None]
-
-    def function(*some):
-        rest = iter(some)
-        return local(*[None if t is None else next(rest) for t in tensors], padding=padding, backend=backend)
-
-    assert torch.autograd.gradcheck(function, given)
+    tensors = local_inputs(1, 2, 2, 1, 3, 2, 3, terms=terms)
+    assert torch.autograd.gradcheck(*of_given(local, tensors, padding=padding, backend=backend))
 
 
 @BACKEND
 @pytest.mark.parametrize("values", ["weights", "map"])
 @pytest.mark.parametrize("terms", ["both", "content", "relative"])
 def test_gradcheck_block_attention(terms, values, backend):
-    tensors = leaves(block_inputs(1, 2, 2, 2, 1, 3, 2, 2, terms=terms, values=values))
-    given = [t for t in tensors if t is not None]
-
-    def function(*some):
-        rest = iter(some)
-        every = [None if t is None else next(rest) for t in tensors]
-        return block(*every, block_size=2, backend=backend)
-
-    assert torch.autograd.gradcheck(function, given)
+    tensors = block_inputs(1, 2, 2, 2, 1, 3, 2, 2, terms=terms, values=values)
+    assert torch.autograd.gradcheck(*of_given(block, tensors, block_size=2, backend=backend))
 
 
 @OPERATORS
@@ -190,17 +175,12 @@ def test_plain_torch_by_name_has_no_second_derivative(operator, make_inputs):
 @pytest.mark.parametrize("terms", ["both", "content", "relative"])
 @pytest.mark.parametrize("is_local", [True, False], ids=["local_attention", "block_attention"])
 def test_gradgradcheck(is_local, terms, backend):
-    operator = local if is_local else block
-    make = (local_inputs, (1, 1, 2, 1, 2, 2, 3)) if is_local else (block_inputs, (1, 1, 1, 2, 1, 2, 1, 2))
-    tensors = leaves(make[0](*make[1], terms=terms))
-    options = {"num_heads": 1} if is_local else {"num_heads": 1, "block_size": 2}
-    given = [t for t in tensors if t is not None]
-
-    def function(*some):
-        rest = iter(some)
-        return operator(*[None if t is None else next(rest) for t in tensors], backend=backend, **options)
-
-    assert torch.autograd.gradgradcheck(function, given)
+    if is_local:
+        checked = of_given(local, local_inputs(1, 1, 2, 1, 2, 2, 3, terms=terms), num_heads=1, backend=backend)
+    else:
+        inputs = block_inputs(1, 1, 1, 2, 1, 2, 1, 2, terms=terms)
+        checked = of_given(block, inputs, num_heads=1, block_size=2, backend=backend)
+    assert torch.autograd.gradgradcheck(*checked)
 
 
 def test_one_tensor_as_several_inputs_has_the_sum_of_their_second_derivatives():
@@ -290,15 +270,6 @@ def test_torch_func_grad_is_the_gradient(operator, make_inputs):
     got = torch.func.grad(lambda t: operator(t, *rest).sum())(first)
     want = output_and_gradients(operator, [first, *rest], torch.ones_like(operator(first, *rest)))[1]
     assert_close(got, want)
-
-
-@OPERATORS
-@VMAP_LOOPS
-def test_gradients_of_each_sample(operator, make_inputs):
-    first, *rest = make_inputs()
-    gradient = torch.func.grad(lambda t: operator(t, *rest).square().sum())
-    many = torch.stack([first, 0.5 * first, -first])
-    assert_close(torch.func.vmap(gradient)(many), torch.stack([gradient(t) for t in many]))
 
 
 @OPERATORS

@@ -14,8 +14,9 @@ from torch import Tensor
 from sasa.errors import SasaError
 from sasa.export import blocks, tiles
 from sasa.ops.arguments import BlockForward, LocalForward, PooledForward, QkvForward, QkvInference
+from sasa.ops.norm_relu import scaled
 from sasa.ops.precision import is_channels_last
-from sasa.ops.register import packer
+from sasa.ops.register import packer, with_flat_arguments
 
 
 def _in_layout_of(like: Tensor, map_BCHW: Tensor) -> Tensor:
@@ -35,14 +36,11 @@ def _qkv(call: QkvForward) -> tuple[Tensor, Tensor]:
 
 
 def _inference(call: QkvInference) -> Tensor:
-    y, _ = tiles.local_attention(*QkvForward(call.inputs, call.options).local)
+    y, _ = tiles.local_attention(*call.forward.local)
     gain, shift, relu, pool = call.epilogue
     if pool > 1:
         y = F.avg_pool2d(y, pool, ceil_mode=True, count_include_pad=False)
-    if gain is not None:
-        y = y * gain[:, None, None]
-    if shift is not None:
-        y = y + shift[:, None, None]
+    y = scaled(y, gain, shift)
     return _in_layout_of(call.inputs.qkv, (y.relu() if relu else y).to(call.inputs.qkv.dtype))
 
 
@@ -56,22 +54,12 @@ def _pooled(call: PooledForward) -> tuple[Tensor, Tensor, Tensor]:
     return _in_layout_of(call.inputs.image, extreme), _in_layout_of(call.inputs.image, position), sums
 
 
-def _flat(function: Callable[[Any], Any], arguments: type[Any]) -> Callable[..., Any]:
-    """Wrap a function of an op's named tuple in the op's own signature."""
-    pack = packer(arguments)
-
-    def call(*values: Any) -> Any:
-        return function(pack(iter(values)))
-
-    return call
-
-
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.sasa.local_attention.default: _flat(_local, LocalForward),
-    torch.ops.sasa.qkv_attention.default: _flat(_qkv, QkvForward),
-    torch.ops.sasa.qkv_attention_inference.default: _flat(_inference, QkvInference),
-    torch.ops.sasa.block_attention.default: _flat(_block, BlockForward),
-    torch.ops.sasa.block_attention_pooled.default: _flat(_pooled, PooledForward),
+    torch.ops.sasa.local_attention.default: with_flat_arguments(_local, packer(LocalForward)),
+    torch.ops.sasa.qkv_attention.default: with_flat_arguments(_qkv, packer(QkvForward)),
+    torch.ops.sasa.qkv_attention_inference.default: with_flat_arguments(_inference, packer(QkvInference)),
+    torch.ops.sasa.block_attention.default: with_flat_arguments(_block, packer(BlockForward)),
+    torch.ops.sasa.block_attention_pooled.default: with_flat_arguments(_pooled, packer(PooledForward)),
 }
 OLDEST_OPSET = 9  # of the exporter that works by torch.jit.trace
 

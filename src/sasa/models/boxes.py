@@ -18,8 +18,6 @@ ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width of the anchors
 OBJECT_IOU, BACKGROUND_IOU = 0.5, 0.4  # an anchor with at least the first is an object; below the second, background
 BETA = 1 / 9  # where the box loss changes from quadratic to linear
 CROWD_FRACTION = 0.5  # a background anchor with more than this fraction inside a crowd region is ignored
-
-
 IGNORED = -2  # torchvision's Matcher.BETWEEN_THRESHOLDS: an anchor that is neither object nor background
 
 

@@ -56,11 +56,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
 
 
 def check_name(repo_id: str) -> None:
-    """Raise unless repo_id has the form OWNER/NAME.
-
-    Raises:
-        ArgumentError: it has another form.
-    """
+    """Raise an `ArgumentError` unless repo_id has the form OWNER/NAME."""
     if not NAME.fullmatch(repo_id):
         raise ArgumentError(f"the name of a network on the Hub must be OWNER/NAME, got {repo_id!r}")
 

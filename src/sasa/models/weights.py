@@ -13,11 +13,16 @@ from torch import nn
 
 from sasa.errors import ArgumentError, SasaError
 from sasa.files import atomic_write, write_errors
+from sasa.nn import AttentionStem, LocalAttention2d
 from sasa.nn.fold import is_folded
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
+# Layers whose options decide a network's output, the types of options, and those that do not decide it.
+LAYERS = (LocalAttention2d, AttentionStem, nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
+OPTION = (int, float, str, tuple)
+NOT_SAVED = ("backend", "momentum", "training")
 State = dict[str, torch.Tensor]
 PICKLES = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # first bytes of torch.save files
 
@@ -33,7 +38,7 @@ def save_network(network: nn.Module, directory: str | Path, metadata: dict[str, 
         kind: the class, (config, name) -> network, that it is loaded as.
 
     Raises:
-        ArgumentError: the network's modules are not those of its options, so that it could not be loaded.
+        ArgumentError: the network's layers are not those of its options, so that it could not be loaded.
         SasaError: a file cannot be written, or safetensors is not installed.
     """
     if is_folded(network):
@@ -43,7 +48,7 @@ def save_network(network: nn.Module, directory: str | Path, metadata: dict[str, 
         )
     with torch.device("meta"):
         loaded = kind(network.config, network.name)
-    if difference := _difference(network.state_dict(), loaded.state_dict()):
+    if difference := _difference(network.state_dict(), loaded.state_dict()) or _changed_option(network, loaded):
         raise ArgumentError(
             f"this {network.name} was changed after it was created and could not be loaded: {difference}; save its "
             "state_dict(), and load that into a network with the same changes"
@@ -113,6 +118,17 @@ def _difference(state: State, expected: State) -> str:
             return f"{name} is {tuple(tensor.shape)}, not {tuple(like.shape)}"
         if tensor.is_floating_point() != like.is_floating_point():
             return f"{name} is {tensor.dtype}, not {like.dtype}"
+    return ""
+
+
+def _changed_option(network: nn.Module, loaded: nn.Module) -> str:
+    """Say which option of a layer differs from that of the network as it would be loaded; "" if none does."""
+    for name, layer in loaded.named_modules():
+        if isinstance(layer, LAYERS):
+            given = vars(network.get_submodule(name))
+            for option, value in vars(layer).items():
+                if isinstance(value, OPTION) and option not in NOT_SAVED and given.get(option) != value:
+                    return f"{name}.{option} is {given.get(option)!r}, not {value!r}"
     return ""
 
 

@@ -3,6 +3,8 @@
 Shapes: B batch, C channels, H x W the map, N heads, K the kernel size, D channels of a head.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -144,7 +146,7 @@ class LocalAttention2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); also without B."""
         if isinstance(x, Tensor) and x.dim() == 3:  # a tracing proxy has no shape and counts as a batch
-            return self(x[None])[0]
+            return LocalAttention2d.forward(self, x[None])[0]  # not self(...), which would run hooks twice
         check_positive(self.stride, "stride")
         if self.may_infer(x):
             return self.infer(x, Epilogue(None, None, False, self.stride))
@@ -187,7 +189,7 @@ class LocalAttention2d(nn.Module):
         # equal-sized chunks reuse the allocator's memory.
         if torch.compiler.is_compiling() or x.device.type != "cpu":  # first: a graph must not depend on the batch size
             return qkv_attention_inference(self.inputs(x), epilogue, self.options)
-        bytes_each = 3 * self.out_channels * x.shape[2] * x.shape[3] * x.element_size()
+        bytes_each = 3 * self.out_channels * math.prod(x.shape[2:]) * x.element_size()
         images = max(1, PROJECTED_BYTES // max(1, bytes_each))
         if images >= x.shape[0]:
             return qkv_attention_inference(self.inputs(x), epilogue, self.options)

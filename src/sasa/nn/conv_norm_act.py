@@ -43,7 +43,7 @@ def conv_norm_act(
     if _is_normalised_by_kernel(norm, y, residual):
         return _normalise(y, norm, residual, relu)
     y = norm(y)
-    if is_watched(conv, norm):  # a hook may have stored the output: do not overwrite it
+    if y is x or is_watched(conv, norm):  # Identity returned the input, or a hook may have stored the output
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
     if residual is not None:

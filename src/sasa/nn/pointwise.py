@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from sasa.ops.fusion import is_transforming, may_fuse
 from sasa.ops.pointwise import PointwiseConvolution, convolve_by_onednn, needs_onednn
@@ -15,7 +14,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         return conv(x)
     if _has_gradient_kernel(conv, x):
         return PointwiseConvolution.apply(x, conv.weight, conv.stride[0])
-    if conv.stride == (1, 1) and needs_onednn(x) and may_fuse("mkldnn_convolution", x, conv):
+    if conv.stride == (1, 1) and may_fuse("mkldnn_convolution", x, conv) and needs_onednn(x):
         return convolve_by_onednn(x, conv.weight, conv.bias)
     return conv(x)
 
@@ -29,11 +28,10 @@ def _is_pointwise(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.groups == 1
         and conv.weight.dtype == torch.float32
         and conv.weight.stride()[:2] == (conv.in_channels, 1)
-        and not is_transforming()  # under vmap is_rows would raise
+        and not is_transforming()  # under vmap is_rows would raise; in forward mode the operators have no tangent
         and is_rows(x)
         and x.shape[1] == conv.in_channels
         and not torch.is_autocast_enabled("cpu")
-        and forward_ad._current_level < 0
     )
 
 

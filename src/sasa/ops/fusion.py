@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active, _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from sasa.ops import native
@@ -17,12 +18,8 @@ from sasa.ops.checks import has_tangent
 # Device types with fused kernels, and for each a function that says why this process has none.
 FUSING = {"cpu": native.missing, "cuda": native.cuda_not_chosen}
 WITHOUT_GRADIENT = {"affine_", "qkv_attention_inference", "mkldnn_convolution"}
-CPU_EAGER = {
-    "affine_",
-    "norm_relu",
-    "pointwise_gradient",
-    "mkldnn_convolution",
-}  # without a CUDA kernel; compilers get torch's operations
+# Without a CUDA kernel; compilers get torch's operations.
+CPU_EAGER = {"affine_", "norm_relu", "pointwise_gradient", "mkldnn_convolution"}
 DIFFERENTIATING = {_functorch.TransformType.Grad, _functorch.TransformType.Jvp}
 
 
@@ -63,11 +60,14 @@ def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
     tangent: the dispatcher ops have a reverse-mode gradient only. Second derivatives (`create_graph=True`) do not need
     the reference in the forward pass: the backward op handles them (`sasa.ops.gradients.SecondGradient`).
     """
-    if is_transforming() and any(level.key() in DIFFERENTIATING for level in _functorch.get_interpreter_stack()):
-        return True
-    return any(map(has_tangent, inputs))
+    if not is_transforming():
+        return False
+    levels = _functorch.get_interpreter_stack() or ()
+    return any(level.key() in DIFFERENTIATING for level in levels) or any(map(has_tangent, inputs))
 
 
 def is_transforming() -> bool:
-    """Return whether a transform of torch.func is active, vmap included."""
-    return not torch.compiler.is_compiling() and _are_functorch_transforms_active()
+    """Return whether a transform of torch.func (vmap included) or forward-mode differentiation is active."""
+    if torch.compiler.is_compiling():
+        return False
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0

@@ -149,13 +149,13 @@ def affine_(
         x: (B, C, H, W), dense: contiguous or channels_last; must not be needed for a gradient.
         gain: (C,), or None for 1.
         shift: (C,), or None for 0.
-        residual: (B, C, H, W), or None.
+        residual: (B, C, H, W), of any layout and dtype, or None.
         relu: whether negative results become 0.
 
     Returns:
         x.
     """
-    if residual is not None and residual.stride() != x.stride():
+    if residual is not None and (residual.dtype != x.dtype or residual.stride() != x.stride()):
         residual = torch.empty_like(x).copy_(residual)
     torch.ops.sasa.affine_(x, gain, shift, residual, relu)
     return x

@@ -55,3 +55,10 @@ def empty_map(
     if not is_channels_last(like):
         return like.new_empty((batch, channels, height, width), dtype=dtype)
     return like.new_empty((batch, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
+
+
+def in_layout_of(like: Tensor, map_BCHW: Tensor) -> Tensor:
+    """A copy of the map as `empty_map` lays it out; differentiable, also under torch.func."""
+    if not is_channels_last(like):
+        return map_BCHW.clone(memory_format=torch.contiguous_format)
+    return map_BCHW.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)

@@ -124,14 +124,14 @@ def register(
     if not hasattr(torch.ops.sasa, name):
         torch.library.define(qualified, schema)
     pack = packer(arguments)
-    torch.library.impl(qualified, "CompositeExplicitAutograd", _flat(plain, pack))
-    if not has_kernel(name, "CUDA"):
+    torch.library.impl(qualified, "CompositeExplicitAutograd", with_flat_arguments(plain, pack))
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CUDA"):
         if cuda is not None:
-            torch.library.impl(qualified, "CUDA", _flat(cuda, pack))
+            torch.library.impl(qualified, "CUDA", with_flat_arguments(cuda, pack))
     else:  # csrc/cuda_or_plain.h calls it where no kernel supports a call
         torch.library.define(f"{PLAIN_NAMESPACE}::{name}", schema)
-        torch.library.impl(f"{PLAIN_NAMESPACE}::{name}", "CompositeExplicitAutograd", _flat(plain, pack))
-    torch.library.register_fake(qualified, _flat(fake, pack))
+        torch.library.impl(f"{PLAIN_NAMESPACE}::{name}", "CompositeExplicitAutograd", with_flat_arguments(plain, pack))
+    torch.library.register_fake(qualified, with_flat_arguments(fake, pack))
     if isinstance(gradient, SecondGradient):
         gradient = gradient.functions(pack)
     if isinstance(gradient, str):
@@ -168,11 +168,6 @@ def register_twins(namespace: str, calls: Calls) -> None:
         op = getattr(torch.ops.sasa, name).default
         torch.library.define(f"{namespace}::{name}", str(op._schema).partition(name)[2])
         torch.library.register_fake(f"{namespace}::{name}", op)
-
-
-def has_kernel(name: str, key: str) -> bool:
-    """Return whether a kernel of the op `sasa::NAME` is registered for a device's dispatch key, such as "CPU"."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"sasa::{name}", key)
 
 
 def flop_formula(arguments: Arguments, count: Callable[[Any], int]) -> Callable[..., int]:
@@ -226,7 +221,7 @@ def _is_named_tuple(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
-def _flat(function: Implementation, pack: Callable[[Iterator[Any]], Any]) -> Callable[..., Any]:
+def with_flat_arguments(function: Implementation, pack: Callable[[Iterator[Any]], Any]) -> Callable[..., Any]:
     """Wrap a function for torch: flat arguments, and an empty tensor for a result that is None."""
 
     def call(*values: Any) -> Any:

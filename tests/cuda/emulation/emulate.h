@@ -147,6 +147,7 @@ SASA_DEVICE void store_global(V* pointer, V value, SASA_PLACE) {
 }
 
 SASA_DEVICE void copy_async(unsigned offset, const void* source, bool inside, SASA_PLACE) {
+  emulation::check_aligned(source, 16);  // also where nothing is read
   if (inside) emulation::check_global(source, 16, false);
   const auto address = inside ? reinterpret_cast<uintptr_t>(source) : 0;
   if (emulation::counting) emulation::count_access(emulation::Kind::copy, offset, 16, file, line, address);

@@ -14,9 +14,14 @@ struct Buffer {
 };
 inline std::vector<Buffer> buffers;  // empty: global memory is not checked
 
+inline void check_aligned(const void* pointer, unsigned bytes) {
+  if (reinterpret_cast<uintptr_t>(pointer) % bytes == 0) return;
+  fail("a global access of %u bytes at an address that is not a multiple of it", bytes);
+}
+
 inline void check_global(const void* pointer, unsigned bytes, bool write) {
+  check_aligned(pointer, bytes);
   const auto begin = reinterpret_cast<uintptr_t>(pointer);
-  if (begin % bytes != 0) fail("a global access of %u bytes at an address that is not a multiple of it", bytes);
   if (buffers.empty()) return;
   for (const Buffer& buffer : buffers) {
     if (begin >= buffer.begin && begin + bytes <= buffer.end) {

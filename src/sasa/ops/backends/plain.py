@@ -5,6 +5,7 @@ from torch import Tensor
 from sasa.ops import eager, eager_block, reference
 from sasa.ops.arguments import Calls
 from sasa.ops.backends.base import Backend, FunctionBackend, Inputs, Options
+from sasa.ops.precision import in_layout_of
 from sasa.ops.register import Functions
 
 
@@ -19,8 +20,11 @@ class ReferenceBackend(Backend):
         return None
 
     def attend(self, calls: Calls, inputs: Inputs, options: Options) -> Tensor:
-        """Differentiable in both modes."""
-        return getattr(reference, calls.name)(inputs, options)[0]
+        """Differentiable in both modes.
+
+        In the layout of the first input: torch's batch norm has wrong gradients for one image with other strides.
+        """
+        return in_layout_of(inputs[0], getattr(reference, calls.name)(inputs, options)[0])
 
 
 class EagerBackend(FunctionBackend):
