@@ -207,9 +207,12 @@ class Calls(NamedTuple):
     backward: type[Any]
 
     def gradient(self, grad_output: Tensor, inputs: Any, logsumexp: Tensor, options: Any, image_gradient: bool) -> Any:
-        """Return the backward call; only that of block attention says whether the first input needs a gradient."""
-        needed = (image_gradient,) if self.backward is BlockBackward else ()
-        return self.backward(grad_output, inputs, logsumexp, options, *needed)
+        """Return the backward call."""
+        return self.backward(grad_output, inputs, logsumexp, options, *self.needs(image_gradient))
+
+    def needs(self, image_gradient: bool) -> tuple[bool, ...]:
+        """Return the last arguments of a backward call: that of block attention says whether the image needs a gradient."""
+        return (image_gradient,) if self.backward is BlockBackward else ()
 
 
 LOCAL = Calls("local_attention", LocalInputs, LocalForward, LocalBackward)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sasa.errors import ArgumentError
 from sasa.ops import eager_block, flops, reference
 from sasa.ops.arguments import BlockBackward, BlockForward, BlockInputs, BlockOptions, PooledBackward, PooledForward
+from sasa.ops.call import call_op
 from sasa.ops.gradients import Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import autocast_to, compute_dtype, empty_map, without_autocast
 from sasa.ops.reference import from_blocks, to_blocks
@@ -39,7 +40,7 @@ def block_attention_pooled(inputs: BlockInputs, sign: Tensor, options: BlockOpti
     *rounded, value = autocast_to(image.device, image, w_query, w_key, w_value, value)
     inputs = BlockInputs(*rounded, rel_row, rel_col, value)  # pyright: ignore
     with without_autocast(image.device):
-        extreme, _position, sums = torch.ops.sasa.block_attention_pooled(*inputs, sign, *options)
+        extreme, _position, sums = call_op("block_attention_pooled", *inputs, sign, *options)
     return extreme, sums
 
 
@@ -100,8 +101,8 @@ def _gradient(grads, inputs, position, options, image_gradient):
         grad_extreme = empty_map(inputs[0], position.shape[1], size=position.shape[2:]).zero_()
     if grad_sums is None:
         grad_sums = inputs[0].new_zeros((2, position.shape[1]), dtype=torch.float64)
-    return torch.ops.sasa.block_attention_pooled_backward(
-        grad_extreme, grad_sums, position, *inputs, *options, image_gradient
+    return call_op(
+        "block_attention_pooled_backward", grad_extreme, grad_sums, position, *inputs, *options, image_gradient
     )
 
 

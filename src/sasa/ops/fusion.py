@@ -66,6 +66,12 @@ def needs_reference(inputs: Iterable[Tensor | None]) -> bool:
     return any(level.key() in DIFFERENTIATING for level in levels) or any(map(has_tangent, inputs))
 
 
+def is_eager() -> bool:
+    """Return whether an operator runs where it is called: nothing compiles, traces, transforms or records the call."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return not (recorded or is_transforming() or torch._C._len_torch_dispatch_stack())
+
+
 def is_transforming() -> bool:
     """Return whether a transform of torch.func (vmap included) or forward-mode differentiation is active."""
     if torch.compiler.is_compiling():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sasa.ops.call import call_op
 from sasa.ops.gradients import CustomGradient, SecondGradient
 from sasa.ops.precision import compute_dtype
 from sasa.ops.register import register
@@ -31,7 +32,7 @@ def norm_relu(
     Returns:
         The map, and the mean and (biased) variance of each channel, (C,), which are not differentiable.
     """
-    return torch.ops.sasa.norm_relu(x, weight, bias, residual, relu, eps)
+    return call_op("norm_relu", x, weight, bias, residual, relu, eps)
 
 
 class NormForward(NamedTuple):
@@ -114,8 +115,8 @@ def _setup_context(ctx, inputs, output):
 def _autograd(ctx, grad, _grad_mean, _grad_variance):
     x, y, weight, bias, mean, variance = ctx.saved_tensors  # read once: checkpointing refuses a second time
     grad = grad.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_weight, grad_bias, grad_residual = torch.ops.sasa.norm_relu_backward(
-        grad, x, y, weight, bias, mean, variance, ctx.relu, ctx.eps
+    grad_x, grad_weight, grad_bias, grad_residual = call_op(
+        "norm_relu_backward", grad, x, y, weight, bias, mean, variance, ctx.relu, ctx.eps
     )
     if y is None:
         grad_residual = None

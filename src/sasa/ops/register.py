@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sasa.ops import native  # noqa: F401 - loaded first: its library defines the schemas
 from sasa.ops.arguments import Calls
+from sasa.ops.call import add_function, call_op
 from sasa.ops.gradients import CustomGradient, Gradient, SecondGradient, composed_gradients
 from sasa.ops.precision import compute_dtype, empty_map
 
@@ -64,8 +65,7 @@ def register_attention(
     count, name = len(calls.inputs._fields), f"{calls.name}_backward"
 
     def gradient(grads, inputs, logsumexp, options, image_gradient):
-        call = calls.gradient(grads[0], calls.inputs(*inputs), logsumexp, options, image_gradient)
-        return getattr(torch.ops.sasa, name)(*flatten(call))
+        return call_op(name, grads[0], *inputs, logsumexp, *options, *calls.needs(image_gradient))
 
     def composed(call):
         return composed_gradients(lambda inputs: reference(inputs, call.options)[:1], call.inputs, [call.grad_output])
@@ -138,6 +138,7 @@ def register(
         torch.library.register_autograd(qualified, _refusal(gradient))
     elif gradient is not None:
         torch.library.register_autograd(qualified, gradient.differentiate, setup_context=gradient.setup_context)
+        add_function(name, gradient)
     if flops is not None:
         FLOP_FORMULAS[getattr(torch.ops.sasa, name)] = flop_formula(arguments, flops)
 

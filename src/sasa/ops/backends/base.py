@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sasa.ops.arguments import BlockInputs, BlockOptions, Calls, LocalInputs, LocalOptions
+from sasa.ops.call import call_op
 from sasa.ops.checks import check_no_forward_mode
 from sasa.ops.precision import without_autocast
 from sasa.ops.register import Functions
@@ -40,7 +41,7 @@ class Backend(ABC):
 def dispatch(calls: Calls, inputs: NamedTuple, options: NamedTuple) -> Tensor:
     """Call the dispatcher op: it runs the kernel of the device of the inputs, or plain torch where there is none."""
     with without_autocast(inputs[0].device):
-        return getattr(torch.ops.sasa, calls.name)(*inputs, *options)[0]
+        return call_op(calls.name, *inputs, *options)[0]
 
 
 class FunctionBackend(Backend):
