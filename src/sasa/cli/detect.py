@@ -88,7 +88,9 @@ class BoxTable(PredictionTable):
 
     def add(self, answer: "Detected") -> None:
         """Print one line."""
-        typer.echo(f"{answer.name}  {count_by_class(answer.labels)}")
+        from sasa.data.text import printable
+
+        typer.echo(f"{printable(answer.name)}  {count_by_class(answer.labels)}")
 
 
 def count_by_class(labels: list[str]) -> str:

@@ -126,13 +126,17 @@ class TopTable(PredictionTable):
 
     def heading(self, paths: list[Path], labels: list[str]) -> None:
         """Print "image  top 1  top 2  ..."."""
-        self.name = min(60, max(len("image"), *(len(str(path)) for path in paths)))
+        from sasa.data.text import printable
+
+        self.name = min(60, max(len("image"), *(len(printable(path)) for path in paths)))
         self.label = min(LONGEST_LABEL, max(map(len, labels)))
         columns = "  ".join(f"top {n + 1}".ljust(self.label + 7) for n in range(min(self.top, len(labels))))
         typer.echo(f"{'image':<{self.name}}  {columns.rstrip()}")
 
     def add(self, answer: "Prediction") -> None:
         """Print one line."""
+        from sasa.data.text import printable
+
         best = zip(answer.labels, answer.shares, strict=True)
         cells = "  ".join(f"{shorten(label, LONGEST_LABEL):<{self.label}} {share:>6.1%}" for label, share in best)
-        typer.echo(f"{answer.name:<{self.name}}  {cells}")
+        typer.echo(f"{printable(answer.name):<{self.name}}  {cells}")
