@@ -2,11 +2,11 @@
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from sasa.data.directories import is_clutter
+from sasa.data.directories import files_below
 from sasa.data.images import SUFFIXES
 from sasa.data.text import not_used, printable, repeated
 from sasa.errors import DataError
@@ -115,7 +115,7 @@ class PathIndex:
     @classmethod
     def below(cls, root: Path) -> "PathIndex":
         """Index all files below a directory, except those in hidden directories."""
-        return cls(_files_below(root))
+        return cls(files_below(root))
 
     def find(self, name: str) -> str | None:
         """Return the path below the root; None if nothing or more than one file matches."""
@@ -131,12 +131,6 @@ class PathIndex:
             if len(same) == 1:
                 return same[0]
         return None
-
-
-def _files_below(root: Path) -> Iterator[str]:
-    for directory, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not is_clutter(name))
-        yield from (os.path.relpath(f"{directory}/{file}", root) for file in files)
 
 
 def _folded(path: str) -> str:
