@@ -74,6 +74,33 @@ def test_an_average_may_lag_in_the_first_half():
     assert kinds(table) == set()
 
 
+def test_one_or_two_held_out_images_are_chance():
+    table = rows(train_top1=0.95, held_out_top1=0.5, last_top1=0.5)
+    assert symptoms(table, RECIPE, held_out=4) == {}
+    assert set(symptoms(table, RECIPE, held_out=10)) == {"overfit"}
+    table = rows(held_out_top1=0.5, last_top1=0.6, train_top1=0.6)
+    assert symptoms(table, RECIPE, held_out=20) == {}
+    assert set(symptoms(table, RECIPE, held_out=40)) == {"average"}
+
+
+def test_a_run_of_one_epoch_has_no_second_half():
+    table = rows(held_out_top1=0.5, last_top1=0.6, train_top1=0.6)[:1]
+    assert set(symptoms(table, RecipeConfig(epochs=1, ema_decay=0.9999))) == {"average"}
+    assert symptoms(table, RecipeConfig(epochs=2, ema_decay=0.9999)) == {}
+
+
+def test_a_constant_loss_by_the_share_of_the_largest_class():
+    table = rows(train_loss=0.69, train_top1=0.7, held_out_top1=0.7, held_out_loss=0.69, last_loss=0.69, last_top1=0.7)
+    assert symptoms(table, RECIPE) == {}  # of a thousand classes
+    assert set(symptoms(table, RECIPE, chance=0.5)) == {"constant"}
+    assert symptoms(table, RECIPE, chance=0.3) == {}
+
+
+def test_a_smoothed_loss_hardly_falls():
+    rising = [0.1 + 0.04 * epoch for epoch in range(10)]
+    assert symptoms(rows(train_loss=2.3, train_top1=rising), RECIPE) == {}
+
+
 def test_a_network_that_has_learned_may_keep_its_loss():
     assert kinds(rows(train_loss=0.01, train_top1=0.99, held_out_top1=0.9, held_out_loss=0.1, last_loss=0.1)) == set()
 

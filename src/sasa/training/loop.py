@@ -221,7 +221,8 @@ class Trainer:
         )
         self.scored, self.totals = score, Totals()
         reports.epoch(self.rows)
-        for kind, sentence in symptoms(self.rows, self.config.recipe).items():
+        sizes = len(self.task.held_out), self.task.chance
+        for kind, sentence in symptoms(self.rows, self.config.recipe, *sizes).items():
             if kind not in self.warnings:
                 self.warnings[kind] = sentence
                 reports.warn(sentence)
