@@ -96,6 +96,16 @@ def test_a_constant_loss_by_the_share_of_the_largest_class():
     assert symptoms(table, RECIPE, chance=0.3) == {}
 
 
+def test_a_constant_loss_of_epochs_of_one_step():
+    table = rows(train_loss=2.3, train_top1=0.1, step=[3 * epoch for epoch in range(1, 11)])
+    assert [bool(symptoms(table[:epoch], RECIPE)) for epoch in (1, 5, 9, 10)] == [False, False, False, True]
+    assert symptoms([{**row, "step": row["epoch"]} for row in table], RECIPE) == {}
+    assert set(symptoms(table[:6], RecipeConfig(epochs=6, warmup_epochs=10))) == set()  # 15 steps
+    assert set(symptoms(rows(train_loss=2.3, train_top1=0.1)[:6], RecipeConfig(epochs=6, warmup_epochs=10))) == {
+        "constant"
+    }
+
+
 def test_a_smoothed_loss_hardly_falls():
     rising = [0.1 + 0.04 * epoch for epoch in range(10)]
     assert symptoms(rows(train_loss=2.3, train_top1=rising), RECIPE) == {}

@@ -14,6 +14,7 @@ FEWEST = 3  # held-out images by which two scores must differ: with few images, 
 STAGNANT = 0.02  # that held-out accuracy gains meanwhile; early in a run it follows training accuracy by jumps
 BEHIND = 0.03  # in two successive epochs
 PATIENCE_EPOCHS, PATIENCE_STEPS = 3, 50  # after the warm-up, for a loss that does not fall
+PATIENCE_AT_END = 20  # steps, after the last epoch: a few images make no 50 steps
 ROSE_BY = 0.1  # training accuracy since the first epoch: the rate moves the network, whatever the loss says
 FELL = 0.97  # of the first epoch's loss; with few images an epoch's loss varies by one or two percent
 ROSE, JUMPED = 1.5, 10  # times the first epoch's loss: of training, of held-out images
@@ -77,8 +78,9 @@ def average_behind(rows: Rows, recipe: RecipeConfig, difference: float = BEHIND)
 def constant_loss(rows: Rows, recipe: RecipeConfig, chance: float = 0.0) -> str | None:
     """Look for a training loss that has not fallen since the first epoch, of a network that has not learned either."""
     first, last = rows[0], rows[-1]
-    waited = last["epoch"] - max(first["epoch"], recipe.warmup_epochs)
-    if waited < PATIENCE_EPOCHS or last["step"] - first["step"] < PATIENCE_STEPS:
+    waited = last["epoch"] - max(first["epoch"], min(recipe.warmup_epochs, recipe.epochs / 2))
+    least = PATIENCE_AT_END if last["epoch"] == recipe.epochs else PATIENCE_STEPS
+    if waited < PATIENCE_EPOCHS or last["step"] - first["step"] < least:
         return None
     if last["train_loss"] < FELL * first["train_loss"]:
         return None
