@@ -34,11 +34,9 @@ def main() -> None:
         if package in ("", "sasa"):  # an error in sasa itself: keep the traceback
             raise
         stop(f"this command needs {package}, which is not installed: pip install 'sasa[train]'", 1)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer's answer to a KeyboardInterrupt, without a word
-            stop("interrupted", INTERRUPTED)
-        raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:  # typer exits with it, and says nothing
+            raise
         stop("interrupted", INTERRUPTED)
     except OSError as error:  # of the machine, such as a full disk under stdout
         stop(str(error), 1)
