@@ -10,7 +10,7 @@ Rows = Sequence[dict[str, Any]]
 
 ACCURACIES = ("top1", "map50")  # columns that are shares of 1
 OVERFIT, OVERFIT_EPOCHS = 0.3, 3  # difference of such shares, in successive epochs
-FEWEST = 3  # held-out images by which two scores must differ: with few images, one or two more are chance
+FEWEST = 2  # held-out images by which two scores must differ: of few images, a single one is chance
 STAGNANT = 0.02  # that held-out accuracy gains meanwhile; early in a run it follows training accuracy by jumps
 BEHIND = 0.03  # in two successive epochs
 PATIENCE_EPOCHS, PATIENCE_STEPS = 3, 50  # after the warm-up, for a loss that does not fall
