@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from sasa.data.directories import files_below
 from sasa.data.images import SUFFIXES
-from sasa.data.text import not_used, printable, repeated
+from sasa.data.text import listed, not_used, printable, repeated
 from sasa.errors import DataError
 
 
@@ -70,11 +70,15 @@ def _locate(directory: Path, names: Sequence[str]) -> dict[str, str | None]:
 
 
 def check_found(where: str, directory: Path, names: Sequence[str], missing: Sequence[str]) -> None:
-    """Raise a `DataError` if images that a file names are missing."""
+    """Raise a `DataError` if images that a file names are missing, or it cannot be told which of several is meant."""
     if missing:
+        name = _folded(missing[0]).replace("\\", "/").rpartition("/")[2]
+        images = (path for path in files_below(directory) if path.lower().endswith(SUFFIXES))
+        same = [p for p in images if name in ((last := _folded(p).rpartition("/")[2]), last.rpartition(".")[0])]
+        several = f" (there are several: {listed(map(printable, same), 3)})" if len(same) > 1 else ""
         raise DataError(
             f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
-            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
+            f"{printable(missing[0])}{several}{' and others' if len(missing) > 1 else ''}"
         )
 
 
