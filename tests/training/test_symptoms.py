@@ -106,6 +106,13 @@ def test_a_constant_loss_of_epochs_of_one_step():
     }
 
 
+def test_epochs_of_a_few_images_vary():
+    noise = [0.78, 0.72, 0.75, 0.73, 0.76, 0.74, 0.77, 0.73, 0.75, 0.72]
+    still = {"train_loss": noise, "train_top1": [0.2, 0.4, 0.3, 0.5, 0.3, 0.4, 0.2, 0.4, 0.3, 0.45]}
+    table = rows(**still, held_out_loss=0.7, held_out_top1=0.5, last_loss=0.7, last_top1=0.5)
+    assert set(symptoms([{**row, "step": 3 * row["epoch"]} for row in table], RECIPE, 10, 0.5)) == {"constant"}
+
+
 def test_a_smoothed_loss_hardly_falls():
     rising = [0.1 + 0.04 * epoch for epoch in range(10)]
     assert symptoms(rows(train_loss=2.3, train_top1=rising), RECIPE) == {}

@@ -78,20 +78,26 @@ def average_behind(rows: Rows, recipe: RecipeConfig, difference: float = BEHIND)
 def constant_loss(rows: Rows, recipe: RecipeConfig, chance: float = 0.0) -> str | None:
     """Look for a training loss that has not fallen since the first epoch, of a network that has not learned either."""
     first, last = rows[0], rows[-1]
+    ended = last["epoch"] == recipe.epochs
     waited = last["epoch"] - max(first["epoch"], min(recipe.warmup_epochs, recipe.epochs / 2))
-    least = PATIENCE_AT_END if last["epoch"] == recipe.epochs else PATIENCE_STEPS
-    if waited < PATIENCE_EPOCHS or last["step"] - first["step"] < least:
+    if waited < PATIENCE_EPOCHS or last["step"] - first["step"] < (PATIENCE_AT_END if ended else PATIENCE_STEPS):
         return None
-    if last["train_loss"] < FELL * first["train_loss"]:
-        return None
-    learned = last.get("train_top1", last.get("held_out_map50", 0.0)) > (1 + chance) / 2
-    if learned or last.get("train_top1", 0.0) > first.get("train_top1", 0.0) + ROSE_BY:
+    compared = len(rows) // 2 if ended else 1  # halves of a run: the epochs of a few images vary
+    before, now = _means(rows, "train_loss", compared)
+    accuracy_before, accuracy = _means(rows, "train_top1", compared)
+    learned = max(accuracy, last.get("held_out_map50", 0.0)) > (1 + chance) / 2
+    if learned or accuracy > accuracy_before + ROSE_BY or now < FELL * before:
         return None
     return (
-        f"the training loss has not fallen in {last['epoch']} epochs ({first['train_loss']:.4g}, now "
-        f"{last['train_loss']:.4g}): try recipe.learning_rate ten times higher or lower (it is "
-        f"{recipe.learning_rate:g})"
+        f"the training loss has not fallen in {last['epoch']} epochs ({before:.4g}, now {now:.4g}): try "
+        f"recipe.learning_rate ten times higher or lower (it is {recipe.learning_rate:g})"
     )
+
+
+def _means(rows: Rows, name: str, count: int) -> tuple[float, float]:
+    """Return the mean of a column over the first and over the last epochs; 0 where there is none."""
+    values = [row.get(name, 0.0) for row in rows]
+    return sum(values[:count]) / count, sum(values[-count:]) / count
 
 
 def diverging(rows: Rows, recipe: RecipeConfig) -> str | None:
