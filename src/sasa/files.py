@@ -2,17 +2,27 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sasa.errors import SasaError
+from sasa.errors import DataError, SasaError
 
 
 def expand_user(path: str) -> Path:
     """Return a path with ~ and ~USER expanded, or as it is where the system does not know that home directory."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises instead
+
+
+def check_no_variables(path: str) -> None:
+    """Raise a `DataError` for a path that does not exist and has the name of a variable, which only a shell expands."""
+    if "$" in path and not expand_user(path).exists():
+        raise DataError(
+            f"{path!r} does not exist: variables such as $HOME are expanded by a shell, but not in a config or between "
+            "single quotes; write the path itself, or begin it with ~"
+        )
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -45,6 +55,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of `atomic_file` that a process left in a directory when it was killed."""
+    for path in directory.glob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{16}", path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """`sasa predict` and `sasa attend`: images in, tables and images out."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_arguments_without_an_image(sasa, run_directory, tmp_path):
     assert_one_sentence(sasa("predict", tmp_path / "y.png", "--model", run_directory), 3, "matches nothing")
     (tmp_path / "sub").mkdir()
     assert_one_sentence(sasa("predict", tmp_path / "sub", "--model", run_directory), 3, "sub holds no images")
+
+
+def test_names_that_no_terminal_can_show(sasa, run_directory, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\n.png")
+    Image.new("L", (16, 16)).save(path)
+    status, out, _ = sasa("predict", tmp_path, "--model", run_directory)
+    assert status == 0
+    assert out.splitlines()[1].startswith(rf"{tmp_path}/\xff\n.png ")
+    path.write_text("text")
+    sentence = rf"{tmp_path}/\xff\n.png is not an image"
+    assert_one_sentence(sasa("predict", tmp_path, "--model", run_directory), 3, sentence)
 
 
 def test_unreadable_images_are_listed_at_the_end(sasa, run_directory, images, tmp_path):

@@ -62,6 +62,21 @@ def test_a_home_directory_that_is_not_known(sasa, run_directory, monkeypatch):
     assert_one_sentence(result, 3, "~no-such-user/a.png is neither a file nor a directory")
 
 
+@pytest.mark.parametrize("path", ["$HOME/photos", "${HOME}/photos", "${DATA}/train-{0000..0003}.tar"])
+def test_variables_that_no_shell_expanded(sasa, tmp_path, path):
+    for command in (["train"], ["detect", "train"]):
+        result = sasa(*command, "--data", path, "--output", tmp_path / "run")
+        assert_one_sentence(result, 3, f"{path!r} does not exist: variables such as $HOME are expanded by a shell")
+
+
+def test_an_interrupt_is_one_sentence(sasa, monkeypatch):
+    def interrupted(text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sasa.cli.networks.typer.echo", interrupted)
+    assert_one_sentence(sasa("models"), 130, "interrupted")
+
+
 def test_closed_streams_do_not_leave_their_numbers_to_files(tmp_path):
     """The exit status is the number of the next file that is opened."""
     code = (

@@ -1,5 +1,6 @@
 """Pipes and sockets with the names of images and annotations: to read one may hang, so that none is opened."""
 
+import errno
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import pytest
 
 from image_files import save_image
 from processes import HANGING
+from sasa.cli.inputs import find_images
 from sasa.data.classification import ClassFolders, open_splits
 from sasa.data.detection import CocoSource, open_detection_splits
 from sasa.data.images import read_image
@@ -79,6 +81,28 @@ def test_beside_boxes(tmp_path):
     train, held_out = open_detection_splits(str(tmp_path), 0.5, 0)
     assert len(train) + len(held_out) == 4
     assert f"not used: {tmp_path}/images/x.png (pipes, sockets or devices)" in train.description
+
+
+def test_a_directory_that_cannot_be_listed_is_not_left_out(tmp_path, monkeypatch):
+    """Permissions do not stop the superuser, as whom tests may run."""
+    for number in range(4):
+        place = tmp_path / "images" / "x" / ("deep" if number % 2 else "")
+        save_image(place / f"{number}.png", (number, 0, 0))
+        label = tmp_path / "labels" / place.relative_to(tmp_path / "images") / f"{number}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 0.5 0.5\n")
+    assert len(find_images([str(tmp_path / "images")])) == 4
+    scan = os.scandir
+
+    def refused(path):
+        if os.fspath(path).endswith("images/x/deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    for read in (lambda: open_detection_splits(str(tmp_path), 0.5, 0), lambda: find_images([str(tmp_path)])):
+        with pytest.raises(DataError, match="images/x/deep cannot be read: Permission denied"):
+            read()
 
 
 def test_in_annotations(coco, voc, tmp_path):

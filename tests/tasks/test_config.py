@@ -120,6 +120,7 @@ def test_yaml_tags_are_refused_and_not_run(tmp_path):
         (b"", "must hold sections"),
         (b"a: [", "is not plain YAML"),
         (b"\x91\xde\x00\xff", "is not plain YAML"),
+        (b"recipe: {epochs: 1}\nrecipe: {batch_size: 2}", "is not plain YAML: the key 'recipe' occurs twice"),
     ],
 )
 def test_other_yaml_is_refused(tmp_path, content, sentence):

@@ -8,6 +8,7 @@ from runs import tiny
 from sasa.data.sampler import EpochBatches
 from sasa.errors import SasaError
 from sasa.tasks.train import start, train
+from sasa.training.run_directory import RunDirectory
 from sasa.training.task import changed_settings
 
 
@@ -23,6 +24,7 @@ from sasa.training.task import changed_settings
         ("recipe.learning_rate", float("nan"), r"learning_rate must be at least 0 and below 1e\+38, got nan"),
         ("recipe.clip_grad_norm", float("inf"), r"clip_grad_norm must be at least 0 and below 1e\+38, got inf"),
         ("data.std", [0.0], r"std must be 1e-18 to 1e\+18, got \(0\.0,\)"),
+        ("data.crop_fraction", 1e-9, r"crop_fraction must be below 65536 pixels, got 24 / 1e-09"),
         ("data.crop_padding", 24, r"crop_padding \(24\) must be smaller than data\.image_size \(24\)"),
     ],
 )
@@ -67,6 +69,7 @@ def test_a_run_of_two_steps(tmp_path, capsys):
     assert "warm-up: reduced from 5 epochs (recipe.warmup_epochs) to half of the run, 1 of 2" in printed
     rows = list(csv.DictReader((tmp_path / "run" / "steps.csv").read_text().splitlines()))
     assert [(row["step"], row["learning_rate"]) for row in rows] == [("1", "0.025"), ("2", "0.05")]
+    assert RunDirectory(tmp_path / "run").load_checkpoint()[0]["step"] == 2  # though run.checkpoint_steps is larger
 
 
 def test_the_micro_batch_is_that_of_the_images():

@@ -68,6 +68,21 @@ def test_two_damaged_ones_are_an_error(directory):
         directory.load_checkpoint()
 
 
+def test_what_a_killed_process_left_is_removed(directory):
+    """A temporary file may be as large as a checkpoint."""
+    directory.best_path.mkdir()
+    left = [
+        directory.path / ".checkpoint.pt.0123456789abcdef",
+        directory.best_path / ".model.safetensors.00000000000000ff",
+    ]
+    others = [directory.path / name for name in (".hidden", ".notes.0123456789abcdef.txt", "a.0123456789abcdef")]
+    for path in (*left, *others):
+        path.write_text("")
+    with directory.locked():
+        assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in (*others, directory.checkpoint_path, directory.previous_path))
+
+
 def test_a_pickle_that_would_run_is_refused_and_not_run(tmp_path):
     directory, marker = RunDirectory(tmp_path), tmp_path / "marker"
     torch.save({**STATE, "format": CHECKPOINT_FORMAT, "evil": MakesDirectory(marker)}, directory.checkpoint_path)

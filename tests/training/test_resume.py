@@ -16,6 +16,7 @@ from lightning.fabric.plugins import MixedPrecision
 from processes import kill, start_python, wait_until
 from runs import assert_equal, begin, quiet, settings, state_of, tiny, write_digits
 from sasa.errors import DataError, SasaError
+from sasa.tasks.classification.task import Classification
 from sasa.tasks.train import resume, train
 from sasa.training.run_directory import RunDirectory
 from sasa.training.signals import StoppedError, StopRequest
@@ -117,6 +118,38 @@ def test_stopped_by_a_signal_and_resumed_is_bit_equal(tmp_path, number):
     assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
+def stop_in(monkeypatch, owner, name):
+    """Send this process a signal when the method has done its work for the first time: a second one would end it."""
+    method = getattr(owner, name)
+
+    def interrupted(*args):
+        monkeypatch.setattr(owner, name, method)
+        result = method(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize("name", ["create", "write_metrics", "save_checkpoint"])
+def test_interrupted_while_a_file_is_written(tmp_path, monkeypatch, name):
+    """Before the first step, in the evaluation of an epoch, in a checkpoint: the run can always be resumed."""
+    train(tiny(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_in(patch, RunDirectory, name)
+        with pytest.raises(StoppedError, match="saved; resume with: sasa train --resume"):
+            train(tiny(), tmp_path / "parts")
+    resume(tmp_path / "parts")
+    assert_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+def test_interrupted_while_the_results_are_written(tmp_path, monkeypatch):
+    stop_in(monkeypatch, Classification, "summary")
+    assert train(tiny(), tmp_path)
+    assert {"summary.json", "curves.png", "predictions.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert resume(tmp_path)
+
+
 def test_a_damaged_checkpoint_falls_back_and_still_ends_bit_equal(tmp_path, capsys):
     config = tiny(("run.checkpoint_steps", 3))
     train(config, tmp_path / "whole")
@@ -137,6 +170,18 @@ def test_a_finished_run_resumed_writes_the_same_again(tmp_path):
     (path / "model.safetensors").unlink()
     resume(path)
     assert {name: (path / name).read_bytes() for name in before} == before
+
+
+def test_a_run_whose_first_epochs_had_averages(tmp_path):
+    """Earlier versions averaged the weights of short runs too, where that was "auto"."""
+    run_until(tmp_path, 11, tiny(("recipe.ema_decay", 0.9)))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["config"]["recipe"]["ema_decay"] = "auto"
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert resume(tmp_path)["weights"] == "last step"
+    first, second = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    assert first["last_top1"]
+    assert second["last_top1"] == ""
 
 
 def test_the_time_of_earlier_processes_counts(tmp_path):

@@ -74,6 +74,50 @@ def test_an_average_may_lag_in_the_first_half():
     assert kinds(table) == set()
 
 
+def test_a_single_held_out_image_is_chance():
+    table = rows(train_top1=1.0, held_out_top1=0.5, last_top1=0.5)
+    assert symptoms(table, RECIPE, held_out=2) == {}
+    assert set(symptoms(table, RECIPE, held_out=4)) == {"overfit"}
+    table = rows(held_out_top1=0.5, last_top1=0.6, train_top1=0.6)
+    assert symptoms(table, RECIPE, held_out=20) == {}
+    assert set(symptoms(table, RECIPE, held_out=40)) == {"average"}
+
+
+def test_a_run_of_one_epoch_has_no_second_half():
+    table = rows(held_out_top1=0.5, last_top1=0.6, train_top1=0.6)[:1]
+    assert set(symptoms(table, RecipeConfig(epochs=1, ema_decay=0.9999))) == {"average"}
+    assert symptoms(table, RecipeConfig(epochs=2, ema_decay=0.9999)) == {}
+
+
+def test_a_constant_loss_by_the_share_of_the_largest_class():
+    table = rows(train_loss=0.69, train_top1=0.7, held_out_top1=0.7, held_out_loss=0.69, last_loss=0.69, last_top1=0.7)
+    assert symptoms(table, RECIPE) == {}  # of a thousand classes
+    assert set(symptoms(table, RECIPE, chance=0.5)) == {"constant"}
+    assert symptoms(table, RECIPE, chance=0.3) == {}
+
+
+def test_a_constant_loss_of_epochs_of_one_step():
+    table = rows(train_loss=2.3, train_top1=0.1, step=[3 * epoch for epoch in range(1, 11)])
+    assert [bool(symptoms(table[:epoch], RECIPE)) for epoch in (1, 5, 9, 10)] == [False, False, False, True]
+    assert symptoms([{**row, "step": row["epoch"]} for row in table], RECIPE) == {}
+    assert set(symptoms(table[:6], RecipeConfig(epochs=6, warmup_epochs=10))) == set()  # 15 steps
+    assert set(symptoms(rows(train_loss=2.3, train_top1=0.1)[:6], RecipeConfig(epochs=6, warmup_epochs=10))) == {
+        "constant"
+    }
+
+
+def test_epochs_of_a_few_images_vary():
+    noise = [0.78, 0.72, 0.75, 0.73, 0.76, 0.74, 0.77, 0.73, 0.75, 0.72]
+    still = {"train_loss": noise, "train_top1": [0.2, 0.4, 0.3, 0.5, 0.3, 0.4, 0.2, 0.4, 0.3, 0.45]}
+    table = rows(**still, held_out_loss=0.7, held_out_top1=0.5, last_loss=0.7, last_top1=0.5)
+    assert set(symptoms([{**row, "step": 3 * row["epoch"]} for row in table], RECIPE, 10, 0.5)) == {"constant"}
+
+
+def test_a_smoothed_loss_hardly_falls():
+    rising = [0.1 + 0.04 * epoch for epoch in range(10)]
+    assert symptoms(rows(train_loss=2.3, train_top1=rising), RECIPE) == {}
+
+
 def test_a_network_that_has_learned_may_keep_its_loss():
     assert kinds(rows(train_loss=0.01, train_top1=0.99, held_out_top1=0.9, held_out_loss=0.1, last_loss=0.1)) == set()
 

@@ -124,9 +124,11 @@ def test_a_wrong_number_of_classes_is_an_error():
         start(tiny(("model.num_classes", 7)))
 
 
-def test_epochs_of_an_earlier_version_have_fewer_columns(tmp_path):
+def test_epochs_of_an_earlier_version_have_other_columns(tmp_path):
     RunDirectory(tmp_path).write_metrics([{"epoch": 1, "step": 8}, {"epoch": 2, "step": 16, "last_loss": 0.5}])
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,step,last_loss", "1,8,", "2,16,0.5"]
+    RunDirectory(tmp_path).write_metrics([{"epoch": 1, "last_loss": 0.5, "step": 8}, {"epoch": 2, "step": 16}])
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,step,last_loss", "1,8,0.5", "2,16,"]
 
 
 def test_both_kinds_of_weights_are_scored_while_they_differ(tmp_path, finished):

@@ -86,9 +86,9 @@ def predict(
 class BoxTable(PredictionTable):
     """The path of each image and the number of its boxes by class."""
 
-    def add(self, answer: "Detected") -> None:
+    def add(self, name: str, answer: "Detected") -> None:
         """Print one line."""
-        typer.echo(f"{answer.name}  {count_by_class(answer.labels)}")
+        typer.echo(f"{name}  {count_by_class(answer.labels)}")
 
 
 def count_by_class(labels: list[str]) -> str:

@@ -10,7 +10,7 @@ from sasa.draw.annotate import annotate, draw_boxes, reduce
 from sasa.draw.charts import draw_predictions
 from sasa.files import write_errors
 from sasa.tasks.classification.predictor import Prediction, Predictor
-from sasa.tasks.detection.predictor import Detected
+from sasa.tasks.detection.predictor import Detected, Detector
 from sasa.tasks.trained import TrainedNetwork
 
 MOST_IN_GRID = 64
@@ -36,7 +36,7 @@ def open_drawing(task: str, path: Path | None, inputs: list[Path], predictor: An
         return Drawing()
     if task == "classification" and path.suffix.lower() == ".png" and not path.is_dir():
         return Grid(path, inputs, predictor)
-    return {"classification": ClassDirectory, "detection": BoxDirectory}[task](path, inputs, predictor)
+    return ImageDirectory(path, inputs, predictor)
 
 
 class Grid(Drawing):
@@ -67,23 +67,27 @@ class Grid(Drawing):
 
 
 class ImageDirectory(Drawing):
-    """A directory with one drawing for each image. Input images are never overwritten."""
+    """A directory with one drawing for each image, its classes below it or its boxes. Inputs are never overwritten."""
 
     def __init__(self, path: Path, inputs: list[Path], predictor: TrainedNetwork) -> None:
         self.path, self.count, self.classes = path, 0, predictor.labels
+        self.boxes = isinstance(predictor, Detector)
         self.taken = {image.resolve() for image in inputs}
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
 
     def keep(self, image: Image.Image) -> Image.Image:
-        """Return the image itself."""
-        return image
+        """Return the image, of which a classifier needs no more than 1024 pixels a side."""
+        return image if self.boxes else reduce(image)
 
-    def write(self, name: str, drawing: Image.Image) -> None:
-        """Write the drawing of the image with this name."""
-        path = self.free(Path(name).stem)
+    def add(self, answer: Prediction | Detected, kept: Image.Image) -> None:
+        """Write the drawing of an image."""
+        path = self.free(Path(answer.name).stem)
         with write_errors(path):
-            drawing.save(path)
+            if isinstance(answer, Detected):
+                draw_boxes(kept, answer.drawn(), self.classes).save(path)
+            else:
+                annotate(kept, answer.labels, answer.shares).save(path)
         self.count += 1
 
     def free(self, stem: str) -> Path:
@@ -98,23 +102,3 @@ class ImageDirectory(Drawing):
     def close(self) -> str:
         """Return a sentence about what was drawn."""
         return f"drawn: {self.count} images in {self.path}"
-
-
-class ClassDirectory(ImageDirectory):
-    """Images with their most likely classes below them."""
-
-    def keep(self, image: Image.Image) -> Image.Image:
-        """Return the image, or a copy of at most 1024 pixels a side."""
-        return reduce(image)
-
-    def add(self, answer: Prediction, kept: Image.Image) -> None:
-        """Write one annotated image."""
-        self.write(answer.name, annotate(kept, answer.labels, answer.shares))
-
-
-class BoxDirectory(ImageDirectory):
-    """Images with the boxes that were found in them."""
-
-    def add(self, answer: Detected, kept: Image.Image) -> None:
-        """Write one image with its boxes."""
-        self.write(answer.name, draw_boxes(kept, answer.drawn(), self.classes))

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from sasa.data.directories import walk
 from sasa.data.images import SUFFIXES, is_image
+from sasa.data.text import system_errors
 from sasa.errors import DataError, UsageError
 from sasa.files import expand_user
 
@@ -12,7 +14,8 @@ def find_images(arguments: list[str]) -> list[Path]:
     """Return the image files named by paths, directories (searched recursively) and shell patterns; each file once.
 
     Raises:
-        DataError: an argument that matches nothing, or a directory or pattern without images.
+        DataError: an argument that matches nothing, or a directory or pattern without images, or one that cannot be
+            listed.
     """
     return list(dict.fromkeys(path for argument in arguments for path in _named_by(argument)))
 
@@ -32,7 +35,8 @@ def _named_by(argument: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = _images(path.rglob("*"))
+        with system_errors(path):
+            inside = _images(Path(directory, file) for directory, _, files in walk(path) for file in files)
         if not inside:
             raise DataError(f"{argument} holds no images")
         return inside

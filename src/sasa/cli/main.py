@@ -14,6 +14,8 @@ from typing import NoReturn
 from sasa import threads
 from sasa.errors import SasaError, UsageError, out_of_memory
 
+INTERRUPTED = 130  # exit status after Ctrl-C
+
 
 def main() -> None:
     """Run the command in sys.argv."""
@@ -32,8 +34,10 @@ def main() -> None:
         if package in ("", "sasa"):  # an error in sasa itself: keep the traceback
             raise
         stop(f"this command needs {package}, which is not installed: pip install 'sasa[train]'", 1)
-    except KeyboardInterrupt:
-        stop("interrupted", 130)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:  # typer exits with it, and says nothing
+            raise
+        stop("interrupted", INTERRUPTED)
     except OSError as error:  # of the machine, such as a full disk under stdout
         stop(str(error), 1)
     except (MemoryError, RuntimeError) as error:

@@ -46,6 +46,7 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "PredictionTa
     """
     from sasa.cli.drawing import open_drawing
     from sasa.cli.inputs import check_not_input, find_images
+    from sasa.data.text import printable
     from sasa.tasks.registry import TASKS
 
     predictor = TASKS[task].predictor.load(call.model, call.device)
@@ -54,9 +55,9 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "PredictionTa
         check_not_input("--json", call.json_file, paths)
     drawing = open_drawing(task, call.draw, paths, predictor)
     readable = read_all(predictor, paths, skipped if call.on_bad_image == "skip" else None)
-    table.heading(paths, predictor.labels)
+    table.heading([printable(path) for path in paths], predictor.labels)
     for answer, kept in predictor.stream(readable, options, drawing.keep):
-        table.add(answer)
+        table.add(printable(answer.name), answer)
         drawing.add(answer, kept)
         if call.json_file:
             predictions.append(answer.to_dict())
@@ -73,10 +74,10 @@ def run_predict(task: str, call: PredictCall, options: Any, table: "PredictionTa
 class PredictionTable:
     """Print a line for each image; base class of the tasks' tables."""
 
-    def heading(self, paths: list[Path], labels: list[str]) -> None:
-        """Print the heading; it is called once, before the first prediction, with all paths and class names."""
+    def heading(self, names: list[str], labels: list[str]) -> None:
+        """Print the heading; it is called once, before the first prediction, with all names of images and classes."""
 
-    def add(self, answer: Any) -> None:
+    def add(self, name: str, answer: Any) -> None:
         """Print the prediction of one image."""
         raise NotImplementedError
 
@@ -124,15 +125,15 @@ class TopTable(PredictionTable):
     def __init__(self, top: int) -> None:
         self.top = top
 
-    def heading(self, paths: list[Path], labels: list[str]) -> None:
+    def heading(self, names: list[str], labels: list[str]) -> None:
         """Print "image  top 1  top 2  ..."."""
-        self.name = min(60, max(len("image"), *(len(str(path)) for path in paths)))
+        self.name = min(60, max(len("image"), *map(len, names)))
         self.label = min(LONGEST_LABEL, max(map(len, labels)))
         columns = "  ".join(f"top {n + 1}".ljust(self.label + 7) for n in range(min(self.top, len(labels))))
         typer.echo(f"{'image':<{self.name}}  {columns.rstrip()}")
 
-    def add(self, answer: "Prediction") -> None:
+    def add(self, name: str, answer: "Prediction") -> None:
         """Print one line."""
         best = zip(answer.labels, answer.shares, strict=True)
         cells = "  ".join(f"{shorten(label, LONGEST_LABEL):<{self.label}} {share:>6.1%}" for label, share in best)
-        typer.echo(f"{answer.name:<{self.name}}  {cells}")
+        typer.echo(f"{name:<{self.name}}  {cells}")

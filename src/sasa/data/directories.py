@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -44,6 +44,27 @@ def sub_directories(root: Path) -> list[Path]:
 def files_in(directory: Path, *suffixes: str) -> list[Path]:
     """The files of a directory whose names end in one of the suffixes (in any case), sorted, without clutter."""
     return [directory / name for name in sorted(e.name for e in entries(directory, *suffixes) if e.is_file())]
+
+
+def files_below(root: Path, leave_out: Collection[Path] = ()) -> Iterator[str]:
+    """The paths of the files anywhere below a directory, except in clutter and in the directories to leave out.
+
+    Links to directories are not followed. A directory that cannot be listed is an error.
+    """
+    for directory, inner, files in walk(root):
+        inner[:] = sorted(name for name in inner if not is_clutter(name) and Path(directory, name) not in leave_out)
+        below = directory[len(str(root)) :].lstrip("/")  # os.path.relpath would take seconds for 100,000 files
+        yield from (os.path.join(below, file) for file in files)  # noqa: PTH118
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, in which a directory that cannot be listed is an error and not left out; a missing one is empty."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    return os.walk(root, onerror=fail)
 
 
 def image_names(directory: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sasa.data.directories import image_names
 from sasa.data.source import FileSource, ImageSource
-from sasa.data.text import listed, printable
+from sasa.data.text import listed, look_alike, printable
 from sasa.errors import DataError
 
 # Images of both splits that are compared when a data set is opened: about a second.
@@ -39,11 +39,7 @@ def describe_split(
     images, classes = _count(len(source), "image", "images"), _count(len(named), "class", "classes")
     listing = listed((f"{name} {count}" for name, count in shown), MOST_SHOWN)
     sentences = [f"{title}: {images}, {of}{classes} ({listing}), from {where}"]
-    by_case: dict[str, list[str]] = {}
-    for name in source.classes if title == "training" else ():
-        by_case.setdefault(name.casefold(), []).append(name)
-    if same := next((names for names in by_case.values() if len(names) > 1), None):
-        sentences.append(f"classes that differ in upper and lower case only: {listed(same)}")
+    sentences += look_alike(source.classes) if title == "training" else []
     if absent := [name for name, count in named if not count]:
         sentences.append(f"{title}: no {things[1] if things else 'images'} of {listed(absent)}")
     return sentences

@@ -2,13 +2,13 @@
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from sasa.data.directories import is_clutter
+from sasa.data.directories import files_below
 from sasa.data.images import SUFFIXES
-from sasa.data.text import not_used, printable, repeated
+from sasa.data.text import listed, not_used, printable, repeated
 from sasa.errors import DataError
 
 
@@ -70,11 +70,15 @@ def _locate(directory: Path, names: Sequence[str]) -> dict[str, str | None]:
 
 
 def check_found(where: str, directory: Path, names: Sequence[str], missing: Sequence[str]) -> None:
-    """Raise a `DataError` if images that a file names are missing."""
+    """Raise a `DataError` if images that a file names are missing, or it cannot be told which of several is meant."""
     if missing:
+        name = _folded(missing[0]).replace("\\", "/").rpartition("/")[2]
+        images = (path for path in files_below(directory) if path.lower().endswith(SUFFIXES))
+        same = [p for p in images if name in ((last := _folded(p).rpartition("/")[2]), last.rpartition(".")[0])]
+        several = f" (there are several: {listed(map(printable, same), 3)})" if len(same) > 1 else ""
         raise DataError(
             f"{where} names {len(names)} images, of which {len(missing)} are not in {printable(directory)}: "
-            f"{printable(missing[0])}{' and others' if len(missing) > 1 else ''}"
+            f"{printable(missing[0])}{several}{' and others' if len(missing) > 1 else ''}"
         )
 
 
@@ -115,7 +119,7 @@ class PathIndex:
     @classmethod
     def below(cls, root: Path) -> "PathIndex":
         """Index all files below a directory, except those in hidden directories."""
-        return cls(_files_below(root))
+        return cls(files_below(root))
 
     def find(self, name: str) -> str | None:
         """Return the path below the root; None if nothing or more than one file matches."""
@@ -131,12 +135,6 @@ class PathIndex:
             if len(same) == 1:
                 return same[0]
         return None
-
-
-def _files_below(root: Path) -> Iterator[str]:
-    for directory, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not is_clutter(name))
-        yield from (os.path.relpath(f"{directory}/{file}", root) for file in files)
 
 
 def _folded(path: str) -> str:

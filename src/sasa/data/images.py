@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from sasa.data.text import check_fetched, read_bytes
+from sasa.data.text import check_fetched, printable, read_bytes
 from sasa.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_image(source: Path | bytes, name: str | None = None, channels: int = 3)
     Raises:
         DataError: it cannot be read, or is not an image.
     """
-    name = name or str(source if isinstance(source, Path) else "the image")
+    name = name or (printable(source) if isinstance(source, Path) else "the image")
     try:
         content = read_bytes(source) if isinstance(source, Path) else source
         if not content:

@@ -3,19 +3,22 @@
 import codecs
 import math
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from sasa.errors import DataError
 
+MOST_ALIKE = 5  # sentences about classes that look alike
 Item = TypeVar("Item", bound=Hashable)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -39,11 +42,15 @@ class NameTable:
 
 
 def printable(name: object) -> str:
-    """Return a path or name as valid UTF-8 text; other bytes are written as \\xNN, lone surrogates as \\uNNNN."""
+    """Return a path or name as a line of valid UTF-8; other bytes are written as \\xNN, lone surrogates as \\uNNNN.
+
+    Control characters are escaped as well: a line break would end the sentence, others can change a terminal's state.
+    """
     try:
-        return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+        text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # JSON can hold them, and names of files cannot
-        return str(name).encode("utf-8", "backslashreplace").decode()
+        text = str(name).encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def class_name(name: object) -> str:
@@ -51,7 +58,21 @@ def class_name(name: object) -> str:
 
     macOS writes accents as characters of their own (NFD), so that equal names differ.
     """
-    return unicodedata.normalize("NFC", printable(name)).strip()
+    return unicodedata.normalize("NFC", printable(str(name).strip()))
+
+
+def look_alike(names: Iterable[str]) -> list[str]:
+    """Return sentences about names of classes that differ only in case, spaces or invisible characters."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        visible = "".join(letter for letter in name.casefold() if unicodedata.category(letter) != "Cf")
+        groups.setdefault(" ".join(visible.split()), []).append(name)
+    sentences = []
+    for same in (group for group in groups.values() if len(group) > 1):
+        cases = len({name.casefold() for name in same}) == 1
+        what = "upper and lower case" if cases else "case, spaces or invisible characters"
+        sentences.append(f"classes that differ in {what} only: {listed(same if cases else map(repr, same))}")
+    return sentences[:MOST_ALIKE]
 
 
 def class_names(where: str, names: Iterable[str]) -> list[str]:
@@ -138,14 +159,31 @@ def read_text(path: Path) -> str:
     check_fetched(printable(path), content)
     mark, encoding = next((known for known in _MARKS if content.startswith(known[0])), (b"", "utf-8"))
     try:
-        return content[len(mark) :].decode(encoding)
+        text = content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)} cannot be read as UTF-8 text") from error
+    if "\0" in text:  # UTF-16 without a byte order mark, or the end of a file that a crash left
+        raise DataError(f"{printable(path)} cannot be read as UTF-8 text: it holds zero bytes")
+    return text
 
 
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file that are not blank, without the spaces around them; errors as `read_text`."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def with_unique_keys(loader: Any) -> Any:
+    """Return a YAML loader that raises a YAMLError for a key that occurs twice; PyYAML's take the last in silence."""
+    from yaml.constructor import ConstructorError
+
+    class Loader(loader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str) and key.value != "<<"]
+            if twice := repeated(keys):
+                raise ConstructorError(None, None, f"the key {twice[0]!r} occurs twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def not_used(paths: Iterable[object], why: str) -> list[str]:

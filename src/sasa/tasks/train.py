@@ -22,6 +22,7 @@ from sasa.training.reports import Progress, Reports
 from sasa.training.run_directory import RunDirectory
 from sasa.training.same_data import check_same_data, read_json, recorded_in
 from sasa.training.settings import Config
+from sasa.training.signals import StopRequest
 
 ON_CARD = {  # keys of summary.json, and the words for them on a model card
     "held_out_top1": "top-1 accuracy",
@@ -63,7 +64,8 @@ def train(config: Config, path: Path) -> dict[str, Any] | None:
         )
     trainer = start(config)  # before the directory: an error in the config leaves nothing behind
     directory = RunDirectory(path)
-    with directory.locked() if trainer.fabric.is_global_zero else nullcontext():
+    # From here on a signal leaves a run that can be resumed, or, while the results are written, a complete one.
+    with directory.locked() if trainer.fabric.is_global_zero else nullcontext(), StopRequest():
         if trainer.fabric.is_global_zero:
             directory.create(trainer.config)
             task = trainer.task
@@ -115,7 +117,8 @@ def _resume(directory: RunDirectory, changes: Sequence[tuple[str, Any]]) -> dict
                 recorded.data.source = config.data.source
                 write_file(place / "config.yaml", recorded.to_yaml())
         directory.write_metrics(trainer.rows)
-    return _run(trainer, directory)
+    with StopRequest():
+        return _run(trainer, directory)
 
 
 def _recorded_config(directory: Path) -> Config | None:

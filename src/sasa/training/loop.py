@@ -102,7 +102,7 @@ class Trainer:
                 if self.step % self.task.steps_per_epoch == 0:
                     self.end_epoch(directory, reports)
                 stopping = max_over_processes(self.fabric, stop.signal_number or 0)
-                if stopping or self.step % every == 0:
+                if stopping or self.step % every == 0 or self.step == self.task.steps:
                     reports.flush()  # first: a resumed run could not log again what happened before its checkpoint
                     self.save(directory)
                 if stopping and self.step < self.task.steps:
@@ -221,7 +221,8 @@ class Trainer:
         )
         self.scored, self.totals = score, Totals()
         reports.epoch(self.rows)
-        for kind, sentence in symptoms(self.rows, self.config.recipe).items():
+        sizes = len(self.task.held_out), self.task.chance
+        for kind, sentence in symptoms(self.rows, self.config.recipe, *sizes).items():
             if kind not in self.warnings:
                 self.warnings[kind] = sentence
                 reports.warn(sentence)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sasa.errors import SasaError
-from sasa.files import atomic_file, write_errors, write_file
+from sasa.files import atomic_file, remove_leftovers, write_errors, write_file
 from sasa.training.settings import Config
 
 CHECKPOINT_FORMAT = 2
@@ -55,6 +55,10 @@ class RunDirectory:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     sentence = f"another process is training in {self.path}: wait for its end, or name another --output"
                     raise SasaError(sentence) from None
+            else:
+                with write_errors(self.path):
+                    remove_leftovers(self.path)
+                    remove_leftovers(self.best_path)
             yield
 
     def create(self, config: Config) -> None:
@@ -73,8 +77,9 @@ class RunDirectory:
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.csv: one row an epoch. This drops the epochs that a resumed run will repeat."""
-        if rows:  # those of a run that an earlier version began have fewer columns
-            self.write_text("metrics.csv", to_csv(list(rows[-1]), rows))
+        if rows:  # those of a run that an earlier version began may have other columns
+            columns = dict.fromkeys(column for row in reversed(rows) for column in row)
+            self.write_text("metrics.csv", to_csv(list(columns), rows))
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint of tensors and plain values, which opens with weights_only=True, and keep the one before.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from sasa.data.loader import check_on_bad_image
+from sasa.data.text import with_unique_keys
 from sasa.errors import UsageError
 from sasa.files import expand_user
 
@@ -274,12 +275,13 @@ def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
     """Parse the content of a config file, in UTF-8 or UTF-16 whatever the locale; `name` is for messages.
 
     Raises:
-        UsageError: not plain YAML, or not a mapping; empty, as after a full disk, which must not mean the defaults.
+        UsageError: not plain YAML, a key twice, or not a mapping; empty, as after a full disk, which must not mean
+            the defaults.
     """
     import yaml
 
     try:
-        values = yaml.safe_load(content)
+        values = yaml.load(content, with_unique_keys(yaml.SafeLoader))  # noqa: S506
     except yaml.YAMLError as error:
         raise UsageError(f"{name} is not plain YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict) or not values:

@@ -42,8 +42,10 @@ class Task(ABC):
         part: images of a micro-batch.
         notes: a sentence for each setting that does not fit the training images or the length of the run.
         skipped: names of images that could not be read and were left out.
+        chance: training accuracy of the same answer for every image; 0 where it is not measured.
     """
 
+    chance: float = 0.0
     LOADER: ClassVar[Callable[..., Iterator[Any]]]  # see `training_loader` of sasa.data.classification.batch
 
     def __init__(self, config: Any, fabric: Any, splits: tuple[Any, Any], network: Any) -> None:

@@ -128,6 +128,28 @@ def test_names_that_are_not_utf8_can_be_read_and_printed(tmp_path):
     assert source.classes == ["a", r"caf\xe9"]
 
 
+def test_names_with_line_breaks_and_escapes_stay_in_their_line(tmp_path):
+    names = ["a\nb", "\x1b[31m", "e\u0301 \u3000x"]
+    for number, name in enumerate(names):
+        for image in ("1\n.png", "2.png"):
+            save_image(tmp_path / name / image, (number, len(image), 0))
+    train, held_out = open_splits(str(tmp_path), 0.5, 0)
+    assert train.classes == [r"\x1b[31m", r"a\nb", "\u00e9 \u3000x"]
+    said = [*train.description, *held_out.description, *(s.name(i) for s in (train, held_out) for i in range(3))]
+    assert not [sentence for sentence in said if "\n" in sentence or "\x1b" in sentence]
+
+
+def test_classes_that_look_alike_are_reported(tmp_path):
+    for number, name in enumerate(["Cat", "big  dog", "big dog", "caT", "cat", "fox", "fo\u200bx"]):
+        for image in range(2):
+            save_image(tmp_path / name / f"{image}.png", (number, image, 0))
+    description = open_splits(str(tmp_path), 0.5, 0)[0].description
+    assert "classes that differ in upper and lower case only: Cat, caT, cat" in description
+    what = "classes that differ in case, spaces or invisible characters only"
+    assert f"{what}: 'big  dog', 'big dog'" in description
+    assert rf"{what}: 'fox', 'fo\u200bx'" in description
+
+
 def test_many_names_take_little_memory():
     names = [f"n01440764/n01440764_{n}.JPEG" for n in range(1000)]
     table = NameTable(names)

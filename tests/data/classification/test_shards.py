@@ -207,6 +207,25 @@ def test_class_names_beside_the_shards(tmp_path):
         open_splits(str(tmp_path), 0.2, 0)
 
 
+def test_two_lists_of_class_names(tmp_path):
+    write_tar(tmp_path / "train" / "0.tar", samples(range(6)))
+    write_tar(tmp_path / "val" / "0.tar", samples(range(6, 9)))
+    for place in (".", "train", "val"):
+        (tmp_path / place / "classes.txt").write_text("cat\ndog\nfrog\n")
+    assert "classes.txt" not in " ".join(open_splits(str(tmp_path), 0.2, 0)[0].description)
+    (tmp_path / "classes.txt").write_text("dog\ncat\nfrog\n")
+    train, held_out = open_splits(str(tmp_path), 0.2, 0)
+    assert train.classes == held_out.classes == ["cat", "dog", "frog"]
+    sentence = f"not used: {tmp_path}/classes.txt (the classes are those of {tmp_path}/train/classes.txt)"
+    assert sentence in train.description
+    (tmp_path / "val" / "classes.txt").write_text("dog\ncat\nfrog\n")
+    known = r"val/classes\.txt names other classes than the training images, or in another order"
+    with pytest.raises(DataError, match=known):
+        open_splits(str(tmp_path), 0.2, 0)
+    with pytest.raises(DataError, match=r"val/classes\.txt names other classes than .*train/classes\.txt, or in"):
+        TarShards([tmp_path / "train" / "0.tar", tmp_path / "val" / "0.tar"])
+
+
 def test_a_held_out_label_that_training_lacks(tmp_path):
     write_tar(tmp_path / "train-0.tar", [("a.png", png_bytes((0, 0, 0))), ("a.cls", b"0")])
     write_tar(tmp_path / "val-0.tar", [("a.png", png_bytes((0, 0, 0))), ("a.cls", b"1")])

@@ -212,6 +212,17 @@ def test_accents_of_macos(tmp_path):
     check(open_splits(str(tmp_path), 0.25, 0)[0])
 
 
+def test_text_in_utf16_needs_its_mark(tmp_path):
+    """Excel's "Unicode text" has it."""
+    save_images(tmp_path, NAMES)
+    text = table_of(NAMES).replace(",", "\t").replace("\n", "\r\n")
+    (tmp_path / "data.csv").write_bytes(text.encode("utf-16"))
+    assert len(open_splits(str(tmp_path), 0.5, 0)[0].classes) > 1
+    (tmp_path / "data.csv").write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"data\.csv cannot be read as UTF-8 text: it holds zero bytes"):
+        open_splits(str(tmp_path), 0.5, 0)
+
+
 @pytest.mark.parametrize("between", [" ", "|", ", "])
 def test_several_labels_in_one_are_reported(tmp_path, between):
     save_images(tmp_path, NAMES)

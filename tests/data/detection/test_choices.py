@@ -90,6 +90,14 @@ def test_two_directories_of_voc_images(voc):
     assert opened(root)[1] == (3, 1)
 
 
+def test_two_images_for_one_file_of_boxes(voc):
+    root = voc({"train": DOGS})
+    save_image(root / "JPEGImages" / "1.png")
+    sentence = r"names 4 images, of which 1 are not in .*JPEGImages: 1 \(there are several: 1\.\w+, 1\.\w+\)"
+    with pytest.raises(DataError, match=sentence):
+        opened(root)
+
+
 def test_directories_of_splits_beside_voc_annotations(voc):
     root = voc({"train": DOGS})
     shutil.copytree(root / "Annotations", root / "val")

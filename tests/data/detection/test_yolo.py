@@ -289,6 +289,44 @@ def test_names_of_files_of_boxes(tmp_path, name):
     ]
 
 
+def test_names_of_files_of_boxes_in_upper_and_lower_case(tmp_path):
+    write(tmp_path, "images", "labels", {"A": BOX, "a": BOX * 2 + "0 0.5 0.5 0.1 0.1\n", "B": None, "b": BOX})
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: images\n")
+    source = open_source(tmp_path)
+    assert [len(source.targets(n)) for n in range(4)] == [1, 1, 2, 1]  # A, B with the file of b, a, b
+    labels, images = tmp_path / "labels", tmp_path / "images"
+    shared = f"the same file of boxes for several images: {labels}/b.txt for {images}/B.png, {images}/b.png"
+    assert source.description == [shared]
+
+
+def test_a_file_of_boxes_for_two_images_is_reported(tmp_path):
+    write(tmp_path, "images", "labels", {"a": BOX, "b": BOX, "c": BOX})
+    for name in "ab":
+        Image.new("RGB", (40, 30), (9, 9, 9)).save(tmp_path / "images" / f"{name}.jpg")
+    train, _ = open_detection_splits(str(tmp_path), 0.25, 0)
+    images = f"{tmp_path}/images/a.jpg, {tmp_path}/images/a.png"
+    sentence = f"the same file of boxes for several images: {tmp_path}/labels/a.txt for {images} (2 such files)"
+    assert sentence in train.description
+
+
+def test_an_image_whose_size_cannot_be_read_is_left_to_on_bad_image(tmp_path):
+    write(tmp_path, "images", "labels", {"a": BOX, "b": BOX, "c": BOX})
+    (tmp_path / "images" / "b.png").write_bytes(b"")
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: images\n")
+    source = open_source(tmp_path)
+    assert list(map(str, source.problems)) == [f"{tmp_path}/images: b.png is not an image that can be read"]
+    assert source.targets(2).boxes.tolist() == [[15.0, 12.0, 25.0, 18.0]]
+    with pytest.raises(DataError, match=r"b\.png is empty: an image of 0 bytes"):
+        source.read(1)
+
+
+@pytest.mark.parametrize("line", ["names: [cat]", "path: .", "names:\n  0: cat\n  0: dog"])
+def test_a_key_that_occurs_twice(tmp_path, line):
+    (tmp_path / "data.yaml").write_text(f"path: .\ntrain: images\nnames: [dog]\n{line}\n")
+    with pytest.raises(DataError, match=r"data\.yaml is damaged: the key '(names|path|0)' occurs twice"):
+        read_settings(tmp_path / "data.yaml")
+
+
 @pytest.mark.parametrize(
     ("names", "classes"),
     [

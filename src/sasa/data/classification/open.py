@@ -13,7 +13,7 @@ from sasa.data.formats import check_single, hint, recognise
 from sasa.data.naming import exact_split
 from sasa.data.text import printable, system_errors
 from sasa.errors import DataError
-from sasa.files import expand_user
+from sasa.files import check_no_variables, expand_user
 
 # The formats. A format is a module with a function `look`, and a line here.
 FORMATS: tuple[Look, ...] = (cifar.look, idx.look, parquet.look, shards.look, tables.look)
@@ -84,6 +84,7 @@ def _open(data: str) -> Found:
     if data == "digits":
         return Found(Digits(), None, [])
     root = expand_user(data)
+    check_no_variables(data)
     if "{" in data and not root.exists():
         shards = TarShards(expand(data))
         return Found(shards, None, [*shards.description])

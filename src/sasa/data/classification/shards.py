@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from pathlib import Path
 from tarfile import TarInfo
@@ -18,7 +18,18 @@ from sasa.data.classification.source import Found, Source, number_labels
 from sasa.data.classification.split_files import open_split_files
 from sasa.data.images import SUFFIXES, read_image
 from sasa.data.source import fingerprint
-from sasa.data.text import NameTable, check_fetched, class_name, listed, opened, printable, read_text, repeated
+from sasa.data.text import (
+    NameTable,
+    check_fetched,
+    class_name,
+    listed,
+    not_used,
+    opened,
+    printable,
+    read_lines,
+    read_text,
+    repeated,
+)
 from sasa.errors import DataError
 from sasa.files import expand_user
 
@@ -49,11 +60,12 @@ class TarShards(Source):
 
     Args:
         paths: the tar files; images are ordered as they are in them.
-        classes: class names in label order; by default the lines of classes.txt beside the files, or the names in
-            the samples, sorted, or numbers.
+        classes: class names in label order; by default the lines of classes.txt beside the files, or beside their
+            directory, or the names in the samples, sorted, or numbers.
 
     Raises:
-        DataError: a file is damaged or cut off, all are empty, or a sample lacks its image or label; names both.
+        DataError: a file is damaged or cut off, all are empty, a sample lacks its image or label (names both), or
+            classes.txt beside the files has other names than `classes`.
     """
 
     def __init__(self, paths: list[Path], classes: list[str] | None = None) -> None:
@@ -72,7 +84,8 @@ class TarShards(Source):
         if empty := [printable(path.name) for number, path in enumerate(paths) if number not in filled]:
             self.description = [f"no samples in {listed(empty)} of {printable(paths[0].parent)}"]
         self._places, self._keys, self.groups = np.array(places, dtype=np.int64), NameTable(keys), groups
-        names = classes or _class_names(paths[0].parent)
+        names, notes = _class_names(dict.fromkeys(path.parent for path in paths), classes)
+        self.description = [*self.description, *notes]
         self.labels, self.classes = number_labels(printable(paths[0].parent), labels, names)
 
     def read(self, index: int, channels: int = 3) -> Image.Image:
@@ -152,11 +165,25 @@ def _label(where: str, suffix: str, member: TarInfo, file: BinaryIO) -> int | st
     return label
 
 
-def _class_names(directory: Path) -> list[str] | None:
-    """Read the lines of classes.txt beside the shards, or beside their directory train/."""
-    path = next((p for p in (directory / "classes.txt", directory.parent / "classes.txt") if p.is_file()), None)
-    if path is None:
-        return None
+def _class_names(directories: Collection[Path], classes: list[str] | None) -> tuple[list[str] | None, list[str]]:
+    """Return (class names, sentences about lists that are not used).
+
+    They are `classes`, or the lines of classes.txt in the directories of the shards, or without one beside them.
+
+    Raises:
+        DataError: a list has a blank or repeated line, or one in a directory of the shards names other classes.
+    """
+    places = dict.fromkeys([*directories, *(directory.parent for directory in directories)])
+    lists = [path for place in places if (path := place / "classes.txt").is_file()]
+    names = classes or (_read_names(lists[0]) if lists else None)
+    others = [path for path in lists if [class_name(line) for line in read_lines(path)] != names]
+    first = "the training images" if classes or not lists else printable(lists[0])
+    if other := next((path for path in others if path.parent in directories), None):
+        raise DataError(f"{printable(other)} names other classes than {first}, or in another order")
+    return names, [] if classes else not_used(others, f"the classes are those of {first}")
+
+
+def _read_names(path: Path) -> list[str]:
     names = [class_name(name) for name in read_text(path).rstrip().splitlines()]
     if not names or "" in names or repeated(names):
         raise DataError(f"{printable(path)} must have a name on each line, each different")

@@ -11,6 +11,7 @@ from sasa.data.images import check_normalisation, functional, to_tensor
 from sasa.data.random_numbers import mix, seeded_numbers
 from sasa.errors import ArgumentError
 
+LARGEST_SIDE = 2**16  # pixels to which an image is resized: a mistyped fraction would take all memory
 CROPS = ("resized", "pad", "none")
 
 
@@ -28,6 +29,9 @@ class Preprocessing:
         check_normalisation(self.channels, self.mean, self.std)
         if not 0 < self.crop_fraction <= 1:
             raise ArgumentError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
+        if self.image_size / self.crop_fraction >= LARGEST_SIDE:
+            sides = f"{self.image_size} / {self.crop_fraction:g}"
+            raise ArgumentError(f"image_size / crop_fraction must be below {LARGEST_SIDE} pixels, got {sides}")
 
     def to_tensor(self, image: Image.Image) -> Tensor:
         """Convert to (channels, height, width), normalised, at the image's own size."""

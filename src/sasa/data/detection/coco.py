@@ -63,7 +63,8 @@ class CocoSource(ImageFiles):
         by_id, problems = _categories(where, document)
         known, ids = _numbering(where, by_id, classes)
         places = {image_id: place for place, image_id in enumerate(image_ids)}
-        numbers = {category: known.index(name) for category, name in by_id.items()}
+        labels = {name: number for number, name in enumerate(known)}
+        numbers = {category: labels[name] for category, name in by_id.items()}
         objects, unusable = _objects(where, document["annotations"], places, numbers, names)
         table, cleaned = clean(objects, unusable, sizes, names, where, "left, top, width, height")
         problems += cleaned

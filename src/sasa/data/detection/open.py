@@ -13,7 +13,7 @@ from sasa.data.formats import check_single, recognise, tool_of
 from sasa.data.naming import SPLITS
 from sasa.data.text import printable, system_errors
 from sasa.errors import ArgumentError, DataError
-from sasa.files import expand_user
+from sasa.files import check_no_variables, expand_user
 
 # The formats. A format is a module with a function `look`, and a line here.
 FORMATS: tuple[Look, ...] = (coco.look, voc.look, yolo.look)
@@ -83,6 +83,7 @@ def open_detection_split(
 def _openers(data: str) -> tuple[Openers, list[str]]:
     """(openers of the splits, sentences about the layout)."""
     root = expand_user(data)
+    check_no_variables(data)
     if not root.exists():
         raise DataError(f"{printable(root)} does not exist")
     with system_errors(data):

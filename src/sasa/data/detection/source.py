@@ -125,7 +125,8 @@ class DetectionSubset(ImageFiles):
     def __init__(self, source: ImageFiles, indices: Sequence[int]) -> None:
         self.source, self.description = source, source.description
         names, ids = [source._names[index] for index in indices], [source.image_id(index) for index in indices]
-        problems = [problem for problem in source.problems if not problem.image or problem.image in names]
+        known = {"", *names}
+        problems = [problem for problem in source.problems if problem.image in known]
         categories = dict(zip(source.classes, source.category_ids, strict=True))
         table = source._table.of_images(indices)
         super().__init__(Path(source._directory), names, ids, source._sizes[indices], table, categories, problems)

@@ -16,10 +16,10 @@ from sasa.data.detection.source import ImageFiles, Openers, upright_size
 from sasa.data.directories import (
     OF_RUNS,
     child,
+    files_below,
     files_in,
     has_images,
     has_images_below,
-    is_clutter,
     runs_in,
     sub_directories,
 )
@@ -38,6 +38,8 @@ from sasa.data.text import (
     printable,
     read_lines,
     read_text,
+    repeated,
+    with_unique_keys,
 )
 from sasa.errors import DataError
 
@@ -88,7 +90,7 @@ class YoloSource(ImageFiles):
             raise DataError(f"{title}: none of {len(paths)} images has a file of boxes, such as {example}")
         directory = Path(os.path.commonpath([path.parent for path in paths]))
         images = [os.path.relpath(path, directory) for path in paths]
-        sizes = np.array([upright_size(path) for path in paths])
+        sizes, unreadable = _sizes(paths, images)
         lines = [read_label_file(label, settings.keypoints) if label else [] for label in labels]
         if not settings.keypoints and _have_keypoints(lines):
             lines = [read_label_file(label, keypoints=True) if label else [] for label in labels]
@@ -100,12 +102,19 @@ class YoloSource(ImageFiles):
         _check_first_class(title, lines, len(known))
         check_known(title, known, classes or known)
         classes = classes or known
-        objects, problems = _objects(images, labels, lines, sizes, [classes.index(name) for name in known])
-        table, problems = clean(objects, problems, sizes, images, title, "centre x, centre y, width, height")
+        numbers = {name: number for number, name in enumerate(classes)}
+        objects, problems = _objects(images, labels, lines, sizes, [numbers[name] for name in known])
+        table, problems = clean(
+            objects, [*unreadable, *problems], sizes, images, title, "centre x, centre y, width, height"
+        )
         if absent := labels.count(None):
             notes.append(f"no file of boxes for {absent} of {len(paths)} images in {title}: they have no objects")
         if orphans:
             notes.append(f"not used: {len(orphans)} files of boxes without an image, such as {printable(orphans[0])}")
+        if shared := repeated(filter(None, labels)):
+            same = listed((printable(path) for path, label in zip(paths, labels, strict=True) if label == shared[0]), 3)
+            more = f" ({len(shared)} such files)" if len(shared) > 1 else ""
+            notes.append(f"the same file of boxes for several images: {printable(shared[0])} for {same}{more}")
         self.description = notes
         categories: dict[str, int | str] = {name: number for number, name in enumerate(classes)}
         super().__init__(directory, images, range(1, len(paths) + 1), sizes, table, categories, problems)
@@ -147,7 +156,7 @@ def read_settings(path: Path) -> Settings:
     where = printable(path)
     try:
         # All values are strings: a class may be called "no" or "01". No other objects are made.
-        values = yaml.load(read_text(path), yaml.BaseLoader)  # noqa: S506
+        values = yaml.load(read_text(path), with_unique_keys(yaml.BaseLoader))  # noqa: S506
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{where} is damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict) or "train" not in values:
@@ -264,10 +273,7 @@ def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path]
         if place.is_dir():
             runs = runs_in(place)
             notes += not_used(runs, OF_RUNS)
-            visible = (p for p in place.rglob("*") if not any(map(is_clutter, p.parts[len(place.parts) :])))
-            images = sorted(
-                p for p in visible if is_image(p) and not p.is_dir() and not any(run in p.parents for run in runs)
-            )
+            images = sorted(p for p in map(place.joinpath, files_below(place, leave_out=runs)) if is_image(p))
             if special := set(filter(is_special, images)):
                 notes.append(f"not used: {listed(map(printable, sorted(special)), 3)} (pipes, sockets or devices)")
             paths += [path for path in images if path not in special]
@@ -276,6 +282,18 @@ def _image_paths(settings: Settings, places: Sequence[Path]) -> tuple[list[Path]
             paths += [directory / name for name in found]
             notes += more
     return list(dict.fromkeys(paths)), notes
+
+
+def _sizes(paths: Sequence[Path], images: Sequence[str]) -> tuple[np.ndarray, list[Problem]]:
+    """Return (heights and widths of images, problems of those that cannot be read, which have one pixel here)."""
+    sizes, problems = [], []
+    for path, image in zip(paths, images, strict=True):
+        try:
+            sizes.append(upright_size(path))
+        except DataError:  # an error, or left out, when it is read
+            sizes.append((1, 1))
+            problems.append(Problem(printable(path.parent), image, None, "is not an image that can be read"))
+    return np.array(sizes), problems
 
 
 def label_directory(images: Path) -> Path:
@@ -289,17 +307,17 @@ def label_directory(images: Path) -> Path:
 def label_files(paths: Sequence[Path]) -> tuple[list[Path | None], list[Path]]:
     """Return (the text file of each image, or None; text files in the same directories without an image).
 
-    The file of 1.jpg is 1.txt or 1.jpg.txt, in any case.
+    The file of 1.jpg is 1.txt or 1.jpg.txt, as it is written, or else in any case.
     """
     directories = {directory: label_directory(directory) for directory in {path.parent for path in paths}}
-    known = {
-        place: {path.name.lower(): path for path in files_in(place, ".txt")} if place.is_dir() else {}
-        for place in directories.values()
-    }
+    known: dict[Path, dict[str, Path]] = {}
+    for place in directories.values():
+        files = files_in(place, ".txt") if place.is_dir() else []
+        known[place] = {path.name.lower(): path for path in files} | {path.name: path for path in files}
     found: list[Path | None] = []
     for path in paths:
-        here = known[directories[path.parent]]
-        found.append(here.get(f"{path.stem}.txt".lower()) or here.get(f"{path.name}.txt".lower()))
+        here, names = known[directories[path.parent]], (f"{path.stem}.txt", f"{path.name}.txt")
+        found.append(next((here[name] for name in (*names, *map(str.lower, names)) if name in here), None))
     others = {path for here in known.values() for path in here.values()} - set(found)
     return found, sorted(path for path in others if path.name not in _NAMES and exact_split(path.stem) is None)
 

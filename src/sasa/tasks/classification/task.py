@@ -43,7 +43,8 @@ class Classification(Task):
     def __init__(self, config: TrainConfig, fabric: Any, splits: tuple[Source, Source] | None = None) -> None:
         splits = splits or open_training_data(config)
         super().__init__(config, fabric, splits, make_network(config, len(splits[0].classes)))
-        recipe = config.recipe
+        recipe, counts = config.recipe, self.train.counts()
+        self.chance = max(counts) / sum(counts)
         self.mixing = (
             Mixing(recipe.mixup, recipe.cutmix, len(self.train.classes), recipe.label_smoothing)
             if recipe.mixup or recipe.cutmix

@@ -83,15 +83,8 @@ class Detection(Task):
     def score(self, model: nn.Module) -> DetectionScore:
         """Compute the mean average precision on the held-out images, each seen once over all processes."""
         data, fabric = self.config.data, self.fabric
-        batches = evaluation_batches(
-            self.held_out,
-            data.preprocessing(),
-            self.part,
-            data.workers,
-            data.on_bad_image,
-            fabric.global_rank,
-            fabric.world_size,
-        )
+        read = data.preprocessing(), self.part, data.workers, data.on_bad_image
+        batches = evaluation_batches(self.held_out, *read, fabric.global_rank, fabric.world_size)
         results, skipped = find_all(
             model, batches, self.held_out, fabric.device, self.network.config, self.config.run.channels_last
         )
