@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sasa.draw.charts import new_figure, save_figure
 from sasa.errors import ArgumentError
 from sasa.nn import LocalAttention2d
+from sasa.nn.modes import evaluating
 
 QUERY = "#00c2ff"
 TALLEST = 5  # layers in a column of the figure; more layers need several columns
@@ -88,13 +89,12 @@ def layer_inputs(model: nn.Module, image: Tensor, layers: Sequence[str]) -> dict
         inputs[names[module]] = args[0]
 
     handles = [module.register_forward_pre_hook(record) for module in names]
-    training = model.training
     try:
-        model.eval()(image[None])
+        with evaluating(model):
+            model(image[None])
     finally:
         for handle in handles:
             handle.remove()
-        model.train(training)
     return inputs
 
 

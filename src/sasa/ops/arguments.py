@@ -211,7 +211,7 @@ class Calls(NamedTuple):
         return self.backward(grad_output, inputs, logsumexp, options, *self.needs(image_gradient))
 
     def needs(self, image_gradient: bool) -> tuple[bool, ...]:
-        """Return the last arguments of a backward call: that of block attention says whether the image needs a gradient."""
+        """Return the last arguments of a backward call: for block attention, whether the image needs a gradient."""
         return (image_gradient,) if self.backward is BlockBackward else ()
 
 

@@ -14,6 +14,7 @@ from sasa.data.classification.batch import Batch, evaluation_loader
 from sasa.data.text import listed, printable
 from sasa.errors import DataError
 from sasa.metrics.confusion import MOST_DENSE, ClassScore, Confusion, count_pairs, most_confused, pairs, per_class
+from sasa.nn.modes import evaluating
 from sasa.tasks.classification.config import TrainConfig
 from sasa.tasks.classification.predictor import Predictor
 from sasa.tasks.trained import Evaluation, EvaluationOptions, config_and_options
@@ -69,7 +70,7 @@ def score_batches(
     channels_last: bool = False,
     gather: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],
 ) -> Score:
-    """Score a model in eval mode; its previous mode is restored.
+    """Score a model in evaluation mode; the previous modes of its modules are restored.
 
     Args:
         model: (B, channels, H, W) -> logits (B, num_classes).
@@ -79,17 +80,15 @@ def score_batches(
         channels_last: memory layout of the images.
         gather: returns the tensors of all processes.
     """
-    training = model.training
-    model.eval()
     loss, found, skipped = torch.zeros((), dtype=torch.float64), [], []
-    for batch in batches:
-        skipped += batch.skipped
-        if len(batch):
-            batch = batch.to(device, channels_last)
-            logits = model(batch.images).float()
-            loss += F.cross_entropy(logits, batch.labels, reduction="sum").cpu()
-            found.append(torch.cat([batch.labels[:, None], logits.topk(min(TOP, num_classes)).indices], 1).cpu())
-    model.train(training)
+    with evaluating(model):
+        for batch in batches:
+            skipped += batch.skipped
+            if len(batch):
+                batch = batch.to(device, channels_last)
+                logits = model(batch.images).float()
+                loss += F.cross_entropy(logits, batch.labels, reduction="sum").cpu()
+                found.append(torch.cat([batch.labels[:, None], logits.topk(min(TOP, num_classes)).indices], 1).cpu())
     none = torch.zeros(0, 1 + min(TOP, num_classes), dtype=torch.int64)
     truth, *best = torch.cat([none, *gather(torch.cat([none, *found]))]).unbind(1)
     right = [(answer == truth).sum().item() for answer in best]

@@ -15,6 +15,7 @@ from sasa.errors import DataError
 from sasa.metrics.average_precision import AveragePrecision, average_precision
 from sasa.models.boxes import ScoredBoxes
 from sasa.models.retinanet_config import RetinaNetConfig
+from sasa.nn.modes import evaluating
 from sasa.tasks.detection.config import DetectionConfig
 from sasa.tasks.detection.predictor import Detector, find
 from sasa.tasks.trained import Evaluation, EvaluationOptions, config_and_options
@@ -111,19 +112,17 @@ def find_all(
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """Find boxes in the images of a source; return COCO's results, and the indices of images that could not be read.
 
-    The model is set to eval mode; its previous mode is restored.
+    It runs in evaluation mode; the previous modes of its modules are restored.
     """
-    training = model.training
-    model.eval()
     results, skipped = [], []
-    for batch in batches:
-        skipped += batch.skipped
-        if len(batch):
-            batch = batch.to(device, channels_last)
-            found = find(model, batch.images, batch.sizes, batch.originals, config)
-            for index, boxes in zip(batch.indices.tolist(), found, strict=True):
-                results += coco_results(boxes, source.image_id(index), source.category_ids)
-    model.train(training)
+    with evaluating(model):
+        for batch in batches:
+            skipped += batch.skipped
+            if len(batch):
+                batch = batch.to(device, channels_last)
+                found = find(model, batch.images, batch.sizes, batch.originals, config)
+                for index, boxes in zip(batch.indices.tolist(), found, strict=True):
+                    results += coco_results(boxes, source.image_id(index), source.category_ids)
     return results, skipped
 
 
