@@ -1,8 +1,7 @@
 """Calls of dispatcher ops, without the time that a gradient registered with the dispatcher takes in eager mode.
 
-torch.library.register_autograd serves every mode of torch, at a price: of a training step's host time for one operator,
-it takes more than half (benchmarks/README.md). In eager mode `call_op` therefore applies the same gradient as a
-torch.autograd.Function.
+torch.library.register_autograd serves every mode of torch, and takes most of the host time of a small call
+(benchmarks/README.md). In eager mode `call_op` applies the same gradient as a torch.autograd.Function.
 """
 
 from typing import Any
