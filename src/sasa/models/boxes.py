@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sasa.models.retinanet import Outputs
 from sasa.models.retinanet_config import ANCHORS, RetinaNetConfig
@@ -94,23 +95,29 @@ def losses(
         labels: for each image (N,), int64.
         crowds: for each image (M, 4), regions in which background anchors are ignored.
     """
-    from torchvision.ops import sigmoid_focal_loss
-
     all_anchors = torch.cat(anchors(config, outputs.sizes, outputs.logits.device))
     logits, deltas = outputs.logits.float(), outputs.deltas.float()
-    targets, wanted = torch.zeros_like(logits), torch.zeros_like(deltas)
-    counted = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    objects = torch.zeros_like(counted)
+    wanted = torch.zeros_like(deltas)
+    objects = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    focal = []
     for n, (own, own_labels, crowd) in enumerate(zip(boxes, labels, crowds, strict=True)):
         matches = match(all_anchors, own, crowd)
-        objects[n], counted[n] = matches >= 0, matches != IGNORED
-        taken = matches[objects[n]]
-        targets[n, objects[n], own_labels[taken]] = 1
-        wanted[n, objects[n]] = coder().encode_single(own[taken], all_anchors[objects[n]])
+        objects[n] = matches >= 0
+        wanted[n, objects[n]] = coder().encode_single(own[matches[objects[n]]], all_anchors[objects[n]])
+        # Computed again in the backward pass: many tensors of (A, K), which with 1,000 classes would take gigabytes.
+        focal.append(checkpoint(_focal, logits[n], matches, own_labels, use_reentrant=False, preserve_rng_state=False))
     count = objects.sum().clamp_min(1)
-    focal = sigmoid_focal_loss(logits, targets, reduction="none").sum(2)
     box = F.smooth_l1_loss(deltas[objects], wanted[objects], reduction="sum", beta=BETA)
-    return Losses((focal * counted).sum() / count, box / count)
+    return Losses(torch.stack(focal).sum() / count, box / count)
+
+
+def _focal(logits: Tensor, matches: Tensor, labels: Tensor) -> Tensor:
+    """Sum the focal loss of one image's logits (A, K) over the anchors that are not ignored."""
+    from torchvision.ops import sigmoid_focal_loss
+
+    objects, targets = matches >= 0, torch.zeros_like(logits)
+    targets[objects, labels[matches[objects]]] = 1
+    return sigmoid_focal_loss(logits, targets, reduction="none")[matches != IGNORED].sum()
 
 
 def match(all_anchors: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:

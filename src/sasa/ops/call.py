@@ -1,6 +1,6 @@
 """Calls of dispatcher ops, without the time that a gradient registered with the dispatcher takes in eager mode.
 
-torch.library.register_autograd serves every mode of torch, and takes most of the host time of a small call
+torch.library.register_autograd serves every mode of torch, and takes two fifths of the host time of a small call
 (benchmarks/README.md). In eager mode `call_op` applies the same gradient as a torch.autograd.Function.
 """
 
