@@ -2,13 +2,18 @@
 
 import errno
 import io
+import json
+import resource
 import shutil
+import signal
 import sys
 
 import pytest
 
 from command import assert_one_sentence
 from processes import run_python, start_python
+from sasa.cli.output import write_json
+from sasa.errors import SasaError
 from sasa.files import expand_user
 
 
@@ -44,6 +49,30 @@ def test_a_full_disk_under_stdout(sasa, monkeypatch):
 
     monkeypatch.setattr("sasa.cli.networks.typer.echo", lambda text: print(text, file=Full(), flush=True))
     assert_one_sentence(sasa("models"), 1, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_earlier_json_file(tmp_path):
+    path = tmp_path / "score.json"
+    write_json(path, ["first"])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+        with pytest.raises(SasaError, match=r"^cannot write .*: File too large$"):
+            write_json(path, ["second"] * 1_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert json.loads(path.read_text()) == ["first"]
+    assert [file.name for file in tmp_path.iterdir()] == ["score.json"]
+
+
+def test_json_through_a_link_reaches_its_target(tmp_path):
+    """As /dev/stdout does where a shell sends it into a file."""
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_json(tmp_path / "link", [1])
+    assert json.loads((tmp_path / "target").read_text()) == [1]
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_too_little_memory_is_one_sentence(sasa):

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from sasa.errors import SasaError
-from sasa.files import write_errors
+from sasa.files import write_errors, write_file
 
 FIGURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")  # PNG without an ending
 
@@ -86,6 +86,10 @@ def check_figure(path: Path | None) -> Path | None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values as JSON to `path`, which may be a pipe or a device."""
-    with write_errors(path):
-        path.write_text(json.dumps(values, indent=2) + "\n")
+    """Write values as JSON to `path`; a file is replaced in one step, a pipe, a device or a link is written to."""
+    text = json.dumps(values, indent=2) + "\n"
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        with write_errors(path):
+            path.write_text(text)
+    else:
+        write_file(path, text)
