@@ -264,6 +264,26 @@ def test_half_precision_outputs_have_losses_in_float32():
         torch.testing.assert_close(ours, exact, rtol=0.02, atol=0)
 
 
+def test_no_images_have_no_loss():
+    outputs = random_outputs(0, 64, 64)
+    outputs.logits.requires_grad_()
+    classification, box = losses(CONFIG, outputs, [], [], [])
+    assert (classification.item(), box.item()) == (0, 0)
+    (classification + box).backward()
+
+
+def test_the_focal_loss_keeps_nothing_of_the_size_of_the_logits():
+    """But the logits themselves."""
+    outputs, kept = random_outputs(2, 64, 64), []
+    for values in (outputs.logits, outputs.deltas):
+        values.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        losses(CONFIG, outputs, [torch.tensor([[8.0, 8, 40, 44]])] * 2, [torch.tensor([2])] * 2, [EMPTY] * 2)
+    own = outputs.logits.untyped_storage().data_ptr()
+    others = [tensor.numel() for tensor in kept if tensor.untyped_storage().data_ptr() != own]
+    assert 0 < max(others) < outputs.logits[0].numel()
+
+
 def test_two_boxes_on_one_place_are_one_match():
     own = torch.tensor([[8.0, 8, 40, 44]] * 2)
     matches = match(all_anchors(64, 64), own, EMPTY)

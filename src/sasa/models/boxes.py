@@ -99,16 +99,18 @@ def losses(
     logits, deltas = outputs.logits.float(), outputs.deltas.float()
     wanted = torch.zeros_like(deltas)
     objects = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    focal = []
+    focal = logits[:0].sum()
     for n, (own, own_labels, crowd) in enumerate(zip(boxes, labels, crowds, strict=True)):
         matches = match(all_anchors, own, crowd)
         objects[n] = matches >= 0
         wanted[n, objects[n]] = coder().encode_single(own[matches[objects[n]]], all_anchors[objects[n]])
         # Computed again in the backward pass: many tensors of (A, K), which with 1,000 classes would take gigabytes.
-        focal.append(checkpoint(_focal, logits[n], matches, own_labels, use_reentrant=False, preserve_rng_state=False))
+        focal = focal + checkpoint(
+            _focal, logits[n], matches, own_labels, use_reentrant=False, preserve_rng_state=False
+        )
     count = objects.sum().clamp_min(1)
     box = F.smooth_l1_loss(deltas[objects], wanted[objects], reduction="sum", beta=BETA)
-    return Losses(torch.stack(focal).sum() / count, box / count)
+    return Losses(focal / count, box / count)
 
 
 def _focal(logits: Tensor, matches: Tensor, labels: Tensor) -> Tensor:
